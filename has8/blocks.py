@@ -1,0 +1,101 @@
+"""What HAS-8 models are built from: stateless layers over time, and the hybrid block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from has8.encoders import (
+    DECODERS,
+    BitPlaneEncoder,
+    Decoder,
+    PaperBitPlaneEncoder,
+    bitplane_weights,
+    rate_weights,
+)
+from has8.errors import BadInput
+from has8.neurons import Leaky, make_neuron
+
+
+class OverTime(nn.Sequential):
+    """Stateless layers applied to every step: ``[T, B, ...] -> [T, B, ...]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Merge time into the batch, run the layers, split again."""
+        steps = x.shape[0]
+        out: Tensor = super().forward(x.flatten(0, 1))  # type: ignore[no-untyped-call]
+        split: Tensor = out.unflatten(0, (steps, -1))
+        return split
+
+
+@dataclass(frozen=True, slots=True)
+class Coding:
+    """How the blocks of one model turn values into spikes and back.
+
+    Args:
+        slope: the encoder's surrogate slope; None takes the mode's default, which is
+            "straight_through" for "hw" and "fourier_released" for "paper".
+        rescale: whether slopes carry the order-aware factor R(k).
+        order: which plane comes first, "lsb" or "msb"; the paper's mode has its own.
+        decoder: "bitplane" or "rate".
+        neuron: "lif" or "if".
+        mode: "hw", what a chip can run, or "paper", what the authors' released code does.
+
+    Raises:
+        BadInput: for an unknown mode, order or neuron.
+        UnknownName: for an unknown decoder or slope.
+    """
+
+    slope: str | None = None
+    rescale: bool = True
+    order: str = "lsb"
+    decoder: str = "bitplane"
+    neuron: str = "lif"
+    mode: Literal["hw", "paper"] = "hw"
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("hw", "paper"):
+            raise BadInput(f"mode must be 'hw' or 'paper', not {self.mode!r}")
+        self.encoder()
+        self.decode()
+        self.spiking()
+
+    def encoder(self) -> BitPlaneEncoder | PaperBitPlaneEncoder:
+        """A new encoder."""
+        if self.mode == "paper":
+            return PaperBitPlaneEncoder(self.slope or "fourier_released", self.rescale)
+        return BitPlaneEncoder(self.slope or "straight_through", self.rescale, self.order)
+
+    def decode(self) -> Decoder:
+        """A new decoder; the paper's mode weights the first step highest, as released."""
+        if DECODERS.get(self.decoder) == "rate":
+            return Decoder(rate_weights(8))
+        return Decoder(bitplane_weights("msb" if self.mode == "paper" else self.order))
+
+    def spiking(self) -> Leaky:
+        """A new neuron."""
+        return make_neuron(self.neuron)
+
+
+class HybridBlock(nn.Module):
+    """``ann(x) + decode(snn(encode(x)))``: HAS-8's unit.
+
+    Args:
+        ann: values to values.
+        snn: spikes ``[T, B, ...]`` to spikes (or sums of spikes), same output shape as ``ann``.
+        coding: how to encode and decode.
+    """
+
+    def __init__(self, ann: nn.Module, snn: nn.Module, coding: Coding) -> None:
+        super().__init__()
+        self.ann = ann
+        self.encode = coding.encoder()
+        self.snn = snn
+        self.decode = coding.decode()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, ...]``."""
+        out: Tensor = self.decode(self.snn(self.encode(x))) + self.ann(x)
+        return out

@@ -1,0 +1,82 @@
+"""Every error that has8 raises on purpose.
+
+    Has8Error
+    ├── UnknownName      a name that no registry holds; says which name is nearest
+    ├── BadInput         a file, folder, shape or option that cannot be used
+    ├── CheckpointError  a model file that is missing, broken, unsafe or of another layout
+    ├── TraceError       a model that cannot be turned into a graph
+    ├── TargetError      a target description with a wrong or missing entry
+    ├── DoesNotFit       a layer that no tiling brings within a core's limits
+    ├── BackendError     a simulator that is missing, died or ran out of time
+    └── TrainingError    training that cannot go on (a loss that is not finite)
+
+The message is one sentence for a person: what, what was expected, what to do. The command
+line prints it and exits with code 1; it never shows a traceback for one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class Has8Error(Exception):
+    """The root: catch this to catch every error that has8 raises on purpose."""
+
+
+class UnknownName(Has8Error):
+    """A name that is not registered.
+
+    Args:
+        kind: what was looked for, in words ("model", "target").
+        name: the name that was asked for.
+        known: the names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = get_close_matches(name, names, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+
+
+class BadInput(Has8Error):
+    """A file, folder, tensor shape or option that cannot be used."""
+
+
+class CheckpointError(Has8Error):
+    """A model file that is missing, broken, unsafe or of another layout."""
+
+
+class TraceError(Has8Error):
+    """A model that cannot be turned into a graph."""
+
+
+class TargetError(Has8Error):
+    """A target description with a wrong or missing entry; the message gives its path."""
+
+
+class DoesNotFit(Has8Error):
+    """A layer that no tiling brings within the limits of one core.
+
+    Args:
+        layer: the layer's name.
+        resource: which limit is broken, in words ("synapse bits").
+        need: the smallest need that any tiling reaches, in the resource's unit.
+        have: the target's limit, in the same unit.
+        hint: what the user can do.
+    """
+
+    def __init__(self, layer: str, resource: str, *, need: int, have: int, hint: str) -> None:
+        super().__init__(
+            f"layer {layer!r} does not fit on a core: it needs at least {need:,} {resource} "
+            f"and a core has {have:,}; {hint}"
+        )
+
+
+class BackendError(Has8Error):
+    """A simulator that is missing, died or ran out of time."""
+
+
+class TrainingError(Has8Error):
+    """Training that cannot go on; the last good checkpoint is kept."""

@@ -1,0 +1,69 @@
+"""Models by name; each file registers plain functions with ``@MODELS.register``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from has8.errors import BadInput
+from has8.models import has8_resnet as _has8_resnet  # these register what they hold
+from has8.models import has8_vgg as _has8_vgg
+from has8.models.registry import MODELS
+
+__all__ = ["MODELS", "create_model", "model_names"]
+
+_FILES = (_has8_resnet, _has8_vgg)
+
+
+def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
+    """A new model with random weights.
+
+    Args:
+        name: one of :func:`model_names`.
+        num_classes: outputs, at least 2.
+        in_channels: channels of the image, at least 1.
+        options: the family's own; see its function (``has8.models.has8_resnet.has8_resnet``,
+            ``has8.models.has8_vgg.has8_vgg``). Named variants fix ``base``.
+
+    Returns:
+        The model. Its ``config`` is a JSON-able dictionary with which
+        ``create_model(**model.config)`` builds the same model again.
+
+    Raises:
+        UnknownName: for an unknown model; the message names the nearest.
+        BadInput: for an unknown option or one out of range.
+    """
+    builder = MODELS.get(name)
+    if num_classes < 2 or in_channels < 1:
+        raise BadInput(
+            f"a model needs at least 2 classes and 1 input channel, "
+            f"not num_classes={num_classes}, in_channels={in_channels}"
+        )
+    known = _options_of(builder)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise BadInput(
+            f"model {name!r} has no option {unknown[0]!r}; its options are {', '.join(known)}"
+        )
+    model = builder(num_classes=num_classes, in_channels=in_channels, **options)
+    model.config = {  # type: ignore[assignment]
+        "name": name,
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        **{key: list(v) if isinstance(v, tuple) else v for key, v in options.items()},
+    }
+    return model
+
+
+def _options_of(builder: Any) -> list[str]:
+    """Keyword options of a builder; a variant has those of its family but the ones it fixes."""
+    family = getattr(builder, "family", builder)
+    fixed = {"num_classes", "in_channels", *getattr(builder, "fixed", ())}
+    return [name for name in inspect.signature(family).parameters if name not in fixed]
+
+
+def model_names() -> list[str]:
+    """All names that :func:`create_model` takes."""
+    return MODELS.names()

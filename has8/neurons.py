@@ -1,0 +1,121 @@
+"""snnTorch neurons that run a whole time-first tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import snntorch as snn
+import torch
+from snntorch import surrogate
+from torch import Tensor
+
+from has8.errors import BadInput
+
+ATAN_ALPHA = 2.0
+"""Width of the arctan surrogate (HAS-8, below equation 22)."""
+
+NEURONS: dict[str, tuple[float, float]] = {"lif": (0.5, 0.5), "if": (1.0, 1.0)}
+"""(beta, gain) of the neurons that HAS-8 names: the paper's IF and the released LIF, tau = 2."""
+
+
+class _Run(torch.autograd.Function):
+    """``snn.Leaky`` with reset to zero over all steps, in the order of its own operations."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, beta: float, threshold: float, alpha: float) -> Any:
+        membranes, spikes = torch.empty_like(x), torch.empty_like(x)
+        mem = torch.zeros_like(x[0])
+        for t in range(len(x)):
+            torch.add(mem * beta, x[t], out=membranes[t])
+            torch.gt(membranes[t], threshold, out=spikes[t])
+            mem = (1 - spikes[t]) * membranes[t]
+        ctx.save_for_backward(membranes, spikes)
+        ctx.constants = (beta, threshold, alpha)
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        membranes, spikes = ctx.saved_tensors
+        beta, threshold, alpha = ctx.constants
+        grad_x = torch.empty_like(membranes)
+        later: Tensor | None = None
+        for t in reversed(range(len(membranes))):
+            slope = (
+                alpha / 2 / (1 + (torch.pi / 2 * alpha * (membranes[t] - threshold)).pow_(2))
+            ) * grads[0][t]
+            if later is not None:
+                slope += later * beta * (1 - spikes[t])
+            grad_x[t] = later = slope
+        return grad_x, None, None, None
+
+
+class Leaky(snn.Leaky):  # type: ignore[misc]
+    """``snntorch.Leaky`` with reset to zero, over a tensor of all steps.
+
+    Equal, forward and backward, to stepping ``snn.Leaky(beta, threshold,
+    reset_mechanism="zero")`` from a cleared membrane, but without a graph node per operation.
+    snnTorch resets before it integrates, so this is a hard reset right after the spike, which
+    is what Loihi's LIF does; both fire for ``membrane > threshold``, strictly. No state
+    outlives a forward.
+
+    Args:
+        beta: what is left of the membrane after a step, in [0, 1].
+        threshold: positive.
+        gain: factor on the input; with ``beta = gain = 1/2`` this is the released HAS-8 LIF,
+            ``v += (x - v) / 2``.
+        alpha: width of the arctan surrogate ``(alpha/2) / (1 + (pi alpha (v - threshold)/2)^2)``.
+
+    Attributes:
+        constants: (beta, threshold) as floats.
+
+    Raises:
+        BadInput: if a constant is out of range.
+    """
+
+    def __init__(
+        self,
+        beta: float = 0.5,
+        threshold: float = 1.0,
+        gain: float = 1.0,
+        alpha: float = ATAN_ALPHA,
+    ) -> None:
+        if not 0 <= beta <= 1 or threshold <= 0:
+            raise BadInput(
+                f"a neuron needs beta in [0, 1] and a positive threshold, "
+                f"not beta={beta}, threshold={threshold}"
+            )
+        super().__init__(
+            beta,
+            threshold=threshold,
+            spike_grad=surrogate.atan(alpha=alpha),
+            reset_mechanism="zero",
+        )
+        # snnTorch keeps every neuron ever made in a list; it would keep models alive.
+        snn.SpikingNeuron.instances.remove(self)
+        self.gain, self.alpha = gain, alpha
+        self.constants = (float(beta), float(threshold))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Currents ``[T, B, ...]`` to spikes ``[T, B, ...]`` of 0.0 and 1.0."""
+        beta, threshold = self.constants
+        spikes: Tensor = _Run.apply(
+            x if self.gain == 1 else x * self.gain, beta, threshold, self.alpha
+        )
+        return spikes
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        beta, threshold = self.constants
+        return f"beta={beta}, threshold={threshold}, gain={self.gain}"
+
+
+def make_neuron(name: str) -> Leaky:
+    """A neuron of HAS-8 by name: "lif" (released code) or "if" (the paper's equation 22).
+
+    Raises:
+        BadInput: for another name.
+    """
+    if name not in NEURONS:
+        raise BadInput(f"neuron must be one of {', '.join(sorted(NEURONS))}, not {name!r}")
+    beta, gain = NEURONS[name]
+    return Leaky(beta=beta, gain=gain)
