@@ -1,0 +1,126 @@
+"""What every simulator of a chip segment takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mapping.segment import ChipSegment
+from mapping.target import Registers
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """How often a register's range was left, over all neurons, steps and samples.
+
+    Args:
+        u_wraps: currents that wrapped around.
+        v_clips: membranes that were clipped.
+    """
+
+    u_wraps: int = 0
+    v_clips: int = 0
+
+    def __add__(self, other: Overflow) -> Overflow:
+        return Overflow(self.u_wraps + other.u_wraps, self.v_clips + other.v_clips)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRun:
+    """What one segment did with one batch.
+
+    Args:
+        spikes: of each population, ``bool[T, B, *shape]``.
+        updated: how many samples updated each neuron in each step (state, bias or input not
+            zero), ``int64[T, *shape]`` for each population; empty where a backend cannot tell.
+        overflows: for each population; empty where a backend cannot tell.
+    """
+
+    spikes: Mapping[str, Tensor]
+    updated: Mapping[str, Counts] = field(default_factory=dict)
+    overflows: Mapping[str, Overflow] = field(default_factory=dict)
+
+
+class Executable(Protocol):
+    """A segment made ready to run."""
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> SegmentRun:
+        """Run one batch.
+
+        Args:
+            inputs: the spikes of each port, ``bool[T, B, *shape]``; every sample starts from
+                cleared state.
+        """
+
+
+class Backend(Protocol):
+    """A way to run chip segments: three members."""
+
+    name: str
+
+    def unavailable(self) -> str | None:
+        """Why it cannot run here, in one sentence; None if it can."""
+
+    def compile(self, segment: ChipSegment, registers: Registers) -> Executable:
+        """Make a segment ready to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """What happened in a run, summed over its samples; all counts are int64 and exact.
+
+    Args:
+        samples: how many.
+        events: non-zero elements of each tensor that feeds a synapse or leaves a chip segment,
+            by the node that makes it: ``[T, *shape]``, or ``[*shape]`` where it has no steps.
+            For spikes these are the spikes.
+        updated: samples in which each neuron on a chip was updated, ``[T, *shape]`` by
+            population: state, bias or input not zero.
+        overflows: registers that left their range, by population.
+    """
+
+    samples: int
+    events: Mapping[str, Counts]
+    updated: Mapping[str, Counts]
+    overflows: Mapping[str, Overflow]
+
+    def __add__(self, other: Activity) -> Activity:
+        """The activity of both runs."""
+        return Activity(
+            self.samples + other.samples,
+            _added(self.events, other.events),
+            _added(self.updated, other.updated),
+            _added(self.overflows, other.overflows),
+        )
+
+
+def _added(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
+    both = {k: one[k] + two[k] for k in one if k in two}
+    return {**one, **two, **both}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a mapped model did with some samples.
+
+    Args:
+        backend: the name of the backend that ran the chip segments.
+        logits: ``float32[N, classes]``.
+        activity: counts over all samples.
+        spikes: if recorded, those of every population by segment and population,
+            ``bool[T, N, *shape]``; else empty.
+        inputs: if recorded, the spikes into every port, likewise.
+    """
+
+    backend: str
+    logits: Tensor
+    activity: Activity
+    spikes: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)

@@ -1,0 +1,174 @@
+"""Whole models: host segments in torch, chip segments in a backend, logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from has8.errors import BackendError, BadInput
+from has8.registry import Registry
+from hwsim.backend import Activity, Backend, Counts, Executable, Overflow, Run, SegmentRun
+from hwsim.fast import Fast
+from hwsim.lava import Lava
+from hwsim.reference import Reference
+from mapping import Mapped
+from mapping.evaluate import evaluate_nodes, moved
+from mapping.ir import Graph, Node
+from mapping.ops import OPS
+
+BACKENDS: Registry[Callable[[], Backend]] = Registry("backend")
+"""Makers of backends by name."""
+for _maker in (Fast, Reference, Lava):
+    BACKENDS.register(_maker.name)(_maker)
+
+Progress = Callable[[int, int], None]
+"""Called with (samples done, samples in all)."""
+
+
+def find_backend(backend: str | Backend) -> Backend:
+    """A backend by name, or the one given, checked to be available.
+
+    Raises:
+        UnknownName: for an unknown name.
+        BackendError: if it cannot run here; the message says why.
+    """
+    found = BACKENDS.get(backend)() if isinstance(backend, str) else backend
+    reason = found.unavailable()
+    if reason is not None:
+        raise BackendError(reason)
+    return found
+
+
+def simulate(
+    mapped: Mapped,
+    x: Tensor,
+    backend: str | Backend = "fast",
+    *,
+    batch_size: int = 128,
+    record: bool = False,
+    on_progress: Progress | None = None,
+) -> Run:
+    """Run a mapped model: encoders, ANN layers and decoders on the host, the rest on the chip.
+
+    Args:
+        mapped: from :func:`mapping.map_model`.
+        x: ``float32[N, *input_shape]``, as the model takes it.
+        backend: a name in :data:`BACKENDS`, or a backend.
+        batch_size: samples at a time; memory does not grow with N, unless ``record``.
+        record: keep all spikes in the result.
+        on_progress: called after each batch.
+
+    Raises:
+        BadInput: if the shape of ``x`` does not fit.
+        BackendError: if the backend cannot run here, or fails.
+    """
+    shape = mapped.graph.input.type.shape
+    if tuple(x.shape[1:]) != shape or len(x) == 0:
+        raise BadInput(f"the model takes images of shape {shape}, not {tuple(x.shape[1:])}")
+    runner = _Runner(mapped, find_backend(backend))
+    parts = []
+    done = 0
+    for batch in x.split(batch_size):
+        parts.append(runner(batch.float(), record))
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done, len(x))
+    return _joined(parts)
+
+
+class _Runner:
+    """A mapped model made ready to run batch by batch."""
+
+    def __init__(self, mapped: Mapped, backend: Backend) -> None:
+        self.graph, self.backend = mapped.graph, backend
+        self.segments = mapped.partition.segments
+        self.chips = {chip.name: chip for chip in mapped.chips}
+        registers = mapped.target.registers
+        self.executables: dict[str, Executable] = {
+            name: backend.compile(chip, registers) for name, chip in self.chips.items()
+        }
+        like = torch.empty(0)
+        self.host_nodes = {s.name: moved(self.graph, s.nodes, like) for s in mapped.partition.host}
+
+    def __call__(self, x: Tensor, record: bool) -> Run:
+        values: dict[str, Tensor] = {self.graph.input.name: x}
+        counts = _Counts(self.graph)
+        spikes: dict[str, dict[str, Tensor]] = {}
+        inputs: dict[str, dict[str, Tensor]] = {}
+        for place, segment in enumerate(self.segments):
+            if segment.side == "host":
+                nodes = self.host_nodes[segment.name]
+                evaluate_nodes(self.graph, nodes, values, counts.watch)
+            else:
+                fed = {name: values[name].bool() for name in segment.inputs}
+                run = self.executables[segment.name](fed)
+                counts.add_chip(fed, run)
+                for name in segment.outputs:
+                    values[name] = run.spikes[name].to("cpu", torch.float32)
+                if record:
+                    spikes[segment.name] = dict(run.spikes)
+                    inputs[segment.name] = fed
+            self._forget(values, place)
+        logits = values[self.graph.output.name]
+        return Run(self.backend.name, logits, counts.activity(len(x)), spikes, inputs)
+
+    def _forget(self, values: dict[str, Tensor], place: int) -> None:
+        """Drop what no later segment needs."""
+        needed = {name for segment in self.segments[place + 1 :] for name in segment.inputs}
+        needed.add(self.graph.output.name)
+        for name in [name for name in values if name not in needed]:
+            del values[name]
+
+
+class _Counts:
+    """Activity of one batch while it runs."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.events: dict[str, Counts] = {}
+        self.updated: dict[str, Counts] = {}
+        self.overflows: dict[str, Overflow] = {}
+
+    def watch(self, node: Node, inputs: tuple[Tensor, ...]) -> None:
+        """Count the non-zero inputs of the host's synapses."""
+        if OPS[node.op].role == "synapse":
+            self.count(node.inputs[0], inputs[0])
+
+    def count(self, name: str, x: Tensor) -> None:
+        """Count what is not zero in the tensor of node ``name``, over the batch axis."""
+        if name not in self.events:
+            batch_axis = 0 if self.graph[name].type.steps is None else 1
+            self.events[name] = (x != 0).sum(batch_axis).cpu().numpy()
+
+    def add_chip(self, fed: Mapping[str, Tensor], run: SegmentRun) -> None:
+        """Count the spikes into and inside a chip segment."""
+        for name, spikes in (*fed.items(), *run.spikes.items()):
+            self.count(name, spikes)
+        self.updated.update(run.updated)
+        self.overflows.update(run.overflows)
+
+    def activity(self, samples: int) -> Activity:
+        """What was counted."""
+        return Activity(samples, self.events, self.updated, self.overflows)
+
+
+def _joined(parts: Sequence[Run]) -> Run:
+    """The run of all batches, from those of each."""
+
+    def recorded(what: str) -> dict[str, dict[str, Tensor]]:
+        first = getattr(parts[0], what)
+        return {
+            segment: {
+                name: torch.cat([getattr(part, what)[segment][name] for part in parts], dim=1)
+                for name in tensors
+            }
+            for segment, tensors in first.items()
+        }
+
+    activity = parts[0].activity
+    for part in parts[1:]:
+        activity += part.activity
+    logits = torch.cat([part.logits for part in parts])
+    return Run(parts[0].backend, logits, activity, recorded("spikes"), recorded("inputs"))

@@ -1,0 +1,82 @@
+"""From values to spikes and back: the boundary of a chip segment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from has8.encoders import BitPlaneEncoder, Decoder, PaperBitPlaneEncoder, encode_bitplanes
+from mapping.ir import Kind, Node, TensorType
+from mapping.ops.op import Lowered, Op, parameters
+
+
+def lower_encoder(module: BitPlaneEncoder | PaperBitPlaneEncoder) -> Lowered:
+    """Coding, steps and order; the range as float attributes."""
+    if isinstance(module, PaperBitPlaneEncoder):
+        raise ValueError(
+            "the encoder of mode='paper' takes its range from the batch and sends fractions, "
+            "which no chip can run; train with mode='hw'"
+        )
+    if not module.frozen:
+        raise ValueError("its range is not frozen; run has8.calibrate(model, images) first")
+    attrs = {
+        "coding": module.coding,
+        "steps": module.steps,
+        "order": module.order,
+        "lo": module.lo.item(),
+        "hi": module.hi.item(),
+    }
+    return attrs, {}
+
+
+def infer_encoder(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
+) -> TensorType:
+    """Values without a time axis become spikes with one."""
+    (given,) = inputs
+    if given.steps is not None:
+        raise ValueError(f"it encodes values without a time axis, not {given}")
+    return TensorType(given.shape, Kind.SPIKE, attrs["steps"])
+
+
+def encode(node: Node, x: Tensor) -> Tensor:
+    """``[B, ...] -> [T, B, ...]``."""
+    return encode_bitplanes(x, node.attrs["lo"], node.attrs["hi"], node.attrs["order"])
+
+
+def lower_decoder(module: Decoder) -> Lowered:
+    """The weight of each step."""
+    return {}, parameters(module, "weights")
+
+
+def infer_decoder(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
+) -> TensorType:
+    """The time axis goes."""
+    (given,) = inputs
+    if given.steps != len(tensors["weights"]):
+        raise ValueError(f"it decodes {len(tensors['weights'])} steps, not {given}")
+    return TensorType(given.shape, Kind.VALUE, None)
+
+
+def decode(node: Node, x: Tensor) -> Tensor:
+    """``[T, B, ...] -> [B, ...]``."""
+    decoded: Tensor = torch.tensordot(node.tensors["weights"], x, dims=1)
+    return decoded
+
+
+OPS = (
+    Op(
+        "encode",
+        (BitPlaneEncoder, PaperBitPlaneEncoder),
+        lower_encoder,
+        infer_encoder,
+        encode,
+        role="encode",
+        sees_time=True,
+    ),
+    Op("decode", (Decoder,), lower_decoder, infer_decoder, decode, role="decode", sees_time=True),
+)

@@ -1,0 +1,36 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mapping.ir import Kind, Node, TensorType
+from mapping.ops.op import Lowered, Op, parameters
+
+
+def lower(module: nn.Linear) -> Lowered:
+    """No attributes; weight ``[out, in]``, bias ``[out]``."""
+    return {}, parameters(module, "weight", "bias")
+
+
+def infer(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
+) -> TensorType:
+    """``(in,) -> (out,)``."""
+    (given,) = inputs
+    outputs, size = tensors["weight"].shape
+    if given.shape != (size,):
+        raise ValueError(f"it takes vectors of {size}, not {given}")
+    return TensorType((outputs,), Kind.VALUE, given.steps)
+
+
+def run(node: Node, x: Tensor) -> Tensor:
+    """Float product of ``[B, in]``."""
+    return F.linear(x, node.tensors["weight"], node.tensors.get("bias"))
+
+
+OPS = (Op("linear", (nn.Linear,), lower, infer, run, role="synapse"),)

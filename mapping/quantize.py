@@ -1,0 +1,230 @@
+"""From float layers to the chip's integers, and how far they are off.
+
+One scale per population maps the threshold to an integer mantissa exactly; weights are rounded
+to the target's grid, and the shared weight exponent is the one with the smallest error bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from has8.errors import BadInput
+from mapping.ir import Graph, Node
+from mapping.partition import Segment, synapses_of
+from mapping.segment import ChipSegment, Population, Port, Synapse
+from mapping.target import Registers, weight_grid
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """How far a quantised population is from its float layer, in thresholds.
+
+    Args:
+        weight: the largest error of one weight.
+        current: the largest possible error of the current of one step, over all input spikes.
+        bias: the largest error of a bias, for one step.
+        decay: the error of the factor that decays the membrane.
+        membrane: a bound on the membrane's error after the last step, as long as every spike
+            so far was the float layer's and no register overflowed.
+    """
+
+    weight: float
+    current: float
+    bias: float
+    decay: float
+    membrane: float
+
+
+def quantize(
+    graph: Graph, segment: Segment, registers: Registers, *, weight_bits: int = 8
+) -> tuple[ChipSegment, dict[str, LayerError]]:
+    """The integers of one chip segment; the graph keeps its floats.
+
+    Args:
+        graph: after the passes, batch norms folded.
+        segment: of side "chip".
+        registers: the target's.
+        weight_bits: bits of a stored weight, one that the target stores.
+
+    Returns:
+        The integer segment, and the error of each population by name.
+
+    Raises:
+        BadInput: if a layer is out of range at any scale, or the target has no such weights.
+    """
+    populations, errors = [], {}
+    for name in segment.nodes:
+        if graph[name].op == "neuron":
+            population, errors[name] = _population(graph, graph[name], registers, weight_bits)
+            populations.append(population)
+    inputs = [Port(n, graph[n].type.shape) for n in segment.inputs]
+    steps = graph[segment.nodes[-1]].type.steps
+    assert steps is not None
+    outputs = tuple(segment.outputs)
+    chip = ChipSegment(segment.name, steps, tuple(inputs), tuple(populations), outputs)
+    return chip, errors
+
+
+@dataclass(frozen=True, slots=True)
+class _FloatLayer:
+    """A population in thresholds: gain applied, divided by the threshold."""
+
+    synapses: tuple[Node, ...]
+    weights: tuple[Floats, ...]
+    bias: Floats
+    beta: float
+    steps: int
+
+
+def _float_layer(graph: Graph, neuron: Node) -> _FloatLayer:
+    synapses = synapses_of(graph, neuron.name)
+    assert not isinstance(synapses, str), synapses
+    factor = neuron.attrs["gain"] / neuron.attrs["threshold"]
+    weights = tuple(s.tensors["weight"].double().numpy() * factor for s in synapses)
+    bias = np.zeros(len(weights[0]))
+    for synapse in synapses:
+        if "bias" in synapse.tensors:
+            bias = bias + synapse.tensors["bias"].double().numpy() * factor
+    assert neuron.type.steps is not None
+    return _FloatLayer(tuple(synapses), weights, bias, neuron.attrs["beta"], neuron.type.steps)
+
+
+def _population(
+    graph: Graph, neuron: Node, registers: Registers, bits: int
+) -> tuple[Population, LayerError]:
+    layer = _float_layer(graph, neuron)
+    modes = [_sign_mode(w, registers) for w in layer.weights]
+    best: tuple[float, Population, LayerError] | None = None
+    for exponent in range(max(0, registers.weight_exp_min), registers.weight_exp_max + 1):
+        threshold = _threshold(layer, modes, registers, bits, exponent)
+        if threshold < 1:
+            continue
+        population = _rounded(layer, neuron, modes, registers, bits, threshold)
+        error = _error(layer, population, registers)
+        if best is None or error.membrane < best[0]:
+            best = (error.membrane, population, error)
+    if best is None:
+        raise BadInput(
+            f"layer {neuron.name!r} cannot be quantised to {bits}-bit weights: no scale keeps its "
+            f"weights (signs: {', '.join(modes)}), bias and currents in range; use more weight "
+            f"bits, or keep the layer on the host"
+        )
+    return best[1], best[2]
+
+
+def _sign_mode(weights: Floats, registers: Registers) -> str:
+    """The mode with the finest grid that holds all weights."""
+    if weights.min(initial=0) >= 0 and "excitatory" in registers.sign_modes:
+        return "excitatory"
+    if weights.max(initial=0) <= 0 and "inhibitory" in registers.sign_modes:
+        return "inhibitory"
+    return "mixed"
+
+
+def _threshold(
+    layer: _FloatLayer, modes: list[str], registers: Registers, bits: int, exponent: int
+) -> int:
+    """The largest threshold mantissa at which weights, bias and worst-case current fit."""
+    limits = [float(registers.threshold_max)]
+    shift = 1 << registers.synapse_shift
+    unit = (1 << registers.threshold_shift) / shift  # weight units of one threshold unit
+    for weights, mode in zip(layer.weights, modes, strict=True):
+        low, high, _ = weight_grid(registers, bits, mode)
+        for bound, extreme in ((high, weights.max(initial=0)), (-low, -weights.min(initial=0))):
+            if extreme > 0:
+                limits.append(bound * 2**exponent / (extreme * unit))
+    worst = _worst_current(layer.weights)
+    if worst > 0:  # no input may make the current wrap around, however weights are rounded
+        rounding = sum(w[0].size for w in layer.weights) * 2**exponent
+        reach = ((1 << (registers.state_bits - 1)) - 1) / shift - rounding
+        limits.append(reach / (worst * unit))
+    largest_bias = float(np.abs(layer.bias).max(initial=0))
+    if largest_bias > 0:
+        mantissa = min(registers.bias_max, -registers.bias_min)
+        limits.append((mantissa << registers.bias_exp_max) / (largest_bias * unit * shift))
+    return math.floor(min(limits))
+
+
+def _worst_current(weights: tuple[Floats, ...]) -> float:
+    """The largest sum of absolute weights into one neuron."""
+    per_output = sum(np.abs(w).reshape(len(w), -1).sum(1) for w in weights)
+    return float(np.max(per_output))
+
+
+def _rounded(
+    layer: _FloatLayer,
+    neuron: Node,
+    modes: list[str],
+    registers: Registers,
+    bits: int,
+    threshold: int,
+) -> Population:
+    unit = threshold * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
+    synapses = []
+    for node, weights, mode in zip(layer.synapses, layer.weights, modes, strict=True):
+        low, high, step = weight_grid(registers, bits, mode)
+        exponent = _exponent(weights * unit, low, high)
+        grid = np.round(weights * unit / 2**exponent / step) * step
+        mantissa = np.clip(grid, low, high).astype(np.int64)
+        attrs = {k: node.attrs[k] for k in sorted(node.attrs)}
+        synapses.append(
+            Synapse(node.name, node.inputs[0], node.op, attrs, mantissa, exponent, mode, bits)
+        )
+    bias, bias_exp = _bias(layer.bias * threshold * 2.0**registers.threshold_shift, registers)
+    full = 1 << registers.decay_bits
+    return Population(
+        name=neuron.name,
+        shape=neuron.type.shape,
+        synapses=tuple(synapses),
+        neuron=neuron.attrs["model"],
+        threshold=threshold,
+        bias=bias,
+        bias_exp=bias_exp,
+        du=full - registers.current_decay_offset,
+        dv=round((1 - layer.beta) * full) - registers.membrane_decay_offset,
+        scale=unit,
+    )
+
+
+def _exponent(scaled: Floats, low: int, high: int) -> int:
+    """The smallest exponent, at least 0, at which all scaled weights are in range."""
+    exponent = 0
+    while scaled.max(initial=0) > high * 2**exponent or scaled.min(initial=0) < low * 2**exponent:
+        exponent += 1
+    return exponent
+
+
+def _bias(scaled: Floats, registers: Registers) -> tuple[NDArray[np.int64], int]:
+    """Mantissas and the smallest common exponent at which they are in range."""
+    exponent = 0
+    largest = min(registers.bias_max, -registers.bias_min)
+    while np.abs(np.round(scaled / 2**exponent)).max(initial=0) > largest:
+        exponent += 1
+    return np.round(scaled / 2**exponent).astype(np.int64), exponent
+
+
+def _error(layer: _FloatLayer, population: Population, registers: Registers) -> LayerError:
+    effective = [s.weight * 2.0**s.weight_exp / population.scale for s in population.synapses]
+    differences = tuple(w - e for w, e in zip(layer.weights, effective, strict=True))
+    current = _worst_current(differences)
+    resolution = 2.0**-registers.threshold_shift / population.threshold
+    bias = float(
+        np.abs(layer.bias - population.bias * 2.0**population.bias_exp * resolution).max(initial=0)
+    )
+    full = 1 << registers.decay_bits
+    kept = 1 - (population.dv + registers.membrane_decay_offset) / full
+    decay = abs(layer.beta - kept)
+    # The membrane before each step is within what the steps before could have added.
+    drive = _worst_current(layer.weights) + float(np.abs(layer.bias).max(initial=0))
+    error = reach = 0.0
+    for _ in range(layer.steps):
+        error = error * kept + decay * reach + resolution + current + bias
+        reach = reach * layer.beta + drive
+    weight = max(float(np.abs(d).max(initial=0)) for d in differences)
+    return LayerError(weight, current, bias, decay, error)

@@ -1,0 +1,121 @@
+"""What a chip is given: populations of neurons and the synapses between them, all integers.
+
+These types hold NumPy arrays only, and this file imports neither torch nor the rest of the
+package, so that a simulator can read them from a saved artefact in a bare environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Spikes that enter a segment: ``bool[T, B, *shape]``.
+
+    Args:
+        name: the graph node that makes them (an encoder, or a neuron of another segment).
+        shape: of one sample in one step.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Synapse:
+    """All synapses from one source to one population.
+
+    Args:
+        name: the graph node it comes from.
+        source: a port's or a population's name.
+        kind: "conv2d" or "linear".
+        attrs: for conv2d ``stride``, ``padding``, ``dilation`` (pairs, (H, W) order) and
+            ``groups``; empty for linear.
+        weight: mantissas on the target's grid; ``[out, in/groups, kH, kW]`` or ``[out, in]``.
+        weight_exp: a weight acts as ``weight * 2**weight_exp``, before the shift of 6 bits.
+        sign_mode: "mixed", "excitatory" or "inhibitory".
+        weight_bits: bits that one stored weight takes.
+    """
+
+    name: str
+    source: str
+    kind: str
+    attrs: Mapping[str, Any]
+    weight: IntArray
+    weight_exp: int
+    sign_mode: str
+    weight_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Neurons that share their constants: one layer.
+
+    Per step: ``u = wrap(decay(u, du + 1) + (sum w s << 6))``;
+    ``v = clip(decay(v, dv) + u + bias)``; spike where ``v > threshold << 6``; there ``v = 0``.
+
+    Args:
+        name: the neuron's graph node.
+        shape: ``(C, H, W)`` or ``(N,)``.
+        synapses: what feeds it, in the order of the graph.
+        neuron: the neuron model, "lif" with hard reset.
+        threshold: the mantissa; the membrane is compared with ``threshold * 64``, strictly.
+        bias: the mantissa of each channel, ``int64[C]``.
+        bias_exp: the bias acts as ``bias * 2**bias_exp`` in every step.
+        du: current decay, 0..4095; the chip adds one, so 4095 lets a current last one step.
+        dv: membrane decay, 0..4096, in 1/4096 a step.
+        scale: units of weight for a float weight of one threshold: what float thresholds were
+            multiplied by.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    synapses: tuple[Synapse, ...]
+    neuron: str
+    threshold: int
+    bias: IntArray
+    bias_exp: int
+    du: int
+    dv: int
+    scale: float
+
+    @property
+    def size(self) -> int:
+        """How many neurons."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class ChipSegment:
+    """A part of the network that runs on chip as one piece.
+
+    Args:
+        name: unique in its model.
+        steps: steps of one sample; all state is cleared between samples.
+        inputs: where spikes come in.
+        populations: in topological order.
+        outputs: names of the populations whose spikes the host (or another segment) needs.
+    """
+
+    name: str
+    steps: int
+    inputs: tuple[Port, ...]
+    populations: tuple[Population, ...]
+    outputs: tuple[str, ...]
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a port or a population."""
+        sources: list[Port | Population] = [*self.inputs, *self.populations]
+        return next(source.shape for source in sources if source.name == name)
+
+    def population(self, name: str) -> Population:
+        """The population called ``name``."""
+        return next(item for item in self.populations if item.name == name)
