@@ -1,0 +1,64 @@
+"""What several test files need: small trained-like models, real data, one thread a process."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from has8 import calibrate, create_model, load_data
+from has8.data import batches
+
+torch.set_num_threads(1)  # tests run in several processes
+
+SMALL = {
+    "has8_vgg": {"base": 6, "depth": 2, "head": (24,)},
+    "has8_resnet": {"base": 6, "depth": 2},
+}
+
+
+def _warmed(name, **options):
+    """A model whose batch norms, ranges and weights have seen digits, so that neurons fire."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=10, in_channels=1, **SMALL[name], **options)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    data = load_data("digits")
+    for images, labels in batches(data.train, 64, shuffle_seed=0):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return calibrate(model)
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Held-out digits, ``float32[360, 1, 8, 8]``."""
+    data = load_data("digits")
+    return torch.cat([x for x, _ in batches(data.test, 128)])
+
+
+@pytest.fixture(scope="session", params=["has8_vgg", "has8_resnet", "has8_vgg-if"])
+def model(request):
+    """Small models that one pass over the digits has moved."""
+    name, _, neuron = request.param.partition("-")
+    return _warmed(name, **({"neuron": neuron} if neuron else {}))
+
+
+@pytest.fixture(scope="session")
+def vgg():
+    """The smallest of them."""
+    return _warmed("has8_vgg")
+
+
+@pytest.fixture(scope="session")
+def resnet():
+    """One with residual blocks and downsampling."""
+    return _warmed("has8_resnet")
+
+
+def real_data(name):
+    """The folder of a real data set, or a skip that says how to get it."""
+    root = os.environ.get("HAS8_DATA")
+    if not root or not (Path(root) / name).exists():
+        pytest.skip(f"{name} not found; set HAS8_DATA to a folder that holds it")
+    return Path(root)

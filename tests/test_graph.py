@@ -1,0 +1,219 @@
+"""Tracing, rewriting and cutting keep what the model computes."""
+
+import networkx as nx
+import pytest
+import torch
+from torch import nn
+
+from has8 import calibrate, create_model
+from has8.blocks import Coding, HybridBlock, OverTime
+from has8.encoders import BitPlaneEncoder, Decoder, bitplane_weights
+from has8.errors import BadInput, TraceError
+from has8.neurons import Leaky
+from mapping.evaluate import evaluate
+from mapping.ir import Graph, Kind, Node, TensorType
+from mapping.partition import cut
+from mapping.passes import PASSES, run_passes
+from mapping.target import load_target
+from mapping.trace import trace
+from mapping.verify import verify_graph
+
+REGISTERS = load_target("loihi").registers
+
+
+class Spiking(nn.Module):
+    """A chip-shaped net: two spiking convolutions, pooling, a residual, a decoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = BitPlaneEncoder()
+        self.conv1 = OverTime(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.sn1 = Leaky(gain=2.0)
+        self.conv2 = OverTime(nn.Conv2d(4, 4, 3, padding=1), nn.Dropout(), nn.BatchNorm2d(4))
+        self.sn2 = Leaky(gain=2.0)
+        self.pool = OverTime(nn.AvgPool2d(2))
+        self.decode = Decoder(bitplane_weights("lsb"))
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(4 * 16, 10)
+
+    def forward(self, x):
+        s = self.sn1(self.conv1(self.encode(x)))
+        return self.fc(self.flatten(self.decode(self.pool(self.sn2(self.conv2(s)) + s))))
+
+
+@pytest.fixture(scope="module")
+def spiking(digits):
+    torch.manual_seed(0)
+    net = Spiking().train()
+    net(digits[:64])
+    return calibrate(net)
+
+
+def test_traced_graph_equals_the_model_bit_for_bit(model, digits):
+    with torch.no_grad():
+        assert torch.equal(evaluate(trace(model, (1, 8, 8)), digits), model(digits))
+
+
+@pytest.mark.parametrize("rewrite", [*PASSES, None], ids=lambda p: p.__name__ if p else "all")
+def test_every_pass_keeps_the_outputs(rewrite, model, spiking, digits):
+    """In float64, where folding's rounding moves nothing over a threshold."""
+    for net in (model, spiking):
+        before = trace(net, (1, 8, 8))
+        after = run_passes(before, [rewrite] if rewrite else PASSES)
+        verify_graph(after)
+        x = digits.double()
+        assert torch.allclose(evaluate(after, x), evaluate(before, x), rtol=1e-5, atol=1e-5)
+
+
+def test_passes_leave_only_synapses_and_neurons_between_encoder_and_decoder(spiking):
+    graph = run_passes(trace(spiking, (1, 8, 8)))
+    stepped = {node.op for node in graph if node.type.steps}
+    assert stepped == {"encode", "conv2d", "neuron"}
+    assert not [node for node in graph if node.op in ("batchnorm", "identity")]
+    # the residual is decoded on its own and added behind; pooling comes last
+    assert [n.op for n in graph][-6:] == ["decode", "decode", "add", "avgpool", "flatten", "linear"]
+
+
+def test_a_batch_norm_whose_convolution_has_another_user_stays():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.bn(y) + y
+
+    graph = run_passes(trace(Shared(), (1, 4, 4)))
+    assert "batchnorm" in {node.op for node in graph}
+
+
+def test_adding_a_tensor_to_itself_keeps_both_edges():
+    class Twice(nn.Module):
+        def forward(self, x):
+            return x + x
+
+    graph = trace(Twice(), (3,))
+    assert graph.output.inputs == (graph.input.name,) * 2
+    assert graph.networkx().number_of_edges() == 2
+    assert nx.is_directed_acyclic_graph(graph.networkx())
+    assert torch.equal(evaluate(graph, torch.ones(2, 3)), torch.full((2, 3), 2.0))
+
+
+def test_types_say_what_is_a_spike(spiking):
+    graph = trace(spiking, (1, 8, 8))
+    assert graph["encode"].type == TensorType((1, 8, 8), Kind.SPIKE, 8)
+    assert graph["conv1.0"].type == TensorType((4, 8, 8), Kind.VALUE, 8)
+    assert graph["sn1"].type.kind is Kind.SPIKE
+    assert graph["add"].type == TensorType((4, 8, 8), Kind.VALUE, 8)  # 0, 1 or 2
+    assert graph["decode"].type.steps is None
+
+
+def test_a_graph_refuses_undefined_and_doubled_names():
+    source, t = Node("a", "input", (), TensorType((1,))), TensorType((1,))
+    with pytest.raises(ValueError, match="before it is defined"):
+        Graph((source, Node("b", "relu", ("c",), t)))
+    with pytest.raises(ValueError, match="defined twice"):
+        Graph((source, source))
+
+
+def test_cut_covers_every_node_once_and_crosses_with_spikes_only(model):
+    graph = run_passes(trace(model, (1, 8, 8)))
+    partition = cut(graph, REGISTERS)
+    placed = [name for segment in partition.segments for name in segment.nodes]
+    assert sorted(placed) == sorted(node.name for node in graph if node.op != "input")
+    ready = {graph.input.name}
+    for segment in partition.segments:  # the order can be run
+        assert set(segment.inputs) <= ready
+        ready.update(segment.outputs)
+    for segment in partition.chip:
+        crossing = (*segment.inputs, *segment.outputs)
+        assert {graph[name].type.kind for name in crossing} == {Kind.SPIKE}
+        assert {graph[name].op for name in segment.nodes} <= {"conv2d", "linear", "neuron"}
+    blocks = [m for m in model.modules() if isinstance(m, HybridBlock)]
+    assert len(partition.chip) == len(blocks)
+    assert {r.reason for r in partition.rejections} == {
+        "works on values without time steps: an ANN layer"
+    }
+
+
+def test_partition_none_and_by_name(vgg):
+    graph = run_passes(trace(vgg, (1, 8, 8)))
+    names = [segment.name for segment in cut(graph, REGISTERS).chip]
+    assert names == ["blocks.0.snn", "blocks.1.snn", "blocks.2.snn", "head.snn"]
+    none = cut(graph, REGISTERS, "none")
+    assert [segment.side for segment in none.segments] == ["host"]
+    some = cut(graph, REGISTERS, ["blocks.1.snn", "head.snn"])
+    assert [segment.name for segment in some.chip] == ["blocks.1.snn", "head.snn"]
+    assert "not selected for the chip" in {r.reason for r in some.rejections}
+    with pytest.raises(BadInput, match="did you mean 'blocks.1.snn'"):
+        cut(graph, REGISTERS, ["blocks.1.sn"])
+
+
+def test_a_neuron_that_values_drive_stays_on_the_host_with_the_reason():
+    """The shape of later models: values repeated over steps drive the first spiking layer."""
+
+    class Values(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode = BitPlaneEncoder()
+            self.pool, self.conv = OverTime(nn.AvgPool2d(2)), OverTime(nn.Conv2d(1, 2, 3))
+            self.sn1, self.fc, self.sn2 = Leaky(), OverTime(nn.Conv2d(2, 3, 2)), Leaky()
+            self.decode = Decoder((1.0,) * 8)
+
+        def forward(self, x):
+            pooled = self.pool(self.encode(x))
+            return self.decode(self.sn2(self.fc(self.sn1(self.conv(pooled)))))
+
+    net = calibrate(Values(), torch.rand(2, 1, 8, 8))
+    partition = cut(run_passes(trace(net, (1, 8, 8))), REGISTERS)
+    reasons = {r.node: r.reason for r in partition.rejections}
+    assert "takes 8 steps of value[1x4x4], and a chip takes only spikes" in reasons["sn1"]
+    assert reasons["pool.0"] == "the target has no avgpool of spikes"
+    assert [segment.nodes for segment in partition.chip] == [("fc.0", "sn2")]
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (Branches(), "must not branch on values"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU()), "layer '1' is a GELU"),
+        (nn.Sequential(nn.Conv2d(3, 2, 3)), "images of 3 channels, not value"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3, padding_mode="reflect")), "padding mode 'reflect'"),
+        (nn.Sequential(nn.Conv2d(1, 2, 9)), "does not fit"),
+        (nn.Sequential(nn.AvgPool2d(2, ceil_mode=True)), "ceil_mode"),
+        (nn.Sequential(BitPlaneEncoder()), "not frozen"),
+        (nn.Sequential(Leaky()), "encode it first"),
+        (HybridBlock(nn.Identity(), nn.Identity(), Coding(mode="paper")), "train with mode='hw'"),
+    ],
+)
+def test_what_cannot_be_traced_is_named(net, message):
+    with pytest.raises(TraceError, match=message):
+        trace(net, (1, 8, 8))
+
+
+def test_a_module_used_twice_becomes_two_nodes():
+    class Reused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()
+
+        def forward(self, x):
+            return self.act(self.conv(self.act(self.conv(x))))
+
+    net, x = Reused(), torch.randn(2, 1, 5, 5)
+    graph = trace(net, (1, 5, 5))
+    assert [n.name for n in graph] == ["x", "conv", "act", "conv_1", "act_1"]
+    with torch.no_grad():
+        assert torch.equal(evaluate(graph, x), net(x))
+
+
+def test_paper_mode_models_are_refused_with_the_way_out():
+    net = create_model("has8_vgg", num_classes=3, in_channels=1, base=2, depth=1, mode="paper")
+    with pytest.raises(TraceError, match="train with mode='hw'"):
+        trace(net, (1, 8, 8))

@@ -1,0 +1,91 @@
+"""Leaky over a whole tensor equals snnTorch's Leaky stepped, and keeps no state."""
+
+import pytest
+import snntorch as snn
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from snntorch import surrogate
+
+from has8.errors import BadInput
+from has8.neurons import Leaky, make_neuron
+
+
+# snnTorch's own spikes are float32 whatever its input, so exact equality is a law of float32.
+def stepped(x, beta, threshold, gain, alpha=2.0):
+    """The plain snnTorch loop that Leaky must equal."""
+    cell = snn.Leaky(
+        beta,
+        threshold=threshold,
+        reset_mechanism="zero",
+        spike_grad=surrogate.atan(alpha=alpha),
+    )
+    mem, spikes = torch.zeros_like(x[0]), []
+    for current in x:
+        spike, mem = cell(current if gain == 1 else current * gain, mem)
+        spikes.append(spike)
+    return torch.stack(spikes)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    steps=st.integers(1, 9),
+    shape=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    beta=st.floats(0, 1, width=32, allow_subnormal=False),
+    threshold=st.floats(0.125, 2, width=32),
+    gain=st.sampled_from([1.0, 0.5]),
+    seed=st.integers(0, 1000),
+)
+def test_equals_stepping_snntorch_forward_and_backward(steps, shape, beta, threshold, gain, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(steps, *shape, generator=generator) * 2
+    weight = torch.randn(steps, *shape, generator=generator)
+    results = []
+    for run in (
+        lambda v: Leaky(beta, threshold, gain)(v),
+        lambda v: stepped(v, beta, threshold, gain),
+    ):
+        leaf = x.clone().requires_grad_()
+        spikes = run(leaf)
+        (spikes * weight).sum().backward()
+        results.append((spikes.detach(), leaf.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_state_does_not_outlive_a_forward():
+    neuron, x = Leaky(0.9), torch.full((3, 2, 4), 0.4)
+    first = neuron(x)
+    assert torch.equal(neuron(x), first)
+    assert neuron(torch.rand(5, 7, 1)).shape == (5, 7, 1)
+    assert neuron.mem.numel() == 0
+
+
+def test_hard_reset_is_right_after_the_spike_and_threshold_is_strict():
+    spikes = Leaky(beta=1.0)(torch.tensor([1.0, 0.5, 0.25, 1.0]).view(4, 1))
+    # 1.0 is not above 1; 1.5 fires and resets; 0.25; 1.25 fires
+    assert spikes.flatten().tolist() == [0, 1, 0, 1]
+
+
+def test_lif_with_low_bits_first_sums_the_code_exactly():
+    """Without firing v_8 = x / 256 (the released LIF on the planes of 200: 0.78125)."""
+    bits = torch.tensor([(200 >> k) & 1 for k in range(8)], dtype=torch.float64)
+    beta, gain = make_neuron("lif").constants[0], make_neuron("lif").gain
+    v = torch.tensor(0.0, dtype=torch.float64)
+    for bit in bits:
+        v = v * beta + bit * gain
+    assert v.item() == 200 / 256
+
+
+def test_neurons_are_snntorch_neurons_and_are_not_kept_alive():
+    before = len(snn.SpikingNeuron.instances)
+    assert isinstance(make_neuron("if"), snn.Leaky)
+    assert len(snn.SpikingNeuron.instances) == before
+
+
+@pytest.mark.parametrize("bad", [{"beta": 1.5}, {"beta": -0.1}, {"threshold": 0.0}])
+def test_constants_out_of_range_are_refused(bad):
+    with pytest.raises(BadInput, match="beta in"):
+        Leaky(**bad)
+    with pytest.raises(BadInput, match="neuron must be one of if, lif"):
+        make_neuron("izhikevich")

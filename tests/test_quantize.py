@@ -1,0 +1,170 @@
+"""Integers: legal on the target, exact thresholds, errors within the stated bounds."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from has8 import calibrate
+from has8.blocks import OverTime
+from has8.encoders import BitPlaneEncoder, Decoder, bitplane_weights
+from has8.errors import BadInput
+from has8.neurons import Leaky
+from mapping.fixed import decay, saturate, shift_left, wrap
+from mapping.partition import cut
+from mapping.passes import run_passes
+from mapping.quantize import quantize
+from mapping.target import load_target, weight_grid
+from mapping.trace import trace
+
+REGISTERS = load_target("loihi").registers
+
+
+def one_layer(conv, neuron, shape=(2, 5, 5)):
+    """The quantised population of encode -> conv -> neuron -> decode, with its graph."""
+    net = nn.Sequential(BitPlaneEncoder(), OverTime(conv), neuron, Decoder(bitplane_weights("lsb")))
+    calibrate(net, torch.rand(2, *shape))
+    graph = run_passes(trace(net, shape))
+    return graph, cut(graph, REGISTERS).chip[0]
+
+
+def random_conv(seed, scale, bias_scale):
+    torch.manual_seed(seed)
+    conv = nn.Conv2d(2, 3, 3, padding=1)
+    conv.weight.data = torch.randn_like(conv.weight) * scale
+    conv.bias.data = torch.randn_like(conv.bias) * bias_scale
+    return conv
+
+
+layers = {
+    "seed": st.integers(0, 500),
+    "scale": st.sampled_from([1e-4, 0.02, 0.3, 4.0, 60.0]),
+    "bias_scale": st.sampled_from([0.0, 0.05, 1.0, 30.0]),
+    "beta": st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
+    "bits": st.sampled_from(REGISTERS.weight_bits[1:]),
+}
+
+
+@settings(deadline=None, max_examples=25)
+@given(**layers)
+def test_every_integer_is_legal(seed, scale, bias_scale, beta, bits):
+    graph, segment = one_layer(random_conv(seed, scale, bias_scale), Leaky(beta=beta))
+    chip, errors = quantize(graph, segment, REGISTERS, weight_bits=bits)
+    (population,) = chip.populations
+    (synapse,) = population.synapses
+    low, high, step = weight_grid(REGISTERS, bits, synapse.sign_mode)
+    assert low <= synapse.weight.min()
+    assert synapse.weight.max() <= high
+    assert not (synapse.weight % step).any()
+    assert 0 <= synapse.weight_exp <= REGISTERS.weight_exp_max
+    assert 1 <= population.threshold <= REGISTERS.threshold_max
+    assert REGISTERS.bias_min <= population.bias.min()
+    assert population.bias.max() <= REGISTERS.bias_max
+    assert 0 <= population.bias_exp <= REGISTERS.bias_exp_max
+    assert 0 <= population.dv <= 1 << REGISTERS.decay_bits
+    # no input can make the current wrap around
+    worst = (np.abs(synapse.weight) << synapse.weight_exp).reshape(3, -1).sum(1).max()
+    assert worst << REGISTERS.synapse_shift < 1 << (REGISTERS.state_bits - 1)
+    assert errors[population.name].membrane >= 0
+
+
+@settings(deadline=None, max_examples=25)
+@given(**layers)
+def test_membrane_error_is_within_its_bound_until_a_spike_differs(
+    seed, scale, bias_scale, beta, bits
+):
+    neuron = Leaky(beta=beta)
+    graph, segment = one_layer(random_conv(seed, scale, bias_scale), neuron)
+    chip, errors = quantize(graph, segment, REGISTERS, weight_bits=bits)
+    (population,) = chip.populations
+    (synapse,) = population.synapses
+    conv = graph[synapse.name]
+    spikes = (torch.rand(chip.steps, 1, 2, 5, 5) < 0.5).double()
+    weight = torch.from_numpy(synapse.weight << synapse.weight_exp).double()
+    exact = torch.nn.functional.conv2d(
+        spikes.flatten(0, 1), conv.tensors["weight"].double(), conv.tensors["bias"].double(), 1, 1
+    )
+    sums = torch.nn.functional.conv2d(spikes.flatten(0, 1), weight, None, 1, 1)
+    bias = shift_left(population.bias, population.bias_exp)[:, None, None]
+    u = (sums.long().numpy() << REGISTERS.synapse_shift) + bias
+    unit = population.threshold << REGISTERS.threshold_shift
+    v_float, v_int = np.zeros((3, 5, 5)), np.zeros((3, 5, 5), np.int64)
+    agree = np.ones((3, 5, 5), bool)
+    for t in range(chip.steps):
+        v_float = v_float * beta + exact[t].numpy()
+        unclipped = decay(v_int, population.dv) + u[t]
+        v_int = saturate(unclipped, REGISTERS.state_bits)
+        agree &= v_int == unclipped
+        error = np.abs(v_float - v_int / unit)
+        assert (error[agree] <= errors[population.name].membrane + 1e-9).all()
+        fired_float, fired_int = v_float > 1, v_int > unit
+        agree &= fired_float == fired_int
+        v_float[fired_float], v_int[fired_int] = 0, 0
+
+
+def test_signs_choose_the_finest_grid_and_the_gain_is_folded():
+    conv = random_conv(0, 1.0, 0.0)
+    conv.weight.data.abs_()
+    graph, segment = one_layer(conv, Leaky(beta=0.5, gain=0.5))
+    chip, _ = quantize(graph, segment, REGISTERS)
+    (population,) = chip.populations
+    assert population.synapses[0].sign_mode == "excitatory"
+    effective = population.synapses[0].weight * 2.0 ** population.synapses[0].weight_exp
+    expected = graph[population.synapses[0].name].tensors["weight"].numpy() * 0.5
+    assert np.abs(effective / population.scale - expected).max() <= 0.5 / population.scale * 2 ** (
+        population.synapses[0].weight_exp
+    )
+    assert (population.du, population.dv) == (4095, 2048)
+    conv.weight.data.neg_()
+    graph, segment = one_layer(conv, Leaky())
+    assert quantize(graph, segment, REGISTERS)[0].populations[0].synapses[0].sign_mode == (
+        "inhibitory"
+    )
+
+
+def test_fewer_bits_never_lower_the_error_bound_and_odd_widths_are_refused():
+    graph, segment = one_layer(random_conv(3, 0.3, 0.1), Leaky())
+    bounds = []
+    for bits in REGISTERS.weight_bits[1:]:
+        _, errors = quantize(graph, segment, REGISTERS, weight_bits=bits)
+        bounds.append(next(iter(errors.values())).current)
+    assert bounds == sorted(bounds, reverse=True)
+    with pytest.raises(BadInput, match="signs: mixed"):  # one bit holds only one sign
+        quantize(graph, segment, REGISTERS, weight_bits=1)
+    with pytest.raises(BadInput, match="7 bits"):
+        quantize(graph, segment, REGISTERS, weight_bits=7)
+
+
+def test_a_layer_of_zeros_is_quantised():
+    conv = random_conv(0, 0.0, 0.0)
+    graph, segment = one_layer(conv, Leaky())
+    population = quantize(graph, segment, REGISTERS)[0].populations[0]
+    assert not population.synapses[0].weight.any()
+    assert population.threshold >= 1
+
+
+@given(st.integers(-(2**40), 2**40), st.integers(2, 30), st.booleans())
+def test_wrap_is_the_same_modulo_and_in_range(x, bits, keep_top):
+    half = 1 << (bits - 1)
+    value = int(wrap(np.array([x]), bits, keep_top=keep_top)[0])
+    assert (value - x) % (1 << bits) == 0
+    assert -half < value <= half if keep_top else -half <= value < half
+
+
+@given(st.integers(-(2**23), 2**23), st.integers(0, 4096))
+def test_decay_rounds_to_zero_and_is_odd(x, d):
+    value = int(decay(np.array([x]), d)[0])
+    assert value == int(np.sign(x)) * (abs(x) * (4096 - d) // 4096)
+    assert value == -int(decay(np.array([-x]), d)[0])
+
+
+def test_saturate_and_shift_at_their_edges():
+    assert saturate(np.array([2**23, 2**23 - 1, -(2**23)]), 24).tolist() == [
+        2**23 - 1,
+        2**23 - 1,
+        -(2**23) + 1,
+    ]
+    assert shift_left(np.array([3, -3]), 2).tolist() == [12, -12]
+    assert shift_left(np.array([3, -3]), -1).tolist() == [1, -2]
