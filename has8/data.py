@@ -22,11 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision import datasets
-from torchvision.transforms import v2
 
 from has8.errors import BadInput, UnknownName
 
@@ -34,6 +32,7 @@ Batch = tuple[Tensor, Tensor]
 
 FOLDER_SIZE = 224
 """Side of an image from a folder in pixels, unless the caller names another."""
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 CACHE_BYTES = 1 << 30
 """An image folder whose decoded images fit here is decoded once and kept."""
 DIGITS_TRAIN = 1437
@@ -108,7 +107,7 @@ class ArrayImages(ImageDataset):
 class FolderImages(ImageDataset):
     """Image files, decoded by threads one batch ahead, as RGB.
 
-    The shorter side is resized to ``size``, then the centre square is kept.
+    The centre square is resized to ``size`` (bilinear, antialiased).
 
     Args:
         files: the images.
@@ -208,12 +207,17 @@ def load_data(
         name = Path(name).resolve().name
     elif len(Path(name).parts) > 1 or Path(name).exists():
         raise BadInput(
-            f"{name} is no folder: name a folder of images or one of {', '.join(sorted(_NAMED))}"
+            f"{name} is no folder: name a folder of images or one of {', '.join(_NAMED)}"
         )
     else:
         raise UnknownName("data set", name, _NAMED)
     channels, height, width = train[0][0].shape
     return Data(name, train, test, (channels, height, width), class_names)
+
+
+def data_names() -> list[str]:
+    """The names that :func:`load_data` takes beside folders."""
+    return sorted(_NAMED)
 
 
 def batches(
@@ -281,9 +285,11 @@ def _digits(_: Path, size: int | None) -> _Split:
     return train, test, tuple(map(str, bunch.target_names))
 
 
-def _torchvision(kind: Any, *, flip: bool) -> Callable[[Path, int | None], _Split]:
+def _torchvision(kind: str, *, flip: bool) -> Callable[[Path, int | None], _Split]:
     def load(root: Path, size: int | None) -> _Split:
-        parts = [_files(kind, root, train=train) for train in (True, False)]
+        from torchvision import datasets  # takes as long to import as torch
+
+        parts = [_files(getattr(datasets, kind), root, train=train) for train in (True, False)]
         train, test = (
             ArrayImages(_as_uint8(part.data), torch.as_tensor(part.targets), flip=flip, size=size)
             for part in parts
@@ -351,9 +357,8 @@ def _folder(folder: Path, size: int) -> _Split:
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """The image files of each class folder that has any, sorted."""
-    suffixes = set(datasets.folder.IMG_EXTENSIONS)
     found = {
-        entry.name: sorted(p for p in entry.rglob("*") if p.suffix.lower() in suffixes)
+        entry.name: sorted(p for p in entry.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
     }
@@ -364,17 +369,16 @@ def _decode(file: Path, size: int) -> Tensor:
     """``uint8[3, size, size]``."""
     try:
         with Image.open(file) as opened:
-            image = opened.convert("RGB")
+            square = ImageOps.fit(opened.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"{file} cannot be read as an image: remove or replace it") from error
-    square = v2.functional.center_crop(v2.functional.resize(image, [size]), [size, size])
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
 _NAMED: dict[str, Callable[[Path, int | None], _Split]] = {
     "digits": _digits,
-    "mnist": _torchvision(datasets.MNIST, flip=False),
-    "fashion_mnist": _torchvision(datasets.FashionMNIST, flip=True),
-    "cifar10": _torchvision(datasets.CIFAR10, flip=True),
-    "cifar100": _torchvision(datasets.CIFAR100, flip=True),
+    "mnist": _torchvision("MNIST", flip=False),
+    "fashion_mnist": _torchvision("FashionMNIST", flip=True),
+    "cifar10": _torchvision("CIFAR10", flip=True),
+    "cifar100": _torchvision("CIFAR100", flip=True),
 }

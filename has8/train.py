@@ -153,7 +153,6 @@ def fit(
     out: str | Path | None = None,
     resume: bool = True,
     on_progress: Report | None = None,
-    provenance: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a model in place, on the device it is on; at the end it is calibrated.
 
@@ -165,7 +164,6 @@ def fit(
             ``model.pt``, the finished model; None writes nothing.
         resume: whether to go on from ``last.pt`` if it is there; otherwise it is removed.
         on_progress: called after every step and every epoch.
-        provenance: JSON-able facts to keep in ``model.pt`` beside those of the run.
 
     Raises:
         BadInput: if ``last.pt`` belongs to another run, the subset is larger than the data, or
@@ -194,13 +192,12 @@ def fit(
     history = History(tuple(epochs))
     calibrate(model)
     if state:
-        facts = {"accuracy": history.accuracy, "seconds": history.seconds, **(provenance or {})}
         save(
             state.folder / MODEL,
             model,
             input_shape=data.input_shape,
             class_names=data.class_names,
-            provenance={**state.identity, **facts},
+            provenance={**state.identity, "test_accuracy": history.accuracy},
         )
     return history
 
@@ -228,8 +225,8 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
         return config.lr
     warm = max(1, round(WARMUP * steps))
     if step < warm:
-        return config.lr * (step + 1) / warm
-    return config.lr * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
+        return config.lr * ((step + 1) / warm)
+    return config.lr * ((1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2)
 
 
 def _train_epoch(

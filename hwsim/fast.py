@@ -117,6 +117,7 @@ class _Layer:
         drive: Tensor | None = None
         for synapse in self.synapses:
             part = synapse.current(sources[synapse.source].flatten(0, 1).to(self.dtype))
+            part = part.view(-1, *self.shape)  # a linear layer may drive an image
             drive = part if drive is None else drive.add_(part)
         assert drive is not None
         drive = drive.unflatten(0, (steps, batch))

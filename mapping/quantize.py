@@ -1,7 +1,8 @@
 """From float layers to the chip's integers, and how far they are off.
 
 One scale per population maps the threshold to an integer mantissa exactly; weights are rounded
-to the target's grid, and the shared weight exponent is the one with the smallest error bound.
+to the target's grid. The scale is the largest at which all weights are in range; where that
+leaves a coarse threshold, a weight exponent buys a finer one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from mapping.segment import ChipSegment, Population, Port, Synapse
 from mapping.target import Registers, weight_grid
 
 Floats = NDArray[np.float64]
+
+FINE_THRESHOLD = 256
+"""A threshold mantissa that is fine enough: truncation then costs 1/16384 threshold a step at
+most, and a larger one only brings the membrane nearer to its register's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +105,19 @@ def _population(
 ) -> tuple[Population, LayerError]:
     layer = _float_layer(graph, neuron)
     modes = [_sign_mode(w, registers) for w in layer.weights]
-    best: tuple[float, Population, LayerError] | None = None
+    threshold = 0
     for exponent in range(max(0, registers.weight_exp_min), registers.weight_exp_max + 1):
-        threshold = _threshold(layer, modes, registers, bits, exponent)
-        if threshold < 1:
-            continue
-        population = _rounded(layer, neuron, modes, registers, bits, threshold)
-        error = _error(layer, population, registers)
-        if best is None or error.membrane < best[0]:
-            best = (error.membrane, population, error)
-    if best is None:
+        threshold = max(threshold, _threshold(layer, modes, registers, bits, exponent))
+        if threshold >= FINE_THRESHOLD:
+            break
+    if threshold < 1:
         raise BadInput(
             f"layer {neuron.name!r} cannot be quantised to {bits}-bit weights: no scale keeps its "
             f"weights (signs: {', '.join(modes)}), bias and currents in range; use more weight "
             f"bits, or keep the layer on the host"
         )
-    return best[1], best[2]
+    population = _rounded(layer, neuron, modes, registers, bits, threshold)
+    return population, _error(layer, population, registers)
 
 
 def _sign_mode(weights: Floats, registers: Registers) -> str:

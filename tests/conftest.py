@@ -17,16 +17,20 @@ SMALL = {
 }
 
 
+EPOCHS = 6
+
+
 def _warmed(name, **options):
-    """A model whose batch norms, ranges and weights have seen digits, so that neurons fire."""
+    """A small model trained for a few seconds, so that neurons fire and answers mean something."""
     torch.manual_seed(0)
     model = create_model(name, num_classes=10, in_channels=1, **SMALL[name], **options)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     data = load_data("digits")
-    for images, labels in batches(data.train, 64, shuffle_seed=0):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
+    for epoch in range(EPOCHS):
+        for images, labels in batches(data.train, 64, shuffle_seed=epoch):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
     return calibrate(model)
 
 
@@ -39,7 +43,7 @@ def digits():
 
 @pytest.fixture(scope="session", params=["has8_vgg", "has8_resnet", "has8_vgg-if"])
 def model(request):
-    """Small models that one pass over the digits has moved."""
+    """Small models that a few passes over the digits have trained."""
     name, _, neuron = request.param.partition("-")
     return _warmed(name, **({"neuron": neuron} if neuron else {}))
 

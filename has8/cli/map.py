@@ -1,0 +1,241 @@
+"""``has8-map``: map a trained model, run it as the chip would, price it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from has8 import Checkpoint, load_checkpoint, load_data
+from has8.checkpoint import write_whole
+from has8.data import ImageDataset, batches, data_names
+from has8.errors import BadInput
+from hwsim import compare, estimate, simulate
+from hwsim.cosim import find_backend
+from hwsim.divergence import Comparison
+from hwsim.lava import Lava
+from hwsim.report import render, summarize, to_dict
+from mapping import Mapped, map_model, save, target_names
+
+CALIBRATION = 256
+"""Training images that stand for the data where an encoder's range was never tracked."""
+BATCH = 100
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+Count = Callable[[int, int], None]
+
+
+@click.command("map", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "--target",
+    default="loihi",
+    show_default=True,
+    help=f"{', '.join(target_names())}, or a YAML file.",
+)
+@click.option(
+    "--partition",
+    default="all",
+    show_default=True,
+    help="all, none, or names of chip segments, separated by commas.",
+)
+@click.option(
+    "--data",
+    help=f"{', '.join(data_names())}, or a folder of images.  [default: what it was trained on]",
+)
+@click.option(
+    "--data-root",
+    type=_FOLDER,
+    help="Where downloaded data lie.  [default: $HAS8_DATA, else ~/.cache/has8/data]",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Test images to run, spread evenly over the test set; fewer if it has fewer.",
+)
+@click.option("--verify", type=click.Choice(["lava", "none"]), default="lava", show_default=True)
+@click.option(
+    "--verify-samples",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Samples to run in Lava as well, over every spike.",
+)
+@click.option("--weight-bits", type=int, default=8, show_default=True, help="Bits of a weight.")
+@click.option("--out", type=_FOLDER, default=Path(), help="Folder for MODEL.h8 and the report.")
+@click.option("--full", is_flag=True, help="Print every reason and every assumption.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def map_command(
+    model: Path,
+    target: str,
+    partition: str,
+    data: str | None,
+    data_root: Path | None,
+    samples: int,
+    verify: str,
+    verify_samples: int,
+    weight_bits: int,
+    out: Path,
+    full: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Map MODEL (a .pt of has8 train) onto a neuromorphic chip.
+
+    Cuts the model between host and chip, quantises and places the chip's part, runs test images
+    through the float model and through the chip's integers, holds a few of them against Lava
+    spike by spike, and prices the result. Writes OUT/MODEL.h8 and OUT/MODEL.report.json.
+
+    \b
+    has8-map examples/models/digits.pt --target loihi
+    has8-map model.pt --partition head.snn,blocks.0.snn --samples 10000
+    """
+    checkpoint = load_checkpoint(model)
+    _writable(out)
+    source = load_data(_data_name(checkpoint, data), data_root, _image_size(checkpoint, data))
+    _check_data(checkpoint, source.name, source.input_shape, len(source.class_names))
+    with _progress(quiet) as stage:
+        stage("mapping")
+        calibration, _ = _some(source.train, CALIBRATION)
+        mapped = map_model(
+            checkpoint.model,
+            target,
+            partition if partition in ("all", "none") else partition.split(","),
+            calibration=calibration,
+            weight_bits=weight_bits,
+        )
+        images, labels = _some(source.test, samples)
+        float_logits = _float_logits(checkpoint.model, images, stage("float model"))
+        run = simulate(mapped, images, batch_size=BATCH, on_progress=stage("chip simulation"))
+        verified, unverified = None, "not asked for"
+        if verify == "lava":
+            stage("checking against Lava")
+            verified, unverified = _verify(mapped, images[:verify_samples])
+        cost = estimate(mapped, run)
+    summary = summarize(
+        mapped,
+        cost,
+        model=model.stem,
+        accuracy_float=_accuracy(float_logits, labels),
+        accuracy_mapped=_accuracy(run.logits, labels),
+        verified=verified,
+        unverified=unverified,
+    )
+    report = json.dumps(to_dict(summary), indent=2)
+    artefact = save(mapped, out / f"{model.stem}.h8")
+    report_file = out / f"{model.stem}.report.json"
+    write_whole(report_file, lambda file: file.write(f"{report}\n".encode()))
+    if as_json:
+        click.echo(report)
+        return
+    render(Console(highlight=False), summary, full=full)
+    click.echo(f"\n{artefact}\n{report_file}")
+
+
+def _writable(folder: Path) -> None:
+    """Refuse an unusable output folder before any work is done.
+
+    Raises:
+        BadInput: if it cannot be made or written to.
+    """
+    probe = folder / f".has8-{os.getpid()}"
+    write_whole(probe, lambda file: None)
+    probe.unlink()
+
+
+def _data_name(checkpoint: Checkpoint, data: str | None) -> str:
+    if data is not None:
+        return data
+    trained_on = checkpoint.provenance.get("data")
+    if trained_on not in data_names():
+        raise BadInput(
+            f"the model was trained on {trained_on or 'unknown data'}, which has8 cannot find by "
+            f"that name: say which images to run with --data NAME or --data FOLDER"
+        )
+    return str(trained_on)
+
+
+def _image_size(checkpoint: Checkpoint, data: str | None) -> int | None:
+    """Images of a folder, and others of another size, are resized to what the model takes."""
+    return checkpoint.input_shape[1] if data is not None else None
+
+
+def _check_data(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], classes: int) -> None:
+    if shape != checkpoint.input_shape or classes != len(checkpoint.class_names):
+        raise BadInput(
+            f"{name} has images of shape {shape} in {classes} classes, and the model takes "
+            f"{checkpoint.input_shape} and knows {len(checkpoint.class_names)}: choose its data "
+            f"with --data"
+        )
+
+
+def _some(dataset: ImageDataset, count: int) -> tuple[Tensor, Tensor]:
+    """``count`` images and labels, spread evenly; all if there are fewer."""
+    count = min(count, len(dataset))
+    chosen = torch.linspace(0, len(dataset) - 1, count).round().long()
+    parts = list(batches(dataset, BATCH, indices=chosen))
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def _float_logits(model: nn.Module, images: Tensor, done: Count) -> Tensor:
+    logits = []
+    with torch.inference_mode():
+        for batch in images.split(BATCH):
+            logits.append(model(batch))
+            done(sum(map(len, logits)), len(images))
+    return torch.cat(logits)
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def _verify(mapped: Mapped, images: Tensor) -> tuple[Comparison | None, str]:
+    """The comparison with Lava, or why there is none."""
+    if not mapped.chips:
+        return None, "nothing runs on the chip"
+    reason = Lava().unavailable()
+    if reason is not None:
+        return None, reason
+    return compare(mapped, images, "fast", find_backend("lava")), ""
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str], Count]]:
+    """Gives a function that begins a stage and returns what reports on it; shown on stderr."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+
+        def plain(name: str) -> Count:
+            if not quiet:
+                click.echo(f"{name} ...", err=True)
+            return lambda done, total: None
+
+        yield plain
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+
+        def begin(name: str) -> Count:
+            for task in bar.task_ids:
+                bar.remove_task(task)
+            task = bar.add_task(name, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        yield begin

@@ -1,0 +1,352 @@
+"""Lava's bit-accurate Loihi simulation of a chip segment, in a process of its own.
+
+The only file that imports Lava, and the only one that knows its axis order: everything lies
+reversed there, (W, H, C) for (C, H, W). Torch inside a Lava process hangs, so a segment travels as
+plain data to a fresh interpreter, ``python -m hwsim.lava``, which must never import torch; hence
+the imports within functions.
+
+Each connection in Lava takes one step, so a population sees a sample later by its depth; its state
+is cleared just then, and samples stream back to back. Where paths of different lengths meet, the
+shorter is delayed. A loop would carry spikes from one sample into the next, so it is refused. So
+are weights that could bring a current to three times its range: Lava's LIF wraps only once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.isolate import run_isolated, serve
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hwsim.backend import SegmentRun
+    from mapping.segment import ChipSegment, Population, Synapse
+    from mapping.target import Registers
+
+Spikes = NDArray[np.bool_]
+Shape = tuple[int, ...]
+
+FIXED_REGISTERS = {
+    "state_bits": 24,
+    "decay_bits": 12,
+    "current_decay_offset": 1,
+    "membrane_decay_offset": 0,
+    "synapse_shift": 6,
+    "threshold_shift": 6,
+}
+"""What Lava 0.10's ``lava/proc/lif/models.py`` builds in, by the names of ``Registers``."""
+
+MOST_GROUPS = 127
+"""Lava's Conv keeps its number of groups in an int8."""
+
+
+class Lava:
+    """The backend that runs Lava.
+
+    Args:
+        timeout_s: the longest that one batch may take, in seconds.
+    """
+
+    name = "lava"
+
+    def __init__(self, timeout_s: float = 600.0) -> None:
+        self.timeout_s = timeout_s
+
+    def unavailable(self) -> str | None:
+        """Why Lava cannot run here, in one sentence; None if it can."""
+        if not hasattr(os, "killpg"):
+            return "Lava's worker needs process groups, which this system lacks; use Linux or macOS"
+        if importlib.util.find_spec("lava") is not None:
+            return None
+        if sys.version_info >= (3, 11):
+            here = platform.python_version()
+            return f"lava-nc 0.10.0 needs Python 3.10, but this is {here}; make a 3.10 environment"
+        return "Lava is not installed; run `pip install lava-nc==0.10.0`"
+
+    def compile(self, segment: ChipSegment, registers: Registers) -> LavaProgram:
+        """Make a segment ready to run.
+
+        Raises:
+            BackendError: if Lava is missing or would not follow the segment bit for bit.
+        """
+        from has8.errors import BackendError
+
+        reason = self.unavailable() or _unfaithful(segment, registers)
+        if reason:
+            raise BackendError(reason)
+        return LavaProgram(segment, self.timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class LavaProgram:
+    """A segment that Lava can run."""
+
+    segment: ChipSegment
+    timeout_s: float
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> SegmentRun:
+        """Run one batch in a fresh worker.
+
+        Args:
+            inputs: the spikes of each port, ``bool[T, B, *shape]``.
+
+        Raises:
+            BadInput: if a port's spikes are missing or have another shape.
+            BackendError: if the worker dies or takes longer than the time limit.
+        """
+        import torch
+
+        from hwsim.backend import SegmentRun
+        from hwsim.reference import checked_inputs
+
+        segment, spikes = self.segment, checked_inputs(self.segment, inputs)
+        job = {"segment": segment, "inputs": list(spikes.values())}
+        what = f"Lava's run of segment {segment.name!r}"
+        fired = run_isolated("hwsim.lava", job, self.timeout_s, what)
+        names = [population.name for population in segment.populations]
+        return SegmentRun(dict(zip(names, map(torch.from_numpy, fired), strict=True)))
+
+
+def _unfaithful(segment: ChipSegment, registers: Registers) -> str | None:
+    """Why Lava would not run a segment bit for bit, in one sentence; None if it does."""
+    for key, value in FIXED_REGISTERS.items():
+        found = getattr(registers, key)
+        if found != value:
+            return f"Lava's LIF has {key} = {value} and the target {found}; use another backend"
+    known = {port.name for port in segment.inputs}
+    for population in segment.populations:
+        if population.neuron != "lif":
+            return f"Lava runs only 'lif' here and {population.name!r} is {population.neuron!r}"
+        for synapse in population.synapses:
+            if synapse.source not in known:
+                return (
+                    f"population {population.name!r} is fed by {synapse.source!r}, which does not "
+                    "run before it; Lava cannot clear a loop between samples, use the reference"
+                )
+        known.add(population.name)
+        current, limit = _largest_current(population, registers)
+        if current >= limit:
+            return (
+                f"population {population.name!r} could reach a current of {current:,}, but Lava "
+                f"wraps as the target does only below {limit:,}; use another backend"
+            )
+    return None
+
+
+def _largest_current(population: Population, registers: Registers) -> tuple[int, int]:
+    """What |u| cannot exceed before it wraps, and below what Lava wraps it as the target does."""
+    half = 1 << (registers.state_bits - 1)
+    kept = (1 << registers.decay_bits) - population.du - registers.current_decay_offset
+    largest = half if kept else 0
+    for synapse in population.synapses:
+        weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.int64)
+        positive, negative = weight.clip(min=0).sum(axis=1), weight.clip(max=0).sum(axis=1)
+        total = int(np.max(np.maximum(positive, -negative)))
+        largest += total << max(synapse.weight_exp, 0) << registers.synapse_shift
+    return largest, 3 * half if registers.keep_top else half
+
+
+def simulate(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str, Spikes]:
+    """Run a segment in Lava, in this process: not where torch has been imported.
+
+    Args:
+        segment: one that :meth:`Lava.compile` accepts, or anything with the same attributes.
+        inputs: the spikes of each port, ``bool[T, B, *shape]``.
+
+    Returns:
+        The spikes of each population, aligned with the inputs, ``bool[T, B, *shape]``.
+    """
+    steps, samples = next(iter(inputs.values())).shape[:2]
+    network = _Network(segment, inputs)
+    fired = {}
+    for name, stream in network.run().items():
+        start = network.depth[name]
+        stream = stream[start : start + samples * steps]
+        fired[name] = stream.reshape(samples, steps, *stream.shape[1:]).swapaxes(0, 1)
+    return fired
+
+
+class _Network:
+    """The Lava processes of one segment, connected, and a sink for each population's spikes."""
+
+    def __init__(self, segment: ChipSegment, inputs: Mapping[str, Spikes]) -> None:
+        self.inputs, self.period = inputs, segment.steps
+        self.shape: dict[str, Shape] = {}
+        self.depth: dict[str, int] = {}
+        for port in segment.inputs:
+            self.shape[port.name], self.depth[port.name] = tuple(port.shape), 0
+        for population in segment.populations:
+            depths = [self.depth[synapse.source] for synapse in population.synapses]
+            self.depth[population.name] = 1 + max(depths, default=0)
+            self.shape[population.name] = tuple(population.shape)
+        samples = next(iter(inputs.values())).shape[1]
+        self.steps = samples * self.period + max(self.depth.values())
+        self.models: dict[Any, Any] = {}
+        self.taps: dict[tuple[str, int], Any] = {}
+        self.sinks: dict[str, Any] = {}
+        for population in segment.populations:
+            self._add(population)
+
+    def run(self) -> dict[str, Spikes]:
+        """Every population's spikes in every step, ``bool[steps, *shape]``."""
+        from lava.magma.core.run_conditions import RunSteps
+        from lava.magma.core.run_configs import Loihi2SimCfg
+
+        # Naming each process's model saves Lava's search of whole folders, most of its start-up.
+        config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=self.models)
+        streams = {
+            name: np.empty((self.steps, *self.shape[name]), dtype=bool) for name in self.sinks
+        }
+        waiting = dict(self.sinks)
+        while waiting:  # once for each part of the network that hangs together
+            head = next(iter(waiting.values()))
+            head.create_runtime(run_cfg=config, compile_config={"pypy_channel_size": 2})
+            part = [name for name, sink in waiting.items() if sink.runtime is head.runtime]
+            for start in range(0, self.steps, self.period):
+                stop = min(start + self.period, self.steps)
+                head.run(RunSteps(num_steps=stop - start))
+                for name in part:
+                    for step in range(start, stop):
+                        streams[name][step] = waiting[name].receive().T
+            head.stop()
+            waiting = {name: sink for name, sink in waiting.items() if name not in part}
+        return streams
+
+    def _process(self, model: Any, **settings: Any) -> Any:
+        """A new Lava process that runs a given model."""
+        process = model.implements_process(**settings)
+        self.models[process] = model
+        return process
+
+    def _add(self, population: Population) -> None:
+        """Enter a population, its synapses and its sink."""
+        from lava.magma.core.process.process import LogConfig
+        from lava.proc.io.extractor import PyLoihiExtractorModel
+        from lava.proc.lif.models import PyLifResetModelBitAcc
+
+        name, shape = population.name, self.shape[population.name]
+        bias = np.broadcast_to(population.bias.reshape(-1, *[1] * (len(shape) - 1)), shape)
+        neurons = self._process(
+            PyLifResetModelBitAcc,
+            shape=shape[::-1],
+            du=population.du,
+            dv=population.dv,
+            vth=population.threshold,
+            bias_mant=bias.T.copy(),
+            bias_exp=population.bias_exp,
+            reset_interval=self.period,
+            # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
+            reset_offset=(1 + self.depth[name]) % self.period,
+        )
+        for synapse in population.synapses:
+            delay = self.depth[name] - self.depth[synapse.source] - 1
+            self._connect(synapse, self._tap(synapse.source, delay), neurons.a_in)
+        self.taps[name, 0] = neurons.s_out
+        self.sinks[name] = self._process(
+            PyLoihiExtractorModel,
+            shape=shape[::-1],
+            buffer_size=self.period,
+            log_config=LogConfig(level=logging.INFO),  # or Lava hides why a process died
+        )
+        neurons.s_out.connect(self.sinks[name].in_port)
+
+    def _tap(self, name: str, delay: int) -> Any:
+        """The port that sends the spikes of ``name``, ``delay`` steps late."""
+        from lava.proc.conv.models import PyConvModelFixed
+        from lava.proc.io.source import PySendModelFixed
+
+        if (name, delay) not in self.taps:
+            shape = self.shape[name]
+            if name in self.inputs:
+                data = np.zeros((self.steps, *shape), dtype=np.int32)
+                stream = self.inputs[name].swapaxes(0, 1).reshape(-1, *shape)
+                data[delay : delay + len(stream)] = stream
+                port = self._process(PySendModelFixed, data=data.T.copy()).s_out
+            else:  # a convolution with a single 1 does nothing but take a step
+                line = (int(np.prod(shape)), 1, 1)
+                one = np.ones((1, 1, 1, 1), dtype=np.int32)
+                relay = self._process(PyConvModelFixed, weight=one, input_shape=line)
+                self._tap(name, delay - 1).reshape(line).connect(relay.s_in)
+                port = relay.a_out.reshape(shape[::-1])
+            self.taps[name, delay] = port
+        return self.taps[name, delay]
+
+    def _connect(self, synapse: Synapse, source: Any, target: Any) -> None:
+        """Connect two ports through a synapse."""
+        from lava.proc.conv.models import PyConvModelFixed
+        from lava.proc.dense.models import PyDenseModelBitAcc
+        from lava.proc.sparse.models import PySparseModelBitAcc
+
+        if synapse.kind == "linear":
+            shape = (*target.shape[::-1], *source.shape[::-1])
+            outs, ins = np.split(np.arange(len(shape)), [len(target.shape)])
+            weight = synapse.weight.reshape(shape).transpose(*outs[::-1], *ins[::-1])
+            weight = weight.reshape(synapse.weight.shape)
+            self._connect_matrix(PyDenseModelBitAcc, weight, synapse, source, target)
+            return
+        # Lava convolves where torch correlates, hence the flip.
+        kernel = synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)
+        groups = synapse.attrs["groups"]
+        settings = {key: synapse.attrs[key][::-1] for key in ("stride", "padding", "dilation")}
+        if synapse.weight_exp < 0 or groups > MOST_GROUPS:  # Conv ignores its exponent
+            matrix = _expanded(kernel, source.shape, target.shape, group=groups, **settings)
+            self._connect_matrix(PySparseModelBitAcc, matrix, synapse, source, target)
+            return
+        process = self._process(
+            PyConvModelFixed,
+            weight=(kernel << synapse.weight_exp).astype(np.int32),
+            input_shape=source.shape,
+            groups=groups,
+            **settings,
+        )
+        source.connect(process.s_in)
+        process.a_out.connect(target)
+
+    def _connect_matrix(
+        self, model: Any, matrix: Any, synapse: Synapse, source: Any, target: Any
+    ) -> None:
+        """Connect two ports, flattened, through a matrix with the synapse's weights."""
+        from lava.utils.weightutils import SignMode, clip_weights, truncate_weights
+
+        mode = SignMode[synapse.sign_mode.upper()]
+        kept = truncate_weights(clip_weights(synapse.weight, mode, 8), mode, 8)
+        if (kept != synapse.weight).any():
+            raise ValueError(f"Lava would alter the {synapse.sign_mode} weights of {synapse.name}")
+        process = self._process(
+            model, weights=matrix, weight_exp=synapse.weight_exp, sign_mode=mode
+        )
+        source.reshape(process.s_in.shape).connect(process.s_in)
+        process.a_out.reshape(target.shape).connect(target)
+
+
+def _expanded(kernel: Any, shape_in: Shape, shape_out: Shape, **settings: Any) -> Any:
+    """A convolution as a sparse matrix, all in Lava's axis order."""
+    from lava.proc.conv.utils import conv_to_sparse
+    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+
+    rows, columns, values = conv_to_sparse(shape_in, shape_out, kernel, **settings)
+    return csr_matrix((values, (rows, columns)), shape=(np.prod(shape_out), np.prod(shape_in)))
+
+
+def _work(job: Mapping[str, Any]) -> list[Spikes]:
+    """The worker's work, from what :meth:`LavaProgram.__call__` sends."""
+    if "torch" in sys.modules:
+        raise RuntimeError("torch was imported in Lava's worker, where it would hang")
+    logging.basicConfig()
+    names = [port.name for port in job["segment"].inputs]
+    return list(simulate(job["segment"], dict(zip(names, job["inputs"], strict=True))).values())
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], _work)

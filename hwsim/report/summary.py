@@ -1,0 +1,112 @@
+"""What a report says, before it is decided how it looks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwsim.cost import CostReport
+from hwsim.divergence import Comparison
+from mapping.mapped import Mapped
+from mapping.ops import OPS
+from mapping.partition import Rejection, Segment, Side
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentSummary:
+    """One segment of the partition.
+
+    Args:
+        name: unique in the model.
+        side: "host" or "chip".
+        nodes: its graph nodes, in the order of execution.
+        layers: convolutions and linear layers among them.
+        neurons: spiking neurons, on either side.
+        cores: neuron cores that it takes; 0 on the host.
+        reason: why it is on this side.
+    """
+
+    name: str
+    side: Side
+    nodes: tuple[str, ...]
+    layers: int
+    neurons: int
+    cores: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All that a report shows of one mapped, simulated and priced model.
+
+    Args:
+        model: its name.
+        partition: the segments, in the order of execution.
+        rejections: what could not go to the chip.
+        utilisation: (mean over the used cores, fullest core) of each resource, 0..1.
+        cost: the prices; also names target and host, and says how many samples were run.
+        accuracy_float: share of samples that the float model gets right, 0..1; None if unknown.
+        accuracy_mapped: the same of the mapped model.
+        verified: how two backends compared; None if they were not.
+        unverified: why they were not, in words; empty if they were.
+    """
+
+    model: str
+    partition: tuple[SegmentSummary, ...]
+    rejections: tuple[Rejection, ...]
+    utilisation: Mapping[str, tuple[float, float]]
+    cost: CostReport
+    accuracy_float: float | None = None
+    accuracy_mapped: float | None = None
+    verified: Comparison | None = None
+    unverified: str = ""
+
+
+def summarize(
+    mapped: Mapped,
+    cost: CostReport,
+    *,
+    model: str | None = None,
+    accuracy_float: float | None = None,
+    accuracy_mapped: float | None = None,
+    verified: Comparison | None = None,
+    unverified: str = "",
+) -> Summary:
+    """Gather what a report shows.
+
+    Args:
+        mapped: the mapping.
+        cost: of a run of it, from :func:`hwsim.estimate`.
+        model: its name; without one the name in the mapping's provenance.
+        accuracy_float: of the float model, 0..1, on the samples that were run.
+        accuracy_mapped: of the mapped model on the same samples.
+        verified: from :func:`hwsim.compare`.
+        unverified: why there is no such comparison.
+    """
+    placement = mapped.placement
+    peak = placement.peak_utilisation
+    return Summary(
+        model=model or str(mapped.provenance["model"]["name"]),
+        partition=tuple(_segment(mapped, segment) for segment in mapped.partition.segments),
+        rejections=mapped.partition.rejections,
+        utilisation={name: (mean, peak[name]) for name, mean in placement.utilisation.items()},
+        cost=cost,
+        accuracy_float=accuracy_float,
+        accuracy_mapped=accuracy_mapped,
+        verified=verified,
+        unverified=unverified,
+    )
+
+
+def _segment(mapped: Mapped, segment: Segment) -> SegmentSummary:
+    nodes = [mapped.graph[name] for name in segment.nodes]
+    cores = {tile.core for tile in mapped.placement.tiles if tile.segment == segment.name}
+    return SegmentSummary(
+        name=segment.name,
+        side=segment.side,
+        nodes=segment.nodes,
+        layers=sum(OPS[node.op].role == "synapse" for node in nodes),
+        neurons=sum(node.type.size for node in nodes if OPS[node.op].role == "neuron"),
+        cores=len(cores),
+        reason=segment.reason,
+    )

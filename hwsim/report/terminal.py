@@ -1,0 +1,237 @@
+"""A summary in a terminal, for a person who sees it for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hwsim.assumptions import Assumption
+from hwsim.cost import CostReport, Price
+from hwsim.report import units
+from hwsim.report.summary import Summary
+from hwsim.report.units import count, many, percent
+
+ENERGY_PARTS = {
+    "synapse": "synaptic operations",
+    "soma": "neuron updates",
+    "network": "messages",
+    "static": "static power",
+    "x86": "embedded processors",
+    "link": "spikes to and from host",
+    "host": "host layers",
+}
+"""What a person reads for each part of the energy."""
+
+TIME_PARTS = {
+    "chip": "chip steps",
+    "barrier": "barriers",
+    "host": "host layers",
+    "exchange": "exchanges with the host",
+    "sample": "feeding and resetting",
+}
+"""What a person reads for each part of the latency."""
+
+SIDE_STYLE = {"host": "", "chip": "cyan"}
+NAMES = 3
+"""Nodes named for one reason, unless all are asked for."""
+
+Row = tuple[str, Text]
+
+
+def render(console: Console, summary: Summary, *, full: bool = False) -> None:
+    """Print a summary.
+
+    Args:
+        console: where to; its width and colours are respected.
+        summary: from :func:`hwsim.report.summarize`.
+        full: print every assumption with its source, and every node with its reason.
+    """
+    cost = summary.cost
+    title = ((summary.model, "bold"), " on ", (cost.target, "bold"), f" with {cost.host}")
+    console.print(Text.assemble(*title))
+    _print(console, _facts(_headline(summary)))
+    _heading(console, "Partition")
+    _print(console, _partition(summary))
+    console.print()
+    _print(console, _facts(_reasons(summary, full=full)))
+    _heading(console, "Cost of one sample")
+    if cost.cores_used:
+        _print(console, _prices(cost))
+        console.print()
+    _print(console, _facts(_comparison(cost)))
+    _heading(console, "Assumptions")
+    _print(console, *_assumptions(cost, full=full))
+
+
+def _heading(console: Console, text: str) -> None:
+    console.print()
+    console.print(Text(text, "bold"))
+
+
+def _print(console: Console, *parts: RenderableType) -> None:
+    for part in parts:
+        console.print(Padding(part, (0, 0, 0, 2), expand=False))
+
+
+def _facts(rows: Iterable[Row]) -> Table:
+    """Pairs of a word and what there is to say of it."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for word, text in rows:
+        table.add_row(word, text)
+    return table
+
+
+def _headline(summary: Summary) -> Iterator[Row]:
+    cost = summary.cost
+    accuracies = {"float": summary.accuracy_float, "mapped": summary.accuracy_mapped}
+    known = [f"{name} {percent(a, 2)}" for name, a in accuracies.items() if a is not None]
+    if known:
+        yield "accuracy", Text(f"{', '.join(known)}, over {many(cost.samples, 'sample')}")
+    if summary.verified is not None:
+        yield "verified", _verified(summary)
+    elif summary.unverified:
+        yield "verified", Text(f"no: {summary.unverified}", "yellow")
+    if cost.cores_used:
+        resource, (_, peak) = max(summary.utilisation.items(), key=lambda item: item[1][1])
+        used = f"{many(cost.cores_used, 'core')} on {many(cost.chips_used, 'chip')}"
+        fullest = f"the fullest has {percent(peak)} of its {resource.replace('_', ' ')} in use"
+        yield "chip", Text(f"{used}; {fullest}")
+    work = f"{count(cost.host_macs)} MACs on the host"
+    if cost.cores_used:
+        work = f"{count(cost.synops)} synaptic operations on the chip, {work}"
+    yield "work", Text(work)
+    if cost.overflow.u_wraps or cost.overflow.v_clips:
+        wraps = many(cost.overflow.u_wraps, "current")
+        clips = many(cost.overflow.v_clips, "membrane")
+        yield "overflow", Text(f"{wraps} wrapped, {clips} clipped", "yellow")
+    dynamic = f", {units.energy(cost.energy_uj.dynamic)} of it for events on the chip"
+    energy = (units.energy(cost.energy_uj.total), "bold")
+    yield "energy", Text.assemble(energy, " a sample", dynamic if cost.cores_used else "")
+    partial = cost.price.latency.host_us is None
+    without = ", without the host's layers" if partial else ""
+    yield "latency", Text.assemble((units.time(cost.latency_us), "bold"), " a sample", without)
+
+
+def _verified(summary: Summary) -> Text:
+    found = summary.verified
+    assert found is not None
+    if found.equal:
+        values = f"{count(found.spikes)} spike values of {many(found.samples, 'sample')}"
+        return Text(f"{found.right} equals {found.left} in all {values}", "green")
+    return Text(f"{found.right} differs from {found.left}: {found.divergence}", "bold red")
+
+
+def _partition(summary: Summary) -> Table:
+    table = _table("segment", "side", "layers", "neurons", "cores", left=2)
+    for segment in summary.partition:
+        table.add_row(
+            Text(segment.name, SIDE_STYLE[segment.side], overflow="fold"),
+            Text(segment.side, SIDE_STYLE[segment.side]),
+            count(segment.layers) if segment.layers else "",
+            count(segment.neurons) if segment.neurons else "",
+            count(segment.cores) if segment.cores else "",
+        )
+    return table
+
+
+def _table(*columns: str, left: int) -> Table:
+    """An empty table; all columns but the first ``left`` are aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place < left else "right")
+    return table
+
+
+def _reasons(summary: Summary, *, full: bool) -> Iterator[Row]:
+    """Why segments are on the chip, and why nodes are not; equal reasons are gathered."""
+    chip = [s for s in summary.partition if s.side == "chip"]
+    for reason in dict.fromkeys(segment.reason for segment in chip):
+        found = many(sum(segment.reason == reason for segment in chip), "segment")
+        yield "chip", Text.assemble(reason, (f" ({found})", "dim"))
+    grouped: dict[str, list[str]] = {}
+    for rejection in summary.rejections:
+        grouped.setdefault(rejection.reason, []).append(rejection.node)
+    for reason, nodes in sorted(grouped.items(), key=lambda item: -len(item[1])):
+        shown = nodes if full else nodes[:NAMES]
+        more = f" and {len(nodes) - len(shown)} more" if len(nodes) > len(shown) else ""
+        names = f" ({many(len(nodes), 'node')}: {', '.join(shown)}{more})"
+        yield "host", Text.assemble(reason, (names, "dim"))
+
+
+def _prices(cost: CostReport) -> Table:
+    """Energy and latency by part, a column for each accounting, the default one first."""
+    names = sorted(cost.prices, key=lambda name: name != cost.default_accounting)
+    prices = [cost.prices[name] for name in names]
+    table = _table("accounting", *names, "share", left=1)
+    energies = [[_part(p, part) for part in ("total", *ENERGY_PARTS)] for p in prices]
+    _add_parts(table, "energy", ENERGY_PARTS.values(), energies, units.ENERGY, "µJ")
+    table.add_section()
+    times = [[p.latency.total_us, *(t or 0.0 for t in p.latency.parts_us.values())] for p in prices]
+    _add_parts(table, "latency", TIME_PARTS.values(), times, units.TIME, "µs")
+    return table
+
+
+def _part(price: Price, part: str) -> float:
+    value: float = getattr(price.energy_uj, part)
+    return value
+
+
+def _add_parts(
+    table: Table,
+    title: str,
+    parts: Iterable[str],
+    values: Sequence[Sequence[float]],
+    scale: tuple[str, ...],
+    base: str,
+) -> None:
+    """The total, then its parts; ``values`` holds a list for each column, the total first."""
+    unit, numbers = units.column([v for column in values for v in column], scale, base)
+    rows = len(values[0])
+    columns = [numbers[place : place + rows] for place in range(0, len(numbers), rows)]
+    table.add_row(Text(f"{title}, {unit}"), *(Text(c[0]) for c in columns), "", style="bold")
+    for row, part in enumerate(parts, 1):
+        if not any(column[row] for column in values):
+            continue
+        share = percent(values[0][row] / values[0][0]) if values[0][0] else ""
+        table.add_row(Text(f"  {part}"), *(Text(c[row]) for c in columns), Text(share, "dim"))
+
+
+def _comparison(cost: CostReport) -> Iterator[Row]:
+    alone = cost.host_only
+    latency = "" if alone.latency_us is None else f", {units.time(alone.latency_us)}"
+    yield "host alone", Text(f"{units.energy(alone.energy_uj)}{latency} ({count(alone.macs)} MACs)")
+    literature = units.energy(cost.convention_uj)
+    yield "convention", Text(f"{literature} by the constants of the literature, no measurement")
+
+
+def _assumptions(cost: CostReport, *, full: bool) -> Iterator[RenderableType]:
+    shown = [item for item in cost.assumptions if full or item.main]
+    for item in shown:
+        yield _bullet(item, full=full)
+    hidden = len(cost.assumptions) - len(shown)
+    if hidden:
+        yield Text(f"and {hidden} more", "dim")
+    if full:
+        yield _facts((name, Text(title, "dim")) for name, title in _cited(cost).items())
+
+
+def _bullet(item: Assumption, *, full: bool) -> Table:
+    row = Table.grid(padding=(0, 1))
+    text = Text(item.text)
+    if full:
+        text.append(f" [{item.source}; {item.trust}]", "dim")
+    row.add_row("-", text)
+    return row
+
+
+def _cited(cost: CostReport) -> Mapping[str, str]:
+    """Short names of sources that the assumptions use, with their titles."""
+    sources = " ".join(item.source + item.text for item in cost.assumptions)
+    return {name: title for name, title in cost.references.items() if name in sources}

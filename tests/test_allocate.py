@@ -1,0 +1,504 @@
+"""Tiles: what each needs, counted one neuron and one synapse at a time, and how few there are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import lru_cache
+from itertools import product
+from math import ceil, prod
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from has8.errors import DoesNotFit
+from mapping.allocate import Tile, allocate
+from mapping.cut import axon_choices, axons_in, classes, held, layers_of
+from mapping.geometry import wiring
+from mapping.need import list_words, memory
+from mapping.pack import first_fit, joined
+from mapping.segment import ChipSegment, Population, Port, Synapse
+from mapping.target import Packing, Target, load_target
+
+LOIHI = load_target("loihi")
+Place = tuple[int, int, int]
+
+
+def target(packing: dict[str, object] | None = None, **core: object) -> Target:
+    """Loihi with other limits."""
+    changed = msgspec.structs.replace(LOIHI.core.packing, **(packing or {}))
+    limits = msgspec.structs.replace(LOIHI.core, packing=changed, **core)
+    return msgspec.structs.replace(LOIHI, core=limits)
+
+
+def conv(name: str, source: str, shape: tuple[int, ...], bits: int = 8, **attrs: int) -> Synapse:
+    plain = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **attrs}
+    pairs = {key: (plain[key],) * 2 for key in ("stride", "padding", "dilation")}
+    weight = np.zeros(shape, dtype=np.int64)
+    attributes = {**pairs, "groups": plain["groups"]}
+    return Synapse(name, source, "conv2d", attributes, weight, 0, "mixed", bits)
+
+
+def linear(name: str, source: str, shape: tuple[int, int], bits: int = 8) -> Synapse:
+    return Synapse(name, source, "linear", {}, np.zeros(shape, dtype=np.int64), 0, "mixed", bits)
+
+
+def neurons(name: str, shape: tuple[int, ...], *synapses: Synapse) -> Population:
+    bias = np.zeros(shape[0], dtype=np.int64)
+    return Population(name, shape, synapses, "lif", 100, bias, 0, 4095, 0, 1.0)
+
+
+def segment(
+    input_shape: tuple[int, ...], *populations: Population, outputs: tuple[str, ...] = ()
+) -> ChipSegment:
+    outputs = outputs or (populations[-1].name,)
+    return ChipSegment("seg", 8, (Port("in", input_shape),), populations, outputs)
+
+
+# ------------------------------------------------------------------ the obvious, in plain loops
+
+
+def three(shape: tuple[int, ...]) -> Place:
+    c, h, w = shape if len(shape) == 3 else (shape[0], 1, 1)
+    return c, h, w
+
+
+def single_synapses(synapse: Synapse, source: Place, out: Place) -> tuple[tuple, ...]:
+    """Every single synapse: where it comes from, where it goes, which weight it has."""
+    attrs = tuple((key, value) for key, value in synapse.attrs.items())
+    return _single_synapses(synapse.kind, attrs, synapse.weight.shape, source, out)
+
+
+@lru_cache(maxsize=64)
+def _single_synapses(
+    kind: str, attrs: tuple, shape: tuple[int, ...], source: Place, out: Place
+) -> tuple[tuple, ...]:
+    if kind == "linear":
+        pairs = product(np.ndindex(*source), np.ndindex(*out))
+        return tuple((origin, to, (origin, to)) for origin, to in pairs)
+    at, per_in = dict(attrs), shape[1]
+    per_out = out[0] // at["groups"]
+    found = []
+    for (o, i, j), (c, a, b) in product(np.ndindex(*out), np.ndindex(*shape[1:])):
+        y = i * at["stride"][0] + a * at["dilation"][0] - at["padding"][0]
+        x = j * at["stride"][1] + b * at["dilation"][1] - at["padding"][1]
+        if 0 <= y < source[1] and 0 <= x < source[2]:
+            found.append(((o // per_out * per_in + c, y, x), (o, i, j), (o, c, a, b)))
+    return tuple(found)
+
+
+def width(indices: list[int], packing: Packing) -> int:
+    needed = max(indices, default=0).bit_length()
+    return min(bits for bits in packing.index_bits if bits >= needed)
+
+
+def lists_of(
+    synapse: Synapse, source: Place, out: Place, tile: Tile, packing: Packing
+) -> list[list[int]]:
+    """The indices of each list of synapses that the tile stores."""
+    start, stop = (*tile.start, 0, 0)[:3], three(tile.stop)
+    size = [b - a for a, b in zip(start, stop, strict=True)]
+    reached: dict[Place, list] = defaultdict(list)
+    for origin, to, weight in single_synapses(synapse, source, out):
+        if all(a <= x < b for a, x, b in zip(start, to, stop, strict=True)):
+            c, h, w = (x - a for x, a in zip(to, start, strict=True))
+            position = tile.offset + (c * size[1] + h) * size[2] + w
+            reached[origin].append((position, weight, h, w))
+    bases: dict[Place, int] = {}
+    for (_, y, x), found in reached.items():
+        base = min(h for *_, h, _ in found) * size[2] + min(w for *_, w in found)
+        bases[0, y, x] = tile.offset + base
+    stored: dict[object, list[int]] = {}
+    for (c, y, x), found in reached.items():
+        base = min(bases[0, y, x], packing.shared_base_max)
+        entries = sorted((position - base, weight) for position, weight, *_ in found)
+        own = (c, y, x) if bases[0, y, x] > base else None
+        stored[own, c, tuple(entries)] = [index for index, _ in entries]
+    return list(stored.values())
+
+
+def memory_of(
+    synapse: Synapse, source: Place, out: Place, tile: Tile, packing: Packing
+) -> tuple[int, int, int]:
+    """Words in all, words of the longest list, formats."""
+    lists = lists_of(synapse, source, out, tile, packing)
+    dense = [found for found in lists if found[-1] - found[0] + 1 == len(found)]
+    sparse = [found for found in lists if found[-1] - found[0] + 1 != len(found)]
+    words = []
+    for group, is_dense in ((dense, True), (sparse, False)):
+        index = width([found[-1] for found in group], packing)
+        each = synapse.weight_bits + (0 if is_dense else index)
+        header = packing.header_bits + (index if is_dense and packing.dense_prefix else 0)
+        for found in group:
+            full, rest = divmod(len(found), packing.entry_synapses)
+            entries = [packing.entry_synapses] * full + [rest] * (rest > 0)
+            words.append(sum(ceil((n * each + header) / packing.word_bits) for n in entries))
+    return sum(words), max(words, default=0), bool(dense) + bool(sparse)
+
+
+def held_by(tile: Tile, place: Place) -> bool:
+    start, stop = (*tile.start, 0, 0)[:3], three(tile.stop)
+    return all(a <= x < b for a, x, b in zip(start, place, stop, strict=True))
+
+
+def need_of(tile: Tile, tiles: tuple[Tile, ...], seg: ChipSegment, chip: Target) -> dict[str, int]:
+    population, core = seg.population(tile.population), chip.core
+    need = dict.fromkeys(core.limits, 0)
+    need.update(neurons=tile.size, threshold_configs=1, compartment_configs=1)
+    out = three(population.shape)
+    for synapse in population.synapses:
+        source = three(seg.shape_of(synapse.source))
+        words, longest, formats = memory_of(synapse, source, out, tile, core.packing)
+        need["synapse_bits"] += words * core.packing.word_bits
+        need["list_words"] = max(need["list_words"], longest)
+        need["synapse_formats"] += formats
+        reaching = [o for o, to, _ in single_synapses(synapse, source, out) if held_by(tile, to)]
+        per_pixel = core.axons[tile.axons[synapse.name]].input_per == "pixel"
+        need["input_axons"] += len({o[1:] if per_pixel else o for o in reaching})
+    if tile.population in seg.outputs:
+        need["output_axons"] += tile.size
+    for other in tiles:
+        after = seg.population(other.population)
+        for synapse in after.synapses:
+            if synapse.source == tile.population:
+                every = single_synapses(synapse, out, three(after.shape))
+                pairs = {o for o, to, _ in every if held_by(tile, o) and held_by(other, to)}
+                axon = core.axons[other.axons[synapse.name]]
+                senders = {o[1:] for o in pairs} if axon.output_per == "pixel" else pairs
+                need["output_axons"] += len(senders) * axon.output_slots
+    return need
+
+
+@st.composite
+def layers(draw: st.DrawFn, name: str, source: str, shape: Place) -> Population:
+    """A convolution or a linear layer behind a source."""
+    if draw(st.integers(0, 3)) == 0:
+        outputs, bits = draw(st.integers(1, 5)), draw(st.sampled_from([1, 8]))
+        return neurons(name, (outputs,), linear(f"{name}.w", source, (outputs, prod(shape)), bits))
+    kernel, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    stride, padding = draw(st.integers(1, 2)), draw(st.integers(0, 2))
+    reach = dilation * (kernel - 1) + 1
+    groups = draw(st.sampled_from([g for g in (1, 1, 2, 3) if shape[0] % g == 0]))
+    outputs = groups * draw(st.integers(1, 3))
+    sides = [(side + 2 * padding - reach) // stride + 1 for side in shape[1:]]
+    assume(min(sides) >= 1)
+    weights = (outputs, shape[0] // groups, kernel, kernel)
+    attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    return neurons(name, (outputs, *sides), conv(f"{name}.w", source, weights, 4, **attrs))
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> ChipSegment:
+    """Two layers, the second at times with a second synapse straight from the input."""
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5)))
+    first = draw(layers("a", "in", shape))
+    if len(first.shape) == 1:
+        second = neurons("b", (2,), linear("b.w", "a", (2, first.shape[0])))
+    else:
+        second = draw(layers("b", "a", three(first.shape)))
+    if len(second.shape) == 1 and draw(st.booleans()):
+        skip = linear("b.skip", "in", (second.shape[0], prod(shape)), 2)
+        second = neurons("b", second.shape, *second.synapses, skip)
+    outputs = draw(st.sampled_from([("b",), ("a", "b")]))
+    return segment(shape, first, second, outputs=outputs)
+
+
+TIGHT = st.builds(
+    target,
+    packing=st.fixed_dictionaries(
+        {
+            "word_bits": st.just(16),
+            "entry_synapses": st.sampled_from([2, 5]),
+            "shared_base_max": st.sampled_from([0, 3, 255]),
+            "dense_prefix": st.booleans(),
+            "index_bits": st.just((0, 2, 3, 4, 5, 6, 7)),
+        }
+    ),
+    neurons=st.sampled_from([6, 25, 100]),
+    input_axons=st.sampled_from([30, 100]),
+    output_axons=st.sampled_from([40, 200]),
+    synapse_words=st.sampled_from([300, 2000]),
+)
+
+
+# ------------------------------------------------------------------------------------- the laws
+
+
+@settings(max_examples=60, deadline=None)
+@given(segments(), TIGHT)
+def test_needs_are_those_of_plain_counting_and_within_the_limits(
+    seg: ChipSegment, chip: Target
+) -> None:
+    try:
+        tiles = allocate([seg], chip)
+    except DoesNotFit:
+        assume(False)
+    for tile in tiles:
+        assert tile.need == need_of(tile, tiles, seg, chip)
+
+    held = {population.name: np.zeros(population.shape) for population in seg.populations}
+    for tile in tiles:
+        held[tile.population][tuple(map(slice, tile.start, tile.stop))] += 1
+    assert all((times == 1).all() for times in held.values())
+
+    cores = defaultdict(list)
+    for tile in tiles:
+        cores[tile.core].append(tile)
+    assert sorted(cores) == list(range(len(cores)))
+    for shared in cores.values():
+        used = joined(tile.need for tile in shared)
+        assert all(used[name] <= limit for name, limit in chip.core.limits.items())
+        ends = sorted((tile.offset, tile.offset + tile.size) for tile in shared)
+        assert [begin for begin, _ in ends] == [0, *(end for _, end in ends[:-1])]
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers("a", "in", (2, 4, 5)), TIGHT, st.integers(0, 20), st.data())
+def test_the_memory_of_any_block_is_that_of_plain_counting(
+    layer: Population, chip: Target, offset: int, data: st.DataObject
+) -> None:
+    (synapse,), out = layer.synapses, three(layer.shape)
+    start = tuple(data.draw(st.integers(0, extent - 1)) for extent in out)
+    stop = tuple(data.draw(st.integers(a + 1, b)) for a, b in zip(start, out, strict=True))
+    assume(offset + prod(b - a for a, b in zip(start, stop, strict=True)) <= 100)
+    wires = wiring(synapse.kind, synapse.attrs, synapse.weight.shape, (2, 4, 5))
+    found = memory(wires, synapse.weight_bits, start, stop, offset, chip.core.packing)
+    tile = Tile("seg", "a", start, stop, {}, {}, 0, offset)
+    expected = memory_of(synapse, (2, 4, 5), out, tile, chip.core.packing)
+    assert (found.words, found.longest, found.formats) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(segments(), TIGHT, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
+def test_blocks_of_one_class_need_the_same(
+    seg: ChipSegment, chip: Target, channels: int, rows: int, cols: int
+) -> None:
+    for layer in layers_of(seg):
+        block = tuple(map(min, (channels, rows, cols), layer.shape))
+        axons = next(axon_choices(layer, chip.core))
+
+        def need(start: Place, stop: Place) -> tuple[object, ...]:
+            found = held(layer, start, stop, 0, chip.core)  # noqa: B023
+            inputs = axons_in(layer, axons, start, stop, chip.core)  # noqa: B023
+            return (*found.values(), inputs)
+
+        every = set()
+        for start in product(*(range(0, e, b) for e, b in zip(layer.shape, block, strict=True))):
+            ends = zip(start, block, layer.shape, strict=True)
+            every.add(need(start, tuple(min(a + b, e) for a, b, e in ends)))
+        assert {need(*place) for place in classes(layer, block)} == every
+
+
+@settings(max_examples=40, deadline=None)
+@given(layers("a", "in", (2, 4, 5)), TIGHT, st.integers(1, 3))
+def test_more_of_anything_never_needs_more_tiles(
+    layer: Population, small: Target, more: int
+) -> None:
+    seg = segment((2, 4, 5), layer)
+    core = small.core
+    large = msgspec.structs.replace(
+        small,
+        core=msgspec.structs.replace(
+            core,
+            input_axons=core.input_axons * more,
+            output_axons=core.output_axons * more,
+            synapse_words=core.synapse_words * more,
+        ),
+    )
+    try:
+        before = allocate([seg], small)
+    except DoesNotFit:
+        assume(False)
+    assert len(allocate([seg], large)) <= len(before)
+
+
+@settings(max_examples=25, deadline=None)
+@given(layers("a", "in", (2, 3, 4)), TIGHT)
+def test_no_other_cut_into_equal_blocks_has_fewer_tiles(layer: Population, chip: Target) -> None:
+    seg, shape = segment((2, 3, 4), layer), three(layer.shape)
+    axes = len(layer.shape)
+    try:
+        tiles = allocate([seg], chip)
+    except DoesNotFit:
+        tiles = ()
+    fewest = 0
+    sizes = [{ceil(extent / n) for n in range(1, extent + 1)} for extent in shape]
+    for block in product(*sizes):
+        corners = product(*(range(0, e, b) for e, b in zip(shape, block, strict=True)))
+        starts = list(corners)
+        if (fewest and len(starts) >= fewest) or prod(block) > chip.core.neurons:
+            continue
+        stops = [
+            tuple(min(a + b, e) for a, b, e in zip(start, block, shape, strict=True))
+            for start in starts
+        ]
+        for axon in chip.core.axons:
+            if axon == "pop32" and layer.synapses[0].attrs.get("groups", 1) > 1:
+                continue
+            cut = tuple(
+                Tile("seg", "a", start[:axes], stop[:axes], {"a.w": axon}, {}, 0, 0)
+                for start, stop in zip(starts, stops, strict=True)
+            )
+            needs = (need_of(tile, cut, seg, chip) for tile in cut)
+            limits = chip.core.limits
+            if all(need[name] <= limits[name] for need in needs for name in need):
+                fewest = len(cut)
+    assert len(tiles) == fewest
+
+
+@given(st.lists(st.tuples(st.integers(1, 10), st.integers(0, 7), st.integers(1, 4)), max_size=12))
+def test_first_fit_fills_cores_within_limits(amounts: list[tuple[int, int, int]]) -> None:
+    limits = {"neurons": 10, "synapse_bits": 10, "list_words": 4}
+
+    def needs(place: int) -> dict[str, int]:
+        return dict(zip(limits, amounts[place], strict=True))
+
+    def later(place: int, offset: int) -> dict[str, int]:
+        need = needs(place)
+        return {**need, "synapse_bits": need["synapse_bits"] + (offset > 5)}
+
+    seats = first_fit([lambda o, p=p: later(p, o) for p in range(len(amounts))], limits)
+    for core in range(len({seat.core for seat in seats})):
+        shared = [seat for seat in seats if seat.core == core]
+        used = joined(seat.need for seat in shared)
+        assert all(used[name] <= limits[name] for name in limits)
+    assert [seat.need for seat in seats] == [
+        later(place, seat.offset) for place, seat in enumerate(seats)
+    ]
+
+
+# --------------------------------------------------------------------------------- exact examples
+
+
+def test_bits_of_a_list_by_hand() -> None:
+    """nengo-loihi's rule: 64 synapses an entry, 10 bits in front, whole words of 64 bits."""
+    packing = LOIHI.core.packing
+
+    def words(synapses: int, bits: int) -> int:
+        counts = np.array([synapses])
+        return int(list_words(counts, np.array([bits]), np.array([10]), packing)[0])
+
+    assert words(1, 8 + 6) == 1  # 14 + 10 = 24 bits
+    assert words(64, 8 + 6) == 15  # 64 * 14 + 10 = 906 bits
+    assert words(65, 8 + 6) == 16  # and one synapse more in an entry of its own
+    assert words(100, 8 + 6) == 15 + 9  # 36 * 14 + 10 = 514 bits
+    assert words(64, 8) == 9  # 522 bits
+    assert words(0, 8) == 0
+
+
+def test_a_linear_layer_by_hand() -> None:
+    seg = segment((20,), neurons("a", (100,), linear("a.w", "in", (100, 20))))
+    (tile,) = allocate([seg], LOIHI)
+    # each of 20 sources: dense entries of 64 and 36 synapses, an index of 7 bits in front
+    words = ceil((64 * 8 + 17) / 64) + ceil((36 * 8 + 17) / 64)
+    assert tile == Tile(
+        segment="seg",
+        population="a",
+        start=(0,),
+        stop=(100,),
+        axons={"a.w": "pop32"},
+        need={
+            "neurons": 100,
+            "input_axons": 1,
+            "output_axons": 100,
+            "synapse_bits": 20 * words * 64,
+            "list_words": words,
+            "synapse_formats": 1,
+            "threshold_configs": 1,
+            "compartment_configs": 1,
+        },
+        core=0,
+        offset=0,
+    )
+
+
+def test_a_convolution_shares_its_kernel() -> None:
+    """Nine patterns, three along each axis, whatever the size of the map; one list each."""
+    shapes = [(1, side, side) for side in (8, 12, 16)]
+    bits = []
+    for shape in shapes:
+        layer = neurons("a", shape, conv("a.w", "in", (1, 1, 3, 3), padding=1))
+        (tile,) = allocate([segment(shape, layer)], LOIHI)
+        bits.append(tile.need["synapse_bits"])
+    # the middle: 9 synapses of 8 + 6 bits and 10 make 136 bits, so 3 words; the sides 6, the
+    # corners 4 synapses: 94 and 66 bits, 2 words each. A side of 16 has indices up to 34.
+    assert bits == [(3 + 4 * 2 + 4 * 2) * 64] * 3
+
+
+def test_past_the_base_limit_every_pixel_has_its_own_list() -> None:
+    layer = neurons("a", (1, 32, 32), conv("a.w", "in", (1, 1, 1, 1)))
+    (tile,) = allocate([segment((1, 32, 32), layer)], LOIHI)
+    # 256 pixels share one list of one synapse, the other 768 have one each
+    assert tile.need["synapse_bits"] == (1 + 768) * 64
+
+
+def test_the_stem_of_a_residual_network_fills_its_cores() -> None:
+    stem = neurons("a", (64, 16, 16), conv("a.w", "in", (64, 3, 7, 7), stride=2, padding=3))
+    tiles = allocate([segment((3, 32, 32), stem)], LOIHI)
+    assert len({tile.core for tile in tiles}) == 64 * 16 * 16 // 1024
+
+
+def test_small_layers_share_a_core() -> None:
+    first = neurons("a", (4,), linear("a.w", "in", (4, 8)))
+    second = neurons("b", (3,), linear("b.w", "a", (3, 4)))
+    seg = segment((8,), first, second)
+    tiles = allocate([seg], LOIHI)
+    assert [(tile.core, tile.offset) for tile in tiles] == [(0, 0), (0, 4)]
+    # two axons: tiles on one core are two destinations, and spikes to the core itself count
+    assert [tile.need["output_axons"] for tile in tiles] == [2, 3]
+
+
+def test_segments_never_share_a_core() -> None:
+    seg = segment((8,), neurons("a", (4,), linear("a.w", "in", (4, 8))))
+    assert [tile.core for tile in allocate([seg, seg], LOIHI)] == [0, 1]
+    assert allocate([], LOIHI) == ()
+
+
+def test_the_threshold_table_limits_sharing() -> None:
+    one = target(threshold_configs=1)
+    first = neurons("a", (4,), linear("a.w", "in", (4, 8)))
+    second = neurons("b", (3,), linear("b.w", "a", (3, 4)))
+    assert [tile.core for tile in allocate([segment((8,), first, second)], one)] == [0, 1]
+
+
+def test_output_axons_cut_a_layer() -> None:
+    """A layer whose neurons feed several cores gets smaller tiles when their axons run out."""
+    first = neurons("a", (8, 4, 4), conv("a.w", "in", (8, 1, 1, 1)))
+    second = neurons("b", (64, 4, 4), conv("b.w", "a", (64, 8, 1, 1)))
+    seg = segment((1, 4, 4), first, second)
+    wide = allocate([seg], target(neurons=128))
+    narrow = allocate([seg], target(neurons=128, output_axons=20))
+    assert sum(tile.population == "a" for tile in wide) == 1
+    assert sum(tile.population == "a" for tile in narrow) > 1
+    assert max(tile.need["output_axons"] for tile in narrow if tile.population == "a") <= 20
+
+
+# ----------------------------------------------------------------------------------- the failure
+
+
+def test_a_layer_with_too_many_inputs() -> None:
+    seg = segment((20_000,), neurons("a", (10,), linear("fc", "in", (10, 20_000))))
+    with pytest.raises(DoesNotFit) as caught:
+        allocate([seg], LOIHI)
+    assert str(caught.value) == (
+        "layer 'fc' does not fit on a core: it needs at least 20,000 input axons and a core has "
+        "4,096; make the layer before it smaller, or keep this one on the host"
+    )
+
+
+def test_a_layer_with_too_many_weights() -> None:
+    """As pixels of 32 channels the inputs fit, but each has a list of at least one word."""
+    seg = segment((32, 25, 25), neurons("a", (10,), linear("fc", "in", (10, 20_000))))
+    with pytest.raises(DoesNotFit, match="'fc' .* at least 1,280,000 synapse bits .* 1,048,576"):
+        allocate([seg], LOIHI)
+
+
+def test_a_layer_that_feeds_too_many_tiles() -> None:
+    first = neurons("a", (1,), linear("a.w", "in", (1, 1)))
+    second = neurons("b", (40,), linear("b.w", "a", (40, 1)))
+    chip = target(neurons=1, output_axons=50)
+    with pytest.raises(DoesNotFit, match="layer 'a' .* at least 40 output axons .* has 30"):
+        allocate([segment((1,), first, second)], target(neurons=1, output_axons=30))
+    assert len(allocate([segment((1,), first, second)], chip)) == 41

@@ -1,0 +1,181 @@
+"""The commands as processes: what they print, what they write, how they refuse."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from has8 import create_model, save_checkpoint
+from hwsim.lava import Lava
+from mapping.target import load_target
+
+DIGITS = Path(__file__).parent.parent / "examples" / "models" / "digits.pt"
+BUNDLED = Path(load_target.__code__.co_filename).parent / "targets" / "loihi.yaml"
+
+
+def run(*arguments, cwd):
+    """``has8-map`` in a process of its own."""
+    code = "from has8.cli import map_main; map_main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"},
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def mapped_digits(tmp_path_factory):
+    """The bundled model through the whole command."""
+    folder = tmp_path_factory.mktemp("digits")
+    return run(DIGITS, "--target", "loihi", "--json", cwd=folder), folder
+
+
+def test_the_main_job_on_the_bundled_model(mapped_digits):
+    done, folder = mapped_digits
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)  # one object and nothing else
+    assert report == json.loads((folder / "digits.report.json").read_text())
+    assert report["model"] == "digits"
+    assert report["target"] == "loihi"
+    assert report["samples"] == 360
+    assert report["accuracy"]["float"] >= 0.97
+    assert abs(report["accuracy"]["float"] - report["accuracy"]["mapped"]) <= 0.01
+    sides = {segment["side"] for segment in report["partition"]}
+    assert sides == {"host", "chip"}
+    for segment in report["partition"]:
+        assert {"name", "side", "nodes", "reason"} <= segment.keys()
+    assert report["cores_used"] >= 1
+    assert report["chips_used"] == 1
+    assert report["synops"] > 0
+    assert report["macs"] > 0
+    parts = {k: v for k, v in report["energy_uj"].items() if k != "total"}
+    assert sum(parts.values()) == pytest.approx(report["energy_uj"]["total"])
+    assert report["latency_us"] > 0
+    assert report["assumptions"]
+    with zipfile.ZipFile(folder / "digits.h8") as archive:
+        assert set(archive.namelist()) == {"manifest.json", "tensors.safetensors"}
+    assert sorted(p.name for p in folder.iterdir()) == ["digits.h8", "digits.report.json"]
+
+
+@pytest.mark.skipif(Lava().unavailable() is not None, reason=str(Lava().unavailable()))
+def test_the_main_job_is_verified_against_lava(mapped_digits):
+    report = json.loads(mapped_digits[0].stdout)
+    assert report["verified"]["backend"] == "lava"
+    assert report["verified"]["samples"] >= 1
+    assert report["verified"]["equal"] is True
+
+
+def test_the_summary_for_people(tmp_path):
+    done = run(DIGITS, "--partition", "none", "--samples", 20, "--out", "new/folder", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "digits on loihi" in done.stdout
+    assert "accuracy" in done.stdout
+    assert (tmp_path / "new/folder/digits.h8").exists()
+    assert "float model" in done.stderr  # progress stays off stdout
+    assert "float model" not in done.stdout
+
+
+class Code:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/has8-was-here",)
+
+
+def broken(kind, folder):
+    """(arguments, what the sentence must say) of one mistake."""
+    model = folder / "model.pt"
+    if kind == "missing file":
+        return [folder / "absent.pt"], "there is no file"
+    if kind == "no checkpoint":
+        model.write_bytes(b"not a model" * 50)
+        return [model], str(model)
+    if kind == "code":
+        model.write_bytes(pickle.dumps(Code()))
+        return [model], "code"
+    if kind == "untraceable":
+        net = create_model("has8_vgg", num_classes=10, in_channels=1, base=2, depth=1, mode="paper")
+        save_checkpoint(
+            model, net, input_shape=(1, 8, 8), class_names=list("0123456789"),
+            provenance={"data": "digits"},
+        )  # fmt: skip
+        return [model], "train with mode='hw'"
+    if kind == "unknown target":
+        return [DIGITS, "--target", "lohi"], "did you mean 'loihi'"
+    if kind == "wrong key":
+        target = folder / "mine.yaml"
+        text = BUNDLED.read_text()
+        assert text.count("threshold_max:") == 1
+        target.write_text(text.replace("threshold_max:", "treshold_max:"))
+        return [DIGITS, "--target", target], "registers.treshold_max"
+    if kind == "too big":
+        target = folder / "tiny.yaml"
+        words = load_target("loihi").core.synapse_words
+        text = BUNDLED.read_text()
+        assert f"synapse_words: {words}" in text
+        target.write_text(text.replace(f"synapse_words: {words}", "synapse_words: 2"))
+        return [DIGITS, "--target", target], "does not fit on a core"
+    if kind == "unwritable":
+        (folder / "file").write_text("")
+        return [DIGITS, "--out", folder / "file" / "inside"], "cannot write"
+    if kind == "unknown segment":
+        return [DIGITS, "--partition", "haed.snn"], "no chip segment 'haed.snn'"
+    if kind == "unknown data":
+        return [DIGITS, "--data", "digit"], "did you mean 'digits'"
+    return [DIGITS, "--samples", "many"], "'many' is not a valid integer"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "missing file",
+        "no checkpoint",
+        "code",
+        "untraceable",
+        "unknown target",
+        "wrong key",
+        "too big",
+        "unwritable",
+        "unknown segment",
+        "unknown data",
+        "wrong option",
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_1(kind, tmp_path):
+    inputs, outputs = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    outputs.mkdir()
+    arguments, message = broken(kind, inputs)
+    done = run(*arguments, "--quiet", cwd=outputs)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not list(outputs.iterdir())  # nothing half-written
+    assert not Path("/tmp/has8-was-here").exists()
+
+
+def test_a_model_of_random_weights_maps_too(tmp_path):
+    """Ranges that training never tracked are measured on training images."""
+    torch.manual_seed(0)
+    net = create_model("has8_resnet", num_classes=10, in_channels=1, base=2, depth=1)
+    save_checkpoint(tmp_path / "new.pt", net, input_shape=(1, 8, 8), class_names=list("0123456789"))
+    done = run(
+        "new.pt", "--data", "digits", "--verify", "none", "--json", "--samples", 10, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["verified"]["samples"], report["verified"]["equal"]) == (0, None)
+    done = run("new.pt", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--data" in done.stderr

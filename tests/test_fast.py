@@ -1,0 +1,168 @@
+"""The fast backend equals the reference: spikes, updates and overflows, whatever the integers."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from has8.errors import BackendError
+from hwsim.backend import Overflow
+from hwsim.fast import Fast
+from hwsim.reference import Reference
+from mapping.segment import ChipSegment, Population, Port, Synapse
+from mapping.target import load_target
+
+LOIHI = load_target("loihi").registers
+NUMBERS = st.integers
+
+
+@st.composite
+def constants(draw):
+    """Neuron constants over their whole range, small thresholds among them."""
+    return {
+        "threshold": draw(st.sampled_from([1, 40, 700, 20_000, 131_071])),
+        "bias_exp": draw(NUMBERS(0, 7)),
+        "du": draw(st.sampled_from([4095, 4095, 0, 1000, 3071, 2047])),
+        "dv": draw(st.sampled_from([0, 2048, 4096, 3072, 163, 819])),
+    }
+
+
+def population(name, shape, synapses, rng, values, bias_scale):
+    bias = rng.integers(-bias_scale, bias_scale + 1, shape[0])
+    return Population(name, shape, tuple(synapses), "lif", bias=bias, scale=1.0, **values)
+
+
+def weights(rng, shape, mode):
+    low, high, step = {"mixed": (-128, 127, 2), "excitatory": (0, 255, 1)}[mode]
+    return rng.integers(low, high + 1, shape) * step
+
+
+@st.composite
+def segments(draw):
+    """Two convolutions, the second's input joined by one from the port, and a dense layer."""
+    rng = np.random.default_rng(draw(NUMBERS(0, 10_000)))
+    groups, fan = draw(st.sampled_from([(1, 3), (2, 1), (2, 2)]))
+    channels, side = groups * fan, draw(NUMBERS(5, 7))
+    kernel = (draw(NUMBERS(1, 3)), draw(NUMBERS(1, 3)))
+    attrs = {
+        "stride": [draw(NUMBERS(1, 2)), draw(NUMBERS(1, 2))],
+        "padding": [draw(NUMBERS(0, 2)), draw(NUMBERS(0, 2))],
+        "dilation": [draw(NUMBERS(1, 2)), draw(NUMBERS(1, 2))],
+        "groups": groups,
+    }
+    x = (channels, side, side + 1)
+    extents = [
+        (x[1 + a] + 2 * attrs["padding"][a] - attrs["dilation"][a] * (kernel[a] - 1) - 1)
+        // attrs["stride"][a]
+        + 1
+        for a in (0, 1)
+    ]
+    mode, exp = draw(st.sampled_from(["mixed", "excitatory"])), draw(NUMBERS(0, 7))
+    bias_scale = draw(st.sampled_from([0, 1, 4095]))
+    outputs = 2 * groups
+    shape = (outputs, *extents)
+    first = Synapse(
+        "c1", "x", "conv2d", attrs, weights(rng, (outputs, fan, *kernel), mode), exp, mode, 8
+    )
+    again = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
+    inner = Synapse(
+        "c2", "a", "conv2d", again, weights(rng, (outputs, outputs, 1, 1), mode), 0, mode, 8
+    )
+    side_arm = replace(first, name="c3")
+    size = int(np.prod(shape))
+    dense = Synapse("fc", "b", "linear", {}, weights(rng, (4, size), "mixed"), 1, "mixed", 8)
+    populations = (
+        population("a", shape, [first], rng, draw(constants()), bias_scale),
+        population("b", shape, [inner, side_arm], rng, draw(constants()), bias_scale),
+        population("c", (4,), [dense], rng, draw(constants()), bias_scale),
+    )
+    return ChipSegment("s", draw(NUMBERS(1, 8)), (Port("x", x),), populations, ("c",))
+
+
+def spikes_for(segment, seed, samples=3, rate=0.5):
+    rng = np.random.default_rng(seed)
+    (port,) = segment.inputs
+    shape = (segment.steps, samples, *port.shape)
+    return {port.name: torch.from_numpy(rng.random(shape) < rate)}
+
+
+def assert_equal(segment, registers, inputs):
+    fast = Fast().compile(segment, registers)(inputs)
+    reference = Reference().compile(segment, registers)(inputs)
+    for p in segment.populations:
+        assert torch.equal(fast.spikes[p.name], reference.spikes[p.name])
+        assert np.array_equal(fast.updated[p.name], reference.updated[p.name])
+    assert fast.overflows == reference.overflows
+    return fast
+
+
+@settings(deadline=None, max_examples=120)
+@given(segment=segments(), seed=NUMBERS(0, 99), keep_top=st.booleans())
+def test_equals_the_reference(segment, seed, keep_top):
+    registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
+    assert_equal(segment, registers, spikes_for(segment, seed))
+
+
+def dense(weight, *, threshold=131_071, bias=0, bias_exp=0, du=4095, dv=0, exp=0, steps=4):
+    """One neuron that every input drives."""
+    synapse = Synapse("w", "x", "linear", {}, np.array([weight]), exp, "mixed", 8)
+    neuron = Population(
+        "n", (1,), (synapse,), "lif", threshold, np.array([bias]), bias_exp, du, dv, 1.0
+    )
+    return ChipSegment("s", steps, (Port("x", (len(weight),)),), (neuron,), ("n",))
+
+
+def all_ones(segment):
+    (port,) = segment.inputs
+    return {port.name: torch.ones(segment.steps, 2, *port.shape, dtype=torch.bool)}
+
+
+@pytest.mark.parametrize(("keep_top", "u"), [(True, 2**23), (False, -(2**23))])
+def test_current_at_the_edge_of_its_register(keep_top, u):
+    """A sum of 2**17 weight units makes u = 2**23, where Lava and nengo-loihi disagree."""
+    segment = dense([254, 254, 254, 254, 8], exp=7, steps=1)
+    registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
+    run = assert_equal(segment, registers, all_ones(segment))
+    assert bool(run.spikes["n"].all()) == (u > 0)
+    assert run.overflows["n"].u_wraps == (0 if u > 0 else 2)
+
+
+def test_wraps_and_clips_are_counted():
+    wrapping = dense([254] * 5, exp=7)  # 162,560 units * 64 > 2**23
+    run = assert_equal(wrapping, LOIHI, all_ones(wrapping))
+    assert run.overflows["n"].u_wraps == 2 * 4
+    clipping = dense([254] * 4, exp=7)  # 8,323,072 a step: every second one clips, fires, resets
+    run = assert_equal(clipping, LOIHI, all_ones(clipping))
+    assert run.overflows["n"] == Overflow(0, 2 * 2)
+
+
+def test_neurons_without_bias_rest_until_something_reaches_them():
+    segment = dense([2, 2], dv=4096, steps=3)
+    inputs = torch.zeros(3, 2, 2, dtype=torch.bool)
+    inputs[1, 0] = True
+    run = assert_equal(segment, LOIHI, {"x": inputs})
+    # step 1: input; step 2: the membrane it left; the other sample stays at rest
+    assert run.updated["n"].flatten().tolist() == [0, 1, 1]
+
+
+def test_narrow_arithmetic_only_where_it_cannot_round():
+    narrow = Fast().compile(dense([2] * 9, dv=2048), LOIHI)
+    wide = Fast().compile(dense([254] * 9, exp=7), LOIHI)
+    odd_decay = Fast().compile(dense([2] * 9, dv=163), LOIHI)
+    types = [e.layers[0].dtype for e in (narrow, wide, odd_decay)]
+    assert types == [torch.float32, torch.float64, torch.float64]
+
+
+def test_recurrent_connections_are_refused():
+    segment = dense([2])
+    (neuron,) = segment.populations
+    lateral = replace(neuron.synapses[0], source="n")
+    segment = replace(
+        segment, populations=(replace(neuron, synapses=(neuron.synapses[0], lateral)),)
+    )
+    with pytest.raises(BackendError, match="'n' is driven by 'n'"):
+        Fast().compile(segment, LOIHI)

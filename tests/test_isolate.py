@@ -1,0 +1,132 @@
+"""A worker in a fresh interpreter: what comes back, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from has8.errors import BackendError
+from hwsim.isolate import run_isolated
+from mapping.segment import ChipSegment, Population, Port, Synapse
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+
+Worker = Callable[[str], str]
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """Write a worker module with a given body of ``work(job)``; returns the module's name."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed parent leaves its folder
+
+    def write(body: str) -> str:
+        source = (
+            "import os, pathlib, sys, time\n"
+            "import numpy as np\n"
+            "from hwsim.isolate import serve\n"
+            f"here = pathlib.Path({str(tmp_path)!r})\n"
+            "def work(job):\n"
+            f"    {body}\n"
+            "if __name__ == '__main__':\n"
+            "    serve(sys.argv[1], work)\n"
+        )
+        (tmp_path / "the_worker.py").write_text(source)
+        return "the_worker"
+
+    return write
+
+
+def pids(file: Path) -> list[int]:
+    return [int(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def alive(pid: int) -> bool:
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return shown.stdout.strip()[:1] not in ("", "Z")
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    for _ in range(1000):
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+# The worker and a child of it write their process ids and sleep.
+HANG = "os.fork(); print(os.getpid(), file=(here / 'pids').open('a'), flush=True); time.sleep(600)"
+
+
+def test_dataclasses_and_arrays_travel_both_ways(worker):
+    weight = np.arange(-3, 3).reshape(2, 3)
+    synapse = Synapse("w", "x", "linear", {"groups": 2}, weight, np.int64(3), "mixed", 8)
+    layer = Population("y", (2,), (synapse,), "lif", 5, np.array([1, -1]), 0, 4095, 0, 1.5)
+    segment = ChipSegment("s", 4, (Port("x", (3,)),), (layer,), ("y",))
+    body = (
+        "s = job['segment'].populations[0].synapses[0]; "
+        "return [s.weight << s.weight_exp, np.array(s.attrs['groups']), job['more'][0]]"
+    )
+    job = {"segment": segment, "more": [np.ones((2, 1), dtype=bool)]}
+    shifted, groups, more = run_isolated(worker(body), job, 60, "the test")
+    assert (shifted == weight * 8).all() and shifted.dtype == weight.dtype
+    assert groups == 2
+    assert more.dtype == bool and more.shape == (2, 1)
+
+
+def test_the_worker_is_clean(worker, tmp_path):
+    """No torch, one thread for each process, and no folder left behind."""
+    body = (
+        "(here / 'folder').write_text(sys.argv[1]); "
+        "return [np.array(['torch' in sys.modules, os.environ['OMP_NUM_THREADS'] == '1'])]"
+    )
+    (result,) = run_isolated(worker(body), {}, 60, "the test")
+    assert result.tolist() == [False, True]
+    assert not Path((tmp_path / "folder").read_text()).exists()
+
+
+def test_a_failure_says_why(worker):
+    with pytest.raises(BackendError, match=r"^the test ended with code 1: ValueError: no such"):
+        run_isolated(worker("raise ValueError('no such thing')"), {}, 60, "the test")
+    with pytest.raises(BackendError, match=r"^the test ended with code -9: it said nothing$"):
+        run_isolated(worker("os.kill(os.getpid(), 9)"), {}, 60, "the test")
+
+
+def test_a_timeout_leaves_no_process(worker, tmp_path):
+    for timeout_s in (1, 2, 4, 8, 16, 32):  # until it is long enough for both to have started
+        (tmp_path / "pids").unlink(missing_ok=True)
+        with pytest.raises(BackendError, match=rf"^the test took longer than {timeout_s} s and"):
+            run_isolated(worker(HANG), {}, timeout_s, "the test")
+        started = pids(tmp_path / "pids")
+        if len(started) == 2:
+            break
+    assert len(started) == 2
+    assert wait_until(lambda: not any(map(alive, started)))
+
+
+def test_a_dead_worker_leaves_no_process(worker, tmp_path):
+    body = (
+        "child = os.fork(); "
+        "(here / 'pids').write_text(str(child)) if child else time.sleep(600); "
+        "os.kill(os.getpid(), 9)"
+    )
+    with pytest.raises(BackendError, match="code -9"):
+        run_isolated(worker(body), {}, 60, "the test")
+    assert wait_until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
+
+
+def test_a_dead_parent_leaves_no_process(worker, tmp_path):
+    """Killed hard, so that it cannot clean up itself."""
+    call = f"from hwsim.isolate import run_isolated; run_isolated({worker(HANG)!r}, {{}}, 600, '')"
+    parent = subprocess.Popen([sys.executable, "-c", call])
+    assert wait_until(lambda: len(pids(tmp_path / "pids")) == 2)
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: not any(map(alive, pids(tmp_path / "pids"))))

@@ -1,0 +1,117 @@
+"""The ladder: torch = traced = rewritten, then integers, then every simulator bit for bit.
+
+A failure names its rung. The rungs of single layers have files of their own: test_graph (passes),
+test_quantize (error bounds), test_fast and test_lava (random nets, every edge of a register).
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from hwsim import compare, simulate
+from hwsim.fast import Fast
+from hwsim.lava import Lava
+from mapping import load, map_model, save
+from mapping.evaluate import evaluate
+from mapping.passes import run_passes
+from mapping.trace import trace
+
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def mapped(model, digits):
+    return map_model(model, calibration=digits[:64])
+
+
+def test_rung_1_traced_equals_torch(model, digits):
+    with torch.no_grad():
+        assert torch.equal(evaluate(trace(model, SHAPE), digits), model(digits))
+
+
+def test_rung_2_rewritten_equals_traced(model, digits):
+    graph, x = trace(model, SHAPE), digits.double()
+    assert torch.allclose(evaluate(run_passes(graph), x), evaluate(graph, x), atol=1e-5)
+
+
+def test_rung_3_float_co_simulation_equals_the_graph(model, digits):
+    """With nothing on the chip, the segments' machinery computes what the graph does."""
+    on_host = map_model(model, partition="none", calibration=digits[:64])
+    run = simulate(on_host, digits, batch_size=len(digits))
+    assert on_host.chips == ()
+    assert torch.equal(run.logits, evaluate(on_host.graph, digits))
+
+
+def test_rung_4_integers_agree_with_float(model, mapped, digits):
+    """Each layer has a bound (test_quantize holds layers to it); together they change little."""
+    assert set(mapped.errors) == {p.name for chip in mapped.chips for p in chip.populations}
+    assert all(0 < error.membrane < 2 for error in mapped.errors.values())
+    with torch.no_grad():
+        expected = model(digits).argmax(1)
+    same = (simulate(mapped, digits).logits.argmax(1) == expected).float().mean()
+    assert same > 0.95
+
+
+def test_rung_5_fast_equals_reference(mapped, digits):
+    found = compare(mapped, digits[:40], "fast", "reference")
+    assert found.equal, found.divergence
+    assert found.spikes > 10_000
+    one, two = (simulate(mapped, digits[:40], b, batch_size=16) for b in ("fast", "reference"))
+    assert torch.equal(one.logits, two.logits)
+    for name, counts in one.activity.events.items():
+        assert np.array_equal(counts, two.activity.events[name]), name
+    for name, counts in one.activity.updated.items():
+        assert np.array_equal(counts, two.activity.updated[name]), name
+    assert one.activity.overflows == two.activity.overflows
+
+
+@pytest.mark.skipif(Lava().unavailable() is not None, reason=str(Lava().unavailable()))
+def test_rung_6_fast_equals_lava(resnet, digits):
+    mapped = map_model(resnet, calibration=digits[:64])
+    found = compare(mapped, digits[:3], "fast", "lava")
+    assert found.equal, found.divergence
+
+
+def test_a_wrong_layer_is_found_where_it_is(mapped, digits):
+    """Break one layer in one backend: the comparison must name it."""
+
+    class Broken:
+        name = "broken"
+
+        def __init__(self, inner, layer):
+            self.inner, self.layer = inner, layer
+
+        def unavailable(self):
+            return None
+
+        def compile(self, segment, registers):
+            populations = tuple(
+                replace(p, threshold=1) if p.name == self.layer else p for p in segment.populations
+            )
+            return self.inner.compile(replace(segment, populations=populations), registers)
+
+    for chip in mapped.chips:
+        layer = chip.populations[0].name
+        found = compare(mapped, digits[:20], "fast", Broken(Fast(), layer))
+        assert found.divergence is not None
+        assert (found.divergence.segment, found.divergence.population) == (chip.name, layer)
+        assert found.divergence.left != found.divergence.right
+        assert layer in str(found.divergence)
+
+
+def test_batches_do_not_change_anything(mapped, digits):
+    whole = simulate(mapped, digits[:30], record=True)
+    parts = simulate(mapped, digits[:30], batch_size=7, record=True)
+    assert torch.allclose(whole.logits, parts.logits, atol=1e-5)
+    for segment, spikes in whole.spikes.items():
+        for name, tensor in spikes.items():
+            assert torch.equal(tensor, parts.spikes[segment][name])
+    assert whole.activity.samples == parts.activity.samples == 30
+
+
+def test_the_artefact_runs_as_the_mapping_does(mapped, digits, tmp_path):
+    path = save(mapped, tmp_path / "model.h8")
+    again = load(path)
+    assert torch.equal(simulate(again, digits[:20]).logits, simulate(mapped, digits[:20]).logits)

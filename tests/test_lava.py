@@ -1,0 +1,229 @@
+"""Lava against the reference, over every spike of small segments that hold everything."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from has8.errors import BackendError
+from hwsim.backend import SegmentRun
+from hwsim.lava import Lava
+from hwsim.reference import Reference
+from mapping.segment import ChipSegment, Population, Port, Synapse
+from mapping.target import load_target
+
+LOIHI = load_target("loihi").registers
+MISSING = Lava().unavailable()
+needs_lava = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+
+
+class Maker:
+    """Random synapses and populations."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def weight(self, shape: tuple[int, ...], sign_mode: str) -> np.ndarray:
+        low, high = {"mixed": (-128, 128), "excitatory": (0, 256), "inhibitory": (-255, 1)}[
+            sign_mode
+        ]
+        return self.rng.integers(low, high, shape) * (2 if sign_mode == "mixed" else 1)
+
+    def conv(
+        self,
+        source: str,
+        shape: tuple[int, ...],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        exp: int = 0,
+        sign_mode: str = "mixed",
+    ) -> Synapse:
+        attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        weight = self.weight(shape, sign_mode)
+        return Synapse(f"on {source}", source, "conv2d", attrs, weight, exp, sign_mode, 8)
+
+    def linear(
+        self, source: str, shape: tuple[int, int], exp: int = 0, sign_mode: str = "mixed"
+    ) -> Synapse:
+        weight = self.weight(shape, sign_mode)
+        return Synapse(f"on {source}", source, "linear", {}, weight, exp, sign_mode, 8)
+
+    def layer(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        *synapses: Synapse,
+        threshold: int = 300,
+        bias: int = 2000,
+        bias_exp: int = 2,
+        du: int = 4095,
+        dv: int = 2048,
+    ) -> Population:
+        biases = self.rng.integers(-bias, 2 * bias + 1, shape[0]).clip(-4095, 4095)
+        return Population(name, shape, synapses, "lif", threshold, biases, bias_exp, du, dv, 1.0)
+
+
+def everything(make: Maker) -> ChipSegment:
+    """Not square anywhere, so that no two axes can be confused."""
+    x, y = (3, 6, 7), (2, 3)
+    conv, linear, layer = make.conv, make.linear, make.layer
+    quarter = replace(linear("y", (2, 6), exp=7), weight=np.full((2, 6), -256))
+    populations = (
+        layer("conv", (4, 3, 7), conv("x", (4, 3, 3, 2), (2, 1), (1, 1), (1, 2))),
+        layer("grouped", (6, 2, 5), conv("conv", (6, 2, 2, 3), groups=2, sign_mode="excitatory")),
+        layer("flat", (5,), linear("grouped", (5, 60), exp=1), bias_exp=0, du=1000),
+        layer("unflat", (2, 2, 3), linear("conv", (12, 84)), threshold=1500, dv=100),
+        # Paths of different lengths from the input and from layers, one of them twice.
+        layer("main", (4, 3, 7), conv("conv", (4, 4, 3, 3), padding=(1, 1))),
+        layer(
+            "sum",
+            (4, 3, 7),
+            conv("main", (4, 4, 1, 1)),
+            conv("x", (4, 3, 2, 1), stride=(2, 1)),
+            conv("conv", (4, 1, 1, 3), padding=(0, 1), groups=4),
+            conv("conv", (4, 4, 1, 1), sign_mode="inhibitory"),
+        ),
+        layer("late", (5,), linear("sum", (5, 84)), linear("conv", (5, 84)), linear("x", (5, 126))),
+        # A chip stores these as well, but Lava's Conv does not: exponents below 0, many groups.
+        layer("fine", (2, 4, 6), conv("x", (2, 3, 3, 2), exp=-2), threshold=100, bias_exp=0),
+        layer("finer", (3,), linear("fine", (3, 48), exp=-3), threshold=20, bias_exp=-3),
+        layer("wide", (130, 2, 1), linear("y", (260, 6), exp=0)),
+        layer("deep", (130, 1, 1), conv("wide", (130, 1, 2, 1), groups=130)),
+        # Currents that wrap, and bring the membrane where it is clipped.
+        layer("wraps", (3, 4, 6), conv("x", (3, 3, 3, 2), exp=7, sign_mode="excitatory")),
+        layer("clips", (3, 4, 6), conv("x", (3, 3, 3, 2), exp=7, sign_mode="excitatory"), dv=0),
+        # Fires only where four spikes make exactly -2**23, which becomes +2**23.
+        layer("edge", (2,), quarter, threshold=131_071, bias=0, dv=4096),
+        layer("alone", (9, 2, 2), threshold=20_000, bias=2000, bias_exp=7, dv=0),
+    )
+    return ChipSegment("all", 5, (Port("x", x), Port("y", y)), populations, ("late",))
+
+
+def spikes_for(segment: ChipSegment, seed: int, samples: int) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    shapes = {port.name: (segment.steps, samples, *port.shape) for port in segment.inputs}
+    return {name: torch.from_numpy(rng.random(shape) < 0.5) for name, shape in shapes.items()}
+
+
+def check_equal(segment: ChipSegment, samples: int) -> SegmentRun:
+    inputs = spikes_for(segment, 1, samples)
+    want = Reference().compile(segment, LOIHI)(inputs)
+    got = Lava().compile(segment, LOIHI)(inputs)
+    assert list(got.spikes) == list(want.spikes)
+    for name, spikes in want.spikes.items():
+        assert spikes.any() and not spikes.all(), f"{name} would prove nothing"
+        assert got.spikes[name].dtype == torch.bool
+        assert torch.equal(got.spikes[name], spikes), name
+    return want
+
+
+@needs_lava
+def test_equals_the_reference():
+    want = check_equal(everything(Maker(0)), samples=3)
+    assert want.overflows["wraps"].u_wraps > 0
+    assert want.overflows["clips"].v_clips > 0
+
+
+@needs_lava
+def test_one_step_samples_do_not_touch_each_other():
+    """With one step to a sample, every step must start from cleared state."""
+    make = Maker(0)
+    first = make.layer("a", (4,), make.linear("x", (4, 6)), du=0, dv=0)
+    segment = ChipSegment("s", 1, (Port("x", (6,)),), (first,), ("a",))
+    check_equal(segment, samples=40)
+
+
+# ------------------------------------------------------------------------------- failures
+
+
+def small(make: Maker | None = None) -> ChipSegment:
+    make = make or Maker(0)
+    layer = make.layer("a", (4, 5, 5), make.conv("x", (4, 2, 3, 3), padding=(1, 1)))
+    return ChipSegment("small", 8, (Port("x", (2, 5, 5)),), (layer,), ("a",))
+
+
+def with_synapses(segment: ChipSegment, *synapses: Synapse) -> ChipSegment:
+    return replace(segment, populations=(replace(segment.populations[0], synapses=synapses),))
+
+
+@needs_lava
+def test_refuses_what_lava_would_do_otherwise():
+    segment, make = small(), Maker(0)
+    synapse = segment.populations[0].synapses[0]
+    with pytest.raises(BackendError, match="synapse_shift = 6 and the target 5"):
+        Lava().compile(segment, msgspec.structs.replace(LOIHI, synapse_shift=5))
+    loop = with_synapses(segment, synapse, make.conv("a", (4, 4, 1, 1)))
+    with pytest.raises(BackendError, match="'a' is fed by 'a', which does not run before it"):
+        Lava().compile(loop, LOIHI)
+    other = replace(segment.populations[0], neuron="adex")
+    with pytest.raises(BackendError, match="'a' is 'adex'"):
+        Lava().compile(replace(segment, populations=(other,)), LOIHI)
+
+
+@needs_lava
+def test_refuses_currents_that_lava_would_wrap_wrongly():
+    """3 * 2**23 is the first current that would have to wrap twice."""
+    weight = np.full((4, 2, 3, 3), 128)
+    largest = 18 * 128 << 7 << 6
+    below = with_synapses(
+        small(), replace(small().populations[0].synapses[0], weight=weight, weight_exp=7)
+    )
+    assert largest < 3 << 23
+    Lava().compile(below, LOIHI)
+    message = rf"current of {2 * largest:,}, .* only below {3 << 23:,}"
+    with pytest.raises(BackendError, match=message):
+        Lava().compile(with_synapses(below, *below.populations[0].synapses * 2), LOIHI)
+    with pytest.raises(BackendError, match=rf"only below {1 << 23:,}"):
+        Lava().compile(below, msgspec.structs.replace(LOIHI, keep_top=False))
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [((3, 10, 1), "pip install lava-nc==0.10.0"), ((3, 12, 0), "lava-nc 0.10.0 needs Python 3.10")],
+)
+def test_says_why_it_is_unavailable(monkeypatch, version, reason):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "version_info", version)
+    assert reason in str(Lava().unavailable())
+    with pytest.raises(BackendError, match=reason):
+        Lava().compile(small(), LOIHI)
+
+
+@needs_lava
+def test_weights_off_the_grid_are_not_altered_silently():
+    make = Maker(0)
+    odd = replace(make.linear("x", (4, 6)), weight=np.ones((4, 6), dtype=np.int64))
+    segment = ChipSegment("s", 1, (Port("x", (6,)),), (make.layer("a", (4,), odd),), ("a",))
+    with pytest.raises(BackendError, match="Lava would alter the mixed weights of on x"):
+        Lava().compile(segment, LOIHI)(spikes_for(segment, 0, 1))
+
+
+@needs_lava
+def test_a_layer_that_dies_within_lava_says_why():
+    synapse = small().populations[0].synapses[0]
+    attrs = {**synapse.attrs, "padding": (-1, -1)}
+    broken = with_synapses(small(), replace(synapse, attrs=attrs))
+    broken = replace(broken, populations=(replace(broken.populations[0], shape=(4, 1, 1)),))
+    with pytest.raises(BackendError, match="run of segment 'small' ended with code 1: ValueError"):
+        Lava().compile(broken, LOIHI)(spikes_for(broken, 0, 1))
+
+
+@needs_lava
+def test_a_timeout_stops_all_of_lava(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # shows in its processes' arguments
+    program = Lava(timeout_s=3).compile(small(), LOIHI)
+    with pytest.raises(BackendError, match="took longer than 3 s and was stopped"):
+        program(spikes_for(small(), 0, 20_000))
+    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in shown.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,203 @@
+"""A summary as JSON and as a page in a terminal."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from has8 import create_model
+from hwsim import compare, estimate, simulate
+from hwsim.backend import Overflow
+from hwsim.divergence import Comparison, Divergence
+from hwsim.report import render, summarize, to_dict, units
+from mapping import map_model
+from mapping.partition import Rejection
+
+
+@pytest.fixture(scope="module")
+def summary():
+    """Of a small model with random weights."""
+    torch.manual_seed(0)
+    model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(16,))
+    images = torch.rand(8, 1, 8, 8)
+    mapped = map_model(model, calibration=images)
+    cost = estimate(mapped, simulate(mapped, images))
+    verified = compare(mapped, images[:1], "fast", "reference")
+    return summarize(mapped, cost, accuracy_float=0.75, accuracy_mapped=0.625, verified=verified)
+
+
+def page(summary, width=80, **options):
+    """What a pipe receives."""
+    console = Console(file=io.StringIO(), width=width)
+    render(console, summary, **options)
+    return console.file.getvalue()
+
+
+def squeezed(text):
+    return " ".join(text.split())
+
+
+KEYS = [
+    "model",
+    "target",
+    "host",
+    "samples",
+    "accuracy",
+    "verified",
+    "partition",
+    "rejections",
+    "cores_used",
+    "chips_used",
+    "utilisation",
+    "synops",
+    "macs",
+    "energy_uj",
+    "latency_us",
+    "default_accounting",
+    "accountings",
+    "host_only",
+    "convention_uj",
+    "neurobench",
+    "layers",
+    "neurons",
+    "boundaries",
+    "traffic",
+    "events_total",
+    "overflow_total",
+    "assumptions",
+    "references",
+]
+
+
+def test_the_dictionary_survives_json_and_keeps_its_keys(summary):
+    found = to_dict(summary)
+    assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
+    assert list(found) == KEYS
+    assert found["accuracy"] == {"float": 0.75, "mapped": 0.625}
+    assert (found["model"], found["target"], found["samples"]) == ("has8_vgg", "loihi", 8)
+    assert found["verified"]["equal"] is True and found["verified"]["backend"] == "reference"
+    assert {"name", "side", "nodes", "reason"} <= set(found["partition"][0])
+    assert set(found["neurobench"]) == {"Effective_MACs", "Effective_ACs", "Dense"}
+
+
+def test_the_dictionarys_numbers_agree_with_each_other(summary):
+    found = to_dict(summary)
+    for name, price in found["accountings"].items():
+        energy = dict(price["energy_uj"])
+        assert energy.pop("total") == pytest.approx(sum(energy.values())), name
+        parts = {k: v for k, v in price["latency_us"].items() if k not in ("total", "segments")}
+        assert price["latency_us"]["total"] == pytest.approx(sum(parts.values()))
+    default = found["accountings"][found["default_accounting"]]
+    assert found["energy_uj"] == default["energy_uj"]
+    assert found["latency_us"] == default["latency_us"]["total"]
+    layers = found["layers"]
+    assert found["synops"] == sum(x["synops"] for x in layers if x["side"] == "chip")
+    assert found["macs"] == sum(x["dense"] for x in layers if x["side"] == "host")
+    assert all(x["synops_total"] == x["synops"] * found["samples"] for x in layers)
+    assert sum(s["cores"] for s in found["partition"]) == found["cores_used"]
+    inbound = [b for b in found["boundaries"] if b["direction"] == "in"]
+    assert all(b["message_bytes"] == 4 * b["spikes"] for b in inbound)
+    assert inbound[0]["dense_bytes"] == 8 * 8  # an image of 64 pixels in 8 planes of a bit
+
+
+def test_what_is_unknown_is_null(summary):
+    found = to_dict(replace(summary, accuracy_float=None, accuracy_mapped=None, verified=None))
+    assert found["accuracy"] == {"float": None, "mapped": None} and found["verified"] is None
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_page_fits_its_width_and_a_pipe_gets_no_colour(summary, width, full):
+    lines = page(summary, width, full=full).splitlines()
+    assert max(map(len, lines)) <= width
+    assert not any("\x1b" in line or "…" in line for line in lines)
+
+
+def test_a_page_says_what_matters(summary):
+    text = squeezed(page(summary))
+    assert "has8_vgg on loihi with jetson-orin-nano" in text
+    assert "float 75.00 %, mapped 62.50 %, over 8 samples" in text
+    assert "reference equals fast" in text
+    assert units.energy(summary.cost.energy_uj.total) in text
+    assert units.time(summary.cost.latency_us) in text
+    for name in (*summary.cost.prices, *(s.name for s in summary.partition)):
+        assert name in text
+
+
+def test_reasons_are_gathered(summary):
+    nodes = [Rejection(f"n{i}", "the target has no add of spikes") for i in range(5)]
+    mixed = replace(summary, rejections=(*nodes, Rejection("m", "its neuron stays on the host")))
+    short = squeezed(page(mixed))
+    assert short.count("the target has no add of spikes") == 1
+    assert "(5 nodes: n0, n1, n2 and 2 more)" in short and "(1 node: m)" in short
+    assert "(5 nodes: n0, n1, n2, n3, n4)" in squeezed(page(mixed, full=True))
+
+
+def test_the_full_page_has_every_assumption_with_source_and_title(summary):
+    short, full = squeezed(page(summary)), squeezed(page(summary, full=True))
+    items = summary.cost.assumptions
+    assert all(squeezed(str(item)) in full for item in items)
+    assert all((squeezed(item.text) in short) == item.main for item in items)
+    assert f"and {sum(not item.main for item in items)} more" in short
+    assert "IEEE Micro 38(1):82-99, 2018" in full
+
+
+def test_a_difference_between_backends_is_loud(summary):
+    where = Divergence("s", "blocks.0.snn.1", 3, 0, (1, 2, 3), 1, 0)
+    differs = replace(summary, verified=Comparison("fast", "lava", 1, 10, where))
+    text = squeezed(page(differs))
+    assert "lava differs from fast: blocks.0.snn.1 at step 3, sample 0, neuron (1, 2, 3)" in text
+    assert to_dict(differs)["verified"]["equal"] is False
+
+
+def test_names_are_never_taken_for_markup(summary):
+    assert "[bold]net[/x]" in page(replace(summary, model="[bold]net[/x]"))
+
+
+def test_overflows_are_shown_only_where_there_are_any(summary):
+    none = replace(summary, cost=replace(summary.cost, overflow=Overflow()))
+    some = replace(summary, cost=replace(summary.cost, overflow=Overflow(1, 20_000)))
+    assert "overflow" not in page(none)
+    assert "1 current wrapped, 20,000 membranes clipped" in squeezed(page(some))
+
+
+def test_without_a_chip_there_is_nothing_to_price_on_it(summary):
+    cost = replace(summary.cost, cores_used=0, chips_used=0)
+    assert "accounting" not in page(replace(summary, cost=cost)).split("Assumptions")[0]
+
+
+@pytest.mark.parametrize(
+    ("given_uj", "text"),
+    [(0, "0.00 µJ"), (0.00123, "1.23 nJ"), (9.996, "10.0 µJ"), (999.6, "1.00 mJ"), (2e6, "2.00 J")],
+)
+def test_energies_read_well(given_uj, text):
+    assert units.energy(given_uj) == text
+
+
+def test_counts_and_shares_read_well():
+    assert [units.count(n) for n in (0, 7, 99_999, 100_000, 1_813_561_344)] == [
+        "0",
+        "7",
+        "99,999",
+        "100 k",
+        "1.81 G",
+    ]
+    assert [units.percent(s) for s in (0, 0.001, 0.5, 1)] == ["0 %", "<1 %", "50 %", "100 %"]
+    assert (units.many(1, "core"), units.many(2000, "core")) == ("1 core", "2,000 cores")
+
+
+@given(st.lists(st.floats(0, 1e9), min_size=1, max_size=8))
+def test_a_column_has_one_unit_and_keeps_every_value_but_the_smallest(values):
+    unit, texts = units.column(values, units.ENERGY, "µJ")
+    factor = 1000.0 ** (units.ENERGY.index("µJ") - units.ENERGY.index(unit))
+    assert len({len(text.rpartition(".")[2]) for text in texts}) == 1
+    for value, text in zip(values, texts, strict=True):
+        if text.startswith("<"):
+            assert 0 < value * factor < float(text[1:])
+        else:
+            assert float(text.replace(",", "")) == pytest.approx(value * factor, abs=0.0501)

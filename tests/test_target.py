@@ -1,0 +1,294 @@
+"""Targets and hosts: every figure has a source, and a wrong file is answered with its place."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mapping
+from has8.errors import BadInput, TargetError, UnknownName
+from mapping.cited import Citation
+from mapping.prices import EVENTS, Host
+from mapping.target import (
+    Registers,
+    Target,
+    barrier_ns,
+    host_names,
+    load_host,
+    load_target,
+    target_names,
+    weight_grid,
+)
+
+LOIHI = load_target("loihi")
+FILE = Path(mapping.__file__).parent / "targets" / "loihi.yaml"
+
+
+def figures(value: object, path: str = "") -> list[str]:
+    """Paths of all values that are no texts, citations and titles aside."""
+    if isinstance(value, msgspec.Struct):
+        value = {field: getattr(value, field) for field in value.__struct_fields__}
+    if isinstance(value, dict):
+        parts = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+        skipped = ("citations", "caveats", "references")
+        return [found for at, item in parts if at not in skipped for found in figures(item, at)]
+    return [] if value is None or isinstance(value, str) else [path]
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    """The bundled file with one text replaced."""
+    text = FILE.read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    return path
+
+
+# every figure has a source
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_figure_of_a_target_is_cited(name: str) -> None:
+    target = load_target(name)
+    assert set(figures(target)) == set(target.citations)
+    assert all(citation.source for citation in target.citations.values())
+
+
+@pytest.mark.parametrize("name", host_names())
+def test_every_figure_of_a_host_is_cited(name: str) -> None:
+    host = load_host(name)
+    assert set(figures(host)) == set(host.citations)
+
+
+def test_a_citation_is_the_nearest_one() -> None:
+    cited = LOIHI.citations
+    assert cited["registers.state_bits"] == Citation(
+        source="NL and LV, bit-accurate LIF", trust="P"
+    )
+    assert cited["registers.keep_top"] == Citation(source="LV", trust="P")
+    assert cited["accountings.davies2018.events.neuron_update.pj"].trust == "D"
+    assert cited["accountings.davies2018.events.synop_conv.pj"].trust == "Q"
+
+
+def test_every_reference_is_used() -> None:
+    for sheet in (LOIHI, *map(load_host, host_names())):
+        sources = " ".join(citation.source for citation in sheet.citations.values())
+        assert all(re.search(rf"\b{key}\b", sources) for key in sheet.references)
+
+
+# the values
+
+
+def test_limits_of_loihi() -> None:
+    assert LOIHI.core.limits == {
+        "neurons": 1024,
+        "input_axons": 4096,
+        "output_axons": 4096,
+        "synapse_bits": 1_048_576,
+        "list_words": 256,
+        "synapse_formats": 7,
+        "threshold_configs": 8,
+        "compartment_configs": 32,
+    }
+    assert LOIHI.chip.cores == 128
+
+
+def test_energies_of_loihi() -> None:
+    sanafe, davies = LOIHI.accounting(), LOIHI.accounting("davies2018")
+    assert sanafe is LOIHI.accounting("sanafe")
+    assert (sanafe.events["synop_conv"].pj, sanafe.events["synop_conv"].ns) == (24.0, 3.1)
+    assert davies.events["synop_dense"].pj == 23.6
+    # the paper's 81 pJ of an active neuron are an access and an update
+    active = davies.events["neuron_access"].pj + davies.events["neuron_update"].pj
+    assert active == pytest.approx(81.0)
+    assert all(set(one.events) == set(EVENTS) for one in (sanafe, davies))
+    with pytest.raises(UnknownName, match="did you mean 'sanafe'"):
+        LOIHI.accounting("sana-fe")
+
+
+def test_the_barrier_is_read_off_the_tables() -> None:
+    sanafe, davies = LOIHI.accounting("sanafe"), LOIHI.accounting("davies2018")
+    assert barrier_ns(LOIHI, sanafe, 2) == 1000
+    assert barrier_ns(LOIHI, sanafe, 32) == 1800
+    assert barrier_ns(LOIHI, davies, 1) == 113
+    assert barrier_ns(LOIHI, sanafe, 3) == pytest.approx(1200)
+    assert barrier_ns(LOIHI, sanafe, 29, chips=256) == 14300
+    assert 1800 < barrier_ns(LOIHI, sanafe, 29, chips=2) < 14300
+
+
+@given(st.sampled_from(LOIHI.registers.weight_bits), st.sampled_from(LOIHI.registers.sign_modes))
+def test_a_grid_has_one_mantissa_for_each_code(bits: int, sign_mode: str) -> None:
+    low, high, step = weight_grid(LOIHI.registers, bits, sign_mode)
+    grid = range(low, high + 1, step)
+    assert len(grid) == 2**bits
+    assert grid[-1] == high
+    assert 0 in grid
+
+
+def test_weight_grids_of_eight_bits() -> None:
+    assert weight_grid(LOIHI.registers, 8, "mixed") == (-256, 254, 2)
+    assert weight_grid(LOIHI.registers, 8, "excitatory") == (0, 255, 1)
+    assert weight_grid(LOIHI.registers, 8, "inhibitory") == (-255, 0, 1)
+    assert weight_grid(LOIHI.registers, 4, "mixed") == (-256, 224, 32)
+
+
+def test_a_weight_that_cannot_be_stored_is_refused() -> None:
+    with pytest.raises(BadInput, match="weights of 7 bits cannot be stored; allowed are 1, 2, 3"):
+        weight_grid(LOIHI.registers, 7, "mixed")
+    with pytest.raises(BadInput, match="sign mode 'both' is not supported"):
+        weight_grid(LOIHI.registers, 8, "both")
+
+
+@pytest.mark.parametrize("name", host_names())
+def test_a_price_of_a_host_is_its_power_over_its_peak(name: str) -> None:
+    host = load_host(name)
+    assert host.pj_per_mac == pytest.approx(host.peak_pj_per_mac / host.utilisation)
+    if host.power_w is not None and host.peak_gmacs is not None:
+        assert host.peak_pj_per_mac == pytest.approx(
+            1000 * host.power_w / host.peak_gmacs, rel=0.01
+        )
+
+
+def test_the_measured_host_agrees_with_its_measurement() -> None:
+    host = load_host("jetson-tx1")
+    assert host.latency_us(172_800, launches=3) == pytest.approx(1e6 / 419, rel=0.01)
+    assert host.power_w is not None
+    assert host.pj_per_mac * 172_800 == pytest.approx(1e12 * host.power_w / 419, rel=0.01)
+
+
+def test_literature_constants() -> None:
+    host = load_host("horowitz-45nm")
+    assert (host.pj_per_mac, host.pj_per_ac) == (4.6, 0.9)
+    assert host.latency_us(1_000_000, launches=3) is None
+
+
+# there and back
+
+
+def test_a_target_survives_json() -> None:
+    for kind, value in ((Target, LOIHI), (Host, load_host())):
+        assert msgspec.json.decode(msgspec.json.encode(value), type=kind) == value
+
+
+def test_registers_do_not_change_and_take_no_others() -> None:
+    with pytest.raises(AttributeError):
+        LOIHI.registers.state_bits = 32  # type: ignore[misc]
+    plain = msgspec.to_builtins(LOIHI.registers)
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        msgspec.convert({**plain, "more": 1}, Registers)
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = changed(tmp_path, "neurons: {value: 1024,", "neurons: {value: 512,")
+    assert load_target(path).core.neurons == load_target(str(path)).core.neurons == 512
+
+
+def test_sources_may_be_left_out(tmp_path: Path) -> None:
+    path = changed(
+        tmp_path,
+        'neurons: {value: 1024, source: "D18; NL block.py; NX optimization.py", trust: P}',
+        "neurons: 512",
+    )
+    target = load_target(path)
+    assert target.core.neurons == 512
+    assert "core.neurons" not in target.citations
+
+
+# what is wrong with a file
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "threshold_max:",
+            "treshold_max:",
+            "registers.treshold_max: unknown key, did you mean threshold_max?",
+        ),
+        ("  threshold_max: 131071\n", "", "registers.threshold_max: is missing; add it"),
+        (
+            "state_bits: 24",
+            "state_bits: 99",
+            "registers.state_bits: Expected int <= 48, found 99",
+        ),
+        (
+            "synop_conv: {pj: 24.0, ns: 3.1}",
+            "synop_conv: {pj: 24e-12, ns: 3.1}",
+            "accountings.sanafe.events.synop_conv.pj: Expected float, got str, found '24e-12'; "
+            "YAML takes this for text, write 2.4e-11",
+        ),
+        (
+            "synop_conv: {pj: 24.0, ns: 3.1}",
+            "synop_conf: {pj: 24.0, ns: 3.1}",
+            "accountings.sanafe.events: Invalid enum value 'synop_conf', found 'synop_conf'",
+        ),
+        (
+            "      synop_conv: {pj: 24.0, ns: 3.1}\n",
+            "",
+            "accountings.sanafe: events lacks synop_conv",
+        ),
+        (
+            "{value: 22, ".replace("22", "3.44"),
+            "{value: 0, ",
+            "chip.tile_spikes_per_ns: Expected float > 0.0, found 0",
+        ),
+        (
+            "source: D18 Table 2, trust: Q}\n  chip_link",
+            "source: D18 Table 2, trust: X}\n  chip_link",
+            "chip.tile_spikes_per_ns: Invalid enum value 'X' - at $.trust",
+        ),
+        ("link:\n", "link: 3\nlunk:\n", "lunk: unknown key, did you mean link?"),
+        (
+            "default_accounting: sanafe",
+            "default_accounting: mine",
+            "default_accounting 'mine' is not described",
+        ),
+        (
+            "index_bits: [0, 6, 7, 8, 9, 10, 11, 12]",
+            "index_bits: [0, 6]",
+            "core: packing.index_bits must be wide enough for all neurons of a core",
+        ),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_path(
+    tmp_path: Path, old: str, new: str, problem: str
+) -> None:
+    path = changed(tmp_path, old, new)
+    with pytest.raises(TargetError) as caught:
+        load_target(path)
+    assert str(caught.value).startswith(f"{path}: {problem}")
+
+
+def test_a_list_where_a_section_belongs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text("- 1\n- 2\n", encoding="utf-8")
+    with pytest.raises(
+        TargetError, match="expected a mapping of names to entries, found \\[1, 2\\]"
+    ):
+        load_target(path)
+
+
+def test_wrong_yaml_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndescription: [1, 2\nmore: 3\n", encoding="utf-8")
+    with pytest.raises(TargetError, match=re.escape(f"{path}: line 3: ")):
+        load_target(path)
+    path.write_text("name: mine\nname: yours\n", encoding="utf-8")
+    with pytest.raises(TargetError, match="line 2: the key 'name' stands twice"):
+        load_target(path)
+
+
+def test_missing_files_and_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match=r"none\.yaml: cannot be read .* check the path"):
+        load_target(tmp_path / "none.yaml")
+    with pytest.raises(TargetError, match="cannot be read"):
+        load_target("./loihi")
+    with pytest.raises(UnknownName, match=r"unknown target 'loihy': did you mean 'loihi'\?"):
+        load_target("loihy")
+    with pytest.raises(UnknownName, match=r"unknown host 'jetson': did you mean 'jetson-tx1'\?"):
+        load_host("jetson")

@@ -1,0 +1,199 @@
+"""A step lasts as long as its busiest core or link needs, then a barrier; the host comes on top."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from has8.blocks import OverTime
+from has8.encoders import BitPlaneEncoder, Decoder, bitplane_weights
+from has8.neurons import Leaky
+from hwsim.backend import Activity
+from hwsim.timing import chip_time, latency, launches_of, step_ns
+from hwsim.traffic import segment_loads
+from mapping import load_target, map_model
+from mapping.allocate import Tile
+from mapping.ir import Graph, Node, TensorType
+from mapping.mapped import Mapped
+from mapping.partition import Partition, Segment
+from mapping.place import place
+from mapping.segment import ChipSegment, Population, Port, Synapse
+from mapping.target import barrier_ns, load_host
+
+LOIHI = load_target("loihi")
+SMALL = msgspec.structs.replace(
+    LOIHI,
+    chip=msgspec.structs.replace(LOIHI.chip, mesh_width=2, mesh_height=1, cores_per_tile=1),
+)
+"""Loihi with two cores side by side."""
+
+SANAFE = LOIHI.accounting("sanafe")
+STEPS, WIDTH = 2, 4
+
+
+def population(name, source):
+    synapse = Synapse(
+        f"{name}.w", source, "linear", {}, np.ones((WIDTH, WIDTH), int), 0, "mixed", 8
+    )
+    return Population(name, (WIDTH,), (synapse,), "lif", 100, np.zeros(WIDTH, int), 0, 4095, 0, 1.0)
+
+
+def chain(cores, target=SMALL):
+    """Layers of four neurons behind each other; layer i stands on the core ``cores[i]``."""
+    names = [f"p{i}" for i in range(len(cores))]
+    layers = tuple(population(n, s) for n, s in zip(names, ["in", *names], strict=False))
+    chip = ChipSegment("s", STEPS, (Port("in", (WIDTH,)),), layers, (names[-1],))
+    need = dict.fromkeys(target.core.limits, 0)
+    tiles = [
+        Tile("s", n, (0,), (WIDTH,), {}, need, core, 0)
+        for n, core in zip(names, cores, strict=True)
+    ]
+    graph = Graph((Node("image", "input", (), TensorType((1,))),))
+    partition = Partition((Segment("s", "chip", tuple(names), ("in",), (names[-1],), ""),), ())
+    return Mapped(graph, partition, (chip,), {}, place(tiles, [chip], target), target, {})
+
+
+def activity(samples=1, **spikes):
+    """Spikes of each layer and step, all by its first neuron; nothing is updated."""
+    events = {}
+    for name, by_step in spikes.items():
+        events[name] = np.zeros((STEPS, WIDTH), np.int64)
+        events[name][:, 0] = by_step
+    updated = {name: np.zeros((STEPS, WIDTH), np.int64) for name in events}
+    return Activity(samples, events, updated, {})
+
+
+def steps_of(mapped, run):
+    (load,) = segment_loads(mapped, run)
+    return step_ns(load, run.samples, SANAFE, mapped.target)
+
+
+def test_a_step_is_events_times_their_nanoseconds():
+    mapped = chain([0])
+    idle = WIDTH * 6.0
+    arrives = 16.0 + WIDTH * 3.8
+    fires = 30.0 + 5.1
+    steps = steps_of(mapped, activity(**{"in": [1, 0], "p0": [1, 0]}))
+    assert steps == pytest.approx([0, idle + arrives + fires, idle])
+    run = activity(**{"in": [1, 0], "p0": [0, 1]})
+    run.updated["p0"][1] = 1
+    assert steps_of(mapped, run) == pytest.approx([0, idle + arrives, idle + fires + WIDTH * 3.7])
+
+
+def test_a_layer_works_one_step_after_its_source():
+    """Two layers on one core: chip step 2 holds step 1 of the first and step 0 of the second."""
+    idle, arrives, sends = WIDTH * 6.0, 16.0 + WIDTH * 3.8, 30.0 + 5.1
+    steps = steps_of(chain([0, 0]), activity(**{"in": [1, 0], "p0": [1, 0], "p1": [0, 0]}))
+    assert steps == pytest.approx([0, idle + arrives + sends, 2 * idle + arrives, idle])
+
+
+def test_the_busiest_core_counts_not_their_sum():
+    run = activity(**{"in": [0, 0], "p0": [0, 0], "p1": [0, 0]})
+    assert steps_of(chain([0, 1]), run) == pytest.approx([0, 24, 24, 24])
+    assert steps_of(chain([0, 0]), run) == pytest.approx([0, 24, 48, 24])
+
+
+def test_activity_is_a_mean_over_samples():
+    mapped = chain([0, 1])
+    one = activity(**{"in": [1, 1], "p0": [1, 0], "p1": [1, 0]})
+    assert steps_of(mapped, one + one + one) == pytest.approx(steps_of(mapped, one))
+
+
+def test_messages_take_their_longest_way():
+    run = activity(**{"in": [0, 0], "p0": [1, 0], "p1": [0, 0]})
+    apart, together = steps_of(chain([0, 1]), run), steps_of(chain([0, 1], LOIHI), run)
+    assert apart - together == pytest.approx(np.full(4, 4.1))  # LOIHI has four cores a router
+
+
+def test_a_link_between_chips_is_slower_by_the_targets_factor():
+    """Layers on chips 0 and 1: 1000 spikes in one step take 1000 * 30 / 3.44 ns."""
+    mapped = chain([0, 1, 2])
+    run = activity(**{"in": [0, 0], "p0": [0, 0], "p1": [1000, 0], "p2": [0, 0]})
+    (load,) = segment_loads(mapped, run)
+    assert {link: counts.tolist() for link, counts in load.chip_links.items()} == {
+        (0, 1, 0): [0, 0, 1000, 0, 0]
+    }
+    free = {e: np.zeros_like(counts) for e, counts in load.by_core.items()}
+    steps = step_ns(replace(load, by_core=free), 1, SANAFE, SMALL)
+    assert steps[2] == pytest.approx(1000 * 30 / 3.44 + 4.1)
+    assert load.chip_crossings == 1000 == load.hops_east_west
+
+
+def test_each_step_ends_in_a_barrier():
+    run = activity(**{"in": [0, 0], "p0": [0, 0], "p1": [0, 0], "p2": [0, 0]})
+    one, two = chain([0, 0, 0]), chain([0, 1, 2])
+    assert (one.placement.chips_used, two.placement.chips_used) == (1, 2)
+    for mapped, tiles, chips in ((one, 1, 1), (two, 2, 2)):
+        (load,) = segment_loads(mapped, run)
+        time = chip_time(mapped, load, 1, SANAFE)
+        assert time.steps == STEPS + 3
+        assert time.barrier_us == pytest.approx(5 * barrier_ns(SMALL, SANAFE, tiles, chips) / 1e3)
+    assert barrier_ns(SMALL, SANAFE, 1, 1) == 600 < barrier_ns(SMALL, SANAFE, 2, 2) < 14_300
+
+
+def test_the_longest_way_makes_the_depth():
+    """A shortcut does not make a segment shallower."""
+    second = population("p1", "p0")
+    shortcut = replace(second.synapses[0], name="p1.short", source="in")
+    second = replace(second, synapses=(*second.synapses, shortcut))
+    mapped = chain([0, 0])
+    chip = replace(mapped.chips[0], populations=(mapped.chips[0].populations[0], second))
+    (load,) = segment_loads(
+        replace(mapped, chips=(chip,)), activity(**{"in": [1, 0], "p0": [0, 0], "p1": [0, 0]})
+    )
+    assert load.depth == 2
+    assert load.by_core["message_in"].tolist() == [[0, 1, 1, 0]]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+        self.relu = nn.ReLU()
+        self.encode = BitPlaneEncoder()
+        self.spiking = OverTime(nn.Conv2d(2, 2, 1, bias=False))
+        self.lif = Leaky()
+        self.decode = Decoder(bitplane_weights("lsb"))
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(2 * 4 * 4, 3)
+
+    def forward(self, x):
+        x = self.encode(self.relu(self.conv(x)))
+        return self.fc(self.flatten(self.decode(self.lif(self.spiking(x)))))
+
+
+def mapped_net(partition):
+    return map_model(Net(), partition=partition, calibration=torch.rand(4, 1, 4, 4))
+
+
+def test_the_host_starts_every_operation_and_a_neuron_in_every_step():
+    mapped = mapped_net("none")
+    assert launches_of(mapped.graph) == 6 + 8  # conv, relu, encode, conv, decode, fc; neuron
+
+
+@pytest.mark.parametrize("host", ["jetson-orin-nano", "jetson-tx1", "horowitz-45nm"])
+def test_the_parts_of_a_sample(host):
+    mapped, profile = mapped_net("all"), load_host(host)
+    chip = mapped.chips[0]
+    zeros = {n: np.zeros((8, 2, 4, 4), np.int64) for n in (chip.inputs[0].name, "lif")}
+    loads = segment_loads(mapped, Activity(1, zeros, {}, {}))
+    time = latency(mapped, loads, [], 1, SANAFE, profile)
+    assert [(s.name, s.side) for s in time.segments] == [
+        (s.name, s.side) for s in mapped.partition.segments
+    ]
+    assert time.exchange_us == 2 * 340 and time.sample_us == 10_000
+    assert time.total_us == pytest.approx(sum(p or 0 for p in time.parts_us.values()))
+    if host == "horowitz-45nm":
+        assert time.host_us is None
+    else:
+        assert time.host_us == pytest.approx(profile.latency_us(0, 3) + profile.latency_us(0, 2))
+
+
+def test_no_chip_no_exchange():
+    mapped = mapped_net("none")
+    time = latency(mapped, (), [], 1, SANAFE, load_host())
+    assert (time.exchange_us, time.sample_us, time.chip_us, time.barrier_us) == (0, 0, 0, 0)
+    assert time.total_us == time.host_us
