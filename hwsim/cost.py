@@ -25,6 +25,7 @@ from hwsim.counts import (
 from hwsim.timing import Latency, host_macs, latency, launches_of
 from hwsim.traffic import SegmentLoad, segment_loads
 from mapping.mapped import Mapped
+from mapping.ops import OPS
 from mapping.prices import Accounting, Event, Host
 from mapping.target import DEFAULT_HOST, load_host
 
@@ -299,12 +300,19 @@ def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> Hos
 
 def _check(mapped: Mapped, activity: Activity) -> None:
     """The run must have counted what feeds each layer and leaves each population."""
+    want: dict[str, tuple[int, ...]] = {}
     for chip in mapped.chips:
-        for name in [*(p.name for p in chip.inputs), *(p.name for p in chip.populations)]:
-            want = (chip.steps, *chip.shape_of(name))
-            found = activity.events.get(name)
-            if found is None or found.shape != want:
-                raise BadInput(
-                    f"the run is not of this mapping: it should have counted the spikes of "
-                    f"{name!r} as {list(want)}; simulate the mapping and price that run"
-                )
+        names = [*(port.name for port in chip.inputs), *(p.name for p in chip.populations)]
+        want.update({name: (chip.steps, *chip.shape_of(name)) for name in names})
+    for segment in mapped.partition.host:
+        for node in (mapped.graph[name] for name in segment.nodes):
+            if OPS[node.op].role == "synapse":
+                given = mapped.graph[node.inputs[0]]
+                steps = () if given.type.steps is None else (given.type.steps,)
+                want[given.name] = (*steps, *given.type.shape)
+    for name, shape in want.items():
+        if name not in activity.events or activity.events[name].shape != shape:
+            raise BadInput(
+                f"the run is not of this mapping: it should have counted {name!r} as "
+                f"{list(shape)}; simulate the mapping and price that run"
+            )

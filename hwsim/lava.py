@@ -333,7 +333,7 @@ class _Network:
 def _expanded(kernel: Any, shape_in: Shape, shape_out: Shape, **settings: Any) -> Any:
     """A convolution as a sparse matrix, all in Lava's axis order."""
     from lava.proc.conv.utils import conv_to_sparse
-    from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
+    from scipy.sparse import csr_matrix
 
     rows, columns, values = conv_to_sparse(shape_in, shape_out, kernel, **settings)
     return csr_matrix((values, (rows, columns)), shape=(np.prod(shape_out), np.prod(shape_in)))

@@ -18,7 +18,7 @@ from math import prod
 import numpy as np
 
 from has8.errors import DoesNotFit
-from mapping.cut import (
+from mapping.blocks import (
     Cut,
     Layer,
     axon_choices,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from has8.errors import DoesNotFit
 from mapping.allocate import Tile, allocate
-from mapping.cut import axon_choices, axons_in, classes, held, layers_of
+from mapping.blocks import axon_choices, axons_in, classes, held, layers_of
 from mapping.geometry import wiring
 from mapping.need import list_words, memory
 from mapping.pack import first_fit, joined

@@ -211,6 +211,14 @@ def test_places_that_cannot_be_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
+def test_who_reads_while_a_file_is_replaced_sees_the_whole_old_one(tmp_path):
+    path = saved(tmp_path / "model.pt")
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        saved(path, small(seed=8))
+        assert reader.read() == before != path.read_bytes()
+
+
 def test_a_write_that_breaks_off_leaves_the_old_file_alone(tmp_path):
     path = saved(tmp_path / "model.pt")
     before = path.read_bytes()

@@ -118,10 +118,10 @@ def broken(kind, folder):
         return [DIGITS, "--target", target], "registers.treshold_max"
     if kind == "too big":
         target = folder / "tiny.yaml"
-        words = load_target("loihi").core.synapse_words
+        words = f"synapse_words: {{value: {load_target('loihi').core.synapse_words}"
         text = BUNDLED.read_text()
-        assert f"synapse_words: {words}" in text
-        target.write_text(text.replace(f"synapse_words: {words}", "synapse_words: 2"))
+        assert words in text
+        target.write_text(text.replace(words, "synapse_words: {value: 2"))
         return [DIGITS, "--target", target], "does not fit on a core"
     if kind == "unwritable":
         (folder / "file").write_text("")

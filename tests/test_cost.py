@@ -476,11 +476,11 @@ def test_assumptions_name_what_this_model_makes_of_them():
 
 
 def test_a_run_of_another_mapping_is_refused(priced):
-    mapped, run, _ = priced
-    chip = mapped.chips[0]
-    lacking = dict(run.activity.events)
-    del lacking[chip.outputs[0]]
-    with pytest.raises(BadInput, match="simulate the mapping"):
-        estimate(mapped, replace(run, activity=replace(run.activity, events=lacking)))
+    mapped, run, cost = priced
+    on_the_host = next(layer.name for layer in cost.layers if layer.side == "host")
+    for name in (mapped.chips[0].outputs[0], mapped.graph[on_the_host].inputs[0]):
+        lacking = {k: v for k, v in run.activity.events.items() if k != name}
+        with pytest.raises(BadInput, match=f"counted '{name}'.*simulate the mapping"):
+            estimate(mapped, replace(run, activity=replace(run.activity, events=lacking)))
     with pytest.raises(UnknownName, match="jetson-orin-nano"):
         estimate(mapped, run, host="jetson-orin-nan")

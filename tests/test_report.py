@@ -105,9 +105,19 @@ def test_the_dictionarys_numbers_agree_with_each_other(summary):
     assert inbound[0]["dense_bytes"] == 8 * 8  # an image of 64 pixels in 8 planes of a bit
 
 
-def test_what_is_unknown_is_null(summary):
-    found = to_dict(replace(summary, accuracy_float=None, accuracy_mapped=None, verified=None))
-    assert found["accuracy"] == {"float": None, "mapped": None} and found["verified"] is None
+def test_what_is_unknown_is_null_and_says_why(summary):
+    bare = replace(summary, accuracy_float=None, accuracy_mapped=None, verified=None)
+    found = to_dict(replace(bare, unverified="Lava is not installed"))
+    assert found["accuracy"] == {"float": None, "mapped": None}
+    assert found["verified"] == {
+        "backend": None,
+        "samples": 0,
+        "equal": None,
+        "reason": "Lava is not installed",
+    }
+    text = squeezed(page(replace(bare, unverified="Lava is not installed")))
+    assert "verified no: Lava is not installed" in text and "accuracy" not in text
+    assert "verified" not in page(bare)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

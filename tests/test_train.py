@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from has8.checkpoint import load
@@ -152,6 +152,13 @@ def test_the_learning_rate_stays_within_its_bound(steps, lr, schedule):
     assert rates[top:] == sorted(rates[top:], reverse=True)
 
 
+def test_a_model_in_evaluation_mode_is_trained_all_the_same():
+    one, two = small(), small().eval()
+    for model in (one, two):
+        fit(model, DATA, replace(CONFIG, epochs=1))
+    assert same_weights(one, two)
+
+
 def test_evaluation_counts_and_leaves_the_mode_as_it_was():
     model = small(seed=3).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -174,6 +181,13 @@ def test_warm_up_then_cosine_down():
     assert rates[52] == pytest.approx((1 + math.cos(math.pi * 47 / 95)) / 2)
     assert rates[99] < 0.001
     assert learning_rate(replace(config, schedule="constant"), 0, 100) == 1.0
+
+
+def test_the_schedule_runs_over_all_epochs(tmp_path):
+    fit(small(), DATA, CONFIG, out=tmp_path)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    (group,) = state["optimizer"]["param_groups"]
+    assert group["lr"] == learning_rate(CONFIG, step=11, steps=12)
 
 
 def test_the_finished_model_is_calibrated_and_says_where_it_comes_from(tmp_path):
