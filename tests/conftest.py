@@ -1,8 +1,5 @@
 """What several test files need: small trained-like models, real data, one thread a process."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -58,11 +55,3 @@ def vgg():
 def resnet():
     """One with residual blocks and downsampling."""
     return _warmed("has8_resnet")
-
-
-def real_data(name):
-    """The folder of a real data set, or a skip that says how to get it."""
-    root = os.environ.get("HAS8_DATA")
-    if not root or not (Path(root) / name).exists():
-        pytest.skip(f"{name} not found; set HAS8_DATA to a folder that holds it")
-    return Path(root)
