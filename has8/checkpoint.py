@@ -151,8 +151,10 @@ def read_plain(path: str | Path, kind: str, newest: int) -> dict[str, Any]:
         CheckpointError: if the file is missing, damaged, unsafe, of another kind or version.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"there is no file {path}: check the path")
+    try:
+        path.stat()
+    except OSError as error:
+        raise CheckpointError(f"there is no file {path} ({error.strerror}): check it") from None
     if not path.is_file():
         raise CheckpointError(f"{path} is a folder: name the model file in it")
     payload = _read_safely(path)
@@ -175,8 +177,11 @@ def _read_safely(path: Path) -> Any:
                 # torch does not compare the checksums of tensors.
                 damaged = archive.testzip() is not None
                 script = any("/code/" in name for name in archive.namelist())
+                mapped = "manifest.json" in archive.namelist()
             if damaged:
                 raise CheckpointError(f"{path} is damaged (wrong checksum): fetch it again")
+            if mapped:
+                raise CheckpointError(f"{path} is a mapped model already: name the .pt it is from")
             if script:
                 raise CheckpointError(
                     f"{path} is a TorchScript archive, which holds code: expected a file that "

@@ -36,6 +36,7 @@ IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 CACHE_BYTES = 1 << 30
 """An image folder whose decoded images fit here is decoded once and kept."""
 DIGITS_TRAIN = 1437
+READ_AT_ONCE = 128
 CROP_PADDING = 4
 CROP_FROM = 32
 """Random crops start at images of this side, in pixels: smaller ones would lose too much."""
@@ -56,6 +57,18 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     @abstractmethod
     def read(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
         """For each ``int64[B]`` of indices: images ``float32[B, C, H, W]``, labels ``int64[B]``."""
+
+    def tensors(self, count: int | None = None) -> Batch:
+        """``count`` images and labels, spread evenly over the data set; all where it has fewer.
+
+        Returns:
+            Images ``float32[N, C, H, W]`` in [0, 1] and labels ``int64[N]``.
+        """
+        chosen = torch.arange(len(self))
+        if count is not None and count < len(self):
+            chosen = torch.linspace(0, len(self) - 1, count).round().long()
+        parts = list(self.read(chosen.split(READ_AT_ONCE)))
+        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not -len(self) <= index < len(self):
@@ -202,10 +215,10 @@ def load_data(
         raise BadInput(f"image size must be at least 1 pixel, not {image_size}")
     if name in _NAMED:
         train, test, class_names = _NAMED[name](_root(root), image_size)
-    elif Path(name).is_dir():
+    elif _is_dir(Path(name)):
         train, test, class_names = _folder(Path(name), image_size or FOLDER_SIZE)
         name = Path(name).resolve().name
-    elif len(Path(name).parts) > 1 or Path(name).exists():
+    elif len(Path(name).parts) > 1:
         raise BadInput(
             f"{name} is no folder: name a folder of images or one of {', '.join(_NAMED)}"
         )
@@ -213,6 +226,13 @@ def load_data(
         raise UnknownName("data set", name, _NAMED)
     channels, height, width = train[0][0].shape
     return Data(name, train, test, (channels, height, width), class_names)
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def data_names() -> list[str]:
@@ -305,14 +325,14 @@ def _files(kind: Any, root: Path, *, train: bool) -> Any:
         warnings.simplefilter("ignore")  # old pickles inside CIFAR's files
         try:
             return kind(root, train=train, download=False)
-        except (RuntimeError, OSError):
+        except (RuntimeError, OSError, ValueError, AssertionError):
             pass
         try:
             with redirect_stdout(sys.stderr):
                 return kind(root, train=train, download=True)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, ValueError, AssertionError) as error:
             raise BadInput(
-                f"the files of {kind.__name__} are not in {root} and their download failed "
+                f"no whole files of {kind.__name__} are in {root} and their download failed "
                 f"({str(error).splitlines()[0]}): put them there, or name the folder that holds "
                 "them with --data-root or HAS8_DATA"
             ) from error

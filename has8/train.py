@@ -166,12 +166,13 @@ def fit(
         on_progress: called after every step and every epoch.
 
     Raises:
-        BadInput: if ``last.pt`` belongs to another run, the subset is larger than the data, or
-            ``out`` cannot be written.
+        BadInput: if the model cannot take the images, ``last.pt`` belongs to another run, the
+            subset is larger than the data, or ``out`` cannot be written.
         CheckpointError: if ``last.pt`` is damaged.
         TrainingError: if loss or weights stop being finite; ``last.pt`` keeps the epoch before.
     """
     report = on_progress or (lambda _: None)
+    _check_shape(model, data)
     images = _subset(len(data.train), config)
     optimizer = _OPTIMIZERS[config.optimizer](
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
@@ -200,6 +201,28 @@ def fit(
             provenance={**state.identity, "test_accuracy": history.accuracy},
         )
     return history
+
+
+def _check_shape(model: nn.Module, data: Data) -> None:
+    """Run one image, so that a model that does not fit says so before anything is written."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *data.input_shape, device=_device(model)))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(
+            f"the model cannot take images of {'x'.join(map(str, data.input_shape))} ({reason}): "
+            f"choose a smaller depth or a larger image size"
+        ) from error
+    finally:
+        model.train(training)
+    if logits.shape[1] < len(data.class_names):
+        raise BadInput(
+            f"the model has {logits.shape[1]} outputs and {data.name} has "
+            f"{len(data.class_names)} classes: make it with num_classes={len(data.class_names)}"
+        )
 
 
 def evaluate(model: nn.Module, dataset: ImageDataset, batch_size: int = 256) -> float:

@@ -114,7 +114,8 @@ def _link(target: Target) -> Iterator[Assumption]:
     yield _cited(
         target,
         "link.exchange_us",
-        f"Each chip segment exchanges spikes with the host twice, {link.exchange_us:,g} µs each.",
+        f"Each chip segment takes {link.exchange_us:,g} µs to exchange spikes with the host, in "
+        f"and out.",
         main=True,
     )
     yield _cited(

@@ -112,7 +112,7 @@ class Run:
 
     Args:
         backend: the name of the backend that ran the chip segments.
-        logits: ``float32[N, classes]``.
+        logits: ``float32[N, classes]``, the model's output; time first if it has steps.
         activity: counts over all samples.
         spikes: if recorded, those of every population by segment and population,
             ``bool[T, N, *shape]``; else empty.

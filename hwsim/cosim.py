@@ -61,12 +61,14 @@ def simulate(
         on_progress: called after each batch.
 
     Raises:
-        BadInput: if the shape of ``x`` does not fit.
+        BadInput: if the shape of ``x`` does not fit, or it is not finite.
         BackendError: if the backend cannot run here, or fails.
     """
     shape = mapped.graph.input.type.shape
     if tuple(x.shape[1:]) != shape or len(x) == 0:
-        raise BadInput(f"the model takes images of shape {shape}, not {tuple(x.shape[1:])}")
+        raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
+    if not x.is_floating_point() or not bool(x.isfinite().all()):
+        raise BadInput(f"images must be finite floats, as the model was trained on, not {x.dtype}")
     runner = _Runner(mapped, find_backend(backend))
     parts = []
     done = 0
@@ -75,7 +77,7 @@ def simulate(
         done += len(batch)
         if on_progress is not None:
             on_progress(done, len(x))
-    return _joined(parts)
+    return _joined(parts, batch_axis=0 if mapped.graph.output.type.steps is None else 1)
 
 
 class _Runner:
@@ -154,7 +156,7 @@ class _Counts:
         return Activity(samples, self.events, self.updated, self.overflows)
 
 
-def _joined(parts: Sequence[Run]) -> Run:
+def _joined(parts: Sequence[Run], batch_axis: int) -> Run:
     """The run of all batches, from those of each."""
 
     def recorded(what: str) -> dict[str, dict[str, Tensor]]:
@@ -170,5 +172,5 @@ def _joined(parts: Sequence[Run]) -> Run:
     activity = parts[0].activity
     for part in parts[1:]:
         activity += part.activity
-    logits = torch.cat([part.logits for part in parts])
+    logits = torch.cat([part.logits for part in parts], dim=batch_axis)
     return Run(parts[0].backend, logits, activity, recorded("spikes"), recorded("inputs"))

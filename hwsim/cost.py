@@ -64,6 +64,11 @@ class Energy:
         return self.synapse + self.soma + self.network
 
     @property
+    def work(self) -> float:
+        """What is spent on events, messages and arithmetic on both sides, and not on waiting."""
+        return self.dynamic + self.link + self.host
+
+    @property
     def total(self) -> float:
         """The sum of all parts."""
         return self.dynamic + self.static + self.x86 + self.link + self.host

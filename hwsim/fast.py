@@ -1,8 +1,10 @@
 """Batched simulation in torch, equal to the reference bit for bit.
 
-Floating point is exact on integers below 2**24 (float32) or 2**53 (float64). Before anything
+Floating point is exact on integers up to 2**24 (float32) or 2**53 (float64). Before anything
 runs, a bound on every intermediate value is computed from the weights, and the narrowest type
-that cannot round is chosen.
+that cannot round is chosen. Convolutions must add up products of weights and spikes and nothing
+else: NNPACK and cuDNN may take Winograd's algorithm, which multiplies by fractions, so the one is
+switched off and on the other float64 is rounded back to integers.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Fast:
         """Choose types and move the integers to the device.
 
         Raises:
-            BackendError: if a population feeds itself or an earlier one.
+            BackendError: if a population feeds itself or an earlier one, or needs arithmetic that
+                floating point would round.
         """
         known = {port.name for port in segment.inputs}
         for population in segment.populations:
@@ -57,6 +60,11 @@ class Fast:
                         f"population {population.name!r} is driven by {synapse.source!r}, which "
                         f"comes after it; the fast backend runs no recurrent connections, the "
                         f"reference does"
+                    )
+                if synapse.weight_exp < 0:
+                    raise BackendError(
+                        f"synapse {synapse.name!r} has the weight exponent {synapse.weight_exp}, "
+                        f"which shifts sums to the right; only the reference and Lava do that"
                     )
             known.add(population.name)
         layers = tuple(
@@ -79,14 +87,16 @@ class _Synapse:
         """Sums of weights over the spikes ``[N, *shape]``."""
         if self.kind == "linear":
             return F.linear(spikes.flatten(1), self.weight)
-        return F.conv2d(
-            spikes,
-            self.weight,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
+        with torch.backends.nnpack.flags(enabled=False):
+            sums = F.conv2d(
+                spikes,
+                self.weight,
+                stride=self.stride,
+                padding=self.padding,
+                dilation=self.dilation,
+                groups=self.groups,
+            )
+        return sums.round_() if sums.is_cuda else sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +124,12 @@ class _Layer:
     def run(self, sources: Mapping[str, Tensor]) -> tuple[Tensor, Counts, Overflow]:
         """Spikes ``bool[T, B, *shape]``, updates ``[T, *shape]`` and overflows."""
         steps, batch = next(iter(sources.values())).shape[:2]
-        drive: Tensor | None = None
+        drive = torch.zeros(1, dtype=self.dtype, device=self.bias.device)
         for synapse in self.synapses:
             part = synapse.current(sources[synapse.source].flatten(0, 1).to(self.dtype))
             part = part.view(-1, *self.shape)  # a linear layer may drive an image
-            drive = part if drive is None else drive.add_(part)
-        assert drive is not None
-        drive = drive.unflatten(0, (steps, batch))
+            drive = drive + part if drive.dim() > 1 else part
+        drive = drive.expand(steps * batch, *self.shape).unflatten(0, (steps, batch))
         spikes = torch.empty_like(drive, dtype=torch.bool)
         updated = np.full((steps, *self.shape), batch, np.int64)
         overflow = Overflow()
@@ -167,7 +176,7 @@ class _Executable:
     def __call__(self, inputs: Mapping[str, Tensor]) -> SegmentRun:
         sources = {name: spikes.to(self.device) for name, spikes in inputs.items()}
         spikes, updated, overflows = {}, {}, {}
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for layer in self.layers:
                 fired, updated[layer.name], overflows[layer.name] = layer.run(sources)
                 sources[layer.name] = spikes[layer.name] = fired
@@ -190,10 +199,18 @@ def _compile(
     most_v = half + min(most_u, half) + most_bias  # before it is clipped
     reach = _reach(min(most_u, half), most_bias, kept_v / full, steps)
     dtype = torch.float64
+    product_bits = max(most_u, most_v).bit_length() + registers.decay_bits
+    if product_bits > EXACT_BITS[dtype]:
+        raise BackendError(
+            f"population {population.name!r} needs integers of {product_bits} bits and float64 is "
+            f"exact up to {EXACT_BITS[dtype]}; use the reference"
+        )
     exact_decay = all(k & (k - 1) == 0 for k in (kept_u, kept_v))  # a power of two scales exactly
+    may_wrap = most_u >= half
     if (
         device.type == "cpu"
         and exact_decay
+        and not may_wrap
         and max(most_u, most_v) <= 1 << EXACT_BITS[torch.float32]
     ):
         dtype = torch.float32
@@ -217,18 +234,17 @@ def _compile(
         kept_v=kept_v / full,
         half=float(half),
         keep_top=registers.keep_top,
-        may_wrap=most_u >= half,
+        may_wrap=may_wrap,
         may_clip=reach >= half,
     )
 
 
 def _most_drive(population: Population) -> int:
     """The largest possible |sum of weights| into one neuron in one step."""
-    per_output = sum(
-        np.abs(s.weight << s.weight_exp).reshape(len(s.weight), -1).sum(1)
+    return sum(
+        int((np.abs(s.weight) << s.weight_exp).reshape(len(s.weight), -1).sum(1).max())
         for s in population.synapses
     )
-    return int(np.max(per_output))
 
 
 def _reach(most_u: int, most_bias: int, kept: float, steps: int) -> float:

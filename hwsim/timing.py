@@ -17,9 +17,6 @@ from mapping.partition import Side
 from mapping.prices import Accounting, Host
 from mapping.target import Target, barrier_ns
 
-EXCHANGES = 2
-"""Exchanges with the host that a chip segment needs for one sample: spikes in, spikes out."""
-
 FREE = ("input", "flatten", "identity")
 """Operations that a host does not start: they only rename a tensor."""
 
@@ -122,7 +119,7 @@ def latency(
     link = mapped.target.link
     return Latency(
         tuple(times),
-        exchange_us=EXCHANGES * len(loads) * link.exchange_us,
+        exchange_us=len(loads) * link.exchange_us,
         sample_us=link.sample_us if loads else 0.0,
     )
 

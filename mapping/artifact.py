@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -29,6 +28,7 @@ from mapping.place import Placement
 from mapping.quantize import LayerError
 from mapping.segment import ChipSegment, Population, Port, Synapse
 from mapping.target import Target
+from mapping.verify import verify_graph
 
 FORMAT, VERSION = "has8-mapped", 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
@@ -132,11 +132,24 @@ def load(path: str | Path) -> Mapped:
     Raises:
         CheckpointError: if the file is missing, is no has8 artefact, or is damaged.
     """
-    manifest, arrays = _read(Path(path))
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    try:
+        manifest, arrays = _read(content)
+        graph = Graph(tuple(_unpack_node(node, arrays) for node in manifest.nodes))
+        verify_graph(graph)
+        chips = tuple(_unpack_chip(chip, arrays) for chip in manifest.chips)
+    except Exception as error:  # a broken archive can raise anything
+        raise CheckpointError(
+            f"{str(path)!r} is no mapped model or is damaged ({error}): write it with has8-map"
+        ) from None
     return Mapped(
-        Graph(tuple(_unpack_node(node, arrays) for node in manifest.nodes)),
+        graph,
         manifest.partition,
-        tuple(_unpack_chip(chip, arrays) for chip in manifest.chips),
+        chips,
         manifest.errors,
         manifest.placement,
         manifest.target,
@@ -144,33 +157,14 @@ def load(path: str | Path) -> Mapped:
     )
 
 
-def _read(path: Path) -> tuple[_Manifest, Mapping[str, NDArray[Any]]]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            manifest = archive.read(MANIFEST)
-            tensors = archive.read(TENSORS)
-        head = msgspec.json.decode(manifest)
-        kind, version = head.get("format"), head.get("version")
-        if kind == FORMAT and version == VERSION:
-            return msgspec.json.decode(manifest, type=_Manifest), load_tensors(tensors)
-    except (
-        zipfile.BadZipFile,
-        KeyError,
-        AttributeError,
-        msgspec.MsgspecError,
-        SafetensorError,
-    ) as error:
-        raise CheckpointError(
-            f"{str(path)!r} is no mapped model ({error}); write one with has8-map"
-        ) from None
-    raise CheckpointError(
-        f"{str(path)!r} holds {kind!r} version {version}, and this has8 reads {FORMAT!r} version "
-        f"{VERSION}; map the model again"
-    )
+def _read(content: bytes) -> tuple[_Manifest, Mapping[str, NDArray[Any]]]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        manifest, tensors = archive.read(MANIFEST), archive.read(TENSORS)
+    head = msgspec.json.decode(manifest)
+    kind, version = head.get("format"), head.get("version")
+    if (kind, version) != (FORMAT, VERSION):
+        raise ValueError(f"{kind!r} version {version}, and this has8 reads version {VERSION}")
+    return msgspec.json.decode(manifest, type=_Manifest), load_tensors(tensors)
 
 
 def _pack_node(node: Node, arrays: Arrays) -> _Node:
@@ -191,10 +185,9 @@ def _unpack_node(packed: _Node, arrays: Mapping[str, NDArray[Any]]) -> Node:
 def _pack_chip(chip: ChipSegment, arrays: Arrays) -> _ChipSegment:
     populations = []
     for p in chip.populations:
-        # Mantissas have at most 13 bits.
-        arrays[f"chip/{p.name}/bias"] = p.bias.astype(np.int16)
+        arrays[f"chip/{p.name}/bias"] = _narrow(p.bias)
         for place, s in enumerate(p.synapses):
-            arrays[f"chip/{p.name}/{place}"] = s.weight.astype(np.int16)
+            arrays[f"chip/{p.name}/{place}"] = _narrow(s.weight)
         synapses = tuple(
             _Synapse(
                 s.name, s.source, s.kind, dict(s.attrs), s.weight_exp, s.sign_mode, s.weight_bits
@@ -215,6 +208,12 @@ def _pack_chip(chip: ChipSegment, arrays: Arrays) -> _ChipSegment:
             )
         )
     return _ChipSegment(chip.name, chip.steps, chip.inputs, tuple(populations), chip.outputs)
+
+
+def _narrow(integers: NDArray[np.int64]) -> NDArray[Any]:
+    """The same in the narrowest type that holds them all."""
+    low, high = integers.min(initial=0), integers.max(initial=0)
+    return integers.astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(high)))
 
 
 def _unpack_chip(packed: _ChipSegment, arrays: Mapping[str, NDArray[Any]]) -> ChipSegment:

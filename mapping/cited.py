@@ -86,6 +86,8 @@ def load_sheet(kind: type[SheetT], path: Path) -> SheetT:
         line = f" line {mark.line + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise TargetError(f"{path}:{line} {problem}") from None
+    except (TypeError, ValueError, RecursionError) as error:  # odd keys, dates, nesting
+        raise TargetError(f"{path}: is not YAML that can be read ({error})") from None
     citations: dict[str, Citation] = {}
     try:
         sheet = _read(kind, raw, "", None, citations)

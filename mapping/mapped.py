@@ -25,7 +25,8 @@ class Mapped:
         errors: of each population on the chip, by name.
         placement: which core holds what.
         target: the chip.
-        provenance: what it was made from: model configuration, classes, options, versions.
+        provenance: what it was made from: model configuration, options, version of has8, and
+            what the caller added.
     """
 
     graph: Graph

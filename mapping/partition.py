@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
@@ -164,7 +164,8 @@ def cut(graph: Graph, registers: Registers, select: str | Sequence[str] = "all")
             for name in segment.nodes:
                 del owner[name]
                 rejected[name] = "not selected for the chip"
-    segments = _in_order(graph, owner, _chip_segments(graph, owner), rejected)
+    kept = _chip_segments(graph, owner, {segment.nodes[0]: segment.name for segment in chip})
+    segments = _in_order(graph, owner, kept, rejected)
     order = {node.name: place for place, node in enumerate(graph)}
     rejections = tuple(Rejection(n, rejected[n]) for n in sorted(rejected, key=order.__getitem__))
     return Partition(segments, rejections)
@@ -203,7 +204,10 @@ def _levels(graph: Graph, owner: dict[str, str]) -> dict[str, int]:
     return level
 
 
-def _chip_segments(graph: Graph, owner: dict[str, str]) -> list[Segment]:
+def _chip_segments(
+    graph: Graph, owner: dict[str, str], named: Mapping[str, str] | None = None
+) -> list[Segment]:
+    """Connected layers of one level; names by first node are kept where ``named`` has them."""
     level = _levels(graph, owner)
     links = nx.Graph()
     for node in graph:
@@ -221,6 +225,9 @@ def _chip_segments(graph: Graph, owner: dict[str, str]) -> list[Segment]:
     ]
     groups.sort(key=lambda nodes: [n.name for n in graph].index(nodes[0].name))
     names = _names([[node.name for node in nodes] for nodes in groups])
+    if named is not None:
+        first = [nodes[0].name for nodes in groups]
+        names = [named.get(node, name) for node, name in zip(first, names, strict=True)]
     return [
         _segment(graph, name, "chip", nodes, "spiking layers between an encoder and a decoder")
         for name, nodes in zip(names, groups, strict=True)

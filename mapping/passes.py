@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from mapping.ir import Graph, Node, renamed_inputs, sorted_graph
+from mapping.ir import Graph, Kind, Node, renamed_inputs, sorted_graph
 from mapping.ops import OPS
 from mapping.ops.batchnorm import factor_and_offset
 from mapping.ops.pool import LINEAR
@@ -39,8 +39,9 @@ def fold_batchnorm(graph: Graph) -> Graph:
     for node in graph:
         if node.op != "batchnorm":
             continue
-        front = nodes[node.inputs[0]]
-        if OPS[front.op].role == "synapse" and len(graph.consumers(front.name)) == 1:
+        behind = node.inputs[0]
+        front = nodes[source.get(behind, behind)]
+        if OPS[front.op].role == "synapse" and len(graph.consumers(behind)) == 1:
             nodes[front.name] = replace(front, tensors=_folded(front, node))
             source[node.name] = front.name
             del nodes[node.name]
@@ -57,6 +58,18 @@ def _folded(front: Node, norm: Node) -> dict[str, Tensor]:
         bias = front.tensors["bias"].double() * factor + offset
     weight = weight * factor.view(-1, *(1,) * (weight.dim() - 1))
     return {"weight": weight.float(), "bias": bias.float()}
+
+
+def absorb_flatten(graph: Graph) -> Graph:
+    """Take out flattening of spikes in front of linear layers, which take images as they are."""
+    source: dict[str, str] = {}
+    for node in graph:
+        users = graph.consumers(node.name)
+        spikes = node.op == "flatten" and node.type.kind is Kind.SPIKE
+        if spikes and users and all(user.op == "linear" for user, _ in users):
+            source[node.name] = node.inputs[0]
+    kept = (renamed_inputs(node, source) for node in graph if node.name not in source)
+    return sorted_graph(kept, graph.output.name)
 
 
 def pool_past_decode(graph: Graph) -> Graph:
@@ -107,6 +120,7 @@ def _past_decode(graph: Graph, linear: Callable[[Node], bool]) -> Graph:
 PASSES: tuple[Pass, ...] = (
     drop_identity,
     fold_batchnorm,
+    absorb_flatten,
     pool_past_decode,
     residual_past_decode,
     flatten_past_decode,

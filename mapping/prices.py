@@ -81,7 +81,7 @@ class HostLink(Data, frozen=True, kw_only=True):
     Args:
         bits_per_message: size of one spike's message.
         pj_per_bit: energy of moving one bit.
-        exchange_us: microseconds of one exchange with the host within a run.
+        exchange_us: microseconds of one exchange with the host within a run, in and out.
         sample_us: microseconds of feeding and resetting the chip for one sample.
     """
 

@@ -110,14 +110,41 @@ def _population(
         threshold = max(threshold, _threshold(layer, modes, registers, bits, exponent))
         if threshold >= FINE_THRESHOLD:
             break
-    if threshold < 1:
+    threshold = _with_headroom(layer, threshold, registers)
+    population = None
+    while threshold >= 1 and population is None:
+        population = _rounded(layer, neuron, modes, registers, bits, threshold)
+        worst = _most_drive(population) << registers.synapse_shift
+        limit = (1 << (registers.state_bits - 1)) - 1
+        if worst > limit:  # rounding to a coarse grid went up
+            threshold, population = threshold * limit // (worst + 1), None
+    if population is None:
         raise BadInput(
             f"layer {neuron.name!r} cannot be quantised to {bits}-bit weights: no scale keeps its "
             f"weights (signs: {', '.join(modes)}), bias and currents in range; use more weight "
             f"bits, or keep the layer on the host"
         )
-    population = _rounded(layer, neuron, modes, registers, bits, threshold)
     return population, _error(layer, population, registers)
+
+
+def _with_headroom(layer: _FloatLayer, threshold: int, registers: Registers) -> int:
+    """A lower threshold where a fine one would let the membrane reach its register's limit."""
+    drive = _worst_current(layer.weights) + float(np.abs(layer.bias).max(initial=0))
+    reach = drive * sum(layer.beta**step for step in range(layer.steps))
+    limit = (1 << (registers.state_bits - 1)) - 1
+    if reach * threshold * 2**registers.threshold_shift <= limit:
+        return threshold
+    fits = math.floor(limit / (reach * 2**registers.threshold_shift))
+    return min(threshold, max(FINE_THRESHOLD, fits))
+
+
+def _most_drive(population: Population) -> int:
+    """The largest possible |sum of weights| into one neuron in one step."""
+    per_output = [
+        (np.abs(s.weight) << s.weight_exp).reshape(len(s.weight), -1).sum(1)
+        for s in population.synapses
+    ]
+    return int(np.sum(per_output, axis=0).max())
 
 
 def _sign_mode(weights: Floats, registers: Registers) -> str:
@@ -142,10 +169,8 @@ def _threshold(
             if extreme > 0:
                 limits.append(bound * 2**exponent / (extreme * unit))
     worst = _worst_current(layer.weights)
-    if worst > 0:  # no input may make the current wrap around, however weights are rounded
-        rounding = sum(w[0].size for w in layer.weights) * 2**exponent
-        reach = ((1 << (registers.state_bits - 1)) - 1) / shift - rounding
-        limits.append(reach / (worst * unit))
+    if worst > 0:  # no input may make the current wrap around
+        limits.append(((1 << (registers.state_bits - 1)) - 1) / (worst * unit * shift))
     largest_bias = float(np.abs(layer.bias).max(initial=0))
     if largest_bias > 0:
         mantissa = min(registers.bias_max, -registers.bias_min)
@@ -188,8 +213,8 @@ def _rounded(
         threshold=threshold,
         bias=bias,
         bias_exp=bias_exp,
-        du=full - registers.current_decay_offset,
-        dv=round((1 - layer.beta) * full) - registers.membrane_decay_offset,
+        du=min(full - registers.current_decay_offset, full - 1),
+        dv=min(max(round((1 - layer.beta) * full) - registers.membrane_decay_offset, 0), full - 1),
         scale=unit,
     )
 

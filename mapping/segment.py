@@ -1,7 +1,7 @@
 """What a chip is given: populations of neurons and the synapses between them, all integers.
 
-These types hold NumPy arrays only, and this file imports neither torch nor the rest of the
-package, so that a simulator can read them from a saved artefact in a bare environment.
+These types hold NumPy arrays and plain values only, so that a simulator can be given them in an
+interpreter without torch.
 """
 
 from __future__ import annotations

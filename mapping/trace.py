@@ -46,6 +46,10 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
     ) -> Any:
         if isinstance(m, OverTime):  # steps are part of an edge's type, not a reshape
+            for layer in m:
+                op = op_of(layer)
+                if op is not None and op.sees_time:
+                    raise ValueError(f"OverTime holds a {type(layer).__name__}, which needs time")
             forward = partial(nn.Sequential.forward, m)
         self._stack.append(self.path_of_module(m))
         try:
@@ -119,7 +123,7 @@ def _lower_call(
         kind = FUNCTIONS.get(item.target)
         op = OPS.get(kind) if kind else None
         what = str(getattr(item.target, "__name__", item.target))
-        name, module = f"{scope}.{kind}".lstrip("."), None
+        name, module = f"{scope}.{kind or what}".lstrip("."), None
     if op is None:
         raise TraceError(
             f"layer {name!r} is a {what}, which mapping does not know; known are "
@@ -127,9 +131,13 @@ def _lower_call(
         )
     if op.name == "add":
         inputs = _operands(item, names, name)
+    if op.name == "flatten" and module is None and _flatten_axes(item) not in ((1,), (1, -1)):
+        raise TraceError(f"flatten {name!r} must flatten everything behind the batch axis")
     name = _unique(name, nodes)
     try:
         attrs, tensors = op.lower(module) if module is not None else ({}, {})
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise ValueError("its weights are not all finite numbers; train the model again")
         type_ = op.infer(attrs, tensors, tuple(nodes[source].type for source in inputs))
     except ValueError as error:
         raise TraceError(f"layer {name!r} ({what}) cannot be mapped: {error}") from error
@@ -141,6 +149,10 @@ def _operands(item: fx.Node, names: dict[fx.Node, str], name: str) -> tuple[str,
     if len(item.args) != 2 or item.kwargs or not all(isinstance(a, fx.Node) for a in item.args):
         raise TraceError(f"addition {name!r} must add two tensors, without alpha or constants")
     return tuple(names[arg] for arg in item.args if isinstance(arg, fx.Node))
+
+
+def _flatten_axes(item: fx.Node) -> tuple[Any, ...]:
+    return (*item.args[1:], *(item.kwargs[k] for k in ("start_dim", "end_dim") if k in item.kwargs))
 
 
 def _unique(name: str, taken: dict[str, Node]) -> str:

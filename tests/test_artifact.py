@@ -1,7 +1,9 @@
 """name.h8: loads to what was saved, and the same mapping gives the same bytes."""
 
+import contextlib
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,6 +71,27 @@ def test_mapping_leaves_the_model_alone(vgg, digits):
     assert all(torch.equal(v, before[k]) for k, v in vgg.state_dict().items())
 
 
+def test_wide_integers_survive(mapped, tmp_path):
+    """A target of the user's may have biases of more than 16 bits."""
+    (first, *rest) = mapped.chips
+    (population, *others) = first.populations
+    wide = replace(population, bias=population.bias + 100_000)
+    chips = (replace(first, populations=(wide, *others)), *rest)
+    again = load(save(replace(mapped, chips=chips), tmp_path / "wide.h8"))
+    assert np.array_equal(again.chips[0].populations[0].bias, wide.bias)
+
+
+def test_damaged_bytes_never_end_in_another_error(mapped, tmp_path):
+    content = save(mapped, tmp_path / "good.h8").read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[generator.integers(len(content))] ^= 1 << generator.integers(8)
+        (tmp_path / "bad.h8").write_bytes(damaged)
+        with contextlib.suppress(CheckpointError):
+            load(tmp_path / "bad.h8")
+
+
 def test_files_that_are_no_artefact(mapped, tmp_path):
     with pytest.raises(CheckpointError, match="No such file"):
         load(tmp_path / "missing.h8")
@@ -83,7 +106,7 @@ def test_files_that_are_no_artefact(mapped, tmp_path):
         with zipfile.ZipFile(tmp_path / "other.h8", "w") as archive:
             archive.writestr(MANIFEST, json.dumps(entry))
             archive.writestr("tensors.safetensors", b"")
-        with pytest.raises(CheckpointError, match="map the model again"):
+        with pytest.raises(CheckpointError, match="reads version"):
             load(tmp_path / "other.h8")
     with pytest.raises(BadInput, match="cannot write"):
         save(mapped, tmp_path / "text.h8" / "inside.h8")

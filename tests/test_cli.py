@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from has8 import create_model, save_checkpoint
 from hwsim.lava import Lava
@@ -109,7 +110,7 @@ def broken(kind, folder):
         )  # fmt: skip
         return [model], "train with mode='hw'"
     if kind == "unknown target":
-        return [DIGITS, "--target", "lohi"], "did you mean 'loihi'"
+        return [DIGITS, "--target", "lohi", "--out", "new"], "did you mean 'loihi'"
     if kind == "wrong key":
         target = folder / "mine.yaml"
         text = BUNDLED.read_text()
@@ -128,6 +129,21 @@ def broken(kind, folder):
         return [DIGITS, "--out", folder / "file" / "inside"], "cannot write"
     if kind == "unknown segment":
         return [DIGITS, "--partition", "haed.snn"], "no chip segment 'haed.snn'"
+    if kind == "mapped already":
+        with zipfile.ZipFile(model, "w") as archive:
+            archive.writestr("manifest.json", "{}")
+        return [model], "is a mapped model already"
+    if kind == "other classes":
+        other = folder / "images"
+        for split in ("train", "test"):
+            for name in ("cat", "dog"):
+                (other / split / name).mkdir(parents=True)
+                Image.new("RGB", (8, 8)).save(other / split / name / "1.png")
+        return [DIGITS, "--data", other], "choose its data with --data"
+    if kind == "unknown host":
+        return [DIGITS, "--host", "jetson-orin"], "did you mean 'jetson-orin-nano'"
+    if kind == "odd bits":
+        return [DIGITS, "--weight-bits", 7, "--partition", "none"], "7 bits cannot be stored"
     if kind == "unknown data":
         return [DIGITS, "--data", "digit"], "did you mean 'digits'"
     return [DIGITS, "--samples", "many"], "'many' is not a valid integer"
@@ -146,6 +162,10 @@ def broken(kind, folder):
         "unwritable",
         "unknown segment",
         "unknown data",
+        "unknown host",
+        "mapped already",
+        "other classes",
+        "odd bits",
         "wrong option",
     ],
 )

@@ -157,6 +157,55 @@ def test_narrow_arithmetic_only_where_it_cannot_round():
     assert types == [torch.float32, torch.float64, torch.float64]
 
 
+def test_exact_without_onednn_too():
+    """Without oneDNN torch would take NNPACK's Winograd, which multiplies by fractions."""
+    rng = np.random.default_rng(0)
+    attrs = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+    synapse = Synapse(
+        "c", "x", "conv2d", attrs, weights(rng, (16, 16, 3, 3), "mixed"), 0, "mixed", 8
+    )
+    bias = np.zeros(16, np.int64)
+    layer = Population("a", (16, 16, 16), (synapse,), "lif", 300, bias, 0, 4095, 2048, 1.0)
+    segment = ChipSegment("s", 4, (Port("x", (16, 16, 16)),), (layer,), ("a",))
+    inputs = spikes_for(segment, 0, samples=8)
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        assert_equal(segment, LOIHI, inputs)
+    finally:
+        torch._C._set_mkldnn_enabled(before)
+
+
+def test_odd_currents_that_wrap_do_not_round():
+    """The wrap itself computes with 2**23 + 2**24, more than float32 holds."""
+    segment = dense([-254] * 4 + [2], exp=7, threshold=67_072, du=2047, dv=4095, steps=8)
+    weight = np.array([[-254 << 7] * 4 + [2]])
+    (neuron,) = segment.populations
+    synapse = replace(neuron.synapses[0], weight=weight, weight_exp=0)
+    segment = replace(segment, populations=(replace(neuron, synapses=(synapse,)),))
+    assert_equal(segment, LOIHI, spikes_for(segment, 0, samples=50, rate=0.8))
+
+
+def test_bias_alone_can_drive_a_population():
+    bias = Population("n", (3,), (), "lif", 100, np.array([900, 0, 4095]), 1, 4095, 0, 1.0)
+    segment = ChipSegment("s", 6, (Port("x", (2,)),), (bias,), ("n",))
+    run = assert_equal(segment, LOIHI, all_ones(segment))
+    assert run.spikes["n"].any()
+
+
+def test_autocast_around_a_simulation_changes_nothing():
+    segment = dense([254, 2, 130] * 40, threshold=2000, dv=2048)
+    inputs = spikes_for(segment, 3, samples=60)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_equal(segment, LOIHI, inputs)
+
+
+def test_registers_too_wide_for_float64_are_refused():
+    wide = msgspec.structs.replace(LOIHI, state_bits=48)
+    with pytest.raises(BackendError, match="use the reference"):
+        Fast().compile(dense([2]), wide)
+
+
 def test_recurrent_connections_are_refused():
     segment = dense([2])
     (neuron,) = segment.populations

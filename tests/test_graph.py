@@ -10,6 +10,8 @@ from has8.blocks import Coding, HybridBlock, OverTime
 from has8.encoders import BitPlaneEncoder, Decoder, bitplane_weights
 from has8.errors import BadInput, TraceError
 from has8.neurons import Leaky
+from hwsim import compare, simulate
+from mapping import map_model
 from mapping.evaluate import evaluate
 from mapping.ir import Graph, Kind, Node, TensorType
 from mapping.partition import cut
@@ -173,6 +175,28 @@ def test_a_neuron_that_values_drive_stays_on_the_host_with_the_reason():
     assert [segment.nodes for segment in partition.chip] == [("fc.0", "sn2")]
 
 
+class OtherConv(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return torch.flatten(x)
+
+
+def hooked():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3))
+    net[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    return net
+
+
+def poisoned():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3))
+    net[0].weight.data[0, 0, 0, 0] = float("nan")
+    return net
+
+
 class Branches(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -183,6 +207,10 @@ class Branches(nn.Module):
     [
         (Branches(), "must not branch on values"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU()), "layer '1' is a GELU"),
+        (OtherConv(1, 2, 3), "does not know|cannot be traced"),
+        (Flat(), "behind the batch axis"),
+        (poisoned(), "not all finite"),
+        (nn.Sequential(OverTime(nn.Conv2d(1, 2, 3), Leaky())), "needs time"),
         (nn.Sequential(nn.Conv2d(3, 2, 3)), "images of 3 channels, not value"),
         (nn.Sequential(nn.Conv2d(1, 2, 3, padding_mode="reflect")), "padding mode 'reflect'"),
         (nn.Sequential(nn.Conv2d(1, 2, 9)), "does not fit"),
@@ -195,6 +223,58 @@ class Branches(nn.Module):
 def test_what_cannot_be_traced_is_named(net, message):
     with pytest.raises(TraceError, match=message):
         trace(net, (1, 8, 8))
+
+
+def test_what_tracing_does_not_see_is_found_by_running_it():
+    with pytest.raises(TraceError, match="does not compute what the model does"):
+        map_model(hooked(), input_shape=(1, 8, 8))
+
+
+def test_batch_norms_in_a_row_fold_one_after_another():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.BatchNorm2d(2))
+    for norm in net[1:]:
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    before = trace(net, (1, 8, 8))
+    after = run_passes(before)
+    assert [node.op for node in after] == ["input", "conv2d"]
+    x = torch.rand(3, 1, 8, 8, dtype=torch.float64)
+    assert torch.allclose(evaluate(after, x), evaluate(before, x), atol=1e-5)
+
+
+def classifier():
+    """Spiking convolution, flatten, spiking linear layer; the output is spikes."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        BitPlaneEncoder(),
+        OverTime(nn.Conv2d(1, 3, 3)),
+        Leaky(threshold=0.3),
+        OverTime(nn.Flatten()),
+        OverTime(nn.Linear(108, 10)),
+        Leaky(threshold=0.2),
+    )
+    return calibrate(net, torch.rand(4, 1, 8, 8))
+
+
+def test_flatten_between_spiking_layers_stays_on_the_chip():
+    net, x = classifier(), torch.rand(9, 1, 8, 8)
+    mapped = map_model(net, input_shape=(1, 8, 8))
+    assert [segment.side for segment in mapped.partition.segments] == ["host", "chip"]
+    assert compare(mapped, x, "fast", "reference").equal
+    run = simulate(mapped, x, batch_size=4)  # spikes out: time first, samples second
+    assert run.logits.shape == (8, 9, 10)
+    with torch.no_grad():
+        assert (run.logits == net(x)).float().mean() > 0.95
+
+
+def test_segment_names_do_not_depend_on_what_is_selected():
+    net = nn.Sequential(*classifier(), Decoder(bitplane_weights("lsb")))
+    net = nn.Sequential(*net, BitPlaneEncoder(), OverTime(nn.Linear(10, 5)), Leaky())
+    graph = run_passes(trace(calibrate(net, torch.rand(4, 1, 8, 8)), (1, 8, 8)))
+    names = [segment.name for segment in cut(graph, REGISTERS).chip]
+    assert len(set(names)) == 2
+    for name in names:
+        assert [segment.name for segment in cut(graph, REGISTERS, [name]).chip] == [name]
 
 
 def test_a_module_used_twice_becomes_two_nodes():

@@ -9,8 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from hwsim import compare, simulate
+from has8.blocks import OverTime
+from has8.encoders import Decoder, DuplicateEncoder, count_weights
+from has8.neurons import Leaky
+from hwsim import compare, estimate, simulate
 from hwsim.fast import Fast
 from hwsim.lava import Lava
 from mapping import load, map_model, save
@@ -72,6 +76,38 @@ def test_rung_6_fast_equals_lava(resnet, digits):
     mapped = map_model(resnet, calibration=digits[:64])
     found = compare(mapped, digits[:3], "fast", "lava")
     assert found.equal, found.divergence
+
+
+def test_25_steps_of_spiking_layers_behind_an_ann(digits):
+    """Not HAS-8: repeated values drive the first spiking layer, spikes are counted at the end."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        DuplicateEncoder(25),
+        OverTime(nn.Linear(144, 30)),
+        Leaky(beta=0.78),
+        OverTime(nn.Linear(30, 20)),
+        Leaky(beta=0.9, threshold=0.3),
+        OverTime(nn.Linear(20, 10)),
+        Leaky(beta=1.0, threshold=0.2),
+        Decoder(count_weights(25)),
+    )
+    mapped = map_model(net, input_shape=SHAPE)
+    with torch.no_grad():
+        assert torch.equal(evaluate(trace(net, SHAPE), digits), net(digits))
+    (chip,) = mapped.chips
+    assert chip.steps == 25
+    assert [p.name for p in chip.populations] == ["7", "9"]  # values drive "5": not the chip's
+    reasons = {r.node: r.reason for r in mapped.partition.rejections}
+    assert "a chip takes only spikes" in reasons["5"]
+    found = compare(mapped, digits[:50], "fast", "reference")
+    assert found.equal, found.divergence
+    run = simulate(mapped, digits)
+    assert run.logits.max() > 1
+    assert torch.equal(run.logits, run.logits.round())  # counts
+    assert estimate(mapped, run).synops > 0
 
 
 def test_a_wrong_layer_is_found_where_it_is(mapped, digits):

@@ -137,6 +137,42 @@ def test_fewer_bits_never_lower_the_error_bound_and_odd_widths_are_refused():
         quantize(graph, segment, REGISTERS, weight_bits=7)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_wide_layers_cannot_wrap_however_coarse_their_grid(bits):
+    torch.manual_seed(0)
+    linear = nn.Linear(4096, 2)
+    net = nn.Sequential(
+        BitPlaneEncoder(), OverTime(linear), Leaky(), Decoder(bitplane_weights("lsb"))
+    )
+    calibrate(net, torch.rand(2, 4096))
+    graph = run_passes(trace(net, (4096,)))
+    chip, _ = quantize(graph, cut(graph, REGISTERS).chip[0], REGISTERS, weight_bits=bits)
+    (synapse,) = chip.populations[0].synapses
+    worst = (np.abs(synapse.weight) << synapse.weight_exp).sum(1).max()
+    assert worst << REGISTERS.synapse_shift < 1 << (REGISTERS.state_bits - 1)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_a_fine_threshold_leaves_the_membrane_headroom(beta):
+    """Small weights would allow thresholds so large that the membrane register ends at them."""
+    torch.manual_seed(0)
+    linear = nn.Linear(1000, 4, bias=False)
+    linear.weight.data = torch.randn(4, 1000).sign() * 0.0019
+    net = nn.Sequential(
+        BitPlaneEncoder(), OverTime(linear), Leaky(beta=beta), Decoder(bitplane_weights("lsb"))
+    )
+    calibrate(net, torch.rand(2, 1000))
+    graph = run_passes(trace(net, (1000,)))
+    chip, _ = quantize(graph, cut(graph, REGISTERS).chip[0], REGISTERS)
+    (population,) = chip.populations
+    (synapse,) = population.synapses
+    drive = (np.abs(synapse.weight) << synapse.weight_exp).sum(1).max() << REGISTERS.synapse_shift
+    reach = drive * sum(beta**t for t in range(8))
+    assert reach < (1 << (REGISTERS.state_bits - 1)) * 1.01
+    assert population.threshold >= 256
+    assert 0 <= population.dv < 1 << REGISTERS.decay_bits
+
+
 def test_a_layer_of_zeros_is_quantised():
     conv = random_conv(0, 0.0, 0.0)
     graph, segment = one_layer(conv, Leaky())

@@ -6,6 +6,7 @@ exit code 1.
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import NoReturn
 
@@ -37,6 +38,9 @@ def map_main() -> NoReturn:
 
 
 def _run(command: click.Command, name: str) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # terminals that know no µ
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

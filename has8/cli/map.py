@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from has8 import Checkpoint, load_checkpoint, load_data
+from has8 import Checkpoint, Data, calibrate, load_checkpoint, load_data
 from has8.checkpoint import write_whole
-from has8.data import ImageDataset, batches, data_names
-from has8.errors import BadInput
+from has8.data import data_names
+from has8.errors import BackendError, BadInput
 from hwsim import compare, estimate, simulate
-from hwsim.cosim import find_backend
 from hwsim.divergence import Comparison
 from hwsim.lava import Lava
 from hwsim.report import render, summarize, to_dict
-from mapping import Mapped, map_model, save, target_names
+from mapping import Mapped, load_target, map_model, save, target_names
+from mapping.target import DEFAULT_HOST, host_names, load_host
 
 CALIBRATION = 256
 """Training images that stand for the data where an encoder's range was never tracked."""
@@ -40,6 +40,12 @@ Count = Callable[[int, int], None]
     default="loihi",
     show_default=True,
     help=f"{', '.join(target_names())}, or a YAML file.",
+)
+@click.option(
+    "--host",
+    default=DEFAULT_HOST,
+    show_default=True,
+    help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
 )
 @click.option(
     "--partition",
@@ -63,7 +69,13 @@ Count = Callable[[int, int], None]
     show_default=True,
     help="Test images to run, spread evenly over the test set; fewer if it has fewer.",
 )
-@click.option("--verify", type=click.Choice(["lava", "none"]), default="lava", show_default=True)
+@click.option(
+    "--verify",
+    type=click.Choice(["lava", "none"]),
+    default="lava",
+    show_default=True,
+    help="What to hold the simulation against.",
+)
 @click.option(
     "--verify-samples",
     type=click.IntRange(min=1),
@@ -72,13 +84,20 @@ Count = Callable[[int, int], None]
     help="Samples to run in Lava as well, over every spike.",
 )
 @click.option("--weight-bits", type=int, default=8, show_default=True, help="Bits of a weight.")
-@click.option("--out", type=_FOLDER, default=Path(), help="Folder for MODEL.h8 and the report.")
+@click.option(
+    "--out",
+    type=_FOLDER,
+    default=Path(),
+    help="Folder for MODEL.h8 and the report.  [default: here]",
+)
 @click.option("--full", is_flag=True, help="Print every reason and every assumption.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.version_option(package_name="has8")
 def map_command(
     model: Path,
     target: str,
+    host: str,
     partition: str,
     data: str | None,
     data_root: Path | None,
@@ -101,28 +120,33 @@ def map_command(
     has8-map examples/models/digits.pt --target loihi
     has8-map model.pt --partition head.snn,blocks.0.snn --samples 10000
     """
-    checkpoint = load_checkpoint(model)
-    _writable(out)
-    source = load_data(_data_name(checkpoint, data), data_root, _image_size(checkpoint, data))
-    _check_data(checkpoint, source.name, source.input_shape, len(source.class_names))
+    checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
+    _check_writable(out)
+    source = load_data(_data_name(checkpoint, data), data_root, checkpoint.input_shape[1])
+    _check_data(checkpoint, source)
     with _progress(quiet) as stage:
         stage("mapping")
-        calibration, _ = _some(source.train, CALIBRATION)
+        network = calibrate(checkpoint.model, source.train.tensors(CALIBRATION)[0])
         mapped = map_model(
-            checkpoint.model,
-            target,
-            partition if partition in ("all", "none") else partition.split(","),
-            calibration=calibration,
+            network,
+            chip,
+            _names(partition),
+            input_shape=checkpoint.input_shape,
             weight_bits=weight_bits,
+            provenance={
+                "data": source.name,
+                "class_names": list(checkpoint.class_names),
+                "training": dict(checkpoint.provenance),
+            },
         )
-        images, labels = _some(source.test, samples)
-        float_logits = _float_logits(checkpoint.model, images, stage("float model"))
+        images, labels = source.test.tensors(samples)
+        float_logits = _float_logits(network, images, stage("float model"))
         run = simulate(mapped, images, batch_size=BATCH, on_progress=stage("chip simulation"))
         verified, unverified = None, "not asked for"
         if verify == "lava":
             stage("checking against Lava")
             verified, unverified = _verify(mapped, images[:verify_samples])
-        cost = estimate(mapped, run)
+        cost = estimate(mapped, run, processor)
     summary = summarize(
         mapped,
         cost,
@@ -138,20 +162,27 @@ def map_command(
     write_whole(report_file, lambda file: file.write(f"{report}\n".encode()))
     if as_json:
         click.echo(report)
-        return
-    render(Console(highlight=False), summary, full=full)
-    click.echo(f"\n{artefact}\n{report_file}")
+    else:
+        render(Console(highlight=False), summary, full=full)
+        click.echo(f"\n{artefact}\n{report_file}")
+    if verified is not None and not verified.equal:
+        raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
 
 
-def _writable(folder: Path) -> None:
-    """Refuse an unusable output folder before any work is done.
+def _check_writable(folder: Path) -> None:
+    """Refuse an unusable output folder before any work is done, without making it.
 
     Raises:
-        BadInput: if it cannot be made or written to.
+        BadInput: if it is a file, or lies where nothing can be written.
     """
-    probe = folder / f".has8-{os.getpid()}"
-    write_whole(probe, lambda file: None)
-    probe.unlink()
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise BadInput(f"cannot write to {folder}: {there} is no folder that can be written to")
+
+
+def _names(partition: str) -> str | list[str]:
+    names = [name.strip() for name in partition.split(",") if name.strip()]
+    return partition if partition in ("all", "none") else names
 
 
 def _data_name(checkpoint: Checkpoint, data: str | None) -> str:
@@ -166,26 +197,21 @@ def _data_name(checkpoint: Checkpoint, data: str | None) -> str:
     return str(trained_on)
 
 
-def _image_size(checkpoint: Checkpoint, data: str | None) -> int | None:
-    """Images of a folder, and others of another size, are resized to what the model takes."""
-    return checkpoint.input_shape[1] if data is not None else None
-
-
-def _check_data(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], classes: int) -> None:
-    if shape != checkpoint.input_shape or classes != len(checkpoint.class_names):
+def _check_data(checkpoint: Checkpoint, source: Data) -> None:
+    if source.input_shape != checkpoint.input_shape:
         raise BadInput(
-            f"{name} has images of shape {shape} in {classes} classes, and the model takes "
-            f"{checkpoint.input_shape} and knows {len(checkpoint.class_names)}: choose its data "
-            f"with --data"
+            f"{source.name} has images of shape {source.input_shape} and the model takes "
+            f"{checkpoint.input_shape}: choose its data with --data"
+        )
+    if source.class_names != checkpoint.class_names:
+        raise BadInput(
+            f"{source.name} has the classes {_few(source.class_names)} and the model knows "
+            f"{_few(checkpoint.class_names)}: choose its data with --data"
         )
 
 
-def _some(dataset: ImageDataset, count: int) -> tuple[Tensor, Tensor]:
-    """``count`` images and labels, spread evenly; all if there are fewer."""
-    count = min(count, len(dataset))
-    chosen = torch.linspace(0, len(dataset) - 1, count).round().long()
-    parts = list(batches(dataset, BATCH, indices=chosen))
-    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _float_logits(model: nn.Module, images: Tensor, done: Count) -> Tensor:
@@ -208,7 +234,10 @@ def _verify(mapped: Mapped, images: Tensor) -> tuple[Comparison | None, str]:
     reason = Lava().unavailable()
     if reason is not None:
         return None, reason
-    return compare(mapped, images, "fast", find_backend("lava")), ""
+    try:
+        return compare(mapped, images, "fast", "lava"), ""
+    except BackendError as error:  # the simulation's results are worth keeping
+        return None, str(error)
 
 
 @contextmanager

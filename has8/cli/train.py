@@ -34,13 +34,25 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Where downloaded data lie.  [default: $HAS8_DATA, else ~/.cache/has8/data]",
 )
 @click.option("--image-size", type=int, help="Resize images to so many pixels a side.")
-@click.option("--epochs", default=_DEFAULT.epochs, show_default=True)
-@click.option("--batch-size", default=_DEFAULT.batch_size, show_default=True)
+@click.option("--epochs", default=_DEFAULT.epochs, show_default=True, help="Passes over the data.")
+@click.option("--batch-size", default=_DEFAULT.batch_size, show_default=True, help="Images a step.")
 @click.option("--lr", default=_DEFAULT.lr, show_default=True, help="Highest learning rate.")
-@click.option("--weight-decay", default=_DEFAULT.weight_decay, show_default=True)
-@click.option("--label-smoothing", default=_DEFAULT.label_smoothing, show_default=True)
-@click.option("--augment/--no-augment", default=_DEFAULT.augment, help="Mirror and shift images.")
-@click.option("--seed", default=_DEFAULT.seed, show_default=True)
+@click.option("--weight-decay", default=_DEFAULT.weight_decay, show_default=True, help="AdamW's.")
+@click.option(
+    "--label-smoothing",
+    default=_DEFAULT.label_smoothing,
+    show_default=True,
+    help="Probability spread over all classes.",
+)
+@click.option(
+    "--augment/--no-augment",
+    default=_DEFAULT.augment,
+    show_default=True,
+    help="Mirror and shift images.",
+)
+@click.option(
+    "--seed", default=_DEFAULT.seed, show_default=True, help="Of weights, order and shifts."
+)
 @click.option("--subset", type=int, help="Train on so many images only.")
 @click.option("--base", type=int, help="Channels of the first stage.")
 @click.option("--depth", type=int, help="Number of stages.")
@@ -119,7 +131,7 @@ def _new_model(name: str, data: Data, options: dict[str, Any], seed: int) -> nn.
             return create_model(
                 name, num_classes=len(data.class_names), in_channels=data.input_shape[0], **options
             )
-        except TypeError as error:
+        except (TypeError, RuntimeError) as error:
             raise BadInput(f"{name} cannot be built with {options}: {error}") from error
 
 

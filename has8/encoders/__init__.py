@@ -1,4 +1,4 @@
-"""From values to spikes and back: one file holds one encoder and its decoding weights."""
+"""From values to spikes and back: one file holds one coding, its encoder and decoding weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from has8.encoders.bitplane import (
     encode_bitplanes,
 )
 from has8.encoders.decoder import Decoder
+from has8.encoders.duplicate import DuplicateEncoder, count_weights
 from has8.encoders.rate import rate_weights
 from has8.registry import Registry
 
@@ -21,8 +22,10 @@ __all__ = [
     "DECODERS",
     "BitPlaneEncoder",
     "Decoder",
+    "DuplicateEncoder",
     "PaperBitPlaneEncoder",
     "bitplane_weights",
+    "count_weights",
     "encode_bitplanes",
     "rate_weights",
 ]

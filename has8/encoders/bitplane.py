@@ -127,7 +127,7 @@ class BitPlaneEncoder(nn.Module):
     def track(self, x: Tensor, momentum: float) -> None:
         """Move the range towards that of ``x``; the first call sets it."""
         low, high = torch.aminmax(x.detach())
-        high = torch.maximum(high, low + 1e-6)  # a constant tensor has no range
+        high = torch.maximum(high, low + low.abs().clamp(min=1) * 1e-5)  # never an empty range
         weight = torch.where(self.tracked, momentum, 1.0)
         self.lo.lerp_(low.to(self.lo.dtype), weight)
         self.hi.lerp_(high.to(self.hi.dtype), weight)

@@ -106,10 +106,15 @@ def has8_vgg(
         BadInput: for an option out of range.
         UnknownName: for an unknown slope or decoder.
     """
-    if base < 1 or multiplier < 1 or depth < 0 or kernel % 2 == 0 or kernel < 1:
+    if (
+        min(base, multiplier, depth + 1, kernel, *head) < 1
+        or kernel % 2 == 0
+        or any(not isinstance(width, int) for width in head)
+    ):
         raise BadInput(
-            f"has8_vgg needs base and multiplier >= 1, depth >= 0 and an odd kernel, not "
-            f"base={base}, multiplier={multiplier}, depth={depth}, kernel={kernel}"
+            f"has8_vgg needs base, multiplier and widths of the head >= 1, depth >= 0 and an odd "
+            f"kernel, not base={base}, multiplier={multiplier}, depth={depth}, kernel={kernel}, "
+            f"head={list(head)}"
         )
     coding = Coding(slope, rescale, order, decoder, neuron, mode)  # type: ignore[arg-type]
     widths = [in_channels * base * multiplier**i for i in range(depth + 1)]

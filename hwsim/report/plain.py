@@ -29,8 +29,10 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "samples": cost.samples,
         "accuracy": {"float": summary.accuracy_float, "mapped": summary.accuracy_mapped},
         "verified": _verified(summary.verified, summary.unverified),
+        "provenance": dict(summary.provenance),
         "partition": [asdict(segment) for segment in summary.partition],
         "rejections": [asdict(rejection) for rejection in summary.rejections],
+        "quantization_error": {name: asdict(error) for name, error in summary.errors.items()},
         "cores_used": cost.cores_used,
         "chips_used": cost.chips_used,
         "utilisation": {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from hwsim.cost import CostReport
 from hwsim.divergence import Comparison
 from mapping.mapped import Mapped
 from mapping.ops import OPS
 from mapping.partition import Rejection, Segment, Side
+from mapping.quantize import LayerError
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Summary:
         accuracy_mapped: the same of the mapped model.
         verified: how two backends compared; None if they were not.
         unverified: why they were not, in words; empty if they were.
+        errors: what quantisation costs each population on the chip, by name.
+        provenance: what the mapping was made from.
     """
 
     model: str
@@ -60,6 +64,8 @@ class Summary:
     accuracy_mapped: float | None = None
     verified: Comparison | None = None
     unverified: str = ""
+    errors: Mapping[str, LayerError] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def summarize(
@@ -95,6 +101,8 @@ def summarize(
         accuracy_mapped=accuracy_mapped,
         verified=verified,
         unverified=unverified,
+        errors=mapped.errors,
+        provenance=mapped.provenance,
     )
 
 

@@ -103,6 +103,10 @@ def _headline(summary: Summary) -> Iterator[Row]:
         used = f"{many(cost.cores_used, 'core')} on {many(cost.chips_used, 'chip')}"
         fullest = f"the fullest has {percent(peak)} of its {resource.replace('_', ' ')} in use"
         yield "chip", Text(f"{used}; {fullest}")
+    if summary.errors:
+        name, error = max(summary.errors.items(), key=lambda item: item[1].membrane)
+        bound = f"membranes are off by {error.membrane:.2f} thresholds at worst ({name})"
+        yield "rounding", Text(bound)
     work = f"{count(cost.host_macs)} MACs on the host"
     if cost.cores_used:
         work = f"{count(cost.synops)} synaptic operations on the chip, {work}"
@@ -206,7 +210,11 @@ def _add_parts(
 def _comparison(cost: CostReport) -> Iterator[Row]:
     alone = cost.host_only
     latency = "" if alone.latency_us is None else f", {units.time(alone.latency_us)}"
-    yield "host alone", Text(f"{units.energy(alone.energy_uj)}{latency} ({count(alone.macs)} MACs)")
+    price = f"{units.energy(alone.energy_uj)} for {count(alone.macs)} MACs{latency}"
+    yield "host alone", Text(f"{price}; power while waiting is not counted")
+    if cost.cores_used:
+        work = units.energy(cost.energy_uj.work)
+        yield "mapped", Text(f"{work} for MACs, events and messages, without power while waiting")
     literature = units.energy(cost.convention_uj)
     yield "convention", Text(f"{literature} by the constants of the literature, no measurement")
 

@@ -20,8 +20,15 @@ OPS: dict[str, Op] = {
 
 
 def op_of(module: nn.Module) -> Op | None:
-    """The kind of node that a torch module becomes, or None if no file lowers it."""
-    return next((op for op in OPS.values() if op.modules and isinstance(module, op.modules)), None)
+    """The kind of node that a torch module becomes, or None if no file lowers it.
+
+    A subclass counts as its parent only as long as it computes the same: with the same forward.
+    """
+    forward = type(module).forward
+    for op in OPS.values():
+        if isinstance(module, op.modules) and forward in {m.forward for m in op.modules}:
+            return op
+    return None
 
 
 __all__ = ["OPS", "Op", "op_of", "run_node"]

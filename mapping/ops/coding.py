@@ -8,42 +8,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from has8.encoders import BitPlaneEncoder, Decoder, PaperBitPlaneEncoder, encode_bitplanes
+from has8.encoders import (
+    BitPlaneEncoder,
+    Decoder,
+    DuplicateEncoder,
+    PaperBitPlaneEncoder,
+    encode_bitplanes,
+)
 from mapping.ir import Kind, Node, TensorType
 from mapping.ops.op import Lowered, Op, parameters
 
+Encoder = BitPlaneEncoder | DuplicateEncoder | PaperBitPlaneEncoder
 
-def lower_encoder(module: BitPlaneEncoder | PaperBitPlaneEncoder) -> Lowered:
-    """Coding, steps and order; the range as float attributes."""
+KINDS = {"bitplane": Kind.SPIKE, "duplicate": Kind.VALUE}
+"""What each coding sends."""
+
+
+def lower_encoder(module: Encoder) -> Lowered:
+    """Coding and steps; for bit planes also order and range."""
     if isinstance(module, PaperBitPlaneEncoder):
         raise ValueError(
             "the encoder of mode='paper' takes its range from the batch and sends fractions, "
             "which no chip can run; train with mode='hw'"
         )
-    if not module.frozen:
-        raise ValueError("its range is not frozen; run has8.calibrate(model, images) first")
-    attrs = {
-        "coding": module.coding,
-        "steps": module.steps,
-        "order": module.order,
-        "lo": module.lo.item(),
-        "hi": module.hi.item(),
-    }
+    attrs: dict[str, Any] = {"coding": module.coding, "steps": module.steps}
+    if isinstance(module, BitPlaneEncoder):
+        if not module.frozen:
+            raise ValueError("its range is not frozen; run has8.calibrate(model, images) first")
+        attrs.update(order=module.order, lo=module.lo.item(), hi=module.hi.item())
     return attrs, {}
 
 
 def infer_encoder(
     attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
 ) -> TensorType:
-    """Values without a time axis become spikes with one."""
+    """Values without a time axis get one, as spikes or as values."""
     (given,) = inputs
     if given.steps is not None:
         raise ValueError(f"it encodes values without a time axis, not {given}")
-    return TensorType(given.shape, Kind.SPIKE, attrs["steps"])
+    return TensorType(given.shape, KINDS[attrs["coding"]], attrs["steps"])
 
 
 def encode(node: Node, x: Tensor) -> Tensor:
     """``[B, ...] -> [T, B, ...]``."""
+    if node.attrs["coding"] == "duplicate":
+        return x.expand(node.attrs["steps"], *x.shape)
     return encode_bitplanes(x, node.attrs["lo"], node.attrs["hi"], node.attrs["order"])
 
 
@@ -71,7 +80,7 @@ def decode(node: Node, x: Tensor) -> Tensor:
 OPS = (
     Op(
         "encode",
-        (BitPlaneEncoder, PaperBitPlaneEncoder),
+        (BitPlaneEncoder, DuplicateEncoder, PaperBitPlaneEncoder),
         lower_encoder,
         infer_encoder,
         encode,

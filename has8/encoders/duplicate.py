@@ -1,0 +1,39 @@
+"""Duplicate coding: the same values in every step (Muramatsu & Yu 2021), and counting them."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from has8.errors import BadInput
+
+
+def count_weights(steps: int) -> tuple[float, ...]:
+    """1 for each of T steps: decodes spikes to their number."""
+    return (1.0,) * steps
+
+
+class DuplicateEncoder(nn.Module):
+    """Values repeated over T steps; they stay values, so what they drive stays off the chip.
+
+    Args:
+        steps: T, at least 1.
+
+    Raises:
+        BadInput: if there are no steps.
+    """
+
+    coding = "duplicate"
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        if steps < 1:
+            raise BadInput(f"duplicate coding needs at least 1 step, not {steps}")
+        self.steps = steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [T, B, ...]``."""
+        return x.expand(self.steps, *x.shape)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"steps={self.steps}"
