@@ -130,11 +130,11 @@ def _population(
 def _with_headroom(layer: _FloatLayer, threshold: int, registers: Registers) -> int:
     """A lower threshold where a fine one would let the membrane reach its register's limit."""
     drive = _worst_current(layer.weights) + float(np.abs(layer.bias).max(initial=0))
-    reach = drive * sum(layer.beta**step for step in range(layer.steps))
+    reach = drive * sum(float(layer.beta**step) for step in range(layer.steps))
     limit = (1 << (registers.state_bits - 1)) - 1
     if reach * threshold * 2**registers.threshold_shift <= limit:
         return threshold
-    fits = math.floor(limit / (reach * 2**registers.threshold_shift))
+    fits = int(limit / (reach * 2**registers.threshold_shift))
     return min(threshold, max(FINE_THRESHOLD, fits))
 
 

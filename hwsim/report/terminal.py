@@ -105,7 +105,7 @@ def _headline(summary: Summary) -> Iterator[Row]:
         yield "chip", Text(f"{used}; {fullest}")
     if summary.errors:
         name, error = max(summary.errors.items(), key=lambda item: item[1].membrane)
-        bound = f"membranes are off by {error.membrane:.2f} thresholds at worst ({name})"
+        bound = f"no membrane can be off by more than {error.membrane:.2f} thresholds ({name})"
         yield "rounding", Text(bound)
     work = f"{count(cost.host_macs)} MACs on the host"
     if cost.cores_used:
