@@ -3,10 +3,12 @@
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from has8 import errors
+from hwsim.lava import Lava
 
 
 @pytest.mark.parametrize("package", ["has8", "mapping", "hwsim"])
@@ -25,6 +27,18 @@ def test_every_error_descends_from_one_root_and_is_in_the_tree():
     for kind in ours:
         assert issubclass(kind, errors.Has8Error)
         assert kind.__name__ in errors.__doc__
+
+
+def test_the_snippet_of_readme_runs(tmp_path, monkeypatch, capsys):
+    root = Path(__file__).parent.parent
+    snippet = (root / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    if Lava().unavailable() is not None:
+        snippet = snippet.replace('"lava"', '"reference"')
+    snippet = snippet.replace("examples/models", str(root / "examples" / "models"))
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    assert "Energy(" in capsys.readouterr().out
+    assert (tmp_path / "digits.h8").exists()
 
 
 def test_the_lava_worker_does_not_import_torch():
