@@ -103,8 +103,8 @@ def _chip(target: Target) -> Iterator[Assumption]:
         "for spikes to the host."
     )
     yield Assumption(
-        "A neuron is visited in the steps of its own segment only; cores of other segments, and "
-        "the steps that fill the pipeline, cost nothing then."
+        "Every mapped neuron is visited in every chip step, those of segments that have nothing "
+        "to do included."
     )
     yield Assumption("Programming the chip and regulating its voltages are not counted.")
 

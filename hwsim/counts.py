@@ -64,7 +64,8 @@ class PopulationCounts:
         name: the population.
         segment: the segment that holds it.
         neurons: how many.
-        accessed: neuron visits, one for each neuron, step and sample.
+        accessed: visits in its own steps, one for each neuron, step and sample; while other
+            segments run it is visited too, which the traffic counts.
         updated: of these, where state, bias or input was not zero.
         spikes: of these, where the neuron fired.
         exact: False where the backend could not tell ``updated``: it is ``accessed`` then.

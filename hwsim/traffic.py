@@ -45,8 +45,8 @@ class SegmentLoad:
         segment: its name.
         steps: steps of one sample.
         depth: connections on the longest way through it; it runs ``steps + depth`` chip steps.
-        by_core: what each of its cores does in each chip step, ``int64[cores, steps + depth]``
-            for each of :data:`CORE_EVENTS`.
+        by_core: what each core in use does in each chip step, ``int64[cores, steps + depth]``
+            for each of :data:`CORE_EVENTS`; cores of other segments only visit their neurons.
         from_host: messages that spikes from the host make.
         between_tiles: messages between the segment's tiles.
         to_host: messages that spikes for the host make.
@@ -110,10 +110,10 @@ class _Tally:
         self.synapses = {s.name: s for p in chip.populations for s in p.synapses}
         self.depth = _depths(chip)
         self.deepest = max(self.depth.values())
-        tiles = [tile for tile in placement.tiles if tile.segment == chip.name]
-        self.row = {core: row for row, core in enumerate(sorted({t.core for t in tiles}))}
-        shape = (len(self.row), chip.steps + self.deepest)
+        shape = (placement.cores_used, chip.steps + self.deepest)
         self.by_core: dict[Event, Ints] = {e: np.zeros(shape, np.int64) for e in CORE_EVENTS}
+        for tile in placement.tiles:  # every mapped neuron is visited in every step
+            self.by_core["neuron_access"][tile.core] += tile.size * activity.samples
         self.from_host = self.between = self.to_host = 0
         self.hops = np.zeros(3, np.int64)
         self.ways: set[tuple[int, int]] = set()
@@ -128,12 +128,11 @@ class _Tally:
 
     def _add_neurons(self, place: int) -> None:
         tile = self.placement.tiles[place]
-        row, window = self.row[tile.core], self._window(tile.population)
+        row, window = tile.core, self._window(tile.population)
         block = (slice(None), *map(slice, tile.start, tile.stop))
         visits = np.full(self.chip.steps, tile.size * self.activity.samples, np.int64)
         updated = self.activity.updated.get(tile.population)
         spikes = _over_neurons(self.activity.events[tile.population][block])
-        self.by_core["neuron_access"][row, window] += visits
         self.by_core["neuron_update"][row, window] += (
             visits if updated is None else _over_neurons(updated[block])
         )
@@ -148,7 +147,7 @@ class _Tally:
         events = self.activity.events[route.source]
         wires = _wiring(self.chip, synapse)
         messages, synops = _arrivals(wires, events, route.indices, tile.start, tile.stop)
-        row, window = self.row[tile.core], self._window(tile.population)
+        row, window = tile.core, self._window(tile.population)
         self.by_core["message_in"][row, window] += messages
         self.by_core[SYNOP[synapse.kind]][row, window] += synops
         if route.sender is None:
@@ -163,7 +162,7 @@ class _Tally:
         start, end = (self.placement.cores[number] for number in numbers)
         window = self._window(route.source)
         way, count = hops(start, end), int(messages.sum())
-        self.by_core["message_out"][self.row[numbers[0]], window] += messages
+        self.by_core["message_out"][numbers[0], window] += messages
         self.between += count
         self.hops += count * np.array(way)
         self.ways.add((way.east_west, way.north_south))

@@ -164,13 +164,15 @@ def test_traffic_equals_a_walk_over_every_spike_and_tile(drawn):
     depth = {"in": 0, "p1": 1, "p2": 2}
     shape = (len(cores), STEPS + 2)
     want = {event: np.zeros(shape, np.int64) for event in load.by_core}
+    for target in tiles:  # whatever the step
+        size = len(neurons_of(target, chip.shape_of(target.population)))
+        want["neuron_access"][target.core] += size * SAMPLES
     between = from_host = to_host = east_west = north_south = crossings = 0
     for target in tiles:
         body = neurons_of(target, chip.shape_of(target.population))
         late = depth[target.population]
         fired = spikes[target.population].reshape(STEPS, SAMPLES, -1)
         for step in range(STEPS):
-            want["neuron_access"][target.core, step + late] += len(body) * SAMPLES
             want["neuron_update"][target.core, step + late] += len(body) * SAMPLES
             want["neuron_spike"][target.core, step + late] += fired[step][:, body].sum()
             if target.population == "p2":
@@ -222,7 +224,8 @@ def test_counts_add_over_runs_and_over_cores(drawn):
     (load,) = segment_loads(mapped, a)
     layers, (first, second) = layer_counts(mapped, a), population_counts(mapped, a)
     assert load.events()["synop_conv"] == sum(layer.synops for layer in layers)
-    assert load.events()["neuron_access"] == first.accessed + second.accessed
+    visits = (first.accessed + second.accessed) // STEPS
+    assert load.events()["neuron_access"] == visits * (load.steps + load.depth)
     assert load.events()["neuron_spike"] == first.spikes + second.spikes
     assert not first.exact and first.updated == first.accessed
 

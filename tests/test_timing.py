@@ -77,23 +77,40 @@ def test_a_step_is_events_times_their_nanoseconds():
     arrives = 16.0 + WIDTH * 3.8
     fires = 30.0 + 5.1
     steps = steps_of(mapped, activity(**{"in": [1, 0], "p0": [1, 0]}))
-    assert steps == pytest.approx([0, idle + arrives + fires, idle])
+    assert steps == pytest.approx([idle, idle + arrives + fires, idle])  # visited in every step
     run = activity(**{"in": [1, 0], "p0": [0, 1]})
     run.updated["p0"][1] = 1
-    assert steps_of(mapped, run) == pytest.approx([0, idle + arrives, idle + fires + WIDTH * 3.7])
+    want = [idle, idle + arrives, idle + fires + WIDTH * 3.7]
+    assert steps_of(mapped, run) == pytest.approx(want)
 
 
 def test_a_layer_works_one_step_after_its_source():
     """Two layers on one core: chip step 2 holds step 1 of the first and step 0 of the second."""
-    idle, arrives, sends = WIDTH * 6.0, 16.0 + WIDTH * 3.8, 30.0 + 5.1
+    idle, arrives, sends = 2 * WIDTH * 6.0, 16.0 + WIDTH * 3.8, 30.0 + 5.1
     steps = steps_of(chain([0, 0]), activity(**{"in": [1, 0], "p0": [1, 0], "p1": [0, 0]}))
-    assert steps == pytest.approx([0, idle + arrives + sends, 2 * idle + arrives, idle])
+    assert steps == pytest.approx([idle, idle + arrives + sends, idle + arrives, idle])
 
 
 def test_the_busiest_core_counts_not_their_sum():
     run = activity(**{"in": [0, 0], "p0": [0, 0], "p1": [0, 0]})
-    assert steps_of(chain([0, 1]), run) == pytest.approx([0, 24, 24, 24])
-    assert steps_of(chain([0, 0]), run) == pytest.approx([0, 24, 48, 24])
+    assert steps_of(chain([0, 1]), run) == pytest.approx([24, 24, 24, 24])
+    assert steps_of(chain([0, 0]), run) == pytest.approx([48, 48, 48, 48])
+
+
+def test_neurons_of_a_resting_segment_are_visited_too():
+    """Every mapped neuron costs an access in every step, whichever segment runs (SANA-FE)."""
+    mapped = chain([0])
+    other = replace(mapped.placement.tiles[0], segment="t", core=1)
+    core = replace(mapped.placement.cores[0], index=4, x=1, tiles=(1,))
+    placement = replace(
+        mapped.placement,
+        tiles=(*mapped.placement.tiles, other),
+        cores=(*mapped.placement.cores, core),
+    )
+    (load,) = segment_loads(
+        replace(mapped, placement=placement), activity(**{"in": [0, 0], "p0": [0, 0]})
+    )
+    assert load.by_core["neuron_access"].tolist() == [[WIDTH] * 3, [WIDTH] * 3]
 
 
 def test_activity_is_a_mean_over_samples():
