@@ -84,12 +84,14 @@ class Activity:
         updated: samples in which each neuron on a chip was updated, ``[T, *shape]`` by
             population: state, bias or input not zero.
         overflows: registers that left their range, by population.
+        boundary_bytes: of the spike messages between host and chip, by (segment, "in" or "out").
     """
 
     samples: int
     events: Mapping[str, Counts]
     updated: Mapping[str, Counts]
     overflows: Mapping[str, Overflow]
+    boundary_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def __add__(self, other: Activity) -> Activity:
         """The activity of both runs."""
@@ -98,10 +100,11 @@ class Activity:
             _added(self.events, other.events),
             _added(self.updated, other.updated),
             _added(self.overflows, other.overflows),
+            _added(self.boundary_bytes, other.boundary_bytes),
         )
 
 
-def _added(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
+def _added(one: Mapping[Any, Any], two: Mapping[Any, Any]) -> dict[Any, Any]:
     both = {k: one[k] + two[k] for k in one if k in two}
     return {**one, **two, **both}
 

@@ -17,6 +17,7 @@ from mapping import Mapped
 from mapping.evaluate import evaluate_nodes, moved
 from mapping.ir import Graph, Node
 from mapping.ops import OPS
+from mapping.partition import Segment
 
 BACKENDS: Registry[Callable[[], Backend]] = Registry("backend")
 """Makers of backends by name."""
@@ -87,6 +88,7 @@ class _Runner:
         self.graph, self.backend = mapped.graph, backend
         self.segments = mapped.partition.segments
         self.chips = {chip.name: chip for chip in mapped.chips}
+        self.message_bits = mapped.target.link.bits_per_message
         registers = mapped.target.registers
         self.executables: dict[str, Executable] = {
             name: backend.compile(chip, registers) for name, chip in self.chips.items()
@@ -96,7 +98,7 @@ class _Runner:
 
     def __call__(self, x: Tensor, record: bool) -> Run:
         values: dict[str, Tensor] = {self.graph.input.name: x}
-        counts = _Counts(self.graph)
+        counts = _Counts(self.graph, self.message_bits)
         spikes: dict[str, dict[str, Tensor]] = {}
         inputs: dict[str, dict[str, Tensor]] = {}
         for place, segment in enumerate(self.segments):
@@ -106,7 +108,7 @@ class _Runner:
             else:
                 fed = {name: values[name].bool() for name in segment.inputs}
                 run = self.executables[segment.name](fed)
-                counts.add_chip(fed, run)
+                counts.add_chip(segment, fed, run)
                 for name in segment.outputs:
                     values[name] = run.spikes[name].to("cpu", torch.float32)
                 if record:
@@ -127,8 +129,9 @@ class _Runner:
 class _Counts:
     """Activity of one batch while it runs."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, message_bits: int) -> None:
+        self.graph, self.message_bits = graph, message_bits
+        self.boundary_bytes: dict[tuple[str, str], int] = {}
         self.events: dict[str, Counts] = {}
         self.updated: dict[str, Counts] = {}
         self.overflows: dict[str, Overflow] = {}
@@ -144,16 +147,19 @@ class _Counts:
             batch_axis = 0 if self.graph[name].type.steps is None else 1
             self.events[name] = (x != 0).sum(batch_axis).cpu().numpy()
 
-    def add_chip(self, fed: Mapping[str, Tensor], run: SegmentRun) -> None:
+    def add_chip(self, segment: Segment, fed: Mapping[str, Tensor], run: SegmentRun) -> None:
         """Count the spikes into and inside a chip segment."""
         for name, spikes in (*fed.items(), *run.spikes.items()):
             self.count(name, spikes)
+        for way, names in (("in", segment.inputs), ("out", segment.outputs)):
+            crossed = sum(int(self.events[name].sum()) for name in names)
+            self.boundary_bytes[segment.name, way] = crossed * self.message_bits // 8
         self.updated.update(run.updated)
         self.overflows.update(run.overflows)
 
     def activity(self, samples: int) -> Activity:
         """What was counted."""
-        return Activity(samples, self.events, self.updated, self.overflows)
+        return Activity(samples, self.events, self.updated, self.overflows, self.boundary_bytes)
 
 
 def _joined(parts: Sequence[Run], batch_axis: int) -> Run:
