@@ -32,7 +32,6 @@ def main() -> None:
             text=True,
             check=True,
         )
-
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     shown = done.stdout.split("Assumptions")[0].rstrip()
     console.print(Text("$ has8-map examples/models/digits.pt --target loihi\n"))

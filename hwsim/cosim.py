@@ -18,6 +18,7 @@ from mapping.evaluate import evaluate_nodes, moved
 from mapping.ir import Graph, Node
 from mapping.ops import OPS
 from mapping.partition import Segment
+from mapping.prices import HostLink
 
 BACKENDS: Registry[Callable[[], Backend]] = Registry("backend")
 """Makers of backends by name."""
@@ -88,7 +89,7 @@ class _Runner:
         self.graph, self.backend = mapped.graph, backend
         self.segments = mapped.partition.segments
         self.chips = {chip.name: chip for chip in mapped.chips}
-        self.message_bits = mapped.target.link.bits_per_message
+        self.link = mapped.target.link
         registers = mapped.target.registers
         self.executables: dict[str, Executable] = {
             name: backend.compile(chip, registers) for name, chip in self.chips.items()
@@ -98,7 +99,7 @@ class _Runner:
 
     def __call__(self, x: Tensor, record: bool) -> Run:
         values: dict[str, Tensor] = {self.graph.input.name: x}
-        counts = _Counts(self.graph, self.message_bits)
+        counts = _Counts(self.graph, self.link)
         spikes: dict[str, dict[str, Tensor]] = {}
         inputs: dict[str, dict[str, Tensor]] = {}
         for place, segment in enumerate(self.segments):
@@ -129,8 +130,8 @@ class _Runner:
 class _Counts:
     """Activity of one batch while it runs."""
 
-    def __init__(self, graph: Graph, message_bits: int) -> None:
-        self.graph, self.message_bits = graph, message_bits
+    def __init__(self, graph: Graph, link: HostLink) -> None:
+        self.graph, self.link = graph, link
         self.boundary_bytes: dict[tuple[str, str], int] = {}
         self.events: dict[str, Counts] = {}
         self.updated: dict[str, Counts] = {}
@@ -153,7 +154,7 @@ class _Counts:
             self.count(name, spikes)
         for way, names in (("in", segment.inputs), ("out", segment.outputs)):
             crossed = sum(int(self.events[name].sum()) for name in names)
-            self.boundary_bytes[segment.name, way] = crossed * self.message_bits // 8
+            self.boundary_bytes[segment.name, way] = self.link.message_bytes(crossed)
         self.updated.update(run.updated)
         self.overflows.update(run.overflows)
 

@@ -7,15 +7,16 @@ seen; which synapses a spike reaches is exact at every border.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.backend import Activity, Counts
-from mapping.geometry import Wiring, taps, wiring
+from mapping.geometry import Wiring, fan_out, taps, wiring
 from mapping.ir import Graph, Kind, Node
 from mapping.mapped import Mapped
 from mapping.ops import OPS
@@ -150,7 +151,7 @@ def boundary_counts(mapped: Mapped, activity: Activity) -> tuple[BoundaryCounts,
     def crossing(chip: ChipSegment, name: str, way: Direction) -> BoundaryCounts:
         spikes = total(activity.events[name])
         bits = prod(chip.shape_of(name)) * chip.steps
-        message_bytes = spikes * mapped.target.link.bits_per_message // 8
+        message_bytes = mapped.target.link.message_bytes(spikes)
         return BoundaryCounts(name, chip.name, way, spikes, message_bytes, -(-bits // 8))
 
     found: list[BoundaryCounts] = []
@@ -184,38 +185,46 @@ def reached(wires: Wiring, per_tap: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _chip_layer(chip: ChipSegment, synapse: Synapse, activity: Activity) -> LayerCounts:
-    wires = wiring(synapse.kind, synapse.attrs, synapse.weight.shape, chip.shape_of(synapse.source))
-    events = activity.events[synapse.source]
-    counts = _operations(wires, synapse.weight, events, chip.steps, spiking=True)
+    shape, events = chip.shape_of(synapse.source), activity.events[synapse.source]
+    counts = _operations(
+        synapse.kind, synapse.attrs, synapse.weight, shape, events, chip.steps, spiking=True
+    )
     return LayerCounts(synapse.name, chip.name, "chip", synapse.kind, True, chip.steps, *counts)
 
 
 def _host_layer(graph: Graph, segment: Segment, node: Node, activity: Activity) -> LayerCounts:
     source = graph[node.inputs[0]]
-    weight = node.tensors["weight"].numpy()
-    wires = wiring(node.op, node.attrs, weight.shape, source.type.shape)
+    weight, events = node.tensors["weight"].numpy(), activity.events[source.name]
     steps = source.type.steps or 1
     spiking = source.type.kind is Kind.SPIKE
-    counts = _operations(wires, weight, activity.events[source.name], steps, spiking=spiking)
+    counts = _operations(
+        node.op, node.attrs, weight, source.type.shape, events, steps, spiking=spiking
+    )
     return LayerCounts(node.name, segment.name, "host", node.op, spiking, steps, *counts)
 
 
 def _operations(
-    wires: Wiring, weight: NDArray[np.generic], events: Counts, steps: int, *, spiking: bool
+    kind: str,
+    attrs: Mapping[str, Any],
+    weight: NDArray[np.generic],
+    shape: tuple[int, ...],
+    events: Counts,
+    steps: int,
+    *,
+    spiking: bool,
 ) -> tuple[int, int, int, int]:
     """(dense, dense_padded, effective, synops) of one layer."""
+    wires = wiring(kind, attrs, weight.shape, shape)
     kernel = (wires.rows.kernel, wires.cols.kernel)
     inputs = wires.channels_in // wires.groups
     by_group = (weight != 0).reshape(wires.groups, -1, inputs, *kernel).sum(1)
     nonzero = by_group.reshape(wires.channels_in, *kernel).astype(np.int64)
-    every = np.full_like(nonzero, wires.channels_out // wires.groups)
-    source = (wires.channels_in, wires.rows.size_in, wires.cols.size_in)
-    seen = events.reshape(-1, *source).sum(0, dtype=np.int64)
-    fan_out = reached(wires, every)
+    seen = events.reshape(-1, *shape).sum(0, dtype=np.int64)
+    every = fan_out(kind, attrs, weight.shape, shape)
     dense_padded = prod(wires.out_shape) * inputs * prod(kernel) * steps
     return (
-        total(fan_out) * steps,
+        total(every) * steps,
         dense_padded,
-        total(seen * reached(wires, nonzero)),
-        total(seen * fan_out) if spiking else 0,
+        total(seen * reached(wires, nonzero).reshape(shape)),
+        total(seen * every) if spiking else 0,
     )

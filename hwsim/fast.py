@@ -193,7 +193,7 @@ def _compile(
     kept_u = full - (population.du + registers.current_decay_offset)
     kept_v = full - (population.dv + registers.membrane_decay_offset)
 
-    most_drive = _most_drive(population) * unit
+    most_drive = population.most_drive * unit
     most_u = most_drive if kept_u == 0 else half + most_drive  # before it is wrapped
     most_bias = int(np.abs(bias).max(initial=0))
     most_v = half + min(most_u, half) + most_bias  # before it is clipped
@@ -236,14 +236,6 @@ def _compile(
         keep_top=registers.keep_top,
         may_wrap=may_wrap,
         may_clip=reach >= half,
-    )
-
-
-def _most_drive(population: Population) -> int:
-    """The largest possible |sum of weights| into one neuron in one step."""
-    return sum(
-        int((np.abs(s.weight) << s.weight_exp).reshape(len(s.weight), -1).sum(1).max())
-        for s in population.synapses
     )
 
 

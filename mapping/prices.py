@@ -90,6 +90,10 @@ class HostLink(Data, frozen=True, kw_only=True):
     exchange_us: NonNegative
     sample_us: NonNegative
 
+    def message_bytes(self, spikes: int) -> int:
+        """Bytes of so many spikes, one message each."""
+        return spikes * self.bits_per_message // 8
+
 
 class Host(Sheet, frozen=True, kw_only=True):
     """The processor that runs the layers that the chip does not.

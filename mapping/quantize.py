@@ -114,7 +114,7 @@ def _population(
     population = None
     while threshold >= 1 and population is None:
         population = _rounded(layer, neuron, modes, registers, bits, threshold)
-        worst = _most_drive(population) << registers.synapse_shift
+        worst = population.most_drive << registers.synapse_shift
         limit = (1 << (registers.state_bits - 1)) - 1
         if worst > limit:  # rounding to a coarse grid went up
             threshold, population = threshold * limit // (worst + 1), None
@@ -136,15 +136,6 @@ def _with_headroom(layer: _FloatLayer, threshold: int, registers: Registers) -> 
         return threshold
     fits = int(limit / (reach * 2**registers.threshold_shift))
     return min(threshold, max(FINE_THRESHOLD, fits))
-
-
-def _most_drive(population: Population) -> int:
-    """The largest possible |sum of weights| into one neuron in one step."""
-    per_output = [
-        (np.abs(s.weight) << s.weight_exp).reshape(len(s.weight), -1).sum(1)
-        for s in population.synapses
-    ]
-    return int(np.sum(per_output, axis=0).max())
 
 
 def _sign_mode(weights: Floats, registers: Registers) -> str:

@@ -92,6 +92,20 @@ class Population:
         """How many neurons."""
         return int(np.prod(self.shape))
 
+    @property
+    def most_drive(self) -> int:
+        """The largest possible |sum of weights| into one neuron in one step, before the shift.
+
+        Weight exponents must not be negative.
+        """
+        drive = np.zeros(self.shape, np.int64)
+        per_channel = (-1, *(1,) * (len(self.shape) - 1))
+        for synapse in self.synapses:
+            weight = np.abs(synapse.weight) << synapse.weight_exp
+            sums = weight.reshape(len(weight), -1).sum(1)
+            drive += sums.reshape(self.shape if synapse.kind == "linear" else per_channel)
+        return int(drive.max())
+
 
 @dataclass(frozen=True, slots=True)
 class ChipSegment:

@@ -126,12 +126,13 @@ def map_command(
     _check_data(checkpoint, source)
     with _progress(quiet) as stage:
         stage("mapping")
-        network = calibrate(checkpoint.model, source.train.tensors(CALIBRATION)[0])
+        calibration, _ = source.train.tensors(CALIBRATION)
+        network = calibrate(checkpoint.model, calibration)
         mapped = map_model(
             network,
             chip,
             _names(partition),
-            input_shape=checkpoint.input_shape,
+            calibration=calibration,
             weight_bits=weight_bits,
             provenance={
                 "data": source.name,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from has8.errors import BadInput
 from has8.surrogate import SLOPES, Slope, plane_factors
-
-Order = Literal["lsb", "msb"]
-"""Which plane comes first: the least or the most significant."""
 
 STEPS = 8
 LEVELS = 255
