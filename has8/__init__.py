@@ -8,7 +8,7 @@ from has8.checkpoint import load as load_checkpoint
 from has8.checkpoint import save as save_checkpoint
 from has8.data import Data, load_data
 from has8.errors import Has8Error
-from has8.models import create_model, model_names
+from has8.models import create_model, model_names, model_options
 from has8.train import History, TrainConfig, evaluate, fit
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "load_checkpoint",
     "load_data",
     "model_names",
+    "model_options",
     "save_checkpoint",
 ]

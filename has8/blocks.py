@@ -79,23 +79,72 @@ class Coding:
         return make_neuron(self.neuron)
 
 
+class SpikingBranch(nn.Module):
+    """Spiking layers that can end in a decoder: ``[T, B, ...]`` to spikes, or to values."""
+
+    def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
+        """Spikes (or sums of spikes) ``[T, B, ...]``; with a decoder, values ``[B, ...]``."""
+        raise NotImplementedError
+
+
+class SpikingLayer(SpikingBranch):
+    """A convolution or linear layer at every step, batch norm if any, then the neuron.
+
+    Batch norm sees all steps as one batch, as multi-step spiking code does.
+
+    Args:
+        layer: stateless, ``[N, ...] -> [N, C, ...]``.
+        neuron: what its outputs drive.
+        norm: of C channels, or None.
+    """
+
+    def __init__(self, layer: nn.Module, neuron: Leaky, norm: nn.BatchNorm2d | None = None) -> None:
+        super().__init__()
+        self.synapses = OverTime(layer) if norm is None else OverTime(layer, norm)
+        self.neuron = neuron
+
+    def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
+        """``[T, B, ...]`` to spikes ``[T, B, C, ...]``; decoded, to values ``[B, C, ...]``."""
+        spikes: Tensor = self.neuron(self.synapses(x))
+        return spikes if decode is None else decode(spikes)
+
+
+class SpikingSequential(nn.Sequential, SpikingBranch):
+    """Spiking layers one after the other; the last one is decoded."""
+
+    def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
+        """``[T, B, ...]`` to spikes; with a decoder, to values."""
+        *layers, last = self
+        for layer in layers:
+            x = layer(x)
+        out: Tensor = last(x, decode)
+        return out
+
+
 class HybridBlock(nn.Module):
-    """``ann(x) + decode(snn(encode(x)))``: HAS-8's unit.
+    """``ann(x) + pool(decode(snn(encode(x))))``: HAS-8's unit.
+
+    The published blocks average spikes before they decode them. Decoding is linear, so that the
+    average of the decoded values is the same, for an eighth of the work.
 
     Args:
         ann: values to values.
-        snn: spikes ``[T, B, ...]`` to spikes (or sums of spikes), same output shape as ``ann``.
+        snn: the spiking branch.
         coding: how to encode and decode.
+        pool: average pooling of the spiking branch, or None.
     """
 
-    def __init__(self, ann: nn.Module, snn: nn.Module, coding: Coding) -> None:
+    def __init__(
+        self, ann: nn.Module, snn: SpikingBranch, coding: Coding, pool: nn.AvgPool2d | None = None
+    ) -> None:
         super().__init__()
         self.ann = ann
         self.encode = coding.encoder()
         self.snn = snn
         self.decode = coding.decode()
+        self.pool = pool or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, ...]``."""
-        out: Tensor = self.decode(self.snn(self.encode(x))) + self.ann(x)
+        out: Tensor = self.pool(self.snn(self.encode(x), self.decode)) + self.ann(x)
         return out

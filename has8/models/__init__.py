@@ -12,7 +12,7 @@ from has8.models import has8_resnet as _has8_resnet  # these register what they 
 from has8.models import has8_vgg as _has8_vgg
 from has8.models.registry import MODELS
 
-__all__ = ["MODELS", "create_model", "model_names"]
+__all__ = ["MODELS", "create_model", "model_names", "model_options"]
 
 _FILES = (_has8_resnet, _has8_vgg)
 
@@ -41,7 +41,7 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
             f"a model needs at least 2 classes and 1 input channel, "
             f"not num_classes={num_classes}, in_channels={in_channels}"
         )
-    known = _options_of(builder)
+    known = model_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise BadInput(
@@ -57,8 +57,13 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
     return model
 
 
-def _options_of(builder: Any) -> list[str]:
-    """Keyword options of a builder; a variant has those of its family but the ones it fixes."""
+def model_options(name: str) -> list[str]:
+    """Keyword options of a model beside classes and channels; a variant lacks those it fixes.
+
+    Raises:
+        UnknownName: for an unknown model.
+    """
+    builder = MODELS.get(name)
     family = getattr(builder, "family", builder)
     fixed = {"num_classes", "in_channels", *getattr(builder, "fixed", ())}
     return [name for name in inspect.signature(family).parameters if name not in fixed]

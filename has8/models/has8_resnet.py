@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from has8.blocks import Coding, HybridBlock, OverTime
+from has8.blocks import Coding, HybridBlock, SpikingBranch, SpikingLayer
+from has8.encoders import Decoder
 from has8.errors import BadInput
+from has8.models.normalize import normalize
 from has8.models.registry import MODELS, variant
 
+STEMS = ("imagenet", "cifar")
 STEM_CHANNELS = 64
-"""Whatever the base, as in the released code."""
+"""Of the "imagenet" stem, whatever the base, as in the released code."""
 BLOCKS_PER_STAGE = 2
 
 
@@ -39,53 +43,57 @@ class ANNBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
 
 
-class SEWBlock(nn.Module):
+class SEWBlock(SpikingBranch):
     """Spike-element-wise residual block with ADD: its output counts 0, 1 or 2 a step."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, coding: Coding) -> None:
         super().__init__()
-        self.conv1 = OverTime(_conv(inputs, outputs, kernel, stride), nn.BatchNorm2d(outputs))
-        self.sn1 = coding.spiking()
-        self.conv2 = OverTime(_conv(outputs, outputs, kernel), nn.BatchNorm2d(outputs))
-        self.sn2 = coding.spiking()
-        self.downsample = nn.Sequential()
+        self.conv1 = _spiking(_conv(inputs, outputs, kernel, stride), coding)
+        self.conv2 = _spiking(_conv(outputs, outputs, kernel), coding)
+        self.downsample: SpikingLayer | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample.append(
-                OverTime(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
-            )
-            self.downsample.append(coding.spiking())
+            self.downsample = _spiking(_conv(inputs, outputs, 1, stride), coding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[T, B, C, H, W] -> [T, B, C', H', W']``."""
-        out: Tensor = self.sn2(self.conv2(self.sn1(self.conv1(x)))) + self.downsample(x)
-        return out
+    def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
+        """``[T, B, C, H, W] -> [T, B, C', H', W']``; with a decoder, ``[B, C', H', W']``."""
+        out: Tensor = self.conv2(self.conv1(x), decode)
+        if self.downsample is not None:
+            shortcut: Tensor = self.downsample(x, decode)
+        else:
+            shortcut = x if decode is None else decode(x)
+        return out + shortcut
 
 
-def _stem(in_channels: int, coding: Coding) -> HybridBlock:
-    def conv() -> nn.Conv2d:
-        return nn.Conv2d(in_channels, STEM_CHANNELS, 7, stride=2, padding=3, bias=False)
+def _spiking(conv: nn.Conv2d, coding: Coding) -> SpikingLayer:
+    return SpikingLayer(conv, coding.spiking(), nn.BatchNorm2d(conv.out_channels))
 
-    ann = nn.Sequential(
-        conv(), nn.BatchNorm2d(STEM_CHANNELS), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)
-    )
-    snn = nn.Sequential(
-        OverTime(conv(), nn.BatchNorm2d(STEM_CHANNELS)),
-        coding.spiking(),
-        OverTime(nn.AvgPool2d(3, stride=2, padding=1)),
-    )
-    return HybridBlock(ann, snn, coding)
+
+def _stem(in_channels: int, width: int, stem: str, coding: Coding) -> HybridBlock:
+    """The paper's, which quarters the image, or one for small images, which keeps its size."""
+    kernel, stride = (3, 1) if stem == "cifar" else (7, 2)
+    ann = nn.Sequential(_conv(in_channels, width, kernel, stride), nn.BatchNorm2d(width), nn.ReLU())
+    snn = _spiking(_conv(in_channels, width, kernel, stride), coding)
+    if stem == "cifar":
+        return HybridBlock(ann, snn, coding)
+    ann.append(nn.MaxPool2d(3, stride=2, padding=1))
+    return HybridBlock(ann, snn, coding, nn.AvgPool2d(3, stride=2, padding=1))
 
 
 class HAS8ResNet(nn.Module):
     """Hybrid stem, stages of two hybrid blocks, global average, linear classifier."""
 
     def __init__(
-        self, in_channels: int, widths: list[int], kernel: int, num_classes: int, coding: Coding
+        self,
+        image: nn.Module,
+        stem: HybridBlock,
+        widths: Sequence[int],
+        kernel: int,
+        num_classes: int,
+        coding: Coding,
     ) -> None:
         super().__init__()
-        self.stem = _stem(in_channels, coding)
-        self.stages = nn.Sequential()
-        for place, (wide, width) in enumerate(pairwise([STEM_CHANNELS, *widths])):
+        self.image, self.stem, self.stages = image, stem, nn.Sequential()
+        for place, (wide, width) in enumerate(pairwise(widths)):
             stage = nn.Sequential()
             for block in range(BLOCKS_PER_STAGE):
                 inputs = wide if block == 0 else width
@@ -100,7 +108,7 @@ class HAS8ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.fc(self.flatten(self.pool(self.stages(self.stem(x)))))
+        logits: Tensor = self.fc(self.flatten(self.pool(self.stages(self.stem(self.image(x))))))
         return logits
 
 
@@ -113,6 +121,9 @@ def has8_resnet(
     multiplier: int = 2,
     depth: int = 4,
     kernel: int = 3,
+    stem: str = "imagenet",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     slope: str | None = None,
     rescale: bool = True,
     order: str = "lsb",
@@ -127,8 +138,11 @@ def has8_resnet(
         in_channels: channels of the image.
         base: b of equation 21.
         multiplier: m of equation 21.
-        depth: number of stages; each but the first halves the image, the stem quarters it.
-        kernel: odd side of the blocks' kernels (the stem's is 7).
+        depth: number of stages; each but the first halves the image.
+        kernel: odd side of the blocks' kernels.
+        stem: "imagenet", the paper's: 64 channels whatever the base, 7x7, and pooling, so that the
+            image is quartered; or "cifar" for small images: ``base`` channels, 3x3, full size.
+        mean, std: of each channel; the image is normalised by them first. None leaves it.
         slope, rescale, order, decoder, neuron, mode: see :class:`has8.blocks.Coding`.
 
     Raises:
@@ -140,9 +154,19 @@ def has8_resnet(
             f"has8_resnet needs base, multiplier and depth >= 1 and an odd kernel, not "
             f"base={base}, multiplier={multiplier}, depth={depth}, kernel={kernel}"
         )
+    if stem not in STEMS:
+        raise BadInput(f"stem must be one of {', '.join(STEMS)}, not {stem!r}")
     coding = Coding(slope, rescale, order, decoder, neuron, mode)  # type: ignore[arg-type]
     widths = [base * multiplier**i for i in range(depth)]
-    return HAS8ResNet(in_channels, widths, kernel, num_classes, coding)
+    stem_width = base if stem == "cifar" else STEM_CHANNELS
+    return HAS8ResNet(
+        normalize(in_channels, mean, std),
+        _stem(in_channels, stem_width, stem, coding),
+        [stem_width, *widths],
+        kernel,
+        num_classes,
+        coding,
+    )
 
 
 variant("has8_resnet_b32", has8_resnet, base=32)

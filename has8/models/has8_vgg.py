@@ -8,8 +8,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from has8.blocks import Coding, HybridBlock, OverTime
+from has8.blocks import Coding, HybridBlock, SpikingLayer, SpikingSequential
 from has8.errors import BadInput
+from has8.models.normalize import normalize
 from has8.models.registry import MODELS, variant
 
 PAPER_SNN_MOMENTUM = math.sqrt(0.1)
@@ -22,17 +23,14 @@ def _conv_block(in_channels: int, out_channels: int, kernel: int, coding: Coding
 
     momentum = PAPER_SNN_MOMENTUM if coding.mode == "paper" else 0.1
     ann = nn.Sequential(conv(), nn.BatchNorm2d(out_channels), nn.LeakyReLU(), nn.AvgPool2d(2))
-    snn = nn.Sequential(
-        OverTime(conv(), nn.BatchNorm2d(out_channels, momentum=momentum)),
-        coding.spiking(),
-        OverTime(nn.AvgPool2d(2)),
-    )
-    return HybridBlock(ann, snn, coding)
+    norm = nn.BatchNorm2d(out_channels, momentum=momentum)
+    snn = SpikingLayer(conv(), coding.spiking(), norm)
+    return HybridBlock(ann, snn, coding, nn.AvgPool2d(2))
 
 
 def _head(widths: Sequence[int], coding: Coding) -> HybridBlock:
     """Linear layers of the given widths; the last width is the number of classes."""
-    ann, snn = nn.Sequential(), nn.Sequential()
+    ann, snn = nn.Sequential(), SpikingSequential()
     for wide, narrow in pairwise(widths):
         last = narrow == widths[-1] and len(ann) == 2 * (len(widths) - 2)
         ann.append(nn.Linear(wide, narrow))
@@ -43,8 +41,7 @@ def _head(widths: Sequence[int], coding: Coding) -> HybridBlock:
             # No batch norm here (the paper's parameter count): drive the neurons by the weights,
             # with a current of about two thresholds' standard deviation, or they stay silent.
             nn.init.normal_(spiking.weight, std=2 / math.sqrt(wide))
-        snn.append(OverTime(spiking))
-        snn.append(coding.spiking())
+        snn.append(SpikingLayer(spiking, coding.spiking()))
     return HybridBlock(ann, snn, coding)
 
 
@@ -53,23 +50,23 @@ class HAS8VGG(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        image: nn.Module,
         widths: Sequence[int],
         kernel: int,
         head: Sequence[int],
-        num_classes: int,
         coding: Coding,
     ) -> None:
         super().__init__()
-        pairs = pairwise([in_channels, *widths])
+        self.image = image
+        pairs = pairwise(widths)
         self.blocks = nn.Sequential(*(_conv_block(a, b, kernel, coding) for a, b in pairs))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.head = _head([widths[-1], *head, num_classes], coding)
+        self.head = _head([widths[-1], *head], coding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[B, C, H, W]`` to logits ``[B, num_classes]``."""
-        logits: Tensor = self.head(self.flatten(self.pool(self.blocks(x))))
+        logits: Tensor = self.head(self.flatten(self.pool(self.blocks(self.image(x)))))
         return logits
 
 
@@ -83,6 +80,8 @@ def has8_vgg(
     depth: int = 4,
     kernel: int = 3,
     head: Sequence[int] = (1024, 512),
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     slope: str | None = None,
     rescale: bool = True,
     order: str = "lsb",
@@ -100,6 +99,7 @@ def has8_vgg(
         depth: d of equation 21; there are ``depth + 1`` blocks and each halves the image.
         kernel: odd side of the convolutions' kernels.
         head: widths of the head's hidden layers.
+        mean, std: of each channel; the image is normalised by them first. None leaves it.
         slope, rescale, order, decoder, neuron, mode: see :class:`has8.blocks.Coding`.
 
     Raises:
@@ -118,7 +118,13 @@ def has8_vgg(
         )
     coding = Coding(slope, rescale, order, decoder, neuron, mode)  # type: ignore[arg-type]
     widths = [in_channels * base * multiplier**i for i in range(depth + 1)]
-    return HAS8VGG(in_channels, widths, kernel, head, num_classes, coding)
+    return HAS8VGG(
+        normalize(in_channels, mean, std),
+        [in_channels, *widths],
+        kernel,
+        [*head, num_classes],
+        coding,
+    )
 
 
 variant("has8_vgg_b16", has8_vgg, base=16)
