@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from has8 import fused
 from has8.encoders import (
     DECODERS,
     BitPlaneEncoder,
@@ -105,6 +106,12 @@ class SpikingLayer(SpikingBranch):
 
     def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
         """``[T, B, ...]`` to spikes ``[T, B, C, ...]``; decoded, to values ``[B, C, ...]``."""
+        layer, norm = self.synapses[0], self.synapses[1] if len(self.synapses) > 1 else None
+        if fused.usable(x, self.synapses, self.neuron, norm, decode):
+            currents = fused.currents(layer, x.flatten(0, 1))
+            if fused.usable(currents) and fused.normalises(norm, currents):
+                weights = None if decode is None else decode.weights
+                return fused.spikes(currents, len(x), self.neuron.fused_constants, norm, weights)
         spikes: Tensor = self.neuron(self.synapses(x))
         return spikes if decode is None else decode(spikes)
 

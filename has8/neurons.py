@@ -9,6 +9,7 @@ import torch
 from snntorch import surrogate
 from torch import Tensor
 
+from has8 import fused
 from has8.errors import BadInput
 
 ATAN_ALPHA = 2.0
@@ -19,7 +20,10 @@ NEURONS: dict[str, tuple[float, float]] = {"lif": (0.5, 0.5), "if": (1.0, 1.0)}
 
 
 class _Run(torch.autograd.Function):
-    """``snn.Leaky`` with reset to zero over all steps, in the order of its own operations."""
+    """``snn.Leaky`` with reset to zero over all steps, in the order of its own operations.
+
+    What :mod:`has8.fused` does in compiled kernels, for machines that have none.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: float, threshold: float, alpha: float) -> Any:
@@ -97,11 +101,18 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Currents ``[T, B, ...]`` to spikes ``[T, B, ...]`` of 0.0 and 1.0."""
+        if fused.usable(x):
+            return fused.spikes(x.flatten(0, 1), len(x), self.fused_constants)
         beta, threshold = self.constants
         spikes: Tensor = _Run.apply(
             x if self.gain == 1 else x * self.gain, beta, threshold, self.alpha
         )
         return spikes
+
+    @property
+    def fused_constants(self) -> fused.Constants:
+        """All constants, as the compiled kernels take them."""
+        return fused.Constants(*self.constants, self.gain, self.alpha)
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""

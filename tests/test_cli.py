@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import zipfile
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 from has8 import create_model, save_checkpoint
+from has8.cli.train import train
 from hwsim.lava import Lava
 from mapping.target import load_target
 
@@ -199,3 +202,33 @@ def test_a_model_of_random_weights_maps_too(tmp_path):
     done = run("new.pt", cwd=tmp_path)
     assert done.returncode == 1
     assert "--data" in done.stderr
+
+
+TRAIN = [
+    *("has8_vgg", "--data", "digits", "--base", "2", "--depth", "1", "--option", "head=[4]"),
+    *("--epochs", "3", "--batch-size", "16", "--out"),
+]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_training_that_is_told_to_stop_goes_on_where_it_was(tmp_path, monkeypatch, number, code):
+    with subprocess.Popen(
+        [sys.executable, "-c", "from has8.cli import main; main()", "train", *TRAIN, "run"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        process.stderr.readline()  # the first epoch
+        process.send_signal(number)
+        said = process.stderr.read()
+        assert process.wait(60) == code, said
+    assert f"stopped by {number.name} in epoch " in said and "Traceback" not in said
+    assert "goes on from run/last.pt" in said
+    assert not (tmp_path / "run" / "model.pt").exists()
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run", "whole"):
+        done = CliRunner().invoke(train, [*TRAIN, folder])
+        assert done.exit_code == 0, done.output
+    for name in ("model.pt", "best.pt"):
+        assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()

@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from has8.data import ArrayImages, batches, data_names, load_data
+from has8.data import (
+    AUGMENTATIONS,
+    ArrayImages,
+    batches,
+    channel_statistics,
+    data_names,
+    load_data,
+)
 from has8.errors import BadInput, UnknownName
 
 
@@ -46,7 +53,12 @@ def image_folder(folder, classes, *, count, size=(12, 8), mode="RGB"):
 
 
 @settings(deadline=None)
-@given(st.integers(0, 600), st.integers(1, 70), st.none() | st.integers(0, 2**32), st.booleans())
+@given(
+    st.integers(0, 600),
+    st.integers(1, 70),
+    st.none() | st.integers(0, 2**32),
+    st.sampled_from(AUGMENTATIONS),
+)
 def test_batches_hold_every_image_once_with_its_label(count, batch_size, seed, augment):
     seen = []
     for images, labels in batches(numbered(count), batch_size, shuffle_seed=seed, augment=augment):
@@ -60,11 +72,47 @@ def test_batches_hold_every_image_once_with_its_label(count, batch_size, seed, a
         assert seen == sorted(seen)
 
 
-def test_the_seed_alone_decides_order_and_augmentation():
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.none() | st.integers(0, 2**32),
+    st.sampled_from(AUGMENTATIONS),
+    st.integers(0, 12),
+)
+def test_the_first_batches_can_be_left_out(count, batch_size, seed, augment, first):
+    whole, rest = (
+        list(
+            batches(
+                noise(count, 32, flip=True),
+                batch_size,
+                indices=torch.arange(count).flip(0),
+                shuffle_seed=seed,
+                augment=augment,
+                first=skipped,
+            )
+        )
+        for skipped in (0, first)
+    )
+    assert len(rest) == max(0, len(whole) - first)
+    for (images, labels), (again, same) in zip(whole[first:], rest, strict=True):
+        assert torch.equal(images, again) and torch.equal(labels, same)
+
+
+def test_batches_left_out_are_not_read(monkeypatch):
+    data, asked = numbered(20), []
+    read = data.read
+    monkeypatch.setattr(data, "read", lambda chunks: asked.extend(chunks) or read(asked))
+    assert [len(y) for _, y in batches(data, 8, first=1)] == [8, 4]
+    assert torch.cat(asked).tolist() == list(range(8, 20))
+
+
+@pytest.mark.parametrize("augment", ["crop", "resized"])
+def test_the_seed_alone_decides_order_and_augmentation(augment):
     data = noise(50, 32, flip=True)
 
     def read(seed):
-        pairs = list(batches(data, 16, shuffle_seed=seed, augment=True))
+        pairs = list(batches(data, 16, shuffle_seed=seed, augment=augment))
         return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
 
     torch.manual_seed(1)
@@ -75,13 +123,20 @@ def test_the_seed_alone_decides_order_and_augmentation():
     assert not torch.equal(labels, read(4)[1])
 
 
+def test_batches_are_augmented_each_in_its_own_way():
+    data = noise(1, 32, flip=True)
+    stream = batches(data, 8, indices=torch.zeros(64, dtype=torch.int64), augment="crop")
+    assert len({images.numpy().tobytes() for images, _ in stream}) == 8
+
+
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("size", [31, 32])
-def test_augmentation_is_a_crop_of_the_padded_image_or_of_its_mirror_image(size, flip):
-    data = noise(24, size, flip)
-    margin = 4 if size >= 32 else 0
+@pytest.mark.parametrize(("augment", "size"), [("flip", 32), ("crop", 31), ("crop", 32)])
+def test_augmentation_is_a_crop_of_the_padded_image_or_of_its_mirror_image(augment, size, flip):
+    data = noise(48, size, flip)
+    original = data.images.clone()
+    margin = 4 if size >= 32 and augment == "crop" else 0
     found = set()
-    for images, labels in batches(data, 8, shuffle_seed=1, augment=True):
+    for images, labels in batches(data, 8, shuffle_seed=1, augment=augment):
         for image, label in zip(images, labels.tolist(), strict=True):
             places = [
                 (mirrored, top, left)
@@ -95,14 +150,42 @@ def test_augmentation_is_a_crop_of_the_padded_image_or_of_its_mirror_image(size,
     mirrored, tops, lefts = (set(column) for column in zip(*found, strict=True))
     assert mirrored == ({False, True} if flip else {False})
     if margin:
-        assert len(tops) > 3 and len(lefts) > 3 and max(tops | lefts) <= 8
+        assert len(tops) > 3 and len(lefts) > 3
+        assert min(tops) == min(lefts) == 0 and max(tops) == max(lefts) == 8
         assert any(top != left for _, top, left in found)
+    assert torch.equal(data.images, original)
 
 
 def _crop(image, mirrored, top, left, margin):
     image = image.flip(2) if mirrored else image
     padded = torch.nn.functional.pad(image, (margin,) * 4)
     return padded[:, top : top + image.shape[1], left : left + image.shape[2]]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_resized_image_is_a_stretched_rectangle_of_it(flip):
+    """On ramps of slope 1 the slope of the result is the side of its rectangle."""
+    ramp = torch.arange(64, dtype=torch.uint8)
+    rows, columns = ramp[:, None].expand(64, 64), ramp[None].expand(64, 64)
+    data = ArrayImages(torch.stack([columns, rows])[None], torch.zeros(1), flip=flip)
+    many = torch.zeros(400, dtype=torch.int64)
+    (images, _), *_ = batches(data, 400, indices=many, augment="resized")
+    pixels = images * 255
+    (x, y), inner = pixels.unbind(1), slice(16, 48)
+    wide, tall = x[:, 9, 47] - x[:, 9, 16], y[:, 47, 9] - y[:, 16, 9]
+    wide, tall = wide / 31, tall / 31
+    line = (torch.arange(64) - 31.5)[inner]
+    across = x[:, 31:33, 31:33].mean((1, 2))  # the rectangle's centre
+    down = y[:, 31:33, 31:33].mean((1, 2))
+    assert torch.allclose(x[:, 5, inner], across[:, None] + wide[:, None] * line, atol=1e-3)
+    assert torch.allclose(y[:, inner, 5], down[:, None] + tall[:, None] * line, atol=1e-3)
+    assert set(wide.sign().tolist()) == ({-1.0, 1.0} if flip else {1.0}) and tall.min() > 0
+    for centre, side in ((across, wide.abs()), (down, tall)):
+        assert ((centre - 31.5).abs() <= 32 * (1 - side) + 1e-3).all()
+        assert side.max() <= 1 + 1e-4 and (centre - 31.5).std() > 3
+    area, aspect = (wide.abs() * tall), wide.abs() / tall
+    assert 0.0799 < area.min() < 0.2 and area.max() > 0.9
+    assert 0.749 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.334
 
 
 # Examples
@@ -194,6 +277,96 @@ def test_folders_read_the_same_twice_in_any_batch_size(tmp_path):
     assert torch.equal(first, again) and len(first) == 16
 
 
+def test_preprocess_takes_the_centre_or_squeezes_the_whole_image(tmp_path):
+    thirds = np.repeat(np.array([[50, 100, 200]], dtype=np.uint8), 8, axis=1).repeat(8, axis=0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.fromarray(thirds).save(tmp_path / name / f"{number}.png")
+    crop, paper = (
+        load_data(str(tmp_path), image_size=8, preprocess=way) for way in ("crop", "paper")
+    )
+    assert (crop.preprocess, paper.preprocess) == ("crop", "paper")
+    assert torch.equal(crop.train[0][0], torch.full((3, 8, 8), 100 / 255))
+    row = (paper.train[0][0][0, 4] * 255).round()
+    assert row[[0, -1]].tolist() == [50, 200] and (row.diff() >= 0).all()
+    assert paper.input_shape == (3, 8, 8)
+
+
+def test_channel_statistics_are_over_all_pixels_of_images_spread_evenly():
+    images = torch.zeros(5, 2, 1, 2, dtype=torch.uint8)
+    images[0, 0], images[4, 0] = torch.tensor([[0, 255]]), torch.tensor([[255, 255]])
+    images[1:4, 0] = 7  # not among the two that are read
+    images[:, 1] = 51
+    mean, std = channel_statistics(ArrayImages(images, torch.zeros(5)), limit=2)
+    assert mean == pytest.approx((0.75, 0.2)) and std == pytest.approx((0.1875**0.5, 0), abs=1e-7)
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 256, 1, 1).expand(5, 256, 31, 31)
+    mean, std = channel_statistics(ArrayImages(levels, torch.zeros(5)))
+    assert mean == pytest.approx([level / 255 for level in range(256)])
+    assert std == pytest.approx([0.0] * 256, abs=1e-6)
+    data = noise(300, 5, flip=False)
+    everything = data.tensors()[0].double()
+    mean, std = channel_statistics(data)
+    assert mean == pytest.approx(everything.mean((0, 2, 3)).tolist())
+    assert std == pytest.approx(everything.std((0, 2, 3), correction=0).tolist())
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "stray"),
+    [
+        ("caltech101", "caltech101/101_ObjectCategories", "BACKGROUND_Google"),
+        ("caltech101", "101_ObjectCategories", "BACKGROUND_Google"),
+        ("caltech101", "caltech101", "BACKGROUND_Google"),
+        ("caltech101", "caltech101_2", ".cache"),
+        ("caltech256", "caltech256/256_ObjectCategories", ".cache"),
+        ("caltech256", "caltech256", ".cache"),
+    ],
+)
+def test_caltech_is_found_in_its_places_and_named_after_its_classes(tmp_path, name, place, stray):
+    classes = ["001.ak47", "257.clutter"]
+    image_folder(tmp_path / place, [*classes, stray], count=5)
+    data = load_data(name, tmp_path, image_size=4)
+    assert data.name == f"{name}_2" and data.class_names == tuple(classes)
+    assert (len(data.train), len(data.test)) == (8, 2)
+    assert data.train.files[0].is_relative_to(tmp_path / place)
+
+
+def test_a_whole_data_set_keeps_its_name_and_goes_before_its_parts(tmp_path):
+    for count in (3, 101, 20):
+        names = [f"c{number:03}" for number in range(count)]
+        image_folder(tmp_path / f"caltech101_{count}", names, count=3, size=(4, 4))
+    assert load_data("caltech101", tmp_path, 4).name == "caltech101"  # the largest part
+    image_folder(tmp_path / "caltech101", ["a", "b"], count=3)
+    assert load_data("caltech101", tmp_path, 4).name == "caltech101_2"
+
+
+def test_imagenet_is_train_and_val_with_a_folder_for_each_wnid(tmp_path):
+    wnids = ["n01440764", "n01443537"]
+    image_folder(tmp_path / "imagenet" / "train", wnids, count=3)
+    image_folder(tmp_path / "imagenet" / "val", wnids, count=2)
+    (tmp_path / "imagenet" / "test").mkdir()  # its images have no labels
+    (tmp_path / "imagenet" / "test" / "ILSVRC2012_test_00000001.JPEG").touch()
+    data = load_data("imagenet", tmp_path)
+    assert (data.name, data.class_names) == ("imagenet_2", tuple(wnids))
+    assert (len(data.train), len(data.test)) == (6, 4)
+    assert data.train.flip and data.input_shape == (3, 224, 224)
+
+
+def test_caltech_is_downloaded_by_torchvision_only_when_absent(tmp_path, monkeypatch):
+    asked = []
+
+    def download(root, *, download):
+        asked.append((root, download))
+        image_folder(root / "caltech256" / "256_ObjectCategories", ["a", "b"], count=5)
+
+    fake = types.ModuleType("torchvision")
+    fake.datasets = types.SimpleNamespace(Caltech256=download)
+    monkeypatch.setitem(sys.modules, "torchvision", fake)
+    assert len(load_data("caltech256", tmp_path, 4).train) == 8
+    load_data("caltech256", tmp_path, 4)
+    assert asked == [(tmp_path, True)]
+
+
 def test_has8_data_names_the_root_and_files_present_are_not_downloaded(tmp_path, monkeypatch):
     asked = _fake_mnist(monkeypatch, absent=False)
     monkeypatch.setenv("HAS8_DATA", str(tmp_path))
@@ -222,11 +395,18 @@ def test_real_files(name, path, shape, counts, labels):
     assert image.shape == shape and image.min() >= 0 and 0.9 < image.max() <= 1
 
 
-def test_real_class_folders():
+def test_real_channel_statistics():
+    mean, std = channel_statistics(load_data("cifar10", _real_data("cifar-10-batches-py")).train)
+    assert mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=2e-3)
+    assert std == pytest.approx((0.2470, 0.2435, 0.2616), abs=2e-3)
+
+
+@pytest.mark.parametrize("preprocess", ["crop", "paper"])
+def test_real_class_folders(preprocess):
     root = _real_data("caltech101_64")
-    data = load_data(str(root / "caltech101_64"), image_size=16)
+    data = load_data("caltech101", root, image_size=16, preprocess=preprocess)
     total = len(data.train) + len(data.test)
-    assert len(data.class_names) == 64
+    assert (data.name, total) == ("caltech101_64", 4726) and len(data.class_names) == 64
     assert len(data.test) == pytest.approx(total / 5, rel=0.02)
     assert next(batches(data.train, 40))[0].shape == (40, 3, 16, 16)
 
@@ -264,7 +444,16 @@ def _fake_mnist(monkeypatch, *, absent):
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownName, match=r"unknown data set 'digit': did you mean 'digits'"):
         load_data("digit")
-    assert data_names() == sorted(["digits", "mnist", "fashion_mnist", "cifar10", "cifar100"])
+    files = ["caltech101", "caltech256", "imagenet"]
+    assert data_names() == [
+        *files[:2],
+        "cifar10",
+        "cifar100",
+        "digits",
+        "fashion_mnist",
+        *files[2:],
+        "mnist",
+    ]
 
 
 def test_a_failed_download_says_where_files_are_looked_for(tmp_path, monkeypatch):
@@ -273,6 +462,45 @@ def test_a_failed_download_says_where_files_are_looked_for(tmp_path, monkeypatch
         load_data("mnist", tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert asked == [(tmp_path, False), (tmp_path, True)]
+
+
+def test_absent_class_folders(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match=r"imagenet is not in .*imagenet and cannot be downloaded"):
+        load_data("imagenet", tmp_path)
+
+    def fails(root, *, download):
+        (root / "caltech101").mkdir()  # as torchvision does
+        raise OSError("no route to host")
+
+    fake = types.ModuleType("torchvision")
+    fake.datasets = types.SimpleNamespace(Caltech101=fails)
+    monkeypatch.setitem(sys.modules, "torchvision", fake)
+    with pytest.raises(BadInput, match=r"Caltech101 are in .*no route to host.*--data-root"):
+        load_data("caltech101", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"augment": "flips"}, "augment must be one of none, flip, crop, resized, not 'flips'"),
+        ({"augment": True}, "not True"),
+        ({"batch_size": 0}, "size of at least 1.* not 0, 0 and None"),
+        ({"first": -1}, "not 2, -1 and None"),
+        ({"shuffle_seed": -1}, "not 2, 0 and -1"),
+    ],
+)
+def test_batches_refuse_at_once(wrong, message):
+    with pytest.raises(BadInput, match=message):
+        batches(numbered(3), **{"batch_size": 2, **wrong})
+
+
+def test_other_refusals():
+    with pytest.raises(BadInput, match="preprocess must be crop or paper, not 'centre'"):
+        load_data("digits", preprocess="centre")
+    with pytest.raises(BadInput, match="at least one image, not 0"):
+        channel_statistics(numbered(3), limit=0)
+    with pytest.raises(BadInput, match="at least one image, not 0"):
+        channel_statistics(numbered(0))
 
 
 def test_paths_that_are_no_folder_of_images(tmp_path):

@@ -1,4 +1,7 @@
-"""Bit planes: exact round trip, binary, independent of the batch; slopes are the derivatives."""
+"""Bit planes: exact round trip, binary, independent of the batch; slopes are the derivatives.
+
+Rate, latency and phase: binary, equal to their definitions, and decoded within half a step.
+"""
 
 import math
 
@@ -10,11 +13,17 @@ from torch import nn
 
 from has8 import calibrate
 from has8.encoders import (
+    IMAGE_CODINGS,
     BitPlaneEncoder,
     Decoder,
+    LatencyEncoder,
     PaperBitPlaneEncoder,
+    PhaseEncoder,
+    RateEncoder,
     bitplane_weights,
     encode_bitplanes,
+    latency_weights,
+    phase_weights,
     rate_weights,
 )
 from has8.errors import BadInput, UnknownName
@@ -83,6 +92,7 @@ def test_released_fourier_slope_has_an_extra_half_and_straight_through_is_the_id
     for k in range(8):
         extra = SLOPES.get("fourier_released")(x, k) - SLOPES.get("fourier")(x, k)
         assert torch.allclose(extra, torch.full_like(x, 0.5), atol=1e-5)
+        assert torch.equal(SLOPES.get("constant_half")(x, k), torch.full_like(x, 0.5))
     for weights in (bitplane_weights("lsb"), rate_weights(8)):
         encoder = BitPlaneEncoder(slope="straight_through").eval()
         leaf = torch.linspace(0.1, 0.9, 7).requires_grad_()
@@ -94,6 +104,7 @@ def test_rescale_table():
     assert [rescale(k) for k in range(8)] == [0, 1 / 64, 1 / 16, 3 / 16, 0.5, 5 / 4, 3, 7]
     assert plane_factors("fourier", rescaled=False) == (1.0,) * 8
     assert plane_factors("straight_through", rescaled=True) == (1.0,) * 8
+    assert plane_factors("constant_half", rescaled=True) == tuple(map(rescale, range(8)))
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 4), (2, 3, 4, 4)])
@@ -169,3 +180,132 @@ def test_bad_names_are_answered_with_the_nearest():
         BitPlaneEncoder(slope="fouriere")
     with pytest.raises(BadInput, match="order must be"):
         BitPlaneEncoder(order="up")
+
+
+UNITS = torch.rand(5, 7, generator=torch.Generator().manual_seed(3))
+UNITS[0, :5] = torch.tensor([0.0, 1.0, 0.5, 0.25, 1 / 255])
+
+
+def by_definition(coding, steps, draws):
+    """The published encoders, one value at a time."""
+    spikes = torch.zeros(steps, *UNITS.shape)
+    for i, j in torch.cartesian_prod(torch.arange(5), torch.arange(7)).tolist():
+        x = UNITS[i, j].item()
+        if coding == "rate":
+            for t in range(steps):
+                spikes[t, i, j] = draws[t, i, j].item() <= x
+        elif coding == "phase":
+            rest, weight = x, 0.5
+            for t in range(steps):
+                spikes[t, i, j] = rest >= weight
+                rest, weight = rest - weight * spikes[t, i, j].item(), weight / 2
+        elif coding == "ttfs":
+            spikes[round((steps - 1) * (1 - x)), i, j] = 1  # Python, too, rounds half to even
+        else:
+            alpha = math.exp(steps - 1) - 1
+            spikes[round(steps - 1 - math.log(alpha * x + 1)), i, j] = 1
+    return spikes
+
+
+@pytest.mark.parametrize("steps", [2, 5, 8, 10])
+@pytest.mark.parametrize("coding", ["rate", "ttfs", "ttfs_log", "phase"])
+def test_codings_of_images_are_binary_and_as_defined(coding, steps):
+    encoder = IMAGE_CODINGS.get(coding)(steps)
+    torch.manual_seed(7)
+    spikes = encoder(UNITS)
+    torch.manual_seed(7)
+    assert torch.equal(spikes, by_definition(coding, steps, torch.rand(steps, 5, 7)))
+    assert torch.equal(spikes, spikes.bool().float())
+    assert spikes.shape == (steps, 5, 7)
+    assert encoder.steps == steps
+    assert f"steps={steps}" in repr(encoder)
+    assert encoder(UNITS.half()).dtype == torch.float16
+    assert encoder(torch.zeros(0, 3)).shape == (steps, 0, 3)
+
+
+def test_rate_decodes_to_the_value_on_average():
+    torch.manual_seed(0)
+    x = torch.linspace(0, 1, 11)
+    steps = 40_000
+    decoded = Decoder(rate_weights(steps))(RateEncoder(steps)(x).double())
+    deviation = (x * (1 - x) / steps).sqrt()
+    assert ((decoded - x).abs() <= 5 * deviation + 1e-5).all()
+    assert decoded[-1].item() == pytest.approx(1)  # 1 fires always
+    assert decoded[0].item() == 0
+    encoder = RateEncoder(10).eval()
+    assert not torch.equal(encoder(UNITS), encoder(UNITS))  # in evaluation too
+
+
+@settings(deadline=None, max_examples=40)
+@given(steps=st.integers(2, 40), seed=st.integers(0, 99))
+def test_latency_fires_once_and_decodes_within_half_a_step(steps, seed):
+    x = torch.rand(64, generator=torch.Generator().manual_seed(seed)).double()
+    last = steps - 1
+    linear = LatencyEncoder(steps)(x)
+    assert (linear.sum(0) == 1).all()
+    error = Decoder(latency_weights(steps))(linear) - x
+    assert (error.abs() <= 0.5 / last + 1e-6).all()
+    log = LatencyEncoder(steps, "log")(x)
+    assert (log.sum(0) == 1).all()
+    # Half a step of the logarithm, on either side.
+    level = torch.log(math.expm1(last) * x + 1)
+    decoded = Decoder(latency_weights(steps, "log"))(log)
+    assert (decoded <= torch.expm1(level + 0.5) / math.expm1(last) * (1 + 1e-6) + 1e-12).all()
+    assert (decoded >= torch.expm1(level - 0.5) / math.expm1(last) * (1 - 1e-6) - 1e-12).all()
+
+
+@pytest.mark.parametrize("function", ["linear", "log"])
+def test_latency_is_the_identity_on_its_own_values(function):
+    weights = latency_weights(10, function)
+    assert (weights[0], weights[-1]) == (1, 0)
+    spikes = LatencyEncoder(10, function)(torch.tensor(weights))
+    assert torch.equal(spikes, torch.eye(10))  # the value of step t fires at step t
+    assert torch.equal(Decoder(weights)(spikes), torch.tensor(weights))
+
+
+def test_latency_rounds_halves_to_even():
+    times = LatencyEncoder(3)(torch.tensor([0.75, 0.25])).argmax(0)
+    assert times.tolist() == [0, 2]  # of 0.5 and 1.5
+
+
+@pytest.mark.parametrize("steps", [1, 4, 8, 12])
+def test_phase_is_exact_on_its_grid_and_one_takes_the_largest_code(steps):
+    encoder, decoder = PhaseEncoder(steps), Decoder(phase_weights(steps))
+    grid = torch.arange(2.0**steps) / 2**steps
+    assert torch.equal(decoder(encoder(grid)), grid)
+    error = UNITS - decoder(encoder(UNITS))
+    assert (error >= 0).all()
+    assert (error[UNITS < 1] < 2.0**-steps).all()
+    assert decoder(encoder(torch.ones(1))).item() == 1 - 2.0**-steps
+
+
+def test_phase_in_eight_steps_is_the_bit_planes_of_a_pixel_most_significant_first():
+    codes = (UNITS * 256).floor().clamp(max=255)
+    assert torch.equal(PhaseEncoder(8)(UNITS), encode_bitplanes(codes, 0.0, 255.0, "msb"))
+    pixels = encode_bitplanes(CODES, 0.0, 255.0, "msb")
+    assert torch.equal(PhaseEncoder(8)(CODES / 255), pixels)
+
+
+@pytest.mark.parametrize("coding", ["rate", "ttfs", "ttfs_log", "phase"])
+def test_codings_of_images_refuse_what_is_not_in_the_unit_range(coding):
+    encoder = IMAGE_CODINGS.get(coding)(4)
+    for value in (-0.01, 1.01, math.nan):
+        with pytest.raises(BadInput, match=r"takes values in \[0, 1\].*leave out normalisation"):
+            encoder(torch.tensor([0.5, value]))
+    with pytest.raises(BadInput, match="at least"):
+        IMAGE_CODINGS.get(coding)(0)
+    x = torch.rand(3, requires_grad=True)
+    assert not encoder(x).requires_grad
+
+
+def test_latency_refuses_what_it_cannot_place():
+    with pytest.raises(BadInput, match="at least 2 steps"):
+        LatencyEncoder(1)
+    with pytest.raises(BadInput, match="at most 89 if logarithmic, not 90"):
+        latency_weights(90, "log")
+    assert LatencyEncoder(90)(UNITS).sum() == UNITS.numel()
+    assert (LatencyEncoder(89, "log")(UNITS).sum(0) == 1).all()
+    with pytest.raises(BadInput, match="one of linear, log, not 'exp'"):
+        LatencyEncoder(4, "exp")
+    with pytest.raises(UnknownName, match="did you mean 'ttfs'"):
+        IMAGE_CODINGS.get("tfs")

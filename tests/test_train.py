@@ -3,23 +3,29 @@
 import csv
 import json
 import math
+import os
 import signal
+import struct
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from tensorboardX.proto.event_pb2 import Event
 
+from has8 import loop
 from has8.checkpoint import load
-from has8.data import ArrayImages, Data
+from has8.data import ArrayImages, Data, batches, load_data
 from has8.errors import BadInput, CheckpointError, TrainingError, UnknownName
+from has8.hardware import Hardware, stop_signals
 from has8.models import create_model
-from has8.train import TrainConfig, evaluate, fit, learning_rate
+from has8.optim import learning_rate
+from has8.recipes import RECIPES, TrainConfig, recipe_options
+from has8.train import evaluate, fit
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.02, label_smoothing=0.05, seed=7)
 
@@ -48,7 +54,21 @@ def outcome(folder, history):
     epochs = [replace(epoch, seconds=0.0) for epoch in history.epochs]
     with (folder / "metrics.csv").open() as file:
         rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-    return (folder / "model.pt").read_bytes(), epochs, rows
+    models = [(folder / name).read_bytes() for name in ("model.pt", "best.pt")]
+    return models, epochs, rows, points(folder)
+
+
+def points(folder):
+    """(name, epoch, value) of everything in TensorBoard's files, but for the clock."""
+    found = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        rest = path.read_bytes()
+        while rest:  # a record: length, its checksum, the bytes, their checksum
+            (length,) = struct.unpack("<Q", rest[:8])
+            event = Event.FromString(rest[12 : 12 + length])
+            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            rest = rest[16 + length :]
+    return [point for point in found if point[0] != "seconds"]
 
 
 def same_weights(one, two):
@@ -79,11 +99,15 @@ def break_at(epoch, images):
 
 
 def test_it_learns(unbroken):
-    _, epochs, rows = unbroken
+    _, epochs, rows, scalars = unbroken
     assert epochs[-1].test_accuracy == 1.0
     assert epochs[-1].train_loss < epochs[0].train_loss
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert [float(row["train_loss"]) for row in rows] == [epoch.train_loss for epoch in epochs]
+    assert [point[:2] for point in scalars if point[0] == "train_loss"] == [
+        ("train_loss", epoch) for epoch in (1, 2, 3)
+    ]
+    assert len(scalars) == 9 and scalars[-1][2] == pytest.approx(epochs[-1].test_accuracy)
 
 
 @pytest.mark.parametrize(("epoch", "images"), [(1, 16), (2, 16), (2, 64), (3, 64)])
@@ -105,6 +129,170 @@ def test_a_broken_and_resumed_run_equals_an_unbroken_one_bit_for_bit(
     assert outcome(tmp_path, history) == unbroken
 
 
+def stop_at(epoch, images, number=signal.SIGTERM):
+    def report(now):
+        if (now.epoch, now.images, now.finished) == (epoch, images, None):
+            os.kill(os.getpid(), number)
+
+    return report
+
+
+@pytest.mark.parametrize(
+    ("epoch", "images", "left", "number"),
+    [
+        (1, 16, 32, signal.SIGTERM),
+        (2, 32, 48, signal.SIGINT),
+        (2, 64, 64, signal.SIGTERM),  # while testing
+        (3, 48, 64, signal.SIGTERM),
+    ],
+)
+def test_a_signal_ends_the_step_and_nothing_is_lost(
+    tmp_path, unbroken, epoch, images, left, number
+):
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    expected = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+    with pytest.raises(expected) as caught:
+        fit(small(), DATA, CONFIG, out=tmp_path, on_progress=stop_at(epoch, images, number))
+    assert number == signal.SIGINT or caught.value.code == 143
+    assert isinstance(caught.value.__cause__, TrainingError)
+    assert f"epoch {epoch} of 3 after {left} of 64 images" in str(caught.value.__cause__)
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    seen = []
+    history = fit(small(99), DATA, CONFIG, out=tmp_path, on_progress=seen.append)
+    assert (seen[0].epoch, seen[0].images) == (epoch, min(left + 16, 64))
+    assert outcome(tmp_path, history) == unbroken
+
+
+def test_long_epochs_are_saved_within(tmp_path, unbroken, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    with pytest.raises(Break):
+        fit(small(), DATA, CONFIG, out=tmp_path, on_progress=break_at(2, 32))
+    monkeypatch.undo()
+    seen = []
+    history = fit(small(99), DATA, CONFIG, out=tmp_path, on_progress=seen.append)
+    assert (seen[0].epoch, seen[0].images) == (2, 48)
+    assert outcome(tmp_path, history) == unbroken
+
+
+class Dropping(torch.nn.Sequential):
+    """A model that draws random numbers."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(
+            torch.nn.Conv2d(1, 4, 3),
+            torch.nn.Flatten(),
+            torch.nn.Dropout(),
+            torch.nn.Linear(144, 2),
+        )
+        self.config = {"name": "dropping"}
+
+
+@pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd"}, {"optimizer": "adam"}])
+def test_random_numbers_go_on_after_a_break_too(tmp_path, recipe):
+    config = replace(CONFIG, epochs=2, **recipe)
+    whole, broken = Dropping(), Dropping()
+    fit(whole, DATA, config)
+    with pytest.raises(SystemExit):
+        fit(broken, DATA, config, out=tmp_path, on_progress=stop_at(1, 32))
+    torch.manual_seed(123)
+    assert not same_weights(whole, broken)
+    fit(broken, DATA, config, out=tmp_path)
+    assert same_weights(whole, broken)
+
+
+def test_signals_are_left_alone_in_other_threads_and_a_second_one_acts_at_once():
+    found = []
+
+    def other():
+        with stop_signals() as signalled:
+            found.append(signalled())
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert found == [0]
+    with pytest.raises(KeyboardInterrupt), stop_signals() as signalled:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signalled() == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second signal was held back")
+    with pytest.raises(KeyboardInterrupt), stop_signals():
+        os.kill(os.getpid(), signal.SIGINT)  # nobody acts on it: it is sent again
+
+
+class Plain(torch.nn.Sequential):
+    """A model whose gradient is the mean over images: no batch norm."""
+
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+        for parameter in self.parameters():
+            torch.nn.init.zeros_(parameter)
+        self.config = {"name": "plain"}
+
+
+PLAIN = replace(CONFIG, epochs=2, subset=37, augment="none", optimizer="sgd", clip_norm=None)
+PROCESSES = """
+import sys, torch
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from has8.hardware import Hardware
+from test_train import CONFIG, DATA, PLAIN, Plain, evaluate, fit, small, stop_at
+rank, out, hardware = int(__import__("os").environ["RANK"]), Path(sys.argv[2]), Hardware("cpu")
+
+plain, seen = Plain(), []
+fit(plain, DATA, PLAIN, hardware=hardware, on_progress=seen.append)
+if rank == 0:
+    torch.save([plain.state_dict(), [now.images for now in seen]], out / "plain.pt")
+assert rank == 0 or not seen
+
+config = replace(CONFIG, epochs=2)
+torch.manual_seed(rank)  # other weights in every process: the first one's count
+fit(small(rank), DATA, config, hardware=hardware, out=out / f"whole{rank}")
+broken, code = small(), 0
+stop = stop_at(2, 32) if rank == 0 else None
+try:
+    fit(broken, DATA, config, hardware=hardware, out=out / "broken", on_progress=stop)
+except SystemExit as error:
+    code = error.code
+assert code == 143, code
+model = small(5)
+history = fit(model, DATA, config, hardware=hardware, out=out / "broken")
+accuracy = evaluate(model, DATA.test, hardware=hardware)
+assert accuracy == history.accuracy
+torch.save([model.state_dict(), accuracy], out / f"rank{rank}.pt")
+"""
+
+
+def test_two_processes_learn_as_one(tmp_path):
+    """Same gradient as one process, same weights in both, one writer, and breaks as anywhere."""
+    script = tmp_path / "script.py"
+    script.write_text(PROCESSES)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(script), str(Path(__file__).parent), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (first, accuracy), (second, again) = (torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1))
+    assert accuracy == again and first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not (tmp_path / "whole1").exists()  # the second process writes nothing
+    whole, resumed = (load(tmp_path / n / "model.pt").model for n in ("whole0", "broken"))
+    assert same_weights(whole, resumed)
+
+    alone = Plain()
+    fit(alone, DATA, PLAIN)
+    state, images = torch.load(tmp_path / "plain.pt")
+    assert images == 2 * [16, 32, 37, 37]
+    assert torch.allclose(state["1.weight"], alone[1].weight, atol=1e-6)
+
+
 def test_a_killed_process_loses_at_most_one_epoch(tmp_path, unbroken):
     script = f"""
 import os, signal, sys, torch
@@ -118,7 +306,13 @@ fit(small(), DATA, CONFIG, out={str(tmp_path)!r}, on_progress=kill)
 """
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=200)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "metrics.csv"]
+    (events,) = tmp_path.glob("events*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best.pt",
+        events.name,
+        "last.pt",
+        "metrics.csv",
+    ]
     started = []
     history = fit(
         small(99), DATA, CONFIG, out=tmp_path, on_progress=lambda now: started.append(now.epoch)
@@ -140,16 +334,19 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone():
     assert not same_weights(train(1, before=5), train(2, before=5))
 
 
-@settings(deadline=None)
-@given(st.integers(1, 200), st.floats(1e-6, 10), st.sampled_from(["cosine", "constant"]))
-def test_the_learning_rate_stays_within_its_bound(steps, lr, schedule):
-    config = TrainConfig(lr=lr, schedule=schedule)
-    rates = [learning_rate(config, step, steps) for step in range(steps)]
-    assert all(0 < rate <= lr for rate in rates)
-    top = rates.index(max(rates))
-    assert rates[top] == lr
-    assert rates[: top + 1] == sorted(rates[: top + 1])
-    assert rates[top:] == sorted(rates[top:], reverse=True)
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_parts_of_a_batch_make_the_batch(world):
+    indices = torch.arange(64)[:37]
+    arguments = {"indices": indices, "shuffle_seed": 3, "first": 1}
+    parts = [
+        list(batches(loop._Part(DATA.train, rank, world), 16, **arguments)) for rank in range(world)
+    ]
+    whole = list(batches(DATA.train, 16, **arguments))
+    assert {len(part) for part in parts} == {2 if world < 3 else 1}  # 5 images: not two for each
+    for step, (images, labels) in enumerate(whole[: len(parts[0])]):
+        together = torch.cat([part[step][0] for part in parts])
+        assert sum(len(part[step][1]) for part in parts) == len(labels)
+        assert torch.equal(together.flatten(1).sort(0).values, images.flatten(1).sort(0).values)
 
 
 def test_a_model_in_evaluation_mode_is_trained_all_the_same():
@@ -174,20 +371,11 @@ def test_evaluation_counts_and_leaves_the_mode_as_it_was():
 # Examples
 
 
-def test_warm_up_then_cosine_down():
-    config = TrainConfig(lr=1.0)
-    rates = [learning_rate(config, step, 100) for step in range(100)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[52] == pytest.approx((1 + math.cos(math.pi * 47 / 95)) / 2)
-    assert rates[99] < 0.001
-    assert learning_rate(replace(config, schedule="constant"), 0, 100) == 1.0
-
-
 def test_the_schedule_runs_over_all_epochs(tmp_path):
     fit(small(), DATA, CONFIG, out=tmp_path)
     state = torch.load(tmp_path / "last.pt", weights_only=True)
-    (group,) = state["optimizer"]["param_groups"]
-    assert group["lr"] == learning_rate(CONFIG, step=11, steps=12)
+    for group in state["optimizer"]["param_groups"]:
+        assert group["lr"] == learning_rate(CONFIG, step=11, steps=12)
 
 
 def test_the_finished_model_is_calibrated_and_says_where_it_comes_from(tmp_path):
@@ -231,6 +419,39 @@ def test_a_rest_of_one_image_is_left_out():
     assert [now.images for now in seen] == [16, 32, 32]
 
 
+def test_the_best_model_is_that_of_the_first_of_the_best_epochs(tmp_path):
+    history = fit(small(), DATA, replace(CONFIG, lr=0.002), out=tmp_path)
+    best = load(tmp_path / "best.pt")
+    accuracies = [epoch.test_accuracy for epoch in history.epochs]
+    assert best.provenance["epoch"] == accuracies.index(max(accuracies)) + 1
+    assert best.provenance["test_accuracy"] == evaluate(best.model, DATA.test) == max(accuracies)
+    assert all(bool(m.frozen) for m in best.model.modules() if hasattr(m, "frozen"))
+
+
+def test_bfloat16_learns_and_is_another_run(tmp_path, capfd):
+    hardware = Hardware(accelerator="cpu", precision="bf16")
+    model = small()
+    history = fit(model, DATA, CONFIG, hardware=hardware, out=tmp_path)
+    assert history.accuracy > 0.9 and evaluate(model, DATA.test, hardware=hardware) > 0.9
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(BadInput, match="precision is 'bf16' there and '32' here"):
+        fit(small(), DATA, CONFIG, out=tmp_path)
+
+
+def test_what_fit_leaves_is_laid_out_as_usual(tmp_path):
+    model = small()
+    fit(model, DATA, replace(CONFIG, epochs=1), out=tmp_path)
+    for found in (model, load(tmp_path / "best.pt").model, load(tmp_path / "model.pt").model):
+        assert all(value.is_contiguous() for value in found.state_dict().values())
+
+
+@pytest.mark.parametrize("recipe", ["paper", "paper-sgdr", "modern"])
+def test_every_recipe_trains(recipe):
+    config = replace(RECIPES[recipe], epochs=1)
+    assert 0 <= fit(small(), DATA, config).accuracy <= 1
+
+
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(small(), DATA, replace(CONFIG, epochs=1, optimizer="adam", schedule="constant"))
@@ -238,26 +459,6 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 
 # Refusals
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"epochs": 0},
-        {"batch_size": 1},
-        {"lr": 0.0},
-        {"lr": math.inf},
-        {"weight_decay": -0.1},
-        {"optimizer": "sgd"},
-        {"schedule": "step"},
-        {"label_smoothing": 1.0},
-        {"seed": -1},
-        {"subset": 1},
-    ],
-)
-def test_settings_out_of_range_are_named(wrong):
-    with pytest.raises(BadInput, match=f"{next(iter(wrong))} must be"):
-        TrainConfig(**wrong)
 
 
 def test_a_subset_larger_than_the_data():
@@ -284,13 +485,19 @@ def test_the_state_of_another_run_is_not_touched(tmp_path, model, data, config, 
     assert (tmp_path / "last.pt").read_bytes() == before
 
 
+def test_hardware_that_is_not_there():
+    if not torch.cuda.is_available():
+        with pytest.raises(BadInput, match="cannot compute on 1 x 1 x cuda"):
+            fit(small(), DATA, CONFIG, hardware=Hardware("cuda"))
+
+
 def test_a_damaged_state_is_refused(tmp_path):
     (tmp_path / "last.pt").write_bytes(b"PK half a file")
     with pytest.raises(CheckpointError, match=r"last\.pt"):
         fit(small(), DATA, CONFIG, out=tmp_path)
 
 
-@pytest.mark.parametrize(("images", "what"), [(16, "loss"), (64, "a weight")])
+@pytest.mark.parametrize(("images", "what"), [(16, "the loss"), (64, "a weight")])
 def test_numbers_that_are_not_finite_end_training_and_keep_the_epoch_before(tmp_path, images, what):
     model = small()
 
@@ -301,6 +508,8 @@ def test_numbers_that_are_not_finite_end_training_and_keep_the_epoch_before(tmp_
 
     with pytest.raises(TrainingError, match=f"{what} in epoch 2 is not finite: lower the lear"):
         fit(model, DATA, CONFIG, out=tmp_path, on_progress=spoil)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)["model"]
+    assert all(value.isfinite().all() for value in state.values())
     started = []
     fit(small(), DATA, CONFIG, out=tmp_path, on_progress=lambda now: started.append(now.epoch))
     assert started[0] == 2
@@ -339,6 +548,7 @@ def test_the_command_trains_and_goes_on(run, tmp_path):
     assert checkpoint.config == {
         **{"name": "has8_vgg", "num_classes": 10, "in_channels": 1},
         **{"base": 2, "depth": 1, "head": [4]},
+        **recipe_options("modern", "has8_vgg", load_data("digits")),
     }
     again = run(*QUICK, "--json")
     answer = json.loads(again.stdout)
@@ -347,6 +557,31 @@ def test_the_command_trains_and_goes_on(run, tmp_path):
     assert answer["model"] == "runs/has8_vgg-digits/model.pt"
     restarted = run(*QUICK, "--restart", "--out", "runs/has8_vgg-digits")
     assert len(restarted.stderr.splitlines()) == 2
+
+
+def test_a_recipe_is_chosen_and_changed(run, tmp_path):
+    result = run(
+        *QUICK, "--recipe", "paper", "--batch-size", "32", "--quiet", "--option", "kernel=1"
+    )
+    assert result.exit_code == 0, result.output
+    checkpoint = load(tmp_path / "runs" / "has8_vgg-digits" / "model.pt")
+    expected = replace(RECIPES["paper"], batch_size=32, epochs=2, subset=64)
+    facts = {name: getattr(expected, name) for name in TrainConfig.__dataclass_fields__}
+    assert checkpoint.provenance.items() >= facts.items()
+    assert "mean" not in checkpoint.config and checkpoint.config["kernel"] == 1
+    help_text = " ".join(run("--help").stdout.split())
+    for text in (
+        "adam, lr 0.001, weight decay 0.001, schedule constant, batch 16",
+        "sgd, lr 0.00625",
+    ):
+        assert text in help_text
+
+
+def test_options_given_win_over_those_of_the_recipe(run, tmp_path):
+    result = run(*QUICK, "--quiet", "--option", "mean=[0.25]")
+    assert result.exit_code == 0, result.output
+    config = load(tmp_path / "runs" / "has8_vgg-digits" / "model.pt").config
+    assert config["mean"] == [0.25] and config["std"] == [0.3755]
 
 
 def test_quiet_means_quiet(run, tmp_path):

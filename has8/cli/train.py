@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,32 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from torch import nn
 
-from has8.data import Data, data_names, load_data
-from has8.errors import BadInput
+from has8.data import AUGMENTATIONS, Data, data_names, load_data
+from has8.errors import BadInput, TrainingError
+from has8.hardware import ACCELERATORS, PRECISIONS, Hardware, first_process_first, is_first_process
+from has8.history import Epoch, Progress, Report
 from has8.models import create_model
-from has8.train import MODEL, Epoch, Progress, Report, TrainConfig, fit
+from has8.recipes import RECIPES, TrainConfig, recipe_options
+from has8.run_folder import MODEL
+from has8.train import fit
 
-_DEFAULT = TrainConfig()
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command()
+def _settings(config: TrainConfig) -> str:
+    """A recipe in one line."""
+    clip = "" if config.clip_norm is None else f", gradients clipped to {config.clip_norm:g}"
+    return (
+        f"{config.optimizer}, lr {config.lr:g}, weight decay {config.weight_decay:g}, schedule "
+        f"{config.schedule}, batch {config.batch_size}, {config.epochs} epochs, label smoothing "
+        f"{config.label_smoothing:g}, augment {config.augment}, seed {config.seed}{clip}"
+    )
+
+
+_EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in RECIPES.items())
+
+
+@click.command(epilog=_EPILOG)
 @click.argument("model")
 @click.option("--data", required=True, help=f"{', '.join(data_names())}, or a folder of images.")
 @click.option(
@@ -34,25 +51,24 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Where downloaded data lie.  [default: $HAS8_DATA, else ~/.cache/has8/data]",
 )
 @click.option("--image-size", type=int, help="Resize images to so many pixels a side.")
-@click.option("--epochs", default=_DEFAULT.epochs, show_default=True, help="Passes over the data.")
-@click.option("--batch-size", default=_DEFAULT.batch_size, show_default=True, help="Images a step.")
-@click.option("--lr", default=_DEFAULT.lr, show_default=True, help="Highest learning rate.")
-@click.option("--weight-decay", default=_DEFAULT.weight_decay, show_default=True, help="AdamW's.")
 @click.option(
-    "--label-smoothing",
-    default=_DEFAULT.label_smoothing,
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    default="modern",
     show_default=True,
-    help="Probability spread over all classes.",
+    help="All settings at once (see below); the options that follow change single ones.",
 )
+@click.option("--epochs", type=int, help="Passes over the data.")
+@click.option("--batch-size", type=int, help="Images a step, over all devices.")
+@click.option("--lr", type=float, help="Highest learning rate.")
+@click.option("--weight-decay", type=float, help="Of the optimiser.")
+@click.option("--label-smoothing", type=float, help="Probability spread over all classes.")
 @click.option(
-    "--augment/--no-augment",
-    default=_DEFAULT.augment,
-    show_default=True,
-    help="Mirror and shift images.",
+    "--augment",
+    type=click.Choice(AUGMENTATIONS),
+    help="Mirror images (flip), and shift them too (crop).",
 )
-@click.option(
-    "--seed", default=_DEFAULT.seed, show_default=True, help="Of weights, order and shifts."
-)
+@click.option("--seed", type=int, help="Of weights, order and shifts.")
 @click.option("--subset", type=int, help="Train on so many images only.")
 @click.option("--base", type=int, help="Channels of the first stage.")
 @click.option("--depth", type=int, help="Number of stages.")
@@ -63,6 +79,23 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     metavar="KEY=VALUE",
     help="Any other option of the model, as often as needed.",
 )
+@click.option(
+    "--accelerator",
+    type=click.Choice(ACCELERATORS),
+    default="auto",
+    show_default=True,
+    help="What to compute on.",
+)
+@click.option("--devices", type=int, help="Devices a node.  [default: as launched, else 1]")
+@click.option("--num-nodes", type=int, help="Nodes.  [default: as launched, else 1]")
+@click.option(
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    default="32",
+    show_default=True,
+    help="float32, or bfloat16 where that is safe.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Train through torch.compile.")
 @click.option("--out", type=_FOLDER, help="Folder for the results.  [default: runs/MODEL-DATA]")
 @click.option("--restart", is_flag=True, help="Start over instead of going on.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -72,9 +105,15 @@ def train(
     data: str,
     data_root: Path | None,
     image_size: int | None,
+    recipe: str,
     options: tuple[str, ...],
     base: int | None,
     depth: int | None,
+    accelerator: str,
+    devices: int | None,
+    num_nodes: int | None,
+    precision: str,
+    compiled: bool,
     out: Path | None,
     restart: bool,
     quiet: bool,
@@ -83,23 +122,38 @@ def train(
 ) -> None:
     """Train MODEL on a data set or on a folder of images.
 
-    The result is OUT/model.pt, with one line for each epoch in OUT/metrics.csv. If the command
-    is interrupted, the same command goes on after the last whole epoch.
+    The result is OUT/model.pt, with one line for each epoch in OUT/metrics.csv and in
+    TensorBoard's events. OUT/best.pt is the best epoch's model, selected on the held-out images.
+    A command that was interrupted goes on where it stopped when it is given again. It also runs
+    under torchrun and Slurm's srun.
 
     \b
     has8 train has8_vgg --data digits --base 16 --depth 2 --option head=[64]
-    has8 train has8_resnet_b32 --data photos/ --image-size 64 --epochs 30
+    has8 train has8_resnet_b32 --data photos/ --image-size 64 --recipe paper
     """
-    config = TrainConfig(**settings)
-    source = load_data(data, data_root, image_size)
-    chosen = _options(options, base=base, depth=depth)
+    changes = {key: value for key, value in settings.items() if value is not None}
+    config = replace(RECIPES[recipe], **changes)
+    hardware = Hardware(accelerator, devices, num_nodes, precision, compiled)
+    with first_process_first(hardware):
+        source = load_data(data, data_root, image_size)
+    given = _options(options, base=base, depth=depth)
+    chosen = {**recipe_options(recipe, model, source), **given}
     network = _new_model(model, source, chosen, config.seed)
     folder = out or Path("runs") / f"{model}-{source.name}"
-    with _progress(quiet) as report:
-        history = fit(network, source, config, out=folder, resume=not restart, on_progress=report)
+    arguments: dict[str, Any] = {"hardware": hardware, "out": folder, "resume": not restart}
+    try:
+        with _progress(quiet) as report:
+            history = fit(network, source, config, on_progress=report, **arguments)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop.__cause__, TrainingError) and is_first_process():
+            click.echo(stop.__cause__, err=True)
+        raise
+    if not is_first_process():
+        return
     result = {
         "model": str(folder / MODEL),
         "config": network.config,
+        "recipe": recipe,
         "data": source.name,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "epochs": len(history.epochs),
@@ -153,12 +207,12 @@ def _bar_report(bar: Bar) -> Report:
     start, begun = time.perf_counter(), 0
 
     def report(now: Progress) -> None:
-        nonlocal begun
+        nonlocal start, begun
         done = (now.epoch - 1) * now.total + now.images
         if not bar.tasks:  # a resumed run begins in the middle
-            begun = done - now.images
+            start, begun = time.perf_counter(), done
             bar.add_task("", total=now.epochs * now.total, completed=begun)
-        rate = (done - begun) / (time.perf_counter() - start)
+        rate = (done - begun) / max(1e-9, time.perf_counter() - start)
         text = (
             f"epoch {now.epoch}/{now.epochs}  loss {now.loss:.3f}  "
             f"accuracy {now.accuracy:.1%}  {rate:.0f} images/s"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+from torch import nn
+
 from has8.encoders.bitplane import (
     BitPlaneEncoder,
     PaperBitPlaneEncoder,
@@ -10,7 +15,9 @@ from has8.encoders.bitplane import (
 )
 from has8.encoders.decoder import Decoder
 from has8.encoders.duplicate import DuplicateEncoder, count_weights
-from has8.encoders.rate import rate_weights
+from has8.encoders.latency import LatencyEncoder, encode_latency, latency_weights
+from has8.encoders.phase import PhaseEncoder, encode_phase, phase_weights
+from has8.encoders.rate import RateEncoder, encode_rate, rate_weights
 from has8.registry import Registry
 
 DECODERS: Registry[str] = Registry("decoder")
@@ -18,14 +25,31 @@ DECODERS: Registry[str] = Registry("decoder")
 for _name in ("bitplane", "rate"):
     DECODERS.register(_name)(_name)
 
+IMAGE_CODINGS: Registry[Callable[[int], nn.Module]] = Registry("coding")
+"""Encoders of images in [0, 1] by the name of their coding; each is called with its steps T."""
+IMAGE_CODINGS.register("duplicate")(DuplicateEncoder)
+IMAGE_CODINGS.register("phase")(PhaseEncoder)
+IMAGE_CODINGS.register("rate")(RateEncoder)
+IMAGE_CODINGS.register("ttfs")(LatencyEncoder)
+IMAGE_CODINGS.register("ttfs_log")(partial(LatencyEncoder, function="log"))
+
 __all__ = [
     "DECODERS",
+    "IMAGE_CODINGS",
     "BitPlaneEncoder",
     "Decoder",
     "DuplicateEncoder",
+    "LatencyEncoder",
     "PaperBitPlaneEncoder",
+    "PhaseEncoder",
+    "RateEncoder",
     "bitplane_weights",
     "count_weights",
     "encode_bitplanes",
+    "encode_latency",
+    "encode_phase",
+    "encode_rate",
+    "latency_weights",
+    "phase_weights",
     "rate_weights",
 ]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from has8 import fused
+
 
 class Decoder(nn.Module):
     """``y = sum_t weights[t] * s[t]`` (HAS-8 equations 19 and 20), linear and differentiable.
@@ -30,6 +32,8 @@ class Decoder(nn.Module):
 
     def forward(self, spikes: Tensor) -> Tensor:
         """``[T, B, ...] -> [B, ...]``."""
+        if fused.usable(spikes):
+            return fused.decode(spikes, self.weights)
         decoded: Tensor = torch.tensordot(self.weights.to(spikes.dtype), spikes, dims=1)
         return decoded
 

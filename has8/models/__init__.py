@@ -10,11 +10,13 @@ from torch import nn
 from has8.errors import BadInput
 from has8.models import has8_resnet as _has8_resnet  # these register what they hold
 from has8.models import has8_vgg as _has8_vgg
+from has8.models import resnet as _resnet
+from has8.models import sew_resnet as _sew_resnet
 from has8.models.registry import MODELS
 
 __all__ = ["MODELS", "create_model", "model_names", "model_options"]
 
-_FILES = (_has8_resnet, _has8_vgg)
+_FILES = (_has8_resnet, _has8_vgg, _resnet, _sew_resnet)
 
 
 def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
@@ -24,8 +26,9 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
         name: one of :func:`model_names`.
         num_classes: outputs, at least 2.
         in_channels: channels of the image, at least 1.
-        options: the family's own; see its function (``has8.models.has8_resnet.has8_resnet``,
-            ``has8.models.has8_vgg.has8_vgg``). Named variants fix ``base``.
+        options: the family's own; see its function (``has8.models.has8_resnet.has8_resnet``, and
+            so on for ``has8_vgg``, ``resnet`` and ``sew_resnet``). Named variants fix one, the
+            ``base`` of HAS-8's models and the ``depth`` of the others.
 
     Returns:
         The model. Its ``config`` is a JSON-able dictionary with which

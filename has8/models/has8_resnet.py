@@ -6,73 +6,22 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from has8.blocks import Coding, HybridBlock, SpikingBranch, SpikingLayer
-from has8.encoders import Decoder
+from has8.blocks import Coding, HybridBlock
 from has8.errors import BadInput
 from has8.models.normalize import normalize
 from has8.models.registry import MODELS, variant
+from has8.models.residual import ANNBlock, SEWBlock, spiking, stem_conv
 
-STEMS = ("imagenet", "cifar")
 STEM_CHANNELS = 64
 """Of the "imagenet" stem, whatever the base, as in the released code."""
 BLOCKS_PER_STAGE = 2
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-
-
-class ANNBlock(nn.Module):
-    """ResNet's basic block: two convolutions, a shortcut, ReLU after the sum."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = _conv(inputs, outputs, kernel, stride)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = _conv(outputs, outputs, kernel)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.downsample.extend([_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W] -> [B, C', H', W']``."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
-
-
-class SEWBlock(SpikingBranch):
-    """Spike-element-wise residual block with ADD: its output counts 0, 1 or 2 a step."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, coding: Coding) -> None:
-        super().__init__()
-        self.conv1 = _spiking(_conv(inputs, outputs, kernel, stride), coding)
-        self.conv2 = _spiking(_conv(outputs, outputs, kernel), coding)
-        self.downsample: SpikingLayer | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = _spiking(_conv(inputs, outputs, 1, stride), coding)
-
-    def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
-        """``[T, B, C, H, W] -> [T, B, C', H', W']``; with a decoder, ``[B, C', H', W']``."""
-        out: Tensor = self.conv2(self.conv1(x), decode)
-        if self.downsample is not None:
-            shortcut: Tensor = self.downsample(x, decode)
-        else:
-            shortcut = x if decode is None else decode(x)
-        return out + shortcut
-
-
-def _spiking(conv: nn.Conv2d, coding: Coding) -> SpikingLayer:
-    return SpikingLayer(conv, coding.spiking(), nn.BatchNorm2d(conv.out_channels))
-
-
 def _stem(in_channels: int, width: int, stem: str, coding: Coding) -> HybridBlock:
     """The paper's, which quarters the image, or one for small images, which keeps its size."""
-    kernel, stride = (3, 1) if stem == "cifar" else (7, 2)
-    ann = nn.Sequential(_conv(in_channels, width, kernel, stride), nn.BatchNorm2d(width), nn.ReLU())
-    snn = _spiking(_conv(in_channels, width, kernel, stride), coding)
+    ann = nn.Sequential(stem_conv(in_channels, width, stem), nn.BatchNorm2d(width), nn.ReLU())
+    snn = spiking(stem_conv(in_channels, width, stem), coding.spiking)
     if stem == "cifar":
         return HybridBlock(ann, snn, coding)
     ann.append(nn.MaxPool2d(3, stride=2, padding=1))
@@ -99,7 +48,7 @@ class HAS8ResNet(nn.Module):
                 inputs = wide if block == 0 else width
                 stride = 2 if block == 0 and place > 0 else 1
                 ann = ANNBlock(inputs, width, kernel, stride)
-                snn = SEWBlock(inputs, width, kernel, stride, coding)
+                snn = SEWBlock(inputs, width, kernel, stride, coding.spiking)
                 stage.append(HybridBlock(ann, snn, coding))
             self.stages.append(stage)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -154,8 +103,6 @@ def has8_resnet(
             f"has8_resnet needs base, multiplier and depth >= 1 and an odd kernel, not "
             f"base={base}, multiplier={multiplier}, depth={depth}, kernel={kernel}"
         )
-    if stem not in STEMS:
-        raise BadInput(f"stem must be one of {', '.join(STEMS)}, not {stem!r}")
     coding = Coding(slope, rescale, order, decoder, neuron, mode)  # type: ignore[arg-type]
     widths = [base * multiplier**i for i in range(depth)]
     stem_width = base if stem == "cifar" else STEM_CHANNELS

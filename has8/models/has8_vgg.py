@@ -18,8 +18,10 @@ PAPER_SNN_MOMENTUM = math.sqrt(0.1)
 
 
 def _conv_block(in_channels: int, out_channels: int, kernel: int, coding: Coding) -> HybridBlock:
+    padding = 1 if coding.mode == "paper" else kernel // 2  # released: whatever the kernel
+
     def conv() -> nn.Conv2d:
-        return nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False)
+        return nn.Conv2d(in_channels, out_channels, kernel, padding=padding, bias=False)
 
     momentum = PAPER_SNN_MOMENTUM if coding.mode == "paper" else 0.1
     ann = nn.Sequential(conv(), nn.BatchNorm2d(out_channels), nn.LeakyReLU(), nn.AvgPool2d(2))

@@ -1,0 +1,1 @@
+"""What is measured and compared with the paper; run as ``python -m benchmarks.NAME``."""

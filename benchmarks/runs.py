@@ -1,0 +1,259 @@
+"""Training runs for the paper's tables: what one came to, which are missing, and running them.
+
+A result is one JSON file, written when its run is complete. A run and its result are known by the
+setting and the whole budget, so that a short run never stands for a long one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from benchmarks.machine import commit, hardware
+from benchmarks.paper import Setting
+from has8 import TrainConfig, create_model, fit, load_data
+from has8.checkpoint import write_whole
+from has8.data import Data
+from has8.errors import BadInput
+from has8.hardware import Hardware
+from has8.history import Report
+from has8.recipes import RECIPES
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much training a number stands for.
+
+    Args:
+        recipe: in :data:`has8.recipes.RECIPES`; the fields below replace its own.
+        epochs: passes over the training images.
+        images: training images in each.
+        batch_size: images in a step.
+        seed: of weights, order and augmentation.
+        precision: "32" or "bf16".
+    """
+
+    recipe: str
+    epochs: int
+    images: int
+    batch_size: int
+    seed: int
+    precision: str
+
+    def __str__(self) -> str:
+        """For a table's row."""
+        epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
+        return (
+            f"{epochs} x {self.images:,} images, batch {self.batch_size}, {self.recipe}, "
+            f"{'fp32' if self.precision == '32' else self.precision}, seed {self.seed}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one complete run came to; the content of its JSON file.
+
+    Args:
+        table: for which it was run; others with the same setting show it too.
+        setting: its name.
+        model: for :func:`has8.create_model`.
+        options: likewise.
+        data: the name of the data.
+        recipe, epochs, images, batch_size, seed, precision: see :class:`Budget`.
+        accuracy: on all held-out images after the last epoch, in [0, 1].
+        seconds: wall time of all epochs, testing included.
+        hardware: what it ran on.
+        threads: of torch.
+        torch: its version.
+        commit: of the checkout, with "-dirty" where files differed; None outside of one.
+    """
+
+    table: str
+    setting: str
+    model: str
+    options: dict[str, Any]
+    data: str
+    recipe: str
+    epochs: int
+    images: int
+    batch_size: int
+    seed: int
+    precision: str
+    accuracy: float
+    seconds: float
+    hardware: str
+    threads: int
+    torch: str
+    commit: str | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.accuracy <= 1:
+            raise ValueError(f"accuracy must lie in [0, 1], not {self.accuracy}")
+
+    @property
+    def budget(self) -> Budget:
+        """How much training its accuracy stands for."""
+        return Budget(
+            self.recipe, self.epochs, self.images, self.batch_size, self.seed, self.precision
+        )
+
+    def belongs_to(self, setting: Setting) -> bool:
+        """Whether it is a run of this setting, whatever the budget."""
+        return (self.model, self.options, self.data) == (
+            setting.model,
+            dict(setting.options),
+            setting.data,
+        )
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All results in a folder, the largest budgets first; none where there is no folder.
+
+    Raises:
+        BadInput: for a file that is no result.
+    """
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            results.append(msgspec.json.decode(path.read_bytes(), type=Result))
+        except (msgspec.DecodeError, OSError) as error:
+            raise BadInput(f"{path} is no result of a run ({error}): remove it") from error
+    return sorted(results, key=lambda r: (-r.epochs * r.images, str(r.budget)))
+
+
+def find(results: Iterable[Result], setting: Setting) -> list[Result]:
+    """The results of a setting, in their order."""
+    return [result for result in results if result.belongs_to(setting)]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run.
+
+    Args:
+        table: that asks for it.
+        epochs, subset, batch_size, seed: replace those of the setting's recipe where not None.
+        precision: "32" or "bf16".
+        results: folder of the JSON files.
+        work: folder of the runs' own folders, from which they resume.
+        data_root: where data lie; see :func:`has8.load_data`.
+    """
+
+    table: str
+    results: Path
+    work: Path
+    epochs: int | None = None
+    subset: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    precision: str = "32"
+    data_root: Path | None = None
+
+    def config(self, setting: Setting, images: int) -> TrainConfig:
+        """The recipe with the plan's values; a subset of all images is none."""
+        given = {"epochs": self.epochs, "batch_size": self.batch_size, "seed": self.seed}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if self.subset is not None and self.subset < images:
+            changes["subset"] = self.subset
+        return replace(RECIPES[setting.recipe], **changes)
+
+    def budget(self, setting: Setting, config: TrainConfig, images: int) -> Budget:
+        """What the run's number will stand for."""
+        return Budget(
+            setting.recipe,
+            config.epochs,
+            config.subset or images,
+            config.batch_size,
+            config.seed,
+            self.precision,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run that is missing."""
+
+    setting: Setting
+    config: TrainConfig
+    budget: Budget
+    data: Data
+
+    @property
+    def name(self) -> str:
+        """Of its folder and of its result: the setting, the data and the whole budget."""
+        b = self.budget
+        return (
+            f"{self.setting.name}-{self.data.name}-{b.recipe}-e{b.epochs}-n{b.images}"
+            f"-b{b.batch_size}-s{b.seed}-{b.precision}"
+        )
+
+
+def missing_runs(settings: Iterable[Setting], plan: Plan) -> Iterator[Run]:
+    """The runs that no result with the same setting and budget stands for, in order.
+
+    The folder of results is read again before each, so that one that another process has
+    finished meanwhile is not repeated. Each data set is loaded once.
+
+    Raises:
+        BadInput: if data cannot be had, or a value of the plan is out of range.
+    """
+    loaded: dict[str, Data] = {}
+    for setting in settings:
+        if setting.data not in loaded:
+            loaded[setting.data] = load_data(setting.data, plan.data_root, preprocess="paper")
+        data = loaded[setting.data]
+        images = len(data.train)
+        config = plan.config(setting, images)
+        budget = plan.budget(setting, config, images)
+        actual = replace(setting, data=data.name)
+        if all(r.budget != budget for r in find(read_results(plan.results), actual)):
+            yield Run(actual, config, budget, data)
+
+
+def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
+    """Train, going on from where an earlier attempt stopped, and write the result."""
+    setting, work = run.setting, plan.work / run.name
+    source = commit()
+    history = fit(
+        _model(setting, run.data, run.config.seed),
+        run.data,
+        run.config,
+        hardware=Hardware(precision=plan.precision),
+        out=work,
+        on_progress=on_progress,
+    )
+    result = Result(
+        table=plan.table,
+        setting=setting.name,
+        model=setting.model,
+        options=dict(setting.options),
+        data=run.data.name,
+        **asdict(run.budget),
+        accuracy=history.accuracy,
+        seconds=round(history.seconds, 1),
+        hardware=hardware("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=torch.get_num_threads(),
+        torch=str(torch.__version__),
+        commit=source,
+    )
+    content = msgspec.json.format(msgspec.json.encode(asdict(result)))
+    write_whole(plan.results / f"{run.name}.json", lambda file: file.write(content + b"\n"))
+    return result
+
+
+def _model(setting: Setting, data: Data, seed: int) -> nn.Module:
+    options: Mapping[str, Any] = setting.options
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_model(
+            setting.model,
+            num_classes=len(data.class_names),
+            in_channels=data.input_shape[0],
+            **options,
+        )

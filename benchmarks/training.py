@@ -1,0 +1,386 @@
+"""How long a training step and an inference pass take: has8, snnTorch, SpikingJelly.
+
+The same net in three hands (see benchmarks/plain.py), on the same batch, in turn: every round runs
+each once, so that what else happens on the machine hits all alike, and medians over the rounds are
+reported. Beside them stands the time of has8's convolutions and linear layers alone, forward and
+backward, which no way of writing the rest could get below.
+
+    python -m benchmarks.training --json
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import snntorch as snn
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks.layers import Recorder, replay
+from benchmarks.machine import hardware, versions
+from benchmarks.plain import LIBRARIES, missing, rewritten
+from has8 import Has8Error, create_model
+from has8.errors import BadInput
+from has8.surrogate import SLOPES
+
+MODELS = ("has8_resnet_b32", "has8_vgg_b16")
+OURS = "has8"
+CLASSES, SIDE = 10, 32
+TOLERANCE = 1e-3
+"""Logits are the same where they differ by less, in standard deviations of all logits."""
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is measured.
+
+    Args:
+        batch_size: images in a step.
+        rounds: medians are over so many.
+        threads: of torch.
+        device: "cpu" or "cuda".
+        precision: "32", or "bf16": under autocast.
+        slope: of the encoders.
+    """
+
+    batch_size: int = 64
+    rounds: int = 5
+    threads: int = 2
+    device: str = "cpu"
+    precision: str = "32"
+    slope: str = "straight_through"
+
+    def autocast(self) -> torch.autocast:
+        """The context that a forward pass runs in."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] and labels, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(self.batch_size, 3, SIDE, SIDE, generator=generator)
+        labels = torch.randint(CLASSES, (self.batch_size,), generator=generator)
+        return images.to(self.device), labels.to(self.device)
+
+
+def build(name: str, variant: str, settings: Settings) -> nn.Module:
+    """A model, its batch norms and ranges set by one batch so that its neurons fire.
+
+    Args:
+        name: of the model.
+        variant: "has8" or one of :data:`benchmarks.plain.LIBRARIES`; all have the same weights.
+        settings: its batch, device and slope are used.
+
+    Returns:
+        The model; has8's is in the memory order that :func:`has8.fit` trains in.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_model(name, num_classes=CLASSES, slope=settings.slope).to(settings.device)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(settings.batch()[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    if variant != OURS:
+        return rewritten(model, variant)
+    return model.to(memory_format=torch.channels_last)
+
+
+def check(nets: Mapping[str, nn.Module], images: Tensor) -> dict[str, dict[str, float]]:
+    """Compare all nets' logits with has8's, in evaluation mode.
+
+    In float64 they must be the same. In float32 they are for most images: where a value lies
+    between two codes, the last bit of a sum decides over all its bit planes.
+
+    Returns:
+        For each other net ``largest_difference``, in float64 and standard deviations of all
+        logits, and ``images_alike``, the part of the images that are the same in float32.
+
+    Raises:
+        BadInput: if a net's logits are not has8's.
+    """
+    exact = _logits({name: _in_float64(net) for name, net in nets.items()}, images)
+    rough = _logits(nets, images)
+    result = {}
+    for name in nets.keys() - {OURS}:
+        largest = _apart(exact[OURS], exact[name]).max().item()
+        if not largest < TOLERANCE:
+            raise BadInput(
+                f"logits of {name} differ from has8's by up to {largest:.1e} standard deviations, "
+                f"expected less than {TOLERANCE:g}: the nets are not the same, times say nothing"
+            )
+        alike = (_apart(rough[OURS], rough[name]) < TOLERANCE).double().mean().item()
+        result[name] = {"largest_difference": largest, "images_alike": alike}
+    return result
+
+
+def _in_float64(net: nn.Module) -> nn.Module:
+    """A copy; snnTorch's own neurons make float32 spikes of anything."""
+    net = copy.deepcopy(net).double()
+    for module in net.modules():
+        if type(module) is snn.Leaky:
+            module.register_forward_hook(lambda _, __, spikes: spikes.double())
+    return net
+
+
+def _logits(nets: Mapping[str, nn.Module], images: Tensor) -> dict[str, Tensor]:
+    """Of each net in its own type, without TF32."""
+    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        types = {name: next(net.parameters()).dtype for name, net in nets.items()}
+        return {name: net.eval()(images.to(types[name])) for name, net in nets.items()}
+
+
+def _apart(one: Tensor, other: Tensor) -> Tensor:
+    """``[B]``: the largest difference of an image's logits, in standard deviations of all."""
+    return (one - other).abs().amax(1) / one.std()
+
+
+def step_of(net: nn.Module, settings: Settings) -> Callable[[], None]:
+    """A function that trains the net for one step: forward, loss, backward, optimiser."""
+    images, labels = settings.batch()
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+
+    def step() -> None:
+        net.train()
+        optimizer.zero_grad()
+        with settings.autocast():
+            loss = F.cross_entropy(net(images), labels)
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+    return step
+
+
+def inference_of(net: nn.Module, settings: Settings) -> Callable[[], None]:
+    """A function that passes the batch through the net in evaluation mode."""
+    images, _ = settings.batch()
+
+    def infer() -> None:
+        net.eval()
+        with torch.inference_mode(), settings.autocast():
+            net(images)
+
+    return infer
+
+
+def convolutions_of(net: nn.Module, settings: Settings) -> Callable[[], None]:
+    """A function that runs a step's convolutions and linear layers, and nothing else."""
+    net.train()
+    with Recorder() as recorder, settings.autocast():
+        net(settings.batch()[0])
+    with settings.autocast():
+        run = replay(recorder.calls)
+
+    def again() -> None:
+        with settings.autocast():
+            run()
+
+    return again
+
+
+def in_turn(
+    work: Mapping[str, Callable[[], None]], rounds: int, device: str
+) -> dict[str, list[float]]:
+    """Milliseconds of each piece of work in each round, after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for number in range(-1, rounds):
+        for name, function in work.items():
+            _wait(device)
+            start = time.perf_counter()
+            function()
+            _wait(device)
+            if number >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_mib(name: str, variant: str, settings: Settings) -> float | None:
+    """By how much two training steps raise the memory in use, in MiB, in a process of its own.
+
+    On a CPU this is the process's peak resident memory over that before the first step, None
+    where the system does not tell; on a GPU the peak of torch's allocations over those before.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_peak, name, variant, settings).result()
+
+
+def _peak(name: str, variant: str, settings: Settings) -> float | None:
+    torch.set_num_threads(settings.threads)
+    step = step_of(build(name, variant, settings), settings)
+    if settings.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before: int | None = torch.cuda.memory_allocated()
+    else:
+        before = _resident("VmRSS")
+    for _ in range(2):
+        step()
+    _wait(settings.device)
+    cuda = settings.device == "cuda"
+    after = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
+    return None if before is None or after is None else (after - before) / MEBIBYTE
+
+
+def _resident(key: str) -> int | None:
+    """Bytes of this process's memory, from Linux's status file."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(key)), None)
+
+
+def measure(name: str, settings: Settings) -> dict[str, Any]:
+    """Everything about one model; see the keys below. What cannot be measured is None."""
+    variants = [OURS, *(library for library in LIBRARIES if missing(library) is None)]
+    nets = {variant: build(name, variant, settings) for variant in variants}
+    images, _ = settings.batch()
+    alike = check(nets, images)
+    convolutions = convolutions_of(nets[OURS], settings)
+    inference = in_turn(
+        {variant: inference_of(net, settings) for variant, net in nets.items()},
+        settings.rounds,
+        settings.device,
+    )
+    steps = in_turn(
+        {
+            **{variant: step_of(net, settings) for variant, net in nets.items()},
+            "convolutions": convolutions,
+        },
+        settings.rounds,
+        settings.device,
+    )
+    del nets, convolutions
+    return {
+        **_ratios("step", steps),
+        **_ratios("inference", inference),
+        "step_over_convolutions": _ratio(steps[OURS], steps["convolutions"]),
+        "convolution_share": _ratio(steps["convolutions"], steps[OURS]),
+        "step_ms": _medians(steps, "convolutions"),
+        "inference_ms": _medians(inference),
+        "step_peak_mib": {
+            variant: peak_mib(name, variant, settings) if variant in variants else None
+            for variant in (OURS, *LIBRARIES)
+        },
+        "agreement": {library: alike.get(library) for library in LIBRARIES},
+    }
+
+
+def _ratio(over: list[float], under: list[float]) -> float:
+    """The median of the rounds' ratios."""
+    return median(a / b for a, b in zip(over, under, strict=True))
+
+
+def _ratios(what: str, times: Mapping[str, list[float]]) -> dict[str, float | None]:
+    return {
+        f"{what}_ratio_vs_{name}": _ratio(times[name], times[OURS]) if name in times else None
+        for name in LIBRARIES
+    }
+
+
+def _medians(times: Mapping[str, list[float]], *more: str) -> dict[str, float | None]:
+    names = (OURS, *LIBRARIES, *more)
+    return {name: median(times[name]) if name in times else None for name in names}
+
+
+def table(name: str, result: Mapping[str, Any]) -> Table:
+    """One model's numbers for people."""
+    shown = Table(title=name, title_justify="left")
+    for column in ("", "step ms", "over has8", "inference ms", "over has8", "peak MiB"):
+        shown.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for variant in (OURS, *LIBRARIES):
+        shown.add_row(
+            variant,
+            _number(result["step_ms"][variant], ".1f"),
+            _number(result.get(f"step_ratio_vs_{variant}"), ".2f", "x"),
+            _number(result["inference_ms"][variant], ".1f"),
+            _number(result.get(f"inference_ratio_vs_{variant}"), ".2f", "x"),
+            _number(result["step_peak_mib"][variant], ".0f"),
+        )
+    alone, share = result["step_ms"]["convolutions"], 1 / result["step_over_convolutions"]
+    shown.add_row("convolutions alone", _number(alone, ".1f"), _number(share, ".2f", "x"))
+    return shown
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else f"{value:{form}}{unit}"
+
+
+@click.command()
+@click.option("--models", default=",".join(MODELS), show_default=True, help="Separated by commas.")
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--threads", default=torch.get_num_threads(), show_default=True, type=int)
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(2))
+@click.option("--device", default="cpu", show_default=True, type=click.Choice(["cpu", "cuda"]))
+@click.option("--precision", default="32", show_default=True, type=click.Choice(["32", "bf16"]))
+@click.option(
+    "--slope",
+    default="straight_through",
+    show_default=True,
+    type=click.Choice(SLOPES.names()),
+    help="Of the encoders.",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def main(models: str, as_json: bool, **options: Any) -> None:
+    """Measure has8 against the same nets on snnTorch and SpikingJelly."""
+    settings = Settings(**options)
+    torch.set_num_threads(settings.threads)
+    console, log = Console(), Console(stderr=True)
+    skipped = [reason for reason in map(missing, LIBRARIES) if reason]
+    for reason in skipped:
+        log.print(reason, soft_wrap=True)
+    results = {}
+    try:
+        for name in filter(None, models.split(",")):
+            log.print(f"{name} ...")
+            results[name] = measure(name, settings)
+            for library, alike in results[name]["agreement"].items():
+                if alike is not None:
+                    log.print(_alike_line(library, alike), soft_wrap=True)
+            console.print(table(name, results[name]))
+    except Has8Error as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        report = {
+            "benchmark": "training",
+            "machine": hardware(settings.device),
+            "versions": versions(),
+            "settings": {**asdict(settings), "image": [3, SIDE, SIDE], "classes": CLASSES},
+            "ratios": "time of the other over has8's, median of the rounds: above 1 has8 is faster",
+            "skipped": skipped,
+            "models": results,
+        }
+        click.echo(json.dumps(report))
+
+
+def _alike_line(library: str, alike: Mapping[str, float]) -> str:
+    return (
+        f"  logits of {library} and has8 differ by at most {alike['largest_difference']:.1e} "
+        f"standard deviations in float64; in float32 {alike['images_alike']:.0%} of the images "
+        "have the same"
+    )
+
+
+if __name__ == "__main__":
+    main()

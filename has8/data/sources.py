@@ -1,0 +1,212 @@
+"""Data sets by name, or any folder of images."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from has8.data.folders import KNOWN, find_known, read_folder
+from has8.data.images import ArrayImages, ImageDataset, check_preprocess
+from has8.errors import BadInput, UnknownName
+
+DIGITS_TRAIN = 1437
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A data set, ready for training.
+
+    Args:
+        name: the registered name, or the folder's.
+        train: images to learn from.
+        test: held-out images.
+        input_shape: ``(C, H, W)`` of one image.
+        class_names: one for each label.
+        preprocess: how image files became squares; see :class:`has8.data.FolderImages`.
+    """
+
+    name: str
+    train: ImageDataset
+    test: ImageDataset
+    input_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    preprocess: str = "crop"
+
+
+def load_data(
+    name: str = "digits",
+    root: str | Path | None = None,
+    image_size: int | None = None,
+    *,
+    preprocess: str = "crop",
+) -> Data:
+    """A data set by name, or any folder of images.
+
+    In memory: ``digits`` (scikit-learn's 1797 images of 8x8, no download; in the order of the file
+    the first 1437 are trained on and the last 360 held out, which is harder than a random split,
+    because neighbours are by the same hand), ``mnist``, ``fashion_mnist``, ``cifar10`` and
+    ``cifar100`` (torchvision's files and splits; downloaded when absent).
+
+    From files, decoded as they are needed: ``caltech101`` (101 classes, without
+    ``BACKGROUND_Google``, as torchvision and the HAS-8 paper count them), ``caltech256`` (257
+    classes with ``257.clutter``, likewise), both in torchvision's folders, downloaded when
+    absent, or as class folders in ``ROOT/caltech101`` and ``ROOT/caltech256``; ``imagenet``
+    (``ROOT/imagenet`` with ``train/`` and ``val/``, each with a folder for each wnid, as
+    torchvision unpacks it; never downloaded). Where only a part of the classes is there, in the
+    same place or in ``ROOT/NAME_N``, the name of the data says how many: ``caltech101_64``.
+
+    Any other folder holds either ``train/`` and ``test/`` (or ``val/``), each with one folder of
+    images for each class, or the class folders themselves. Then, and so for both Caltech sets,
+    which have no split of their own, a fifth of each class is held out, chosen by the hash of
+    the file name, so that it is the same everywhere.
+
+    Args:
+        name: one of the names, or the path of a folder.
+        root: where named data lie; by default ``$HAS8_DATA``, else ``~/.cache/has8/data``.
+        image_size: side in pixels to which images are resized; by default images in memory keep
+            theirs, and those from files become 224 x 224.
+        preprocess: for image files only. "crop" takes the centre square. "paper" is the HAS-8
+            authors' as far as it can be batched: their Resize(224) keeps the aspect ratio, so
+            that images of a batch would differ in shape; here the whole image becomes a square.
+
+    Raises:
+        UnknownName: if it is neither a name nor a folder.
+        BadInput: if files are missing and cannot be downloaded, a folder holds no images, or
+            another argument is out of range.
+    """
+    if image_size is not None and image_size < 1:
+        raise BadInput(f"image size must be at least 1 pixel, not {image_size}")
+    check_preprocess(preprocess)
+    if name in _IN_MEMORY:
+        train, test, class_names = _IN_MEMORY[name](_root(root), image_size)
+    elif name in KNOWN:
+        train, test, class_names = read_folder(
+            _known_folder(name, _root(root)), image_size, preprocess, KNOWN[name].without
+        )
+        if len(class_names) != KNOWN[name].classes:
+            name = f"{name}_{len(class_names)}"
+    elif _is_dir(Path(name)):
+        train, test, class_names = read_folder(Path(name), image_size, preprocess)
+        name = Path(name).resolve().name
+    elif len(Path(name).parts) > 1:
+        raise BadInput(
+            f"{name} is no folder: name a folder of images or one of {', '.join(data_names())}"
+        )
+    else:
+        raise UnknownName("data set", name, data_names())
+    channels, height, width = train[0][0].shape
+    return Data(name, train, test, (channels, height, width), class_names, preprocess)
+
+
+def data_names() -> list[str]:
+    """The names that :func:`load_data` takes beside folders."""
+    return sorted([*_IN_MEMORY, *KNOWN])
+
+
+def _is_dir(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
+
+
+def _root(root: str | Path | None) -> Path:
+    chosen = root or os.environ.get("HAS8_DATA") or Path("~/.cache/has8/data")
+    return Path(chosen).expanduser()
+
+
+_Split = tuple[ImageDataset, ImageDataset, tuple[str, ...]]
+
+
+def _digits(_: Path, size: int | None) -> _Split:
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images.astype(np.uint8)).unsqueeze(1)
+    labels = torch.from_numpy(bunch.target)
+    train, test = (
+        ArrayImages(images[part], labels[part], levels=16, size=size)
+        for part in (slice(DIGITS_TRAIN), slice(DIGITS_TRAIN, None))
+    )
+    return train, test, tuple(map(str, bunch.target_names))
+
+
+def _torchvision(kind: str, *, flip: bool) -> Callable[[Path, int | None], _Split]:
+    def load(root: Path, size: int | None) -> _Split:
+        parts = [_files(kind, root, train=train) for train in (True, False)]
+        train, test = (
+            ArrayImages(_as_uint8(part.data), torch.as_tensor(part.targets), flip=flip, size=size)
+            for part in parts
+        )
+        return train, test, tuple(parts[0].classes)
+
+    return load
+
+
+_FAILURES = (RuntimeError, OSError, ValueError, AssertionError, ImportError)
+
+
+def _files(kind: str, root: Path, *, train: bool) -> Any:
+    """The torchvision data set; its files are downloaded only when they are absent."""
+    from torchvision import datasets  # takes as long to import as torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old pickles inside CIFAR's files
+        try:
+            return getattr(datasets, kind)(root, train=train, download=False)
+        except _FAILURES:
+            return _download(kind, root, train=train)
+
+
+def _download(kind: str, root: Path, **options: Any) -> Any:
+    from torchvision import datasets
+
+    try:
+        with redirect_stdout(sys.stderr):
+            return getattr(datasets, kind)(root, download=True, **options)
+    except _FAILURES as error:
+        raise BadInput(
+            f"no whole files of {kind} are in {root} and their download failed "
+            f"({(str(error) or repr(error)).splitlines()[0]}): put them there, or name the folder "
+            "that holds them with --data-root or HAS8_DATA"
+        ) from error
+
+
+def _known_folder(name: str, root: Path) -> Path:
+    """Where a data set of class folders lies; it is downloaded when it is absent and can be."""
+    found = find_known(name, root)
+    if found is None and (kind := KNOWN[name].torchvision):
+        _download(kind, root)
+        found = find_known(name, root)
+    if found is None:
+        raise BadInput(
+            f"{name} is not in {root / name} and cannot be downloaded: put its class folders "
+            "there (imagenet: in train/ and val/), or name the folder above with --data-root or "
+            "HAS8_DATA"
+        )
+    return found
+
+
+def _as_uint8(images: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    """``[N, H, W]`` or ``[N, H, W, C]`` as ``[N, C, H, W]``."""
+    tensor = torch.as_tensor(images)
+    return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+
+
+_IN_MEMORY: dict[str, Callable[[Path, int | None], _Split]] = {
+    "digits": _digits,
+    "mnist": _torchvision("MNIST", flip=False),
+    "fashion_mnist": _torchvision("FashionMNIST", flip=True),
+    "cifar10": _torchvision("CIFAR10", flip=True),
+    "cifar100": _torchvision("CIFAR100", flip=True),
+}

@@ -1,0 +1,52 @@
+"""What the codings of an image have in common: values in [0, 1], T steps, no gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from has8.errors import BadInput
+
+
+class UnitEncoder(nn.Module):
+    """Values in [0, 1] to T steps of binary spikes.
+
+    Made for images, the first thing a network sees: no gradient passes back to the values.
+
+    Args:
+        steps: T, at least 1.
+
+    Raises:
+        BadInput: if there are no steps.
+    """
+
+    coding: str
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        if steps < 1:
+            raise BadInput(f"{self.coding} coding needs at least 1 step, not {steps}")
+        self.steps = steps
+
+    def encode(self, x: Tensor) -> Tensor:
+        """``[B, ...]`` in [0, 1] to ``[T, B, ...]`` of 0.0 and 1.0."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...]`` in [0, 1] to ``[T, B, ...]`` of 0.0 and 1.0, in the dtype of ``x``.
+
+        Raises:
+            BadInput: if a value lies outside [0, 1] or is not a number.
+        """
+        if x.numel():
+            low, high = torch.stack(torch.aminmax(x.detach())).tolist()
+            if not (low >= 0 and high <= 1):
+                raise BadInput(
+                    f"{self.coding} coding takes values in [0, 1], not in [{low:.4g}, "
+                    f"{high:.4g}]: scale the images, and leave out normalisation"
+                )
+        return self.encode(x.detach())
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"steps={self.steps}"

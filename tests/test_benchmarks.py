@@ -1,0 +1,390 @@
+"""The benchmarks: nets that are compared are the same, budgets never mix, counts are right."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the installed packages
+
+from benchmarks import machine, paper, paper_tables, plain, runs, training  # noqa: E402
+from benchmarks.layers import Recorder, count_macs, replay  # noqa: E402
+from has8 import create_model  # noqa: E402
+from has8.errors import BadInput, UnknownName  # noqa: E402
+
+JELLY = pytest.mark.skipif(
+    plain.missing("spikingjelly") is not None, reason=str(plain.missing("spikingjelly"))
+)
+LIBRARIES = ["snntorch", pytest.param("spikingjelly", marks=JELLY)]
+SMALL = training.Settings(batch_size=4, rounds=1, threads=1)
+SMALL_NETS = {
+    "has8_resnet": {"base": 4, "depth": 2, "stem": "cifar"},
+    "has8_vgg": {"base": 2, "depth": 1, "head": [6]},
+}
+
+
+def run(module, *arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "160", "PYTHONPATH": str(ROOT)},
+        timeout=200,
+        check=False,
+    )
+
+
+def trained(name, **options):
+    """A small net in float64 whose neurons fire."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=3, **SMALL_NETS[name], **options).double().train()
+    for _ in range(30):
+        model(torch.rand(8, 3, 16, 16, dtype=torch.float64))
+    return model
+
+
+# The same nets
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", SMALL_NETS)
+def test_rewritten_nets_give_the_same_logits(name, library):
+    model = trained(name).eval()
+    nets = {"has8": model.float(), library: plain.rewritten(model, library)}
+    alike = training.check(nets, torch.rand(8, 3, 16, 16))
+    assert alike[library]["largest_difference"] < 1e-9
+    logits = model(torch.rand(8, 3, 16, 16))
+    assert logits.std() > 0.01
+    assert not any(isinstance(m, plain.HybridBlock) for m in nets[library].modules())
+
+
+def test_the_loop_over_snntorch_has_the_same_gradient():
+    model = trained("has8_vgg", slope="tanh").eval()
+    loop = training._in_float64(plain.rewritten(model, "snntorch"))
+    images = torch.rand(8, 3, 16, 16, dtype=torch.float64)
+    for net in (model, loop):
+        net(images).square().sum().backward()
+    pairs = list(zip(model.parameters(), loop.parameters(), strict=True))
+    ours = sum(float(p.grad.abs().sum()) for p, _ in pairs)
+    theirs = sum(float(p.grad.abs().sum()) for _, p in pairs)
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert ours > 0
+
+
+def test_a_net_that_computes_something_else_is_refused():
+    model = trained("has8_vgg").float().eval()
+    other = plain.rewritten(model, "snntorch")
+    for module in other.modules():
+        if isinstance(module, plain.Scale):
+            module.factor = 0.6
+    with pytest.raises(BadInput, match="the nets are not the same"):
+        training.check({"has8": model, "snntorch": other}, torch.rand(4, 3, 16, 16))
+
+
+def test_nets_without_a_plain_form_are_refused():
+    with pytest.raises(BadInput, match="no hybrid blocks"):
+        plain.rewritten(nn.Linear(2, 2), "snntorch")
+    vgg = create_model("has8_vgg", num_classes=3, **SMALL_NETS["has8_vgg"])
+    vgg.head.snn = nn.Linear(6, 3)
+    with pytest.raises(BadInput, match="no plain form of a Linear"):
+        plain.rewritten(vgg, "snntorch")
+
+
+@JELLY
+def test_spikingjelly_has_no_if_neuron_of_this_kind():
+    vgg = create_model("has8_vgg", num_classes=3, neuron="if", **SMALL_NETS["has8_vgg"])
+    with pytest.raises(BadInput, match="choose neuron='lif'"):
+        plain.rewritten(vgg, "spikingjelly")
+
+
+# Counts and replays
+
+
+@given(
+    channels=st.integers(1, 4),
+    kernel=st.sampled_from([1, 3, 5]),
+    stride=st.integers(1, 3),
+    side=st.integers(5, 12),
+    classes=st.integers(2, 5),
+)
+@settings(max_examples=20, deadline=None)
+def test_macs_are_those_of_a_brute_force_count(channels, kernel, stride, side, classes):
+    def build():
+        conv = nn.Conv2d(2, channels, kernel, stride, kernel // 2, bias=False)
+        return nn.Sequential(
+            conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+        )
+
+    out = len(range(0, side + 2 * (kernel // 2) - kernel + 1, stride))
+    expected = out * out * channels * 2 * kernel * kernel + channels * classes
+    assert asdict(count_macs(build, side, 2)) == {"ann": expected, "snn_step": 0, "steps": 1}
+
+
+def test_macs_and_parameters_of_the_published_models():
+    entries = {entry["model"]: entry for entry in paper_tables.costs()}
+    assert list(entries) == list(paper.TABLE3)
+    for name, entry in entries.items():
+        assert entry["within"], name
+        assert abs(entry["difference"]) <= 0.015
+    vgg, resnet = entries["has8_vgg_b16"], entries["has8_resnet_b32"]
+    assert vgg["parameters"] == {10: 9_693_556, 100: 9_785_896, 1000: 10_709_296}
+    assert resnet["parameters"][10] == 5_632_522
+    assert resnet["macs"][224] == {
+        "ann": 577_480_704,
+        "snn_step": 577_224_704,
+        "one_step": 1_154_705_408,
+        "steps": 8,
+        "total": 5_195_278_336,
+    }
+    assert entries["sew_resnet18"]["macs"][224]["steps"] == 10
+    assert entries["resnet50"]["macs"][224]["total"] == entries["resnet50"]["macs"][224]["ann"]
+
+
+def test_layers_that_cannot_be_counted_are_refused():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return x
+
+    with pytest.raises(BadInput, match="expected 1 and one other number"):
+        count_macs(Unused, 4)
+
+
+def test_a_replay_makes_the_same_calls_and_touches_no_weights():
+    model = trained("has8_resnet").float()
+    before = [parameter.clone() for parameter in model.parameters()]
+    with Recorder() as recorder:
+        model(torch.rand(4, 3, 16, 16))
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(recorder.calls) == len(layers)
+    again = replay(recorder.calls)
+    with Recorder() as second:
+        again()
+    assert second.calls == recorder.calls
+    assert all(map(torch.equal, before, model.parameters()))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_every_piece_of_work_runs_once_a_round():
+    order = []
+    work = {name: partial(order.append, name) for name in "ab"}
+    times = training.in_turn(work, 3, "cpu")
+    assert order == list("ab") * 4  # one round more, to warm up
+    assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
+    assert training._ratio([2.0, 9.0, 6.0], [1.0, 3.0, 2.0]) == 3
+
+
+# Settings and budgets
+
+
+def test_the_tables_hold_the_papers_settings_in_its_order():
+    assert len(paper.TABLE1) == 4 + 12 + 12
+    assert len({setting.name for setting in paper.TABLE1}) == 28
+    best = paper.TABLE1[-1]
+    assert best.name == "resnet_b32-rescale-bitplane-fourier_released"
+    assert (best.paper, best.options["mode"]) == (79.20, "paper")
+    gains = [after.paper - before.paper for before, after in zip(
+        paper.TABLE1[16:22], paper.TABLE1[22:], strict=True)]  # fmt: skip
+    assert max(gains) == pytest.approx(54.63)  # the gain that the paper's text names
+    assert [s.options["slope"] for s in paper.ABLATION] == [
+        "fourier_released", "fourier", "constant_half", "straight_through"]  # fmt: skip
+    assert len(paper.TABLE2) == 40
+    on_cifar = {s.name: s.paper for s in paper.TABLE2 if s.data == "cifar10"}
+    for setting in paper.TABLE1:  # where both tables have a number it is the same
+        assert on_cifar.get(setting.name, setting.paper) == setting.paper
+
+
+@pytest.mark.parametrize("setting", {s.name: s for t in paper.TABLES.values() for s in t}.values())
+def test_every_setting_can_be_built(setting):
+    with torch.device("cpu"):
+        create_model(setting.model, num_classes=2, **setting.options)
+
+
+def test_choosing_settings():
+    assert len(paper.choose(paper.TABLE1, ("resnet_b32", "baselines"))) == 16
+    assert [s.model for s in paper.choose(paper.TABLE1, (), ("resnet18",))] == ["resnet18"]
+    with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
+        paper.choose(paper.TABLE1, (), ("resnet8",))
+    with pytest.raises(UnknownName, match="unknown group of models"):
+        paper.choose(paper.TABLE1, ("resnet_b32x",))
+
+
+SETTING = paper.TABLE1[-1]
+BUDGET = runs.Budget("paper", 4, 10_000, 16, 3407, "32")
+
+
+def result(setting=SETTING, budget=BUDGET, accuracy=0.5, **changes):
+    facts = {"seconds": 1.0, "hardware": "x", "threads": 1, "torch": "2", "commit": None, **changes}
+    return runs.Result("table1", setting.name, setting.model, dict(setting.options), setting.data,
+                       **asdict(budget), accuracy=accuracy, **facts)  # fmt: skip
+
+
+def stored(folder, *results):
+    for number, one in enumerate(results):
+        (folder / f"{number}.json").write_text(json.dumps(asdict(one)))
+    return runs.read_results(folder)
+
+
+@given(
+    change=st.sampled_from(
+        [
+            {"epochs": 5},
+            {"images": 9_999},
+            {"batch_size": 32},
+            {"seed": 0},
+            {"precision": "bf16"},
+            {"recipe": "modern"},
+        ]
+    )
+)
+def test_budgets_that_differ_anywhere_are_other_budgets(change):
+    other = replace(BUDGET, **change)
+    assert other != BUDGET
+    assert str(other) != str(BUDGET)
+
+
+def test_a_result_belongs_to_its_setting_on_its_data_only(tmp_path):
+    results = stored(tmp_path, result())
+    assert runs.find(results, SETTING) == [result()]
+    assert runs.find(results, paper.ABLATION[0]) == [result()]  # the same net, another table
+    assert runs.find(results, replace(SETTING, data="cifar100")) == []
+    assert all(runs.find(results, other) == [] for other in paper.TABLE1[:-1])
+
+
+def test_a_broken_result_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"table": "table1"}')
+    with pytest.raises(BadInput, match=r"a\.json is no result of a run"):
+        runs.read_results(tmp_path)
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(BadInput, match="accuracy must lie in"):
+        stored(tmp_path, result(accuracy=79.2))
+    assert runs.read_results(tmp_path / "nowhere") == []
+
+
+def test_only_the_same_budget_is_not_run_again(tmp_path):
+    plan = runs.Plan("table1", tmp_path, tmp_path / "work", epochs=2, subset=64)
+    digits = [replace(SETTING, data="digits", paper=None)]
+    (missing,) = runs.missing_runs(digits, plan)
+    assert missing.budget == runs.Budget("paper", 2, 64, 16, 3407, "32")
+    assert (missing.config.lr, missing.config.optimizer) == (1e-3, "adam")
+    stored(tmp_path, result(digits[0], missing.budget))
+    assert list(runs.missing_runs(digits, plan)) == []
+    assert len(list(runs.missing_runs(digits, replace(plan, epochs=3)))) == 1
+    assert len(list(runs.missing_runs(digits, replace(plan, precision="bf16")))) == 1
+    (whole,) = runs.missing_runs(digits, replace(plan, subset=5000))
+    assert (whole.budget.images, whole.config.subset) == (1437, None)
+    assert len({missing.name, whole.name}) == 2
+
+
+def test_rows_show_paper_ours_difference_and_budget(tmp_path):
+    longer = result(budget=replace(BUDGET, epochs=100, images=50_000), accuracy=0.8)
+    entries = paper_tables.accuracies(
+        [SETTING, paper.TABLE1[0]], stored(tmp_path, result(), longer)
+    )
+    first, second = entries[0]["runs"]
+    assert (first["accuracy"], first["epochs"]) == (80.0, 100)
+    assert first["difference"] == pytest.approx(0.8)
+    assert second["difference"] == pytest.approx(-29.2)
+    assert second["budget"] == "4 epochs x 10,000 images, batch 16, paper, fp32, seed 3407"
+    assert entries[1]["runs"] == []
+    cells = [list(column.cells) for column in paper_tables.table1("", entries).columns]
+    assert cells[5] == ["79.20", "79.20", "70.69"]
+    assert cells[6] == ["80.00", "50.00", "-"]
+    assert cells[7] == ["+0.80", "-29.20", "-"]
+    assert cells[8][2] == "-"
+
+
+def test_the_second_table_gives_every_budget_a_row_of_its_own(tmp_path):
+    pair = [s for s in paper.TABLE2 if s.name == SETTING.name]
+    short = result(pair[1], replace(BUDGET, epochs=1), 0.1)
+    table = paper_tables.table2(paper_tables.accuracies(pair, stored(tmp_path, result(), short)))
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    assert rows[0][1:4] == ("paper", "79.20", "46.99")
+    assert rows[1][2:] == ("50.00 (-29.20)", "-", "-", "-", "-")
+    assert rows[2][2:] == ("-", "10.00 (-36.99)", "-", "-", "-")
+
+
+def test_the_commit_says_where_files_differ(tmp_path):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    assert machine.commit(tmp_path) is None
+    git("init")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "a")
+    clean = machine.commit(tmp_path)
+    assert len(clean) == 40
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "r.json").write_text("{}")
+    assert machine.commit(tmp_path) == clean
+    (tmp_path / "a").write_text("2")
+    assert machine.commit(tmp_path) == f"{clean}-dirty"
+
+
+# As processes
+
+
+def test_training_as_a_process(tmp_path):
+    arguments = ["--models", "has8_resnet_b32", "--rounds", 1, "--batch-size", 2, "--threads", 1]
+    done = run("training", *arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    found = report["models"]["has8_resnet_b32"]
+    for key in ("step_ratio_vs_snntorch", "inference_ratio_vs_snntorch", "step_over_convolutions"):
+        assert found[key] > 0
+    with_jelly = plain.missing("spikingjelly") is None
+    for key in ("step_ratio_vs_spikingjelly", "inference_ratio_vs_spikingjelly"):
+        assert (found[key] is not None) == with_jelly
+    assert report["skipped"] == [] if with_jelly else len(report["skipped"]) == 1
+    assert found["step_ms"].keys() == {"has8", "snntorch", "spikingjelly", "convolutions"}
+    assert report["settings"]["batch_size"] == 2
+    assert "has8_resnet_b32" in done.stdout
+
+
+def test_training_refuses_a_model_that_it_cannot_compare(tmp_path):
+    done = run("training", "--models", "has8_resnet_b33", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupted_run_goes_on_and_is_not_run_twice(tmp_path):
+    digits = replace(paper.choose(paper.TABLE1, (), ("resnet18",))[0], data="digits", paper=None)
+    plan = runs.Plan("table1", tmp_path / "results", tmp_path / "work", epochs=2, subset=32)
+    (missing,) = runs.missing_runs([digits], plan)
+
+    def stop(now):
+        if now.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.perform(missing, plan, stop)
+    assert runs.read_results(plan.results) == []  # a run that is only partly there is no result
+    arguments = ["--run", "table1", "--only", "resnet18", "--data", "digits", "--epochs", 2]
+    arguments += ["--subset", 32, "--threads", 1, "--results", plan.results, "--work", plan.work]
+    done = run("paper_tables", *arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stderr
+    assert "epoch 1/2" not in done.stderr  # that one was done
+    (found,) = runs.read_results(plan.results)
+    assert (found.data, found.budget) == ("digits", missing.budget)
+    assert list(runs.missing_runs([digits], plan)) == []
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert all(not entry["runs"] for entry in report["table1"])  # digits are not CIFAR-10
+    assert len(report["table3"]) == 8

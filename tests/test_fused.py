@@ -1,0 +1,277 @@
+"""The compiled kernels equal the plain path, forward and backward, whatever shape and type."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from has8 import create_model, kernels
+from has8.blocks import SpikingLayer
+from has8.encoders import BitPlaneEncoder, Decoder, PaperBitPlaneEncoder, bitplane_weights
+from has8.fused import SLOPE_KINDS
+from has8.neurons import Leaky
+from has8.surrogate import SLOPES
+
+needs_kernels = pytest.mark.skipif(
+    not kernels.available(), reason="no C compiler here, so there are no kernels to compare"
+)
+TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}
+
+
+def both(run):
+    """What ``run`` returns on the compiled and on the plain path."""
+    compiled = run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "available", lambda: False)
+        return compiled, run()
+
+
+def close(given, expected, dtype):
+    """Within the type's tolerance of the largest value: gradients of silent channels are tiny."""
+    scale = expected.abs().max().clamp(min=1e-3)
+    return (given - expected).abs().max() <= TOLERANCE[dtype] * scale
+
+
+layers = st.fixed_dictionaries(
+    {
+        "steps": st.integers(1, 12),
+        "batch": st.integers(1, 5),
+        "inputs": st.integers(1, 5),
+        "outputs": st.sampled_from([1, 2, 3, 7, 16, 130]),
+        "side": st.integers(1, 7),
+        "dtype": st.sampled_from([torch.float32, torch.float64]),
+        "beta": st.floats(0, 1, width=32, allow_subnormal=False),
+        "threshold": st.floats(0.25, 2, width=32),
+        "gain": st.sampled_from([1.0, 0.5]),
+        "normed": st.booleans(),
+        "training": st.booleans(),
+        "decoded": st.booleans(),
+        "channels_last": st.booleans(),
+        "seed": st.integers(0, 1000),
+    }
+)
+
+
+def run_layer(case):
+    """Outputs, gradients and running statistics of one spiking layer."""
+    torch.manual_seed(case["seed"])
+    layer = SpikingLayer(
+        nn.Conv2d(case["inputs"], case["outputs"], 3, padding=1, bias=not case["normed"]),
+        Leaky(case["beta"], case["threshold"], case["gain"]),
+        nn.BatchNorm2d(case["outputs"]) if case["normed"] else None,
+    ).to(case["dtype"])
+    if case["normed"]:
+        nn.init.uniform_(layer.synapses[1].weight, 0.5, 2)
+        nn.init.normal_(layer.synapses[1].bias)
+        nn.init.normal_(layer.synapses[1].running_mean, std=0.2)
+    layer.train(case["training"])
+    shape = (case["steps"], case["batch"], case["inputs"], case["side"], case["side"])
+    x = torch.randn(shape, dtype=case["dtype"])
+    if case["channels_last"]:
+        flat = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        x = flat.unflatten(0, shape[:2])
+    x.requires_grad_()
+    decode = Decoder([0.5**t for t in range(case["steps"])]) if case["decoded"] else None
+    out = layer(x, decode)
+    (out * torch.randn(out.shape, dtype=torch.float64).to(out.dtype)).sum().backward()
+    grads = [x.grad, *(parameter.grad for parameter in layer.parameters())]
+    return out.detach(), grads, [b.clone() for b in layer.buffers()]
+
+
+@needs_kernels
+@settings(deadline=None, max_examples=60)
+@given(case=layers)
+def test_spiking_layer_equals_the_plain_path(case):
+    many = case["batch"] * case["side"] ** 2 > 1
+    if case["normed"] and case["training"] and not many and case["steps"] == 1:
+        return  # batch norm refuses a single value a channel
+    (out, grads, state), (expected, slow_grads, slow_state) = both(lambda: run_layer(case))
+    assert out.shape == expected.shape
+    if case["normed"] and not torch.equal(out, expected):
+        # Sums in another order can carry a membrane over its threshold; in float64 they do not.
+        assert case["dtype"] == torch.float32
+        return
+    assert close(out, expected, case["dtype"])
+    for one, other in zip(grads, slow_grads, strict=True):
+        assert close(one, other, case["dtype"])
+    for one, other in zip(state, slow_state, strict=True):
+        assert torch.allclose(one.double(), other.double(), rtol=1e-4, atol=1e-5)
+
+
+@needs_kernels
+def test_float32_spikes_behind_batch_norm_rarely_differ():
+    case = dict.fromkeys(("normed", "training", "channels_last"), True)
+    case |= {"steps": 8, "batch": 16, "inputs": 3, "outputs": 32, "side": 8, "decoded": False}
+    case |= {"dtype": torch.float32, "beta": 0.5, "threshold": 1.0, "gain": 0.5, "seed": 0}
+    (out, _, _), (expected, _, _) = both(lambda: run_layer(case))
+    assert 0.01 < out.mean() < 0.5
+    assert (out != expected).sum() <= 5
+
+
+@needs_kernels
+@settings(deadline=None, max_examples=30)
+@given(
+    slope=st.sampled_from(SLOPE_KINDS),
+    rescaled=st.booleans(),
+    order=st.sampled_from(["lsb", "msb"]),
+    shape=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    low=st.floats(-3, 0.9),
+    span=st.floats(0.1, 4),
+    seed=st.integers(0, 1000),
+)
+def test_encoder_equals_the_plain_path(slope, rescaled, order, shape, low, span, seed):
+    encoder = BitPlaneEncoder(slope, rescaled, order).double().eval()
+    encoder.lo.fill_(low)
+    encoder.hi.fill_(low + span)
+
+    def run():
+        generator = torch.Generator().manual_seed(seed)
+        # Beyond the range on both sides, where planes are flat.
+        x = low + span * (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.4 - 0.2)
+        x.requires_grad_()
+        planes = encoder(x)
+        planes.backward(torch.randn(planes.shape, generator=generator, dtype=torch.float64))
+        return planes.detach(), x.grad
+
+    (planes, grad), (expected, slow) = both(run)
+    assert torch.equal(planes, expected)
+    assert close(grad, slow, torch.float64)
+
+
+@needs_kernels
+@pytest.mark.parametrize("slope", SLOPE_KINDS)
+def test_paper_encoder_equals_the_plain_path(slope):
+    encoder = PaperBitPlaneEncoder(slope)
+
+    def run():
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(3, 5, 4, 4, generator=generator, dtype=torch.float64).requires_grad_()
+        planes = encoder(x)
+        planes.backward(torch.randn(planes.shape, generator=generator, dtype=torch.float64))
+        return planes.detach(), x.grad
+
+    (planes, grad), (expected, slow) = both(run)
+    assert torch.equal(planes, expected)
+    assert close(grad, slow, torch.float64)
+
+
+@needs_kernels
+@pytest.mark.parametrize("slope", SLOPE_KINDS)
+def test_float32_slopes_are_those_of_float64(slope):
+    """The kernels' own sine and exponential, against the library's."""
+    code = torch.linspace(0, 255, 4001, dtype=torch.float64)
+    for plane in range(8):
+        exact = SLOPES.get(slope)(code + 0.5, plane)
+        encoder = BitPlaneEncoder(slope, rescaled=False).eval()
+        x = (code / 255).float().requires_grad_()
+        grad = torch.zeros(8, len(code))
+        grad[plane] = 1
+        encoder(x).backward(grad)
+        inside = (x.detach() * 255 <= 255) & (x.detach() >= 0)
+        # A float32 code is off by 1e-5, in units of the plane.
+        error = (x.grad / 255 - exact)[inside].abs().max()
+        assert error <= 2e-3 * exact.abs().max().clamp(min=1e-3), (slope, plane)
+
+
+@needs_kernels
+def test_decoder_equals_the_plain_path_and_sums_bfloat16_in_float32():
+    decode = Decoder(bitplane_weights("lsb"))
+    code = torch.arange(256)
+    planes = torch.stack([(code >> k) & 1 for k in range(8)]).float()[:, :, None]
+    compiled, plain = both(lambda: decode(planes))
+    assert torch.allclose(compiled, plain)
+    exact = code[:, None] / 255
+    assert torch.allclose(decode(planes.bfloat16()), exact)
+    x = planes.clone().requires_grad_()
+    decode(x).sum().backward()
+    assert torch.allclose(x.grad, decode.weights[:, None, None].expand_as(x))
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["has8_resnet", "has8_vgg"])
+def test_whole_models_equal_the_plain_path(name):
+    def run():
+        torch.manual_seed(0)
+        model = create_model(name, num_classes=4, base=4, depth=2).double()
+        logits = model(torch.rand(4, 3, 16, 16, dtype=torch.float64))
+        logits.square().sum().backward()
+        return logits.detach(), [parameter.grad for parameter in model.parameters()]
+
+    (logits, grads), (expected, slow) = both(run)
+    assert close(logits, expected, torch.float64)
+    assert all(close(a, b, torch.float64) for a, b in zip(grads, slow, strict=True))
+
+
+@needs_kernels
+def test_autocast_keeps_spikes_in_bfloat16_and_values_in_float32():
+    torch.manual_seed(0)
+    layer = SpikingLayer(nn.Conv2d(3, 8, 3, padding=1), Leaky(0.5), nn.BatchNorm2d(8))
+    encoder, decode = BitPlaneEncoder(), Decoder(bitplane_weights("lsb"))
+    x = torch.rand(4, 3, 8, 8).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        planes = encoder(x)
+        spikes, values = layer(planes), layer(planes, decode)
+    assert planes.dtype == spikes.dtype == torch.bfloat16
+    assert values.dtype == torch.float32
+    full, seen = layer(encoder(x)), spikes.float()
+    assert set(seen.unique().tolist()) == {0.0, 1.0}
+    assert (seen != full).float().mean() < 0.02
+    values.sum().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().sum() > 0
+
+
+@needs_kernels
+def test_the_same_number_of_threads_gives_the_same_bits():
+    def grads(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            torch.manual_seed(0)
+            layer = SpikingLayer(nn.Conv2d(3, 8, 3), Leaky(), nn.BatchNorm2d(8))
+            layer(torch.rand(8, 6, 3, 9, 9)).sum().backward()
+            return [parameter.grad for parameter in layer.parameters()]
+        finally:
+            torch.set_num_threads(before)
+
+    for threads in (1, 3):
+        for one, other in zip(grads(threads), grads(threads), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_watched_neuron_is_called():
+    layer = SpikingLayer(nn.Conv2d(1, 2, 3), Leaky())
+    seen = []
+    layer.neuron.register_forward_hook(lambda module, given, out: seen.append(out))
+    spikes = layer(torch.rand(4, 2, 1, 5, 5))
+    assert torch.equal(seen[0], spikes)
+
+
+@pytest.mark.parametrize("setting", [{"HAS8_KERNELS": "off"}, {"CC": "no-such-compiler"}])
+def test_without_a_compiler_everything_runs_on_plain_torch(setting, tmp_path):
+    code = (
+        "import torch, has8, has8.kernels\n"
+        "assert not has8.kernels.available()\n"
+        "model = has8.create_model('has8_vgg', num_classes=3, base=2, depth=1)\n"
+        "model(torch.rand(2, 3, 8, 8)).sum().backward()\n"
+    )
+
+    environment = {**os.environ, "HAS8_CACHE": str(tmp_path), **setting}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_kernels
+def test_kernels_are_compiled_once_and_a_broken_cache_is_no_error(tmp_path):
+
+    environment = {**os.environ, "HAS8_CACHE": str(tmp_path)}
+    code = "import has8.kernels; print(has8.kernels.available())"
+    run = [sys.executable, "-c", code]
+    assert subprocess.check_output(run, env=environment).strip() == b"True"
+    (built,) = tmp_path.iterdir()
+    built.write_bytes(b"not a library")
+    subprocess.run(run, check=True, env=environment)
