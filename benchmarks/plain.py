@@ -167,7 +167,7 @@ def rewritten(model: nn.Module, library: str) -> nn.Module:
         make, block = _spikingjelly_layer, SpikingJellyBlock
     for name, hybrid in blocks.items():
         model.set_submodule(name, block(hybrid, _branch(hybrid.snn, make)))
-    return model
+    return model.train(model.training)  # new modules too
 
 
 def _branch(branch: nn.Module, make: Callable[[SpikingLayer], nn.Module]) -> nn.Module:

@@ -41,7 +41,7 @@ class TrainConfig:
         optimizer: "adamw", "adam", or "sgd" (Nesterov, momentum 0.9).
         schedule: see :func:`has8.optim.learning_rate`.
         label_smoothing: probability mass spread over all classes, in [0, 1).
-        augment: "none", "flip" or "crop"; see :func:`has8.data.batches`.
+        augment: see :func:`has8.data.batches`.
         clip_norm: largest norm of the gradient over all parameters; None does not clip.
         seed: of order, augmentation, subset and dropout, at least 0.
         subset: train on so many images, drawn at random by the seed; None for all.

@@ -5,8 +5,8 @@ zero almost everywhere. HAS-8 (Luu 2025, equations 16 to 18) replaces it in the 
 the derivative of a smooth periodic wave. Each slope here is a function of (x, k) in code units;
 :func:`rescale` is the paper's order-aware factor (equation 14) on top of it.
 
-Two of the names carry ``_released``: the authors' published code adds a constant 1/2 to the
-Fourier slope that is not the derivative of anything printed; both are kept.
+The authors' published code adds a constant 1/2 to the Fourier slope that is not the derivative
+of anything printed: ``fourier_released`` has it, ``fourier`` not, ``constant_half`` nothing else.
 """
 
 from __future__ import annotations

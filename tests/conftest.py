@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from has8 import calibrate, create_model, load_data
+from has8 import calibrate, create_model, kernels, load_data
 from has8.data import batches
 
 torch.set_num_threads(1)  # tests run in several processes
@@ -29,6 +29,12 @@ def _warmed(name, **options):
             torch.nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
     return calibrate(model)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """No compiled kernels: plain torch, whose rounding a traced graph repeats bit for bit."""
+    monkeypatch.setattr(kernels, "available", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -75,11 +75,9 @@ def test_the_loop_over_snntorch_has_the_same_gradient():
     images = torch.rand(8, 3, 16, 16, dtype=torch.float64)
     for net in (model, loop):
         net(images).square().sum().backward()
-    pairs = list(zip(model.parameters(), loop.parameters(), strict=True))
-    ours = sum(float(p.grad.abs().sum()) for p, _ in pairs)
-    theirs = sum(float(p.grad.abs().sum()) for _, p in pairs)
-    assert ours == pytest.approx(theirs, rel=1e-6)
-    assert ours > 0
+    for one, other in zip(model.parameters(), loop.parameters(), strict=True):
+        assert one.grad.abs().max() > 0
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-5)  # its spikes are float32
 
 
 def test_a_net_that_computes_something_else_is_refused():
@@ -270,8 +268,13 @@ def test_a_broken_result_is_refused(tmp_path):
     with pytest.raises(BadInput, match=r"a\.json is no result of a run"):
         runs.read_results(tmp_path)
     (tmp_path / "a.json").unlink()
+    percent = {**asdict(result()), "accuracy": 79.2}
+    (tmp_path / "b.json").write_text(json.dumps(percent))
     with pytest.raises(BadInput, match="accuracy must lie in"):
-        stored(tmp_path, result(accuracy=79.2))
+        runs.read_results(tmp_path)
+    (tmp_path / "b.json").unlink()
+    stored(tmp_path, result())
+    assert runs.read_results(tmp_path) == [result()]
     assert runs.read_results(tmp_path / "nowhere") == []
 
 

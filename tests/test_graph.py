@@ -51,7 +51,7 @@ def spiking(digits):
     return calibrate(net)
 
 
-def test_traced_graph_equals_the_model_bit_for_bit(model, digits):
+def test_traced_graph_equals_the_model_bit_for_bit(plain, model, digits):
     with torch.no_grad():
         assert torch.equal(evaluate(trace(model, (1, 8, 8)), digits), model(digits))
 

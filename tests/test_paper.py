@@ -233,22 +233,17 @@ def expect_equal_to_released(family, widths, shapes, size, options, training):
     x = torch.rand(3, 2, size, size, generator=torch.Generator().manual_seed(1))
     if training:
         x = 3 * x - 1  # outside [0, 1] the range is the batch's
-    runs = []
-    for weights in (state, dict(model.named_parameters())):
-        for name, value in weights.items():
-            is_buffer = "running" in name or not value.is_floating_point()
-            value.requires_grad_(not is_buffer)
-        leaf = x.clone().requires_grad_()
-        if weights is state:
-            released = Released(state, *options, training)
-            run = released.vgg if family == "has8_vgg" else released.resnet
-            logits = run(leaf, widths["depth"] + (family == "has8_vgg"))
-        else:
-            logits = model.train(training)(leaf)
-        (logits * torch.arange(1.0, 6)).sum().backward()
-        runs.append((logits.detach(), leaf.grad))
-    for theirs, ours in zip(*runs, strict=True):
-        assert close(ours, theirs)
+    for name, tensor in state.items():
+        tensor.requires_grad_(tensor.is_floating_point() and "running" not in name)
+    released = Released(state, *options, training)
+    oracle = {"has8_vgg": released.vgg, "has8_resnet": released.resnet}[family]
+    blocks = widths["depth"] + (family == "has8_vgg")
+    theirs, ours = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected, logits = oracle(theirs, blocks), model.train(training)(ours)
+    for out in (expected, logits):
+        (out * torch.arange(1.0, 6)).sum().backward()
+    assert close(logits, expected)
+    assert close(ours.grad, theirs.grad)
     after = {k: v.grad if v.requires_grad else v for k, v in state.items()}
     after = released_state_dict(after, model)
     for name, parameter in model.named_parameters():

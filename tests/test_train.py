@@ -157,6 +157,8 @@ def test_a_signal_ends_the_step_and_nothing_is_lost(
     assert isinstance(caught.value.__cause__, TrainingError)
     assert f"epoch {epoch} of 3 after {left} of 64 images" in str(caught.value.__cause__)
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+    for events in tmp_path.glob("events*"):  # named by the second, and this is all in one
+        events.rename(tmp_path / "events.out.tfevents.0.before")
     seen = []
     history = fit(small(99), DATA, CONFIG, out=tmp_path, on_progress=seen.append)
     assert (seen[0].epoch, seen[0].images) == (epoch, min(left + 16, 64))
@@ -212,6 +214,10 @@ def test_signals_are_left_alone_in_other_threads_and_a_second_one_acts_at_once()
     thread.start()
     thread.join()
     assert found == [0]
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_signals():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
     with pytest.raises(KeyboardInterrupt), stop_signals() as signalled:
         os.kill(os.getpid(), signal.SIGINT)
         assert signalled() == signal.SIGINT
@@ -440,7 +446,7 @@ def test_bfloat16_learns_and_is_another_run(tmp_path, capfd):
 
 
 def test_what_fit_leaves_is_laid_out_as_usual(tmp_path):
-    model = small()
+    model = small(depth=1)
     fit(model, DATA, replace(CONFIG, epochs=1), out=tmp_path)
     for found in (model, load(tmp_path / "best.pt").model, load(tmp_path / "model.pt").model):
         assert all(value.is_contiguous() for value in found.state_dict().values())

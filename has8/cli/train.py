@@ -66,7 +66,7 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
 @click.option(
     "--augment",
     type=click.Choice(AUGMENTATIONS),
-    help="Mirror images (flip), and shift them too (crop).",
+    help="Mirror images (flip), and shift them too (crop); resized is for ImageNet.",
 )
 @click.option("--seed", type=int, help="Of weights, order and shifts.")
 @click.option("--subset", type=int, help="Train on so many images only.")
