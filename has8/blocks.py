@@ -106,14 +106,23 @@ class SpikingLayer(SpikingBranch):
 
     def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
         """``[T, B, ...]`` to spikes ``[T, B, C, ...]``; decoded, to values ``[B, C, ...]``."""
-        layer, norm = self.synapses[0], self.synapses[1] if len(self.synapses) > 1 else None
-        if fused.usable(x, self.synapses, self.neuron, norm, decode):
-            currents = fused.currents(layer, x.flatten(0, 1))
-            if fused.usable(currents) and fused.normalises(norm, currents):
-                weights = None if decode is None else decode.weights
-                return fused.spikes(currents, len(x), self.neuron.fused_constants, norm, weights)
-        spikes: Tensor = self.neuron(self.synapses(x))
+        layer, norm = self.synapses[0], self.norm
+        if not fused.usable(x, self.synapses, self.neuron, norm, decode):
+            spikes: Tensor = self.neuron(self.synapses(x))
+            return spikes if decode is None else decode(spikes)
+        currents = fused.currents(layer, x.flatten(0, 1))
+        if fused.normalises(norm, currents):
+            weights = None if decode is None else decode.weights
+            return fused.spikes(currents, len(x), self.neuron.fused_constants, norm, weights)
+        normed = currents if norm is None else norm(currents)
+        spikes = self.neuron(normed.unflatten(0, (len(x), -1)))
         return spikes if decode is None else decode(spikes)
+
+    @property
+    def norm(self) -> nn.BatchNorm2d | None:
+        """The batch norm, if there is one."""
+        last = self.synapses[-1]
+        return last if isinstance(last, nn.BatchNorm2d) else None
 
 
 class SpikingSequential(nn.Sequential, SpikingBranch):

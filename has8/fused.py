@@ -124,7 +124,7 @@ class _Spikes(torch.autograd.Function):
             spikes = _like(grads[0].flatten(0, 1), y)
         else:
             decoded = grads[0].to(_real(y.dtype)).contiguous(memory_format=_format(y))
-        sums = torch.zeros(2, channels, dtype=torch.float64) if norm else None
+        sums = torch.zeros(2, channels, dtype=torch.float64)
         scale, shift, mean, deviation = (
             (norm.scale, norm.shift, norm.mean, norm.deviation) if norm else (None,) * 4
         )

@@ -120,6 +120,7 @@ class Run:
             if (step + 1) % every == 0 or step + 1 == steps or asked:
                 position = self.look(epochs, sums, number, step + 1, began)
                 if time.monotonic() - saved > SAVE_SECONDS:
+                    self.check_weights(number)
                     self.save(epochs, position)
                     saved = time.monotonic()
                 self.report(self.progress(position))
