@@ -41,18 +41,18 @@ class Macs:
         return self.ann + self.steps * self.snn_step
 
 
-def count_macs(build: Callable[[], nn.Module], side: int, in_channels: int = 3) -> Macs:
+def count_macs(model: nn.Module, side: int, in_channels: int = 3) -> Macs:
     """Count by hooks in a forward pass of one image without data (on the meta device).
 
     Args:
-        build: makes the model.
+        model: loses its weights: it is moved to the meta device.
         side: of the image in pixels.
         in_channels: of the image.
 
     Raises:
         BadInput: if a layer does not run, or layers run for different numbers of steps.
     """
-    model = build().to("meta").eval()
+    model.to("meta").eval()
     rows = {module: 0 for module in model.modules() if isinstance(module, LAYERS)}
     macs = dict.fromkeys(rows, 0)
 
@@ -61,10 +61,11 @@ def count_macs(build: Callable[[], nn.Module], side: int, in_channels: int = 3) 
         rows[module] += len(out)
         macs[module] += out.numel() * module.weight[0].numel()
 
-    for module in rows:
-        module.register_forward_hook(note)
+    hooks = [module.register_forward_hook(note) for module in rows]
     with torch.no_grad():
         model(torch.zeros(1, in_channels, side, side, device="meta"))
+    for hook in hooks:
+        hook.remove()
     steps = set(rows.values()) - {1}
     if 0 in steps or len(steps) > 1:
         raise BadInput(

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -86,18 +86,20 @@ def _difference(ours: float, paper: float | None) -> float | None:
     return None if paper is None else ours - paper
 
 
+@cache
 def costs() -> list[dict[str, Any]]:
     """Table 3: parameters by number of classes, and MACs of one image by its side in pixels."""
     entries = []
     for name, (kind, parameters, gigamacs) in TABLE3.items():
-        counts = {side: count_macs(_builder(name, n), side) for side, n in SIDES.items()}
+        models = {n: _model(name, n) for n in CLASSES}
+        counts = {side: count_macs(models[n], side) for side, n in SIDES.items()}
         one_step = counts[PAPER_SIDE].one_step
         entries.append(
             {
                 "model": name,
                 "type": kind,
                 "paper_parameters_million": parameters,
-                "parameters": {n: _parameters(_builder(name, n)) for n in CLASSES},
+                "parameters": {n: _parameters(model) for n, model in models.items()},
                 "paper_macs_billion": gigamacs,
                 "macs": {
                     side: {
@@ -116,15 +118,15 @@ def costs() -> list[dict[str, Any]]:
     return entries
 
 
-def _builder(name: str, num_classes: int) -> Callable[[], nn.Module]:
+def _model(name: str, num_classes: int) -> nn.Module:
     options: dict[str, Any] = {}
     if name.startswith("sew"):  # the image's coding changes no count, and this one needs no image
         options = {"steps": SEW_STEPS, "coding": "duplicate"}
-    return partial(create_model, name, num_classes=num_classes, **options)
+    return create_model(name, num_classes=num_classes, **options)
 
 
-def _parameters(build: Callable[[], nn.Module]) -> int:
-    return sum(parameter.numel() for parameter in build().parameters() if parameter.requires_grad)
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def percent(value: float | None, signed: bool = False) -> str:

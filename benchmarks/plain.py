@@ -2,7 +2,8 @@
 
 Both are made from a HAS-8 model: the same weights, ANN branches, pooling, classifier and ranges of
 the encoders; only the spiking branches, with their encoding and decoding, are written anew. Nothing
-here uses has8's own neurons, blocks or kernels.
+here uses has8's own neurons, blocks, convolutions or kernels. Spikes are pooled at every step and
+then decoded, as published; has8 decodes first, which is equal.
 
 Three differences are those of the libraries. A step-by-step loop gives batch norm one step at a
 time, so that its training statistics are those of a step. snnTorch detaches the reset in the
@@ -95,7 +96,7 @@ class Shortcut(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """A hybrid block: clear the neurons, encode, run the steps, decode, pool, add.
+    """A hybrid block: clear the neurons, encode, run the steps with pooling, decode, add.
 
     Args:
         block: whose ANN branch, pooling, encoder's range and decoding weights to use.
@@ -111,14 +112,13 @@ class PlainBlock(nn.Module):
         self.register_buffer("weights", block.decode.weights.clone())
 
     def spikes(self, planes: Tensor) -> Tensor:
-        """``[8, B, ...]`` to spikes ``[8, B, ...]``."""
+        """``[8, B, ...]`` to pooled spikes ``[8, B, ...]``."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, ...]``."""
         spikes = self.spikes(self.encode(x))
-        decoded = torch.tensordot(self.weights.to(spikes.dtype), spikes, dims=1)
-        out: Tensor = self.ann(x) + self.pool(decoded)
+        out: Tensor = self.ann(x) + torch.tensordot(self.weights.to(spikes.dtype), spikes, dims=1)
         return out
 
 
@@ -130,7 +130,7 @@ class SnnTorchBlock(PlainBlock):
         for module in self.snn.modules():
             if isinstance(module, snn.Leaky):
                 module.reset_mem()
-        return torch.stack([self.snn(plane) for plane in planes])
+        return torch.stack([self.pool(self.snn(plane)) for plane in planes])
 
 
 class SpikingJellyBlock(PlainBlock):
@@ -140,7 +140,7 @@ class SpikingJellyBlock(PlainBlock):
         """See :meth:`PlainBlock.spikes`."""
         jelly = _spikingjelly()
         jelly.functional.reset_net(self.snn)
-        out: Tensor = self.snn(planes)
+        out: Tensor = jelly.layer.SeqToANNContainer(self.pool)(self.snn(planes))
         return out
 
 
@@ -167,6 +167,9 @@ def rewritten(model: nn.Module, library: str) -> nn.Module:
         make, block = _spikingjelly_layer, SpikingJellyBlock
     for name, hybrid in blocks.items():
         model.set_submodule(name, block(hybrid, _branch(hybrid.snn, make)))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.__class__ = nn.Conv2d  # without has8's fast path for small images
     return model.train(model.training)  # new modules too
 
 

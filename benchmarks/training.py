@@ -251,8 +251,8 @@ def _resident(key: str) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(key)), None)
 
 
-def measure(name: str, settings: Settings) -> dict[str, Any]:
-    """Everything about one model; see the keys below. What cannot be measured is None."""
+def measure(name: str, settings: Settings, memory: bool = True) -> dict[str, Any]:
+    """Everything about one model; see the keys below. What is not measured is None."""
     variants = [OURS, *(library for library in LIBRARIES if missing(library) is None)]
     nets = {variant: build(name, variant, settings) for variant in variants}
     images, _ = settings.batch()
@@ -280,7 +280,7 @@ def measure(name: str, settings: Settings) -> dict[str, Any]:
         "step_ms": _medians(steps, "convolutions"),
         "inference_ms": _medians(inference),
         "step_peak_mib": {
-            variant: peak_mib(name, variant, settings) if variant in variants else None
+            variant: peak_mib(name, variant, settings) if memory and variant in variants else None
             for variant in (OURS, *LIBRARIES)
         },
         "agreement": {library: alike.get(library) for library in LIBRARIES},
@@ -341,8 +341,9 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     type=click.Choice(SLOPES.names()),
     help="Of the encoders.",
 )
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Measure it, too.")
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def main(models: str, as_json: bool, **options: Any) -> None:
+def main(models: str, memory: bool, as_json: bool, **options: Any) -> None:
     """Measure has8 against the same nets on snnTorch and SpikingJelly."""
     settings = Settings(**options)
     torch.set_num_threads(settings.threads)
@@ -354,7 +355,7 @@ def main(models: str, as_json: bool, **options: Any) -> None:
     try:
         for name in filter(None, models.split(",")):
             log.print(f"{name} ...")
-            results[name] = measure(name, settings)
+            results[name] = measure(name, settings, memory)
             for library, alike in results[name]["agreement"].items():
                 if alike is not None:
                     log.print(_alike_line(library, alike), soft_wrap=True)

@@ -110,7 +110,7 @@ class SpikingLayer(SpikingBranch):
         if not fused.usable(x, self.synapses, self.neuron, norm, decode):
             spikes: Tensor = self.neuron(self.synapses(x))
             return spikes if decode is None else decode(spikes)
-        currents = fused.currents(layer, x.flatten(0, 1))
+        currents = layer(x.flatten(0, 1))
         if fused.normalises(norm, currents):
             weights = None if decode is None else decode.weights
             return fused.spikes(currents, len(x), self.neuron.fused_constants, norm, weights)

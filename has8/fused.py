@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -254,25 +253,6 @@ class _Decoded(torch.autograd.Function):
 def decode(x: Tensor, weights: Tensor) -> Tensor:
     """``sum_t weights[t] x[t]`` of ``[T, B, ...]``, in float32 or wider whatever the type of x."""
     out: Tensor = _Decoded.apply(x, _cast(weights, x))
-    return out
-
-
-def currents(layer: nn.Module, x: Tensor) -> Tensor:
-    """``layer(x)`` for ``[N, C, H, W]``; on an image of one pixel only a kernel's middle counts."""
-    if (
-        type(layer) is nn.Conv2d
-        and x.shape[-2:] == (1, 1)
-        and layer.stride == layer.dilation == (1, 1)
-        and layer.groups == 1
-        and layer.padding_mode == "zeros"
-        and layer.padding == tuple((side - 1) // 2 for side in layer.kernel_size)
-        and all(side % 2 for side in layer.kernel_size)
-        and not _watched(layer)
-    ):
-        row, column = layer.padding
-        middle = layer.weight[:, :, row, column]
-        return F.linear(x.flatten(1), middle, layer.bias)[:, :, None, None]
-    out: Tensor = layer(x)
     return out
 
 

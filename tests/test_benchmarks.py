@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -64,8 +65,10 @@ def test_rewritten_nets_give_the_same_logits(name, library):
     nets = {"has8": model.float(), library: plain.rewritten(model, library)}
     alike = training.check(nets, torch.rand(8, 3, 16, 16))
     assert alike[library]["largest_difference"] < 1e-9
-    logits = model(torch.rand(8, 3, 16, 16))
-    assert logits.std() > 0.01
+    images = torch.rand(8, 3, 16, 16)
+    assert model(images).std() > 0.01
+    with torch.inference_mode():  # no state is left over
+        assert torch.equal(nets[library](images), nets[library](images))
     assert not any(isinstance(m, plain.HybridBlock) for m in nets[library].modules())
 
 
@@ -116,17 +119,14 @@ def test_spikingjelly_has_no_if_neuron_of_this_kind():
     side=st.integers(5, 12),
     classes=st.integers(2, 5),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_macs_are_those_of_a_brute_force_count(channels, kernel, stride, side, classes):
-    def build():
-        conv = nn.Conv2d(2, channels, kernel, stride, kernel // 2, bias=False)
-        return nn.Sequential(
-            conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
-        )
-
+    conv = nn.Conv2d(2, channels, kernel, stride, kernel // 2, bias=False)
+    pool, flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = nn.Sequential(conv, pool, flatten, nn.Linear(channels, classes))
     out = len(range(0, side + 2 * (kernel // 2) - kernel + 1, stride))
     expected = out * out * channels * 2 * kernel * kernel + channels * classes
-    assert asdict(count_macs(build, side, 2)) == {"ann": expected, "snn_step": 0, "steps": 1}
+    assert asdict(count_macs(model, side, 2)) == {"ann": expected, "snn_step": 0, "steps": 1}
 
 
 def test_macs_and_parameters_of_the_published_models():
@@ -159,7 +159,7 @@ def test_layers_that_cannot_be_counted_are_refused():
             return x
 
     with pytest.raises(BadInput, match="expected 1 and one other number"):
-        count_macs(Unused, 4)
+        count_macs(Unused(), 4)
 
 
 def test_a_replay_makes_the_same_calls_and_touches_no_weights():
@@ -345,7 +345,7 @@ def test_the_commit_says_where_files_differ(tmp_path):
 
 def test_training_as_a_process(tmp_path):
     arguments = ["--models", "has8_resnet_b32", "--rounds", 1, "--batch-size", 2, "--threads", 1]
-    done = run("training", *arguments, "--json", cwd=tmp_path)
+    done = run("training", *arguments, "--no-memory", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     found = report["models"]["has8_resnet_b32"]
@@ -360,11 +360,26 @@ def test_training_as_a_process(tmp_path):
     assert "has8_resnet_b32" in done.stdout
 
 
-def test_training_refuses_a_model_that_it_cannot_compare(tmp_path):
-    done = run("training", "--models", "has8_resnet_b33", cwd=tmp_path)
+def test_peak_memory_grows_with_the_batch():
+    if training._resident("VmHWM") is None:
+        pytest.skip("this system does not tell peak memory")
+    found = training._peak("has8_resnet_b32", "snntorch", replace(SMALL, batch_size=32))
+    assert 50 < found < 5000
+
+
+def test_training_refuses_a_model_that_it_cannot_compare():
+    for model, reason in {"has8_resnet_b33": "did you mean", "resnet18": "no option"}.items():
+        done = CliRunner().invoke(training.main, ["--models", model, "--threads", "1"])
+        assert done.exit_code == 1
+        assert reason in done.output
+
+
+def test_the_tables_refuse_an_unknown_setting_as_a_process(tmp_path):
+    done = run("paper_tables", "--run", "table1", "--only", "resnet8", cwd=tmp_path)
     assert done.returncode == 1
-    assert "did you mean" in done.stderr
+    assert "did you mean 'resnet18'" in done.stderr
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_run_goes_on_and_is_not_run_twice(tmp_path):
@@ -381,8 +396,8 @@ def test_an_interrupted_run_goes_on_and_is_not_run_twice(tmp_path):
     assert runs.read_results(plan.results) == []  # a run that is only partly there is no result
     arguments = ["--run", "table1", "--only", "resnet18", "--data", "digits", "--epochs", 2]
     arguments += ["--subset", 32, "--threads", 1, "--results", plan.results, "--work", plan.work]
-    done = run("paper_tables", *arguments, "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(paper_tables.main, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, done.output
     assert "epoch 2/2" in done.stderr
     assert "epoch 1/2" not in done.stderr  # that one was done
     (found,) = runs.read_results(plan.results)

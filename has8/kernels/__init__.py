@@ -24,7 +24,13 @@ from torch import Tensor
 
 SOURCES = ("kernels.c", "template.h")
 FLAGS = ("-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off")
-_VARIANTS = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
+_VARIANTS = (
+    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
+    ("-march=native", "-fopenmp"),
+    ("-fopenmp",),
+    ("-march=native",),
+    (),
+)
 _SECONDS = 120
 KINDS = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16"}
 """Storage types; bfloat16 is computed in float32."""

@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from has8.blocks import Coding, HybridBlock, SpikingLayer, SpikingSequential
+from has8.conv import Conv2d
 from has8.errors import BadInput
 from has8.models.normalize import normalize
 from has8.models.registry import MODELS, variant
@@ -21,7 +22,7 @@ def _conv_block(in_channels: int, out_channels: int, kernel: int, coding: Coding
     padding = 1 if coding.mode == "paper" else kernel // 2  # released: whatever the kernel
 
     def conv() -> nn.Conv2d:
-        return nn.Conv2d(in_channels, out_channels, kernel, padding=padding, bias=False)
+        return Conv2d(in_channels, out_channels, kernel, padding=padding, bias=False)
 
     momentum = PAPER_SNN_MOMENTUM if coding.mode == "paper" else 0.1
     ann = nn.Sequential(conv(), nn.BatchNorm2d(out_channels), nn.LeakyReLU(), nn.AvgPool2d(2))

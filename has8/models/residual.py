@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from has8.blocks import SpikingBranch, SpikingLayer
+from has8.conv import Conv2d
 from has8.encoders import Decoder
 from has8.errors import BadInput
 from has8.neurons import Leaky
@@ -23,7 +24,7 @@ EXPANSION = 4
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """A convolution without bias that keeps the size of an image, divided by the stride."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
 
 
 def stem_conv(in_channels: int, width: int, stem: str) -> nn.Conv2d:

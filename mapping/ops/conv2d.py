@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from has8.conv import Conv2d
 from mapping.ir import Kind, Node, TensorType
 from mapping.ops.op import Lowered, Op, pair, parameters, window
 
@@ -68,4 +69,4 @@ def run(node: Node, x: Tensor) -> Tensor:
     )
 
 
-OPS = (Op("conv2d", (nn.Conv2d,), lower, infer, run, role="synapse"),)
+OPS = (Op("conv2d", (nn.Conv2d, Conv2d), lower, infer, run, role="synapse"),)

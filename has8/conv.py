@@ -1,0 +1,96 @@
+"""Convolution that is a matrix product where the kernel sees the whole image from every pixel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Tap = tuple[int, int, int, int, int, int]
+"""Row and column of an output pixel, of an input pixel, and of the kernel's weight between them."""
+
+
+def _matrix(weight: Tensor, taps: list[Tap], sides: tuple[int, int, int, int]) -> Tensor:
+    """``[H' * W' * C', H * W * C]``: the weight between each two pixels, channels innermost."""
+    outputs, inputs = weight.shape[:2]
+    high, wide, height, width = sides
+    matrix = weight.new_empty(high, wide, outputs, height, width, inputs)
+    for y, x, v, u, row, column in taps:
+        matrix[y, x, :, v, u] = weight[:, :, row, column]
+    return matrix.view(high * wide * outputs, height * width * inputs)
+
+
+class _Product(torch.autograd.Function):
+    """``x @ matrix(weight).T`` for pixels in rows, ``[N, H * W * C]``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, taps: list[Tap], sides: tuple[int, int, int, int]
+    ) -> Any:
+        matrix = _matrix(weight, taps, sides).to(x.dtype)
+        ctx.save_for_backward(x, matrix, weight)
+        ctx.rule = (taps, sides)
+        return x @ matrix.t()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, matrix, weight = ctx.saved_tensors
+        taps, (high, wide, height, width) = ctx.rule
+        outputs, inputs = weight.shape[:2]
+        grad_x = grads[0] @ matrix if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[1]:
+            return grad_x, None, None, None
+        pairs = (grads[0].t() @ x).view(high, wide, outputs, height, width, inputs)
+        grad = torch.zeros_like(weight)
+        for y, row_x, v, u, row, column in taps:
+            grad[:, :, row, column] += pairs[y, row_x, :, v, u]
+        return grad_x, grad, None, None
+
+
+class Conv2d(nn.Conv2d):
+    """``torch.nn.Conv2d``, faster on the CPU where the image is no wider than the kernel's reach.
+
+    There, as at the end of most nets for small images, every output pixel is connected to every
+    input pixel, so that the convolution is one matrix product. A direct convolution spends most
+    of its time on the padding: nine tenths for a 3x3 kernel on one pixel, half on 2x2.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W] -> [N, C', H', W']``."""
+        if not self._reaches_all(x):
+            return super().forward(x)
+        (height, width), (down, right) = x.shape[-2:], self.stride
+        rows, columns = range(0, height, down), range(0, width, right)
+        top, left = (int(side) for side in self.padding)
+        taps = [
+            (y, z, v, u, v - row + top, u - column + left)
+            for y, row in enumerate(rows)
+            for z, column in enumerate(columns)
+            for v in range(height)
+            for u in range(width)
+        ]
+        pixels = x.permute(0, 2, 3, 1).reshape(len(x), -1)
+        out: Tensor = _Product.apply(
+            pixels, self.weight, taps, (len(rows), len(columns), height, width)
+        )
+        out = out.view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
+        return out if self.bias is None else out + self.bias.view(-1, 1, 1)
+
+    def _reaches_all(self, x: Tensor) -> bool:
+        reach = [side // 2 for side in self.kernel_size]
+        return (
+            type(x) is Tensor
+            and x.dim() == 4
+            and x.device.type == "cpu"
+            and len(x) > 0
+            and not torch.compiler.is_compiling()
+            and self.groups == 1
+            and self.dilation == (1, 1)
+            and self.padding_mode == "zeros"
+            and all(side % 2 for side in self.kernel_size)
+            and list(self.padding) == reach
+            and all(0 < side <= far + 1 for side, far in zip(x.shape[-2:], reach, strict=True))
+        )
