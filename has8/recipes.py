@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from has8.data import AUGMENTATIONS, Data, ImageDataset
+from has8.data import AUGMENTATIONS, Data, channel_statistics
 from has8.errors import BadInput
 from has8.models import model_options
 
@@ -25,6 +22,8 @@ CIFAR_STEM_UP_TO = 64
 """Side in pixels up to which ``modern`` takes the stem that keeps the image's size."""
 STATISTICS_IMAGES = 50_000
 """Images, spread evenly over the training images, that per-channel statistics are taken of."""
+SMALLEST_STD = 1e-4
+"""Of a channel, so that one that never varies can be divided by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,23 +128,7 @@ def recipe_options(recipe: str, model: str, data: Data) -> dict[str, Any]:
     if "stem" in known and max(data.input_shape[1:]) <= CIFAR_STEM_UP_TO:
         options["stem"] = "cifar"
     if {"mean", "std"} <= set(known):
-        options["mean"], options["std"] = _channel_statistics(data.train)
+        mean, std = channel_statistics(data.train, STATISTICS_IMAGES)
+        options["mean"] = [round(value, 4) for value in mean]
+        options["std"] = [max(round(value, 4), SMALLEST_STD) for value in std]
     return options
-
-
-def _channel_statistics(dataset: ImageDataset) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel's pixels, in the unit of the images."""
-    count = min(len(dataset), STATISTICS_IMAGES)
-    chosen = torch.linspace(0, len(dataset) - 1, count).round().long()
-    pixels, total, squares = 0, torch.tensor(0.0).double(), torch.tensor(0.0).double()
-    for images, _ in dataset.read(chosen.split(64)):
-        channels = images.double().transpose(0, 1).flatten(1)
-        pixels += channels.shape[1]
-        total, squares = total + channels.sum(1), squares + channels.square().sum(1)
-    mean = total / pixels
-    std = (squares / pixels - mean.square()).clamp(min=0).sqrt().clamp(min=1e-4)
-    return _rounded(mean), _rounded(std)
-
-
-def _rounded(values: Tensor) -> list[float]:
-    return [round(float(value), 4) for value in values]

@@ -205,6 +205,7 @@ def _identity(
     return {
         "model": config_of(model),
         "data": data.name,
+        "preprocess": data.preprocess,
         "input_shape": list(data.input_shape),
         "train_images": len(data.train),
         "precision": hardware.precision,

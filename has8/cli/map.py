@@ -122,7 +122,12 @@ def map_command(
     """
     checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
     _check_writable(out)
-    source = load_data(_data_name(checkpoint, data), data_root, checkpoint.input_shape[1])
+    source = load_data(
+        _data_name(checkpoint, data),
+        data_root,
+        checkpoint.input_shape[1],
+        preprocess=checkpoint.provenance.get("preprocess", "crop"),
+    )
     _check_data(checkpoint, source)
     with _progress(quiet) as stage:
         stage("mapping")

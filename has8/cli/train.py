@@ -17,7 +17,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from torch import nn
 
-from has8.data import AUGMENTATIONS, Data, data_names, load_data
+from has8.data import AUGMENTATIONS, PREPROCESSES, Data, data_names, load_data
 from has8.errors import BadInput, TrainingError
 from has8.hardware import ACCELERATORS, PRECISIONS, Hardware, first_process_first, is_first_process
 from has8.history import Epoch, Progress, Report
@@ -52,6 +52,12 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
 )
 @click.option("--image-size", type=int, help="Resize images to so many pixels a side.")
 @click.option(
+    "--preprocess",
+    type=click.Choice(PREPROCESSES),
+    help="Of images in folders: the centre square, or, as the paper, all of the image squeezed.  "
+    "[default: paper for the paper's recipes, else crop]",
+)
+@click.option(
     "--recipe",
     type=click.Choice(list(RECIPES)),
     default="modern",
@@ -71,7 +77,7 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
 @click.option("--seed", type=int, help="Of weights, order and shifts.")
 @click.option("--subset", type=int, help="Train on so many images only.")
 @click.option("--base", type=int, help="Channels of the first stage.")
-@click.option("--depth", type=int, help="Number of stages.")
+@click.option("--depth", type=int, help="Number of stages; of resnet and sew_resnet, of layers.")
 @click.option(
     "--option",
     "options",
@@ -105,6 +111,7 @@ def train(
     data: str,
     data_root: Path | None,
     image_size: int | None,
+    preprocess: str | None,
     recipe: str,
     options: tuple[str, ...],
     base: int | None,
@@ -135,7 +142,8 @@ def train(
     config = replace(RECIPES[recipe], **changes)
     hardware = Hardware(accelerator, devices, num_nodes, precision, compiled)
     with first_process_first(hardware):
-        source = load_data(data, data_root, image_size)
+        prepared = preprocess or ("paper" if recipe.startswith("paper") else "crop")
+        source = load_data(data, data_root, image_size, preprocess=prepared)
     given = _options(options, base=base, depth=depth)
     chosen = {**recipe_options(recipe, model, source), **given}
     network = _new_model(model, source, chosen, config.seed)
