@@ -7,8 +7,10 @@ from torch import nn
 from has8 import TrainConfig, calibrate, create_model, fit, load_data, model_names
 from has8.blocks import OverTime
 from has8.data import batches
-from has8.errors import BadInput, UnknownName
+from has8.errors import BadInput, TraceError, UnknownName
 from has8.neurons import Leaky
+from hwsim import compare
+from mapping import map_model
 
 PARAMETERS = {
     (18, 10): 11_181_642,
@@ -260,3 +262,23 @@ def test_options_that_do_not_exist():
         small("sew_resnet", steps=0)
     with pytest.raises(BadInput, match="no option 'depth'"):
         create_model("resnet18", num_classes=10, depth=34)
+
+
+@pytest.mark.parametrize("coding", ["phase", "ttfs", "ttfs_log"])
+def test_codings_without_chance_map_and_simulators_agree(coding):
+    torch.manual_seed(0)
+    model = create_model(
+        "sew_resnet", num_classes=4, in_channels=1, base=4, stem="cifar", steps=6, coding=coding
+    )
+    images = torch.rand(16, 1, 8, 8)
+    model(images)  # running statistics
+    mapped = map_model(model.eval(), calibration=images)
+    # Stem, first block, and the second layer of the others, whose first sums of spikes drive.
+    assert sum(len(segment.populations) for segment in mapped.chips) == 10
+    assert compare(mapped, images[:4], "reference", "fast").equal
+
+
+def test_rate_coding_is_refused_with_a_reason():
+    model = create_model("sew_resnet", num_classes=4, base=4, coding="rate").eval()
+    with pytest.raises(TraceError, match="rate coding draws its spikes anew"):
+        map_model(model, calibration=torch.rand(1, 3, 32, 32))

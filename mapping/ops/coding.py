@@ -12,16 +12,36 @@ from has8.encoders import (
     BitPlaneEncoder,
     Decoder,
     DuplicateEncoder,
+    LatencyEncoder,
     PaperBitPlaneEncoder,
+    PhaseEncoder,
+    RateEncoder,
     encode_bitplanes,
+    encode_latency,
+    encode_phase,
 )
 from mapping.ir import Kind, Node, TensorType
 from mapping.ops.op import Lowered, Op, parameters
 
-Encoder = BitPlaneEncoder | DuplicateEncoder | PaperBitPlaneEncoder
+ENCODERS = (
+    BitPlaneEncoder,
+    DuplicateEncoder,
+    LatencyEncoder,
+    PaperBitPlaneEncoder,
+    PhaseEncoder,
+    RateEncoder,
+)
+Encoder = (
+    BitPlaneEncoder
+    | DuplicateEncoder
+    | LatencyEncoder
+    | PaperBitPlaneEncoder
+    | PhaseEncoder
+    | RateEncoder
+)
 
-KINDS = {"bitplane": Kind.SPIKE, "duplicate": Kind.VALUE}
-"""What each coding sends."""
+VALUES = ("duplicate",)
+"""Codings that send values; the others send spikes."""
 
 
 def lower_encoder(module: Encoder) -> Lowered:
@@ -31,11 +51,18 @@ def lower_encoder(module: Encoder) -> Lowered:
             "the encoder of mode='paper' takes its range from the batch and sends fractions, "
             "which no chip can run; train with mode='hw'"
         )
+    if isinstance(module, RateEncoder):
+        raise ValueError(
+            "rate coding draws its spikes anew in every run, so that no two simulators could be "
+            "compared; choose the coding 'ttfs' or 'phase'"
+        )
     attrs: dict[str, Any] = {"coding": module.coding, "steps": module.steps}
     if isinstance(module, BitPlaneEncoder):
         if not module.frozen:
             raise ValueError("its range is not frozen; run has8.calibrate(model, images) first")
         attrs.update(order=module.order, lo=module.lo.item(), hi=module.hi.item())
+    if isinstance(module, LatencyEncoder):
+        attrs.update(function=module.function)
     return attrs, {}
 
 
@@ -46,13 +73,20 @@ def infer_encoder(
     (given,) = inputs
     if given.steps is not None:
         raise ValueError(f"it encodes values without a time axis, not {given}")
-    return TensorType(given.shape, KINDS[attrs["coding"]], attrs["steps"])
+    return TensorType(
+        given.shape, Kind.VALUE if attrs["coding"] in VALUES else Kind.SPIKE, attrs["steps"]
+    )
 
 
 def encode(node: Node, x: Tensor) -> Tensor:
     """``[B, ...] -> [T, B, ...]``."""
-    if node.attrs["coding"] == "duplicate":
-        return x.expand(node.attrs["steps"], *x.shape)
+    coding, steps = node.attrs["coding"], node.attrs["steps"]
+    if coding == DuplicateEncoder.coding:
+        return x.expand(steps, *x.shape)
+    if coding == PhaseEncoder.coding:
+        return encode_phase(x, steps)
+    if coding == LatencyEncoder.coding:
+        return encode_latency(x, steps, node.attrs["function"])
     return encode_bitplanes(x, node.attrs["lo"], node.attrs["hi"], node.attrs["order"])
 
 
@@ -80,7 +114,7 @@ def decode(node: Node, x: Tensor) -> Tensor:
 OPS = (
     Op(
         "encode",
-        (BitPlaneEncoder, DuplicateEncoder, PaperBitPlaneEncoder),
+        ENCODERS,
         lower_encoder,
         infer_encoder,
         encode,
