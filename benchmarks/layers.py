@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from has8.errors import BadInput
 
@@ -87,10 +86,7 @@ class _Blank:
     requires_grad: bool
 
 
-def _blank(value: Any) -> Any:
-    """A tensor's blank; anything else itself."""
-    if not isinstance(value, Tensor):
-        return value
+def _blank(value: Tensor) -> _Blank:
     return _Blank(
         tuple(value.shape), value.stride(), value.dtype, value.device, value.requires_grad
     )
@@ -98,56 +94,50 @@ def _blank(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a convolution or linear layer: shapes and memory order, no values."""
+    """One call of a convolution or linear layer: its input's shape and memory order, no values."""
 
-    function: Callable[..., Tensor]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    layer: nn.Module
+    given: _Blank
 
 
-class Recorder(TorchFunctionMode):
-    """Inside it, every call of a convolution or linear layer is noted in :attr:`calls`."""
+@contextmanager
+def recorded(model: nn.Module) -> Iterator[list[Call]]:
+    """Inside it, every call of a convolution or linear layer of the model is noted."""
+    calls: list[Call] = []
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[Call] = []
+    def note(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        calls.append(Call(layer, _blank(inputs[0])))
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Note the call, then make it."""
-        kwargs = kwargs or {}
-        if func in (torch.conv2d, F.linear):
-            named = {name: _blank(value) for name, value in kwargs.items()}
-            self.calls.append(Call(func, tuple(map(_blank, args)), named))
-        return func(*args, **kwargs)
+    hooks = [m.register_forward_pre_hook(note) for m in model.modules() if isinstance(m, LAYERS)]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def replay(calls: Sequence[Call]) -> Callable[[], None]:
     """A function that makes the calls again, with what each needs of a backward pass.
 
-    It works on memory of its own, which calls of the same shapes share.
+    Inputs and gradients are memory of its own, which calls of the same shapes share.
     """
     pool: dict[_Blank, Tensor] = {}
 
-    def filled(value: Any) -> Any:
-        if not isinstance(value, _Blank):
-            return value
-        if value not in pool:
+    def filled(blank: _Blank) -> Tensor:
+        if blank not in pool:
             tensor = torch.empty_strided(
-                value.shape, value.strides, dtype=value.dtype, device=value.device
+                blank.shape, blank.strides, dtype=blank.dtype, device=blank.device
             )
-            pool[value] = tensor.fill_(0.5).requires_grad_(value.requires_grad)
-        return pool[value]
+            pool[blank] = tensor.fill_(0.5).requires_grad_(blank.requires_grad)
+        return pool[blank]
 
     def prepared(call: Call) -> Callable[[], None]:
-        args = [filled(value) for value in call.args]
-        kwargs = {name: filled(value) for name, value in call.kwargs.items()}
-        leaves = [v for v in (*args, *kwargs.values()) if getattr(v, "requires_grad", False)]
-        grad = filled(_blank(call.function(*args, **kwargs).detach()))
+        given = filled(call.given)
+        leaves = [v for v in (given, *call.layer.parameters()) if v.requires_grad]
+        grad = filled(_blank(call.layer(given).detach()))
 
         def again() -> None:
-            out = call.function(*args, **kwargs)
+            out = call.layer(given)
             if leaves:
                 torch.autograd.grad(out, leaves, grad)
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.layers import Recorder, replay
+from benchmarks.layers import recorded, replay
 from benchmarks.machine import hardware, versions
 from benchmarks.plain import LIBRARIES, missing, rewritten
 from has8 import Has8Error, create_model
@@ -183,10 +183,10 @@ def inference_of(net: nn.Module, settings: Settings) -> Callable[[], None]:
 def convolutions_of(net: nn.Module, settings: Settings) -> Callable[[], None]:
     """A function that runs a step's convolutions and linear layers, and nothing else."""
     net.train()
-    with Recorder() as recorder, settings.autocast():
+    with recorded(net) as calls, settings.autocast():
         net(settings.batch()[0])
     with settings.autocast():
-        run = replay(recorder.calls)
+        run = replay(calls)
 
     def again() -> None:
         with settings.autocast():

@@ -107,11 +107,12 @@ class SpikingLayer(SpikingBranch):
     def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
         """``[T, B, ...]`` to spikes ``[T, B, C, ...]``; decoded, to values ``[B, C, ...]``."""
         layer, norm = self.synapses[0], self.norm
-        if not fused.usable(x, self.synapses, self.neuron, norm, decode):
+        exact = type(self.neuron) is Leaky and (decode is None or type(decode) is Decoder)
+        if not (exact and fused.usable(x, self.synapses, self.neuron, norm, decode)):
             spikes: Tensor = self.neuron(self.synapses(x))
             return spikes if decode is None else decode(spikes)
         currents = layer(x.flatten(0, 1))
-        if fused.normalises(norm, currents):
+        if fused.usable(currents) and fused.normalises(norm, currents):
             weights = None if decode is None else decode.weights
             return fused.spikes(currents, len(x), self.neuron.fused_constants, norm, weights)
         normed = currents if norm is None else norm(currents)
@@ -119,10 +120,9 @@ class SpikingLayer(SpikingBranch):
         return spikes if decode is None else decode(spikes)
 
     @property
-    def norm(self) -> nn.BatchNorm2d | None:
-        """The batch norm, if there is one."""
-        last = self.synapses[-1]
-        return last if isinstance(last, nn.BatchNorm2d) else None
+    def norm(self) -> nn.Module | None:
+        """What lies between the layer and the neuron, if anything does."""
+        return self.synapses[1] if len(self.synapses) > 1 else None
 
 
 class SpikingSequential(nn.Sequential, SpikingBranch):

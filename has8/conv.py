@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from has8 import fused
+
+BATCH, PIXELS = 32, 4
+"""From so many images on, and up to so many pixels in one, putting the matrix together pays."""
+
 Tap = tuple[int, int, int, int, int, int]
 """Row and column of an output pixel, of an input pixel, and of the kernel's weight between them."""
 
@@ -29,19 +34,20 @@ class _Product(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, taps: list[Tap], sides: tuple[int, int, int, int]
     ) -> Any:
-        matrix = _matrix(weight, taps, sides).to(x.dtype)
-        ctx.save_for_backward(x, matrix, weight)
+        ctx.save_for_backward(x, weight)
         ctx.rule = (taps, sides)
-        return x @ matrix.t()
+        return x @ _matrix(weight, taps, sides).t()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, matrix, weight = ctx.saved_tensors
-        taps, (high, wide, height, width) = ctx.rule
+        x, weight = ctx.saved_tensors
+        taps, sides = ctx.rule
+        high, wide, height, width = sides
         outputs, inputs = weight.shape[:2]
-        grad_x = grads[0] @ matrix if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
+        needs_x, needs_weight = ctx.needs_input_grad[:2]
+        grad_x = grads[0] @ _matrix(weight, taps, sides) if needs_x else None
+        if not needs_weight:
             return grad_x, None, None, None
         pairs = (grads[0].t() @ x).view(high, wide, outputs, height, width, inputs)
         grad = torch.zeros_like(weight)
@@ -51,11 +57,12 @@ class _Product(torch.autograd.Function):
 
 
 class Conv2d(nn.Conv2d):
-    """``torch.nn.Conv2d``, faster on the CPU where the image is no wider than the kernel's reach.
+    """``torch.nn.Conv2d``, faster on the CPU for batches of images as small as the kernel's reach.
 
     There, as at the end of most nets for small images, every output pixel is connected to every
     input pixel, so that the convolution is one matrix product. A direct convolution spends most
-    of its time on the padding: nine tenths for a 3x3 kernel on one pixel, half on 2x2.
+    of its time on the padding: nine tenths for a 3x3 kernel on one pixel, half on 2x2. The
+    matrix has to be put together first, which pays from some tens of images on.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,12 +79,13 @@ class Conv2d(nn.Conv2d):
             for v in range(height)
             for u in range(width)
         ]
-        pixels = x.permute(0, 2, 3, 1).reshape(len(x), -1)
-        out: Tensor = _Product.apply(
-            pixels, self.weight, taps, (len(rows), len(columns), height, width)
-        )
+        pixels, weight = x.permute(0, 2, 3, 1).reshape(len(x), -1), self.weight
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            pixels, weight = pixels.to(dtype), weight.to(dtype)
+        out: Tensor = _Product.apply(pixels, weight, taps, (len(rows), len(columns), height, width))
         out = out.view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
-        return out if self.bias is None else out + self.bias.view(-1, 1, 1)
+        return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
 
     def _reaches_all(self, x: Tensor) -> bool:
         reach = [side // 2 for side in self.kernel_size]
@@ -85,8 +93,10 @@ class Conv2d(nn.Conv2d):
             type(x) is Tensor
             and x.dim() == 4
             and x.device.type == "cpu"
+            and (x.shape[-2:] == (1, 1) or (len(x) >= BATCH and x.shape[-2:].numel() <= PIXELS))
             and len(x) > 0
-            and not torch.compiler.is_compiling()
+            and (x.dtype == self.weight.dtype or torch.is_autocast_enabled("cpu"))
+            and not fused.recorded()
             and self.groups == 1
             and self.dilation == (1, 1)
             and self.padding_mode == "zeros"

@@ -8,7 +8,7 @@ membranes, and of all that lies between two convolutions only the first one's ou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -46,12 +46,19 @@ def usable(x: Any, *modules: nn.Module | None) -> bool:
     return (
         type(x) is Tensor
         and x.device.type == "cpu"
+        and x.dim() > 1
         and x.dtype in kernels.KINDS
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
+        and not recorded()
         and not any(_watched(module) for module in modules if module is not None)
         and kernels.available()
     )
+
+
+def recorded() -> bool:
+    """Whether torch records what is called, for which it needs to see its own functions."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch.compiler.is_compiling()
 
 
 def _watched(module: nn.Module) -> bool:
@@ -63,7 +70,7 @@ def _watched(module: nn.Module) -> bool:
     )
 
 
-def _real(dtype: torch.dtype) -> torch.dtype:
+def real(dtype: torch.dtype) -> torch.dtype:
     """What a storage type is computed in."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -105,7 +112,7 @@ class _Spikes(torch.autograd.Function):
             out = spikes = torch.empty_like(y)
         else:
             shape = (len(y) // steps, *y.shape[1:])
-            out = decoded = torch.empty(shape, dtype=_real(y.dtype), memory_format=_format(y))
+            out = decoded = torch.empty(shape, dtype=real(y.dtype), memory_format=_format(y))
         kernels.call(
             "leaky_forward", y.dtype, steps, size, channels, y, scale, shift,
             constants.gain, constants.beta, constants.threshold, weights, spikes, decoded,
@@ -122,7 +129,7 @@ class _Spikes(torch.autograd.Function):
         if weights is None:
             spikes = _like(grads[0].flatten(0, 1), y)
         else:
-            decoded = grads[0].to(_real(y.dtype)).contiguous(memory_format=_format(y))
+            decoded = grads[0].to(real(y.dtype)).contiguous(memory_format=_format(y))
         sums = torch.zeros(2, channels, dtype=torch.float64)
         scale, shift, mean, deviation = (
             (norm.scale, norm.shift, norm.mean, norm.deviation) if norm else (None,) * 4
@@ -176,6 +183,7 @@ def spikes(
     Returns:
         Spikes ``[T, B, C, ...]`` in the type of ``y``, or decoded values ``[B, C, ...]``.
     """
+    _check_steps(weights, steps)
     y, weights = _dense(y), _cast(weights, y)
     if norm is None:
         out = _Spikes.apply(y, None, None, None, steps, constants, weights)
@@ -191,17 +199,23 @@ def _dense(x: Tensor) -> Tensor:
 
 
 def _cast(weights: Tensor | None, y: Tensor) -> Tensor | None:
-    return None if weights is None else weights.to(_real(y.dtype)).contiguous()
+    return None if weights is None else weights.to(real(y.dtype)).contiguous()
 
 
-def normalises(norm: nn.Module | None, y: Tensor) -> bool:
+def _check_steps(weights: Tensor | None, steps: int) -> None:
+    if weights is not None and weights.shape != (steps,):
+        raise RuntimeError(f"{steps} steps cannot be decoded by {tuple(weights.shape)} weights")
+
+
+def normalises(norm: nn.Module | None, y: Tensor) -> TypeGuard[nn.BatchNorm2d | None]:
     """Whether the kernels can do what ``norm`` does to ``y``."""
     return norm is None or (
         type(norm) is nn.BatchNorm2d
+        and norm.num_features == y.shape[1]
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
-        and norm.weight.dtype == _real(y.dtype)
+        and norm.weight.dtype == real(y.dtype)
         and y.dim() == 4
     )
 
@@ -214,9 +228,10 @@ def _statistics(y: Tensor, norm: nn.BatchNorm2d) -> _Norm:
     if norm.training:
         count, channels = y.numel() // y.shape[1], y.shape[1]
         sums = torch.zeros(2, channels, dtype=torch.float64)
-        kernels.call("moments", y.dtype, y.numel(), channels, y, sums)
-        exact_mean, square = sums / count
-        exact_var = (square - exact_mean * exact_mean).clamp_(min=0)
+        pivot = y[0, :, 0, 0].to(real(y.dtype))
+        kernels.call("moments", y.dtype, y.numel(), channels, y, pivot, sums)
+        away, square = sums / count
+        exact_mean, exact_var = pivot + away, (square - away * away).clamp_(min=0)
         assert norm.num_batches_tracked is not None and norm.momentum is not None
         norm.num_batches_tracked.add_(1)
         unbiased = exact_var * (count / max(1, count - 1))
@@ -252,6 +267,7 @@ class _Decoded(torch.autograd.Function):
 
 def decode(x: Tensor, weights: Tensor) -> Tensor:
     """``sum_t weights[t] x[t]`` of ``[T, B, ...]``, in float32 or wider whatever the type of x."""
+    _check_steps(weights, len(x))
     out: Tensor = _Decoded.apply(x, _cast(weights, x))
     return out
 
@@ -292,6 +308,16 @@ class _Planes(torch.autograd.Function):
         return grad, None, None, None, None, None, None
 
 
+def spike_type(x: Tensor) -> torch.dtype:
+    """The type of spikes that values become: autocast's where that is on."""
+    return torch.get_autocast_dtype(x.device.type) if autocasts(x.device.type) else x.dtype
+
+
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a type of device."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def planes(
     x: Tensor,
     lo: float,
@@ -305,7 +331,8 @@ def planes(
     Args:
         x: values ``[B, ...]``.
         lo: value of code 0.
-        span: from there to the value of code 255; 0 if ``x`` holds codes, not to be rounded.
+        span: from there to the value of code 255; negative if ``x`` holds codes, not to be
+            rounded.
         order: the plane of each step.
         factors: on the slope of each plane.
         slope: in :data:`SLOPE_KINDS`.
@@ -313,8 +340,7 @@ def planes(
     Returns:
         ``[8, B, ...]`` of 0 and 1; plane 0 is fractional where codes are not rounded.
     """
-    cast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if cast else x.dtype
-    dense = x.to(_real(x.dtype)).contiguous(memory_format=_format(x))
+    dtype = spike_type(x)
+    dense = x.to(real(dtype)).contiguous(memory_format=_format(x))
     out: Tensor = _Planes.apply(dense, lo, span, order, factors, slope, dtype)
     return out

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -31,24 +32,6 @@ SAVE_SECONDS = 300.0
 """Longest time in an epoch between two states on disk."""
 GPU_STEPS = 16
 """Steps on a GPU between two looks at the loss, each of which makes the CPU wait for it."""
-
-
-class _Part(ImageDataset):
-    """A process's part of every batch; a batch that is too small for all is left out.
-
-    Batch norm learns nothing from one image, so every process needs two.
-    """
-
-    def __init__(self, whole: ImageDataset, rank: int, world: int) -> None:
-        self.whole, self.rank, self.world, self.flip = whole, rank, world, whole.flip
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-    def read(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
-        """See :meth:`ImageDataset.read`."""
-        enough = (chunk for chunk in chunks if len(chunk) >= 2 * self.world)
-        return self.whole.read(chunk[self.rank :: self.world] for chunk in enough)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +95,8 @@ class Run:
         if fabric.is_global_zero:
             sums += sums.new_tensor([position.loss, position.correct, position.images])
         self.model.train()
-        for step, (images, labels) in enumerate(self.batches(position), position.step):
+        stream = islice(self.batches(position), steps - position.step)
+        for step, (images, labels) in enumerate(stream, position.step):
             self.seed(number, step)
             rate = learning_rate(config, (number - 1) * per_epoch + step, config.epochs * per_epoch)
             sums += self.step(images, labels, rate, min(size, len(self.chosen) - step * size))
@@ -129,14 +113,14 @@ class Run:
 
     def batches(self, position: Position) -> Iterator[Batch]:
         """This process's part of the epoch's batches from the position on."""
-        part = _Part(self.data.train, self.fabric.global_rank, self.fabric.world_size)
         return batches(
-            part,
+            self.data.train,
             self.config.batch_size,
             indices=self.chosen,
             shuffle_seed=_seed(self.config.seed, position.epoch),
             augment=self.config.augment,
             first=position.step,
+            part=(self.fabric.global_rank, self.fabric.world_size),
         )
 
     def seed(self, number: int, step: int) -> None:

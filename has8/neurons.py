@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import snntorch as snn
@@ -53,6 +54,12 @@ class _Run(torch.autograd.Function):
         return grad_x, None, None, None
 
 
+def _arctan(x: Tensor, alpha: float) -> Tensor:
+    """snnTorch's surrogate as a function that can be pickled."""
+    spikes: Tensor = surrogate.ATan.apply(x, alpha)
+    return spikes
+
+
 class Leaky(snn.Leaky):  # type: ignore[misc]
     """``snntorch.Leaky`` with reset to zero, over a tensor of all steps.
 
@@ -91,23 +98,24 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
         super().__init__(
             beta,
             threshold=threshold,
-            spike_grad=surrogate.atan(alpha=alpha),
+            spike_grad=partial(_arctan, alpha=alpha),
             reset_mechanism="zero",
         )
         # snnTorch keeps every neuron ever made in a list; it would keep models alive.
         snn.SpikingNeuron.instances.remove(self)
-        self.gain, self.alpha = gain, alpha
+        self.gain, self.alpha = float(gain), float(alpha)
         self.constants = (float(beta), float(threshold))
 
     def forward(self, x: Tensor) -> Tensor:
         """Currents ``[T, B, ...]`` to spikes ``[T, B, ...]`` of 0.0 and 1.0."""
         if fused.usable(x):
             return fused.spikes(x.flatten(0, 1), len(x), self.fused_constants)
+        dtype, x = x.dtype, x.to(fused.real(x.dtype))  # a membrane needs more than 8 bits
         beta, threshold = self.constants
         spikes: Tensor = _Run.apply(
             x if self.gain == 1 else x * self.gain, beta, threshold, self.alpha
         )
-        return spikes
+        return spikes.to(dtype)
 
     @property
     def fused_constants(self) -> fused.Constants:

@@ -24,7 +24,8 @@ from has8.history import Epoch, Position
 
 STATE, BEST, MODEL, METRICS = "last.pt", "best.pt", "model.pt", "metrics.csv"
 """State to resume from, model of the best epoch, finished model, one line for each epoch."""
-EVENTS = "events.out.tfevents.*"
+EVENTS_SUFFIX = ".has8"
+EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
 """TensorBoard's files: the columns of METRICS as scalars."""
 FORMAT, VERSION = "has8-training", 2
 
@@ -152,13 +153,13 @@ class RunFolder:
 def tensorboard(folder: Path, epochs: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
     """Write all epochs so far into a new event file, then those that the yielded function is given.
 
-    Files of before are removed, so that a resumed run has no point twice and misses none.
+    Its own files of before are removed, so that a resumed run has no point twice and misses none.
     """
     from tensorboardX import SummaryWriter
 
     for old in folder.glob(EVENTS):
         old.unlink()
-    writer = SummaryWriter(logdir=str(folder))
+    writer = SummaryWriter(logdir=str(folder), filename_suffix=EVENTS_SUFFIX)
 
     def add(epoch: Epoch, ago: float = 0.0) -> None:
         for name, value in asdict(epoch).items():

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the installed packages
 
 from benchmarks import machine, paper, paper_tables, plain, runs, training  # noqa: E402
-from benchmarks.layers import Recorder, count_macs, replay  # noqa: E402
+from benchmarks.layers import count_macs, recorded, replay  # noqa: E402
 from has8 import create_model  # noqa: E402
 from has8.errors import BadInput, UnknownName  # noqa: E402
 
@@ -165,14 +165,15 @@ def test_layers_that_cannot_be_counted_are_refused():
 def test_a_replay_makes_the_same_calls_and_touches_no_weights():
     model = trained("has8_resnet").float()
     before = [parameter.clone() for parameter in model.parameters()]
-    with Recorder() as recorder:
+    with recorded(model) as calls:
         model(torch.rand(4, 3, 16, 16))
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert len(recorder.calls) == len(layers)
-    again = replay(recorder.calls)
-    with Recorder() as second:
+    assert len(calls) == len(layers)
+    assert {call.layer for call in calls} == set(layers)
+    again = replay(calls)
+    with recorded(model) as second:
         again()
-    assert second.calls == recorder.calls
+    assert second == calls
     assert all(map(torch.equal, before, model.parameters()))
     assert all(parameter.grad is None for parameter in model.parameters())
 

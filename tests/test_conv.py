@@ -20,9 +20,10 @@ from has8.conv import Conv2d
     outputs=st.integers(1, 4),
     bias=st.booleans(),
     channels_last=st.booleans(),
+    batch=st.sampled_from([1, 32]),
 )
 def test_equals_torch_forward_and_backward(
-    height, width, kernel, stride, inputs, outputs, bias, channels_last
+    height, width, kernel, stride, inputs, outputs, bias, channels_last, batch
 ):
     sides = (kernel, kernel) if isinstance(kernel, int) else kernel
     padding = tuple(side // 2 for side in sides)
@@ -30,7 +31,7 @@ def test_equals_torch_forward_and_backward(
     ours = Conv2d(inputs, outputs, kernel, stride, padding, bias=bias).double()
     theirs = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias).double()
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(3, inputs, height, width, dtype=torch.float64)
+    x = torch.randn(batch, inputs, height, width, dtype=torch.float64)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
         ours = ours.to(memory_format=torch.channels_last)
@@ -47,15 +48,48 @@ def test_equals_torch_forward_and_backward(
 
 
 @pytest.mark.parametrize(
-    ("kernel", "side", "product"),
-    [(3, 1, True), (3, 2, True), (3, 3, False), (5, 3, True), (1, 1, True), (1, 2, False)],
+    ("kernel", "side", "batch", "product"),
+    [
+        (3, 1, 1, True),
+        (1, 1, 1, True),
+        (3, 2, 32, True),
+        (3, 2, 31, False),  # the matrix would not pay
+        (3, 3, 32, False),  # the kernel does not reach from corner to corner
+        (5, 3, 32, False),  # too large a matrix
+        (1, 2, 32, False),
+    ],
 )
-def test_only_where_the_kernel_reaches_every_pixel(monkeypatch, kernel, side, product):
+def test_only_where_it_pays(monkeypatch, kernel, side, batch, product):
     made = []
     matrix = conv._matrix
     monkeypatch.setattr(conv, "_matrix", lambda *a: made.append(a) or matrix(*a))
-    Conv2d(2, 3, kernel, padding=kernel // 2)(torch.rand(1, 2, side, side))
+    Conv2d(2, 3, kernel, padding=kernel // 2)(torch.rand(batch, 2, side, side))
     assert bool(made) is product
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_that_of_torch(dtype):
+    torch.manual_seed(0)
+    ours = Conv2d(4, 5, 3, padding=1)
+    theirs = nn.Conv2d(4, 5, 3, padding=1)
+    theirs.load_state_dict(ours.state_dict())
+    results = []
+    for layer in (ours, theirs):
+        x = torch.rand(32, 4, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with torch.autocast("cpu", dtype):
+            out = layer(x)
+        out.float().square().sum().backward()
+        results.append([out, x.grad, layer.weight.grad, layer.bias.grad])
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == other.dtype
+        assert torch.allclose(
+            one.float(), other.float(), rtol=0.05, atol=0.05 * other.abs().max().item()
+        )
+
+
+def test_types_that_do_not_match_are_refused():
+    with pytest.raises(RuntimeError):
+        Conv2d(1, 1, 3, padding=1)(torch.rand(1, 1, 1, 1, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

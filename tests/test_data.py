@@ -522,6 +522,17 @@ def test_a_test_class_that_training_lacks(tmp_path):
         load_data(str(tmp_path))
 
 
+def test_images_of_sixteen_bits_keep_their_range(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.fromarray(ramp).save(tmp_path / name / f"{number}.png")
+    images, _ = load_data(str(tmp_path), image_size=64).train.tensors()
+    assert images.min() == 0 and images.max() == 1
+    assert torch.allclose(images[0, 0, 0], torch.linspace(0, 1, 64), atol=0.01)
+
+
 def test_a_broken_image_is_named(tmp_path):
     root = image_folder(tmp_path, ["a", "b"], count=6)
     for file in (root / "b").iterdir():

@@ -1,6 +1,8 @@
 """The compiled kernels equal the plain path, forward and backward, whatever shape and type."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from has8 import create_model, kernels
+from has8 import calibrate, create_model, kernels
 from has8.blocks import SpikingLayer
 from has8.encoders import BitPlaneEncoder, Decoder, PaperBitPlaneEncoder, bitplane_weights
 from has8.fused import SLOPE_KINDS
@@ -94,7 +96,8 @@ def test_spiking_layer_equals_the_plain_path(case):
     assert out.shape == expected.shape
     if case["normed"] and not torch.equal(out, expected):
         # Sums in another order can carry a membrane over its threshold; in float64 they do not.
-        assert case["dtype"] == torch.float32
+        differing = ((out - expected).abs() > 1e-3).sum()
+        assert case["dtype"] == torch.float32 and differing <= 1 + out.numel() // 500
         return
     assert close(out, expected, case["dtype"])
     for one, other in zip(grads, slow_grads, strict=True):
@@ -265,8 +268,102 @@ def test_without_a_compiler_everything_runs_on_plain_torch(setting, tmp_path):
     )
 
     environment = {**os.environ, "HAS8_CACHE": str(tmp_path), **setting}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True
+    )
+    assert ("install a C compiler" in run.stderr) is ("CC" in setting)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_types_are_computed_in_float32_on_either_path(dtype):
+    def run():
+        torch.manual_seed(0)
+        layer = SpikingLayer(nn.Conv2d(3, 16, 3, padding=1), Leaky(), nn.BatchNorm2d(16))
+        encoder, decode = BitPlaneEncoder(), Decoder(bitplane_weights("lsb"))
+        with torch.autocast("cpu", dtype):
+            planes = encoder(torch.rand(8, 3, 8, 8).double())
+            return planes, decode(planes), layer(planes, decode)
+
+    (planes, identity, values), (plain_planes, plain_identity, plain) = both(run)
+    assert planes.dtype == plain_planes.dtype == dtype
+    assert torch.equal(planes, plain_planes)
+    codes = identity * 255
+    assert (codes - codes.round()).abs().max() < 1e-4
+    assert torch.allclose(identity, plain_identity)
+    assert values.dtype == plain.dtype == torch.float32
+    assert ((values - plain).abs() > 1 / 512).float().mean() < 0.02
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: nn.SyncBatchNorm.convert_sync_batchnorm(layer),
+        lambda layer: SpikingLayer(layer.synapses[0], Leaky(), nn.GroupNorm(2, 4)),
+        lambda layer: SpikingLayer(layer.synapses[0], Doubled(), layer.norm),
+        lambda layer: SpikingLayer(layer.synapses[0], nn.Identity(), layer.norm),
+        lambda layer: SpikingLayer(layer.synapses[0], Leaky(gain=1, alpha=2), layer.norm),
+    ],
+    ids=["SyncBatchNorm", "GroupNorm", "subclass", "another neuron", "whole numbers"],
+)
+def test_what_the_kernels_do_not_know_is_left_to_torch(change):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    nn.init.constant_(norm.bias, 1.0)
+    layer = change(SpikingLayer(nn.Conv2d(2, 4, 3), Leaky(), norm)).eval()
+    compiled, plain = both(lambda: layer(torch.rand(8, 2, 2, 6, 6, generator=seeded())))
+    assert plain.abs().sum() > 0
+    assert torch.allclose(compiled, plain)
+
+
+class Doubled(Leaky):
+    """A neuron of the user's own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def seeded():
+    return torch.Generator().manual_seed(1)
+
+
+def test_shapes_that_do_not_fit_are_refused_on_either_path():
+    narrow = SpikingLayer(nn.Conv2d(2, 64, 3), Leaky(), nn.BatchNorm2d(4)).eval()
+    plain = SpikingLayer(nn.Conv2d(2, 4, 3), Leaky())
+    x = torch.rand(10, 2, 2, 6, 6)
+    for run in (
+        lambda: narrow(x),
+        lambda: Decoder((1, 2, 4, 8))(x),
+        lambda: plain(x, Decoder((1, 2, 4, 8))),
+    ):
+        with pytest.raises(RuntimeError):
+            run()
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(kernels, "available", lambda: False)
+            run()
+
+
+def test_one_axis_is_enough():
+    assert Leaky()(torch.full((5,), 1.5)).shape == (5,)
+    assert Decoder((1, 2))(torch.tensor([1.0, 1.0])) == 3
+
+
+@needs_kernels
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_can_be_traced_copied_and_pickled():
+    torch.manual_seed(0)
+    model = calibrate(
+        create_model("has8_vgg", num_classes=3, base=2, depth=2), torch.rand(8, 3, 8, 8)
+    )
+    x = torch.rand(4, 3, 8, 8)
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
+        assert torch.equal(copy.deepcopy(model)(x), expected)
+        close = torch.isclose(torch.jit.trace(model, x)(x), expected, atol=1e-4)
+    assert close.all(1).sum() >= 3
 
 
 @needs_kernels
@@ -277,5 +374,11 @@ def test_kernels_are_compiled_once_and_a_broken_cache_is_no_error(tmp_path):
     run = [sys.executable, "-c", code]
     assert subprocess.check_output(run, env=environment).strip() == b"True"
     (built,) = tmp_path.iterdir()
+    whole, made = built.read_bytes(), built.stat().st_mtime_ns
+    assert subprocess.check_output(run, env=environment).strip() == b"True"
+    assert built.stat().st_mtime_ns == made
     built.write_bytes(b"not a library")
-    subprocess.run(run, check=True, env=environment)
+    assert subprocess.check_output(run, env=environment).strip() == b"True"
+    assert len(built.read_bytes()) == len(whole)
+    nowhere = {**environment, "HAS8_CACHE": "/proc/none"}
+    assert subprocess.check_output(run, env=nowhere).strip() == b"True"

@@ -76,8 +76,10 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
 )
 @click.option("--seed", type=int, help="Of weights, order and shifts.")
 @click.option("--subset", type=int, help="Train on so many images only.")
-@click.option("--base", type=int, help="Channels of the first stage.")
-@click.option("--depth", type=int, help="Number of stages; of resnet and sew_resnet, of layers.")
+@click.option("--base", type=int, help="The model's option base: its width.")
+@click.option(
+    "--depth", type=int, help="The model's option depth: of has8 models stages, of others layers."
+)
 @click.option(
     "--option",
     "options",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ def batches(
     shuffle_seed: int | None = None,
     augment: str = "none",
     first: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """The data set in batches: images ``float32[B, C, H, W]`` in [0, 1], labels ``int64[B]``.
 
@@ -49,6 +50,9 @@ def batches(
             and 3/4 to 4/3 in aspect, over the whole: for large images. It works on the images
             as the data set gives them, so its small parts are coarser than the files.
         first: batches to leave out at the start; they are not read.
+        part: (r, n) reads every n-th image of each batch, from the r-th on, augmented as in the
+            whole batch: n processes together have what one has. Parts of a batch of fewer than n
+            images can be empty.
 
     Raises:
         BadInput: for an augmentation of another name, or a number out of range.
@@ -65,30 +69,44 @@ def batches(
         generator = torch.Generator().manual_seed(shuffle_seed)
         order = order[torch.randperm(len(order), generator=generator)]
     chunks = torch.split(order, batch_size)[first:] if len(order) else ()
-    return _read(dataset, chunks, augment, shuffle_seed or 0, first)
+    chosen = slice(part[0], None, part[1])
+    return _read(dataset, chunks, augment, shuffle_seed or 0, first, chosen)
 
 
 def _read(
-    dataset: ImageDataset, chunks: Iterable[Tensor], augment: str, seed: int, first: int
+    dataset: ImageDataset,
+    chunks: Sequence[Tensor],
+    augment: str,
+    seed: int,
+    first: int,
+    part: slice,
 ) -> Iterator[Batch]:
-    for number, (images, labels) in enumerate(dataset.read(chunks), first):
+    stream = dataset.read(chunk[part] for chunk in chunks)
+    for number, ((images, labels), chunk) in enumerate(zip(stream, chunks, strict=True), first):
         if augment != "none":
             # each batch has a generator of its own, so that none depends on those before it
             key = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(key[0]))
-            mirrored = (torch.rand(len(images), generator=generator) < 0.5) & dataset.flip
+            # and draws for the whole batch, so that its parts are augmented as it is
+            mirrored = (torch.rand(len(chunk), generator=generator) < 0.5)[part] & dataset.flip
             if augment == "resized":
-                images = _resized(images, mirrored, generator)
+                draws = torch.rand(4, len(chunk), generator=generator)[:, part]
+                images = _resized(images, mirrored, draws)
             else:
-                images = _shifted(images, mirrored, augment == "crop", generator)
+                margin = _margin(images) if augment == "crop" else 0
+                size = (2, len(chunk))
+                offsets = torch.randint(2 * margin + 1, size, generator=generator)[:, part]
+                images = _shifted(images, mirrored, margin, offsets)
         yield images, labels
 
 
-def _shifted(images: Tensor, mirrored: Tensor, crop: bool, generator: torch.Generator) -> Tensor:
-    """Some images mirrored, and where they are large enough, each shifted by its own offset."""
-    count, _, height, width = images.shape
-    margin = CROP_PADDING if crop and min(height, width) >= CROP_FROM else 0
-    offsets = torch.randint(2 * margin + 1, (2, count), generator=generator)
+def _margin(images: Tensor) -> int:
+    return CROP_PADDING if min(images.shape[-2:]) >= CROP_FROM else 0
+
+
+def _shifted(images: Tensor, mirrored: Tensor, margin: int, offsets: Tensor) -> Tensor:
+    """Some images mirrored, and each shifted by its own offset."""
+    height, width = images.shape[-2:]
     padded = F.pad(images, (margin,) * 4).numpy()
     moved = np.empty(images.shape, np.float32)
     # copying windows one by one is faster than one gather over all pixels
@@ -99,10 +117,10 @@ def _shifted(images: Tensor, mirrored: Tensor, crop: bool, generator: torch.Gene
     return torch.from_numpy(moved)
 
 
-def _resized(images: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
+def _resized(images: Tensor, mirrored: Tensor, draws: Tensor) -> Tensor:
     """A random rectangle of each image stretched over the whole, and some mirrored."""
     count, _, height, width = images.shape
-    area, aspect, across, down = torch.rand(4, count, generator=generator)
+    area, aspect, across, down = draws
     area = RESIZED_AREA[0] + area * (RESIZED_AREA[1] - RESIZED_AREA[0])
     low, high = map(math.log, RESIZED_ASPECT)
     aspect = (low + aspect * (high - low)).exp() * height / width

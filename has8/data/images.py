@@ -201,11 +201,19 @@ def _spread(total: int, count: int | None) -> Tensor:
     return torch.linspace(0, total - 1, count).round().long()
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Pillow clips 16 bits to 8 where it should divide."""
+    if not image.mode.startswith("I"):
+        return image
+    high = np.asarray(image).astype(np.int64) >> 8
+    return Image.fromarray(high.clip(0, 255).astype(np.uint8))
+
+
 def _decode(file: Path, size: int, preprocess: str) -> Tensor:
     """``uint8[3, size, size]``."""
     try:
         with Image.open(file) as opened:
-            image = opened.convert("RGB")
+            image = _eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"{file} cannot be read as an image: remove or replace it") from error
     if preprocess == "crop":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,11 @@ class Decoder(nn.Module):
         """``[T, B, ...] -> [B, ...]``."""
         if fused.usable(spikes):
             return fused.decode(spikes, self.weights)
-        decoded: Tensor = torch.tensordot(self.weights.to(spikes.dtype), spikes, dims=1)
+        spikes = spikes.to(fused.real(spikes.dtype))  # codes need 8 bits and a sign
+        device = spikes.device.type
+        full = torch.autocast(device, enabled=False) if fused.autocasts(device) else nullcontext()
+        with full:
+            decoded: Tensor = torch.tensordot(self.weights.to(spikes.dtype), spikes, dims=1)
         return decoded
 
     def extra_repr(self) -> str:

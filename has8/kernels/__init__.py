@@ -1,8 +1,9 @@
 """Compiled kernels for the elementwise part of a hybrid block, on the CPU.
 
-``kernels.c`` is compiled by the machine's C compiler when it is first needed, in about two
-seconds, and kept in ``$HAS8_CACHE`` (default ``~/.cache/has8``). Without a compiler everything
-runs on plain torch, with equal results. ``HAS8_KERNELS=off`` asks for that.
+``kernels.c`` is compiled by the machine's C compiler (``$CC``, default ``cc``) when it is first
+needed, in a few seconds, and kept in ``$HAS8_CACHE`` (default ``~/.cache/has8``). Without a
+compiler plain torch computes the same, in another order of summation, and a warning says so.
+``HAS8_KERNELS=off`` asks for that.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sysconfig
 import tempfile
+import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,14 +45,23 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they cannot be had or are switched off."""
     if os.environ.get("HAS8_KERNELS", "").lower() in ("off", "0", "no"):
         return None
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        return None
+    command = shlex.split(os.environ.get("CC", "cc"))
     _share_openmp()
+    reason: object = "no command in $CC"
     for flags in _VARIANTS:
-        built = _built(compiler, (*FLAGS, *flags))
-        if built is not None:
-            return built
+        try:
+            return _built((*command, *FLAGS, *flags))
+        except FileNotFoundError as error:
+            reason = error
+            break
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = error
+    warnings.warn(
+        f"has8's kernels cannot be compiled ({reason}), so training is slower: install a C "
+        "compiler, name it with CC, or set HAS8_KERNELS=off",
+        RuntimeWarning,
+        stacklevel=2,
+    )
     return None
 
 
@@ -64,20 +77,26 @@ def call(name: str, dtype: torch.dtype, *args: Any) -> None:
         name: of the function in ``template.h``.
         dtype: how large tensors are stored; a key of :data:`KINDS`.
         args: in the order of the C function; tensors and None are passed as pointers. Tensors
-            must be dense in the memory order that the kernel expects.
+            must be dense in the memory order and of the type that the kernel expects.
     """
-    loaded = library()
-    assert loaded is not None
-    values = [torch.get_num_threads(), *args]
-    getattr(loaded, f"{name}_{KINDS[dtype]}")(*map(_as_c, values))
+    function = getattr(library(), f"{name}_{KINDS[dtype]}")
+    function.argtypes, function.restype = [_TYPES[letter] for letter in _ARGUMENTS[name]], None
+    pointers = (arg.data_ptr() if isinstance(arg, Tensor) else arg for arg in args)
+    function(torch.get_num_threads(), *pointers)
 
 
-def _as_c(value: Any) -> Any:
-    if value is None:
-        return None
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    return ctypes.c_double(value) if isinstance(value, float) else ctypes.c_long(value)
+_TYPES = {"n": ctypes.c_long, "r": ctypes.c_double, "p": ctypes.c_void_p, "i": ctypes.c_int32}
+_ARGUMENTS = {
+    "leaky_forward": "nnnnppprrrppp",
+    "leaky_backward": "nnnnppprrrrppppppp",
+    "moments": "nnnppp",
+    "combine": "nnnppppp",
+    "encode": "nnprrpp",
+    "encode_backward": "nnprrppirpp",
+    "decode": "nnnppp",
+    "decode_backward": "nnnppp",
+}
+"""Of each function: whole numbers, real numbers, pointers, and the slope's kind."""
 
 
 def _share_openmp() -> None:
@@ -86,35 +105,40 @@ def _share_openmp() -> None:
         ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
-def _built(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL | None:
-    """Compile unless it is done already; None if it does not compile or load."""
+def _built(command: tuple[str, ...]) -> ctypes.CDLL:
+    """Compile unless it is done already, and load; a file that does not load is made anew."""
     here = Path(__file__).parent
     key = hashlib.sha256()
     for part in (*(here.joinpath(name).read_bytes() for name in SOURCES), _machine().encode()):
         key.update(part)
-    key.update(" ".join((compiler, *flags)).encode())
+    key.update(" ".join(command).encode())
     suffix = sysconfig.get_config_var("SHLIB_SUFFIX") or ".so"
-    try:
-        folder = Path(os.environ.get("HAS8_CACHE", "~/.cache/has8")).expanduser()
-        target = folder / f"kernels-{key.hexdigest()[:16]}{suffix}"
-        if not target.exists():
+    folder = Path(os.environ.get("HAS8_CACHE", "~/.cache/has8")).expanduser()
+    target = folder / f"kernels-{key.hexdigest()[:16]}{suffix}"
+    if target.exists():
+        with suppress(OSError):
+            return ctypes.CDLL(str(target))
+    with tempfile.TemporaryDirectory() as scratch:
+        built = _compile(command, here / SOURCES[0], Path(scratch))
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, flags, here / SOURCES[0], target)
+            draft = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.copy(built, draft)
+            draft.replace(target)
+        except OSError:  # a cache that cannot be written: compiled anew each time
+            target = built
         return ctypes.CDLL(str(target))
-    except (OSError, RuntimeError, subprocess.SubprocessError):
-        return None
 
 
-def _compile(compiler: str, flags: tuple[str, ...], source: Path, target: Path) -> None:
+def _compile(command: tuple[str, ...], source: Path, folder: Path) -> Path:
     """In two steps, since linking with -fopenmp would bring a second OpenMP library."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        part, whole = Path(scratch) / "kernels.o", Path(scratch) / target.name
-        for command in (
-            [compiler, *flags, "-c", str(source), "-o", str(part)],
-            [compiler, "-shared", str(part), "-o", str(whole), "-lm"],
-        ):
-            subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
-        whole.replace(target)
+    part, whole = folder / "kernels.o", folder / "kernels.so"
+    for step in (
+        [*command, "-c", str(source), "-o", str(part)],
+        [command[0], "-shared", str(part), "-o", str(whole), "-lm"],
+    ):
+        subprocess.run(step, check=True, capture_output=True, timeout=_SECONDS)
+    return whole
 
 
 def _machine() -> str:

@@ -137,8 +137,11 @@ void NAME(leaky_backward)(
     free(all_totals);
 }
 
-/* sums[2, channels]: of y[count] and of its squares. */
-void NAME(moments)(long threads, long count, long channels, const S *y, double *sums) {
+/* sums[2, channels]: of y[count] - pivot[channels], and of its squares. A pivot near the mean keeps
+   the variance that follows from cancelling out. */
+void NAME(moments)(
+    long threads, long count, long channels, const S *y, const R *pivot, double *sums
+) {
     const long length = NAME(block)(count, channels), blocks = (count + length - 1) / length;
     double *all_totals = calloc(threads * 2 * length, sizeof(double));
 #pragma omp parallel num_threads(threads)
@@ -146,15 +149,17 @@ void NAME(moments)(long threads, long count, long channels, const S *y, double *
         long from, to;
         my_part(blocks, &from, &to);
         double *totals = all_totals + omp_get_thread_num() * 2 * length;
+        R *middle = NAME(repeated)(pivot, length, channels);
         for (long block = from; block < to; block++) {
             const long start = block * length, size = smaller(length, count - start);
             const S *restrict in = y + start;
             for (long i = 0; i < size; i++) {
-                double value = LOAD(in[i]);
+                double value = LOAD(in[i]) - middle[i];
                 totals[i] += value;
                 totals[length + i] += value * value;
             }
         }
+        free(middle);
     }
     add_up(threads, length, channels, all_totals, sums);
     free(all_totals);
@@ -182,8 +187,8 @@ void NAME(combine)(
     }
 }
 
-/* Eight bit planes of x[n] in the order of plane[8]. With range > 0, of the integer
-   clamp(round((x - lo) / range * 255), 0, 255); with range = 0 of x as it is, plane 0 fractional. */
+/* Eight bit planes of x[n] in the order of plane[8]. With range >= 0, of the integer
+   clamp(round((x - lo) / range * 255), 0, 255); with range < 0 of x as it is, plane 0 fractional. */
 void NAME(encode)(
     long threads, long n, const R *x, double lo_, double range_, const int32_t *plane, S *planes
 ) {
@@ -197,7 +202,7 @@ void NAME(encode)(
         for (long block = from; block < to; block++) {
             const long start = block * length, size = smaller(length, n - start);
             const R *restrict in = x + start;
-            if (range > 0) {
+            if (range >= 0) {
                 for (long i = 0; i < size; i++) {
                     R q = RINT((in[i] - lo) / range * 255);
                     q = q > 0 ? q : 0;
@@ -309,7 +314,7 @@ static inline void NAME(add_slopes)(
 }
 
 /* Gradient of x[n] from that of its planes: sum_t factor[t] slope(code, plane[t]) grad[t]. As in
-   encode, range > 0 is the rounded code; it toggles half a unit earlier and is flat outside. */
+   encode, range >= 0 is the rounded code; it toggles half a unit earlier and is flat outside. */
 void NAME(encode_backward)(
     long threads, long n, const R *x, double lo_, double range_, const int32_t *plane,
     const double *factor, int32_t kind, double alpha_, const S *grad_planes, R *grad
@@ -326,7 +331,7 @@ void NAME(encode_backward)(
             const R *restrict in = x + start;
             memset(total, 0, sizeof total);
             for (long i = 0; i < size; i++)
-                code[i] = range > 0 ? (in[i] - lo) / range * 255 + (R)0.5 : in[i];
+                code[i] = range >= 0 ? (in[i] - lo) / range * 255 + (R)0.5 : in[i];
             for (int t = 0; t < PLANES; t++) {
                 const R unit = (R)1 / (1 << plane[t]), f = factor[t];
                 const S *g = grad_planes + t * n + start;
@@ -354,8 +359,8 @@ void NAME(encode_backward)(
             R *restrict out = grad + start;
             for (long i = 0; i < size; i++) {
                 R c = code[i] - (R)0.5;
-                int inside = range > 0 ? c >= 0 && c <= 255 : 1;
-                out[i] = inside ? (range > 0 ? total[i] * 255 / range : total[i]) : 0;
+                int inside = range >= 0 ? c >= 0 && c <= 255 : 1;
+                out[i] = inside ? (range >= 0 ? total[i] * 255 / range : total[i]) : 0;
             }
         }
     }

@@ -15,9 +15,9 @@ from has8.models.has8_vgg import HAS8VGG
 def released_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The released code's ``state_dict`` under our names, for ``model.load_state_dict``.
 
-    The loaded model gives the same logits, in training and in evaluation: see the table in
-    docs/numerics.md, and set ``slope``, ``rescale`` and ``decoder`` to what the weights were
-    trained with, which a ``state_dict`` does not tell.
+    The loaded model gives the same logits but for what docs/numerics.md lists below its table.
+    Set ``slope``, ``rescale`` and ``decoder`` to what the weights were trained with, which a
+    ``state_dict`` does not tell.
 
     Args:
         state: of the released ``HAS8VGG`` or, with basic blocks, ``HAS8ResNet``, such as
