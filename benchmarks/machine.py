@@ -1,4 +1,4 @@
-"""What a number was measured on."""
+"""What a number was measured on, and where it is printed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 ROOT = Path(__file__).parent.parent
+WIDTH = 150
+"""Columns that the widest table needs."""
 PACKAGES = ("has8", "torch", "snntorch", "spikingjelly", "numpy")
 
 
@@ -61,3 +64,10 @@ def _git(root: Path, *arguments: str) -> str:
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def wide_console() -> Console:
+    """Prints tables whole, which a narrow terminal wraps, rather than cut numbers off."""
+    console = Console()
+    console.width = max(console.width, WIDTH)
+    return console

@@ -20,12 +20,14 @@ from typing import Any
 
 import click
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.table import Table
 from torch import nn
 
 from benchmarks.layers import count_macs
+from benchmarks.machine import wide_console
 from benchmarks.paper import (
     DATA_SETS,
     HAS8_STEPS,
@@ -134,9 +136,13 @@ def percent(value: float | None, signed: bool = False) -> str:
     return NONE if value is None else f"{value:{'+' if signed else ''}.2f}"
 
 
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+
+
 def table1(title: str, entries: Sequence[Mapping[str, Any]]) -> Table:
     """A row for each run, and one for each setting without any."""
-    shown = Table(title=f"{title} (paper: {PAPER_BUDGET})", title_justify="left")
+    shown = _table(f"{title} (paper: {PAPER_BUDGET})")
     for column in ("model", "T", "rescale", "decoder", "slope", "paper", "ours", "diff."):
         shown.add_column(column, no_wrap=True)
     shown.add_column("our budget")
@@ -165,7 +171,9 @@ def _label(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def table2(entries: Sequence[Mapping[str, Any]]) -> Table:
     """For each model a row of the paper's accuracies, then one of ours for each budget."""
-    shown = Table(title="Table 2: top-1 accuracy in %, difference", title_justify="left")
+    shown = Table(
+        title="Table 2: top-1 accuracy in %, difference", title_justify="left", box=SIMPLE_HEAD
+    )
     for column in ("model", "whose", *DATA_SETS):
         shown.add_column(column)
     for _, cells in groupby(entries, key=lambda entry: entry["setting"]):
@@ -184,7 +192,9 @@ def table2(entries: Sequence[Mapping[str, Any]]) -> Table:
 
 def parameter_table(entries: Sequence[Mapping[str, Any]]) -> Table:
     """Table 3's parameters, which depend on the number of classes."""
-    shown = Table(title="Table 3: parameters, by number of classes", title_justify="left")
+    shown = Table(
+        title="Table 3: parameters, by number of classes", title_justify="left", box=SIMPLE_HEAD
+    )
     for column in ("model", "type", "paper", *map(str, CLASSES)):
         shown.add_column(column, no_wrap=True)
     for entry in entries:
@@ -196,10 +206,9 @@ def parameter_table(entries: Sequence[Mapping[str, Any]]) -> Table:
 
 def mac_table(entries: Sequence[Mapping[str, Any]]) -> Table:
     """Table 3's MACs of one image, and those at 32 x 32."""
-    shown = Table(
-        title="Table 3: million MACs of one image; the paper counts the ANN and one step of the "
-        "SNN at 224 x 224",
-        title_justify="left",
+    shown = _table(
+        "Table 3: million MACs of one image; the paper counts the ANN and one step of the "
+        "SNN at 224 x 224"
     )
     for column in ("model", "side", "ANN", "SNN step", "T", "all steps", "one step", "paper"):
         shown.add_column(column, no_wrap=True)
@@ -278,7 +287,7 @@ def main(
     **budget: Any,
 ) -> None:
     """Print the paper's tables beside ours; with --run, train first what is missing."""
-    console, log = Console(), Console(stderr=True)
+    console, log = wide_console(), Console(stderr=True)
     if threads is not None:
         torch.set_num_threads(threads)
     families = tuple(filter(None, models.split(",")))

@@ -25,12 +25,13 @@ import click
 import snntorch as snn
 import torch
 import torch.nn.functional as F
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.layers import recorded, replay
-from benchmarks.machine import hardware, versions
+from benchmarks.machine import hardware, versions, wide_console
 from benchmarks.plain import LIBRARIES, missing, rewritten
 from has8 import Has8Error, create_model
 from has8.errors import BadInput
@@ -306,7 +307,7 @@ def _medians(times: Mapping[str, list[float]], *more: str) -> dict[str, float | 
 
 def table(name: str, result: Mapping[str, Any]) -> Table:
     """One model's numbers for people."""
-    shown = Table(title=name, title_justify="left")
+    shown = Table(title=name, title_justify="left", box=SIMPLE_HEAD)
     for column in ("", "step ms", "over has8", "inference ms", "over has8", "peak MiB"):
         shown.add_column(column, justify="right" if column else "left", no_wrap=True)
     for variant in (OURS, *LIBRARIES):
@@ -347,7 +348,7 @@ def main(models: str, memory: bool, as_json: bool, **options: Any) -> None:
     """Measure has8 against the same nets on snnTorch and SpikingJelly."""
     settings = Settings(**options)
     torch.set_num_threads(settings.threads)
-    console, log = Console(), Console(stderr=True)
+    console, log = wide_console(), Console(stderr=True)
     skipped = [reason for reason in map(missing, LIBRARIES) if reason]
     for reason in skipped:
         log.print(reason, soft_wrap=True)
