@@ -96,7 +96,7 @@ class Conv2d(nn.Conv2d):
             and (x.shape[-2:] == (1, 1) or (len(x) >= BATCH and x.shape[-2:].numel() <= PIXELS))
             and len(x) > 0
             and (x.dtype == self.weight.dtype or torch.is_autocast_enabled("cpu"))
-            and not fused.recorded()
+            and not fused.must_be_plain()
             and self.groups == 1
             and self.dilation == (1, 1)
             and self.padding_mode == "zeros"

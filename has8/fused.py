@@ -7,7 +7,9 @@ membranes, and of all that lies between two convolutions only the first one's ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -49,16 +51,33 @@ def usable(x: Any, *modules: nn.Module | None) -> bool:
         and x.dim() > 1
         and x.dtype in kernels.KINDS
         and x.numel() > 0
-        and not recorded()
+        and not must_be_plain()
         and not any(_watched(module) for module in modules if module is not None)
         and kernels.available()
     )
 
 
-def recorded() -> bool:
-    """Whether torch records what is called, for which it needs to see its own functions."""
+_plain = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Inside it models run on plain torch without any fast path, whose sums round as torch's do.
+
+    A rounding error can carry a membrane over its threshold, so that whoever compares a model
+    with other code of the same operations, bit for bit, has to do it in here.
+    """
+    before = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(before)
+
+
+def must_be_plain() -> bool:
+    """Whether fast paths are off: inside :func:`plain`, or while torch records what is called."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or torch.compiler.is_compiling()
+    return _plain.get() or tracing or torch.compiler.is_compiling()
 
 
 def _watched(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from has8 import fused
 from has8.calibrate import calibrate
 from has8.errors import BadInput, TraceError
 from mapping.allocate import allocate
@@ -91,7 +92,7 @@ def _check_traced(
         TraceError: if it does not.
     """
     x = torch.linspace(0, 1, prod(shape)).view(1, *shape) if images is None else images[:4]
-    with torch.no_grad():
+    with torch.no_grad(), fused.plain():
         expected = model(x)
     if not torch.allclose(evaluate(graph, x), expected, rtol=1e-4, atol=1e-4):
         raise TraceError(

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from has8 import calibrate, create_model, kernels, load_data
-from has8.conv import Conv2d
+from has8 import calibrate, create_model, fused, load_data
 from has8.data import batches
 
 torch.set_num_threads(1)  # tests run in several processes
@@ -33,10 +32,10 @@ def _warmed(name, **options):
 
 
 @pytest.fixture
-def plain(monkeypatch):
+def plain():
     """Plain torch without fast paths, whose rounding a traced graph repeats bit for bit."""
-    monkeypatch.setattr(kernels, "available", lambda: False)
-    monkeypatch.setattr(Conv2d, "_reaches_all", lambda self, x: False)
+    with fused.plain():
+        yield
 
 
 @pytest.fixture(scope="session")
