@@ -65,7 +65,7 @@ Count = Callable[[int, int], None]
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    default=1000,
+    default=10_000,
     show_default=True,
     help="Test images to run, spread evenly over the test set; fewer if it has fewer.",
 )
@@ -118,7 +118,7 @@ def map_command(
 
     \b
     has8-map examples/models/digits.pt --target loihi
-    has8-map model.pt --partition head.snn,blocks.0.snn --samples 10000
+    has8-map model.pt --partition head.snn,blocks.0.snn --samples 500
     """
     checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
     _check_writable(out)
