@@ -6,24 +6,24 @@ setting and the whole budget, so that a short run never stands for a long one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
-from torch import nn
 
 from benchmarks.machine import commit, hardware
 from benchmarks.paper import Setting
-from has8 import TrainConfig, create_model, fit, load_data
+from has8 import TrainConfig, fit, load_data
 from has8.checkpoint import write_whole
 from has8.data import Data
 from has8.errors import BadInput
 from has8.hardware import Hardware
 from has8.history import Report
 from has8.recipes import RECIPES
+from has8.train import new_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
     setting, work = run.setting, plan.work / run.name
     source = commit()
     history = fit(
-        _model(setting, run.data, run.config.seed),
+        new_model(setting.model, run.data, setting.options, run.config.seed),
         run.data,
         run.config,
         hardware=Hardware(precision=plan.precision),
@@ -245,15 +245,3 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
     content = msgspec.json.format(msgspec.json.encode(asdict(result)))
     write_whole(plan.results / f"{run.name}.json", lambda file: file.write(content + b"\n"))
     return result
-
-
-def _model(setting: Setting, data: Data, seed: int) -> nn.Module:
-    options: Mapping[str, Any] = setting.options
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return create_model(
-            setting.model,
-            num_classes=len(data.class_names),
-            in_channels=data.input_shape[0],
-            **options,
-        )

@@ -108,15 +108,15 @@ class SpikingLayer(SpikingBranch):
         """``[T, B, ...]`` to spikes ``[T, B, C, ...]``; decoded, to values ``[B, C, ...]``."""
         layer, norm = self.synapses[0], self.norm
         exact = type(self.neuron) is Leaky and (decode is None or type(decode) is Decoder)
-        if not (exact and fused.usable(x, self.synapses, self.neuron, norm, decode)):
-            spikes: Tensor = self.neuron(self.synapses(x))
-            return spikes if decode is None else decode(spikes)
-        currents = layer(x.flatten(0, 1))
-        if fused.usable(currents) and fused.normalises(norm, currents):
-            weights = None if decode is None else decode.weights
-            return fused.spikes(currents, len(x), self.neuron.fused_constants, norm, weights)
-        normed = currents if norm is None else norm(currents)
-        spikes = self.neuron(normed.unflatten(0, (len(x), -1)))
+        if exact and fused.usable(x, self.synapses, self.neuron, norm, decode):
+            merged = layer(x.flatten(0, 1))
+            if fused.usable(merged) and fused.normalises(norm, merged):
+                weights = None if decode is None else decode.weights
+                return fused.spikes(merged, len(x), self.neuron.fused_constants, norm, weights)
+            currents = (merged if norm is None else norm(merged)).unflatten(0, (len(x), -1))
+        else:
+            currents = self.synapses(x)
+        spikes: Tensor = self.neuron(currents)
         return spikes if decode is None else decode(spikes)
 
     @property

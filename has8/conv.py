@@ -67,7 +67,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W] -> [N, C', H', W']``."""
-        if not self._reaches_all(x):
+        if not self._pays(x):
             return super().forward(x)
         (height, width), (down, right) = x.shape[-2:], self.stride
         rows, columns = range(0, height, down), range(0, width, right)
@@ -79,15 +79,13 @@ class Conv2d(nn.Conv2d):
             for v in range(height)
             for u in range(width)
         ]
-        pixels, weight = x.permute(0, 2, 3, 1).reshape(len(x), -1), self.weight
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            pixels, weight = pixels.to(dtype), weight.to(dtype)
-        out: Tensor = _Product.apply(pixels, weight, taps, (len(rows), len(columns), height, width))
+        dtype, sides = fused.narrow_type(x), (len(rows), len(columns), height, width)
+        pixels = x.permute(0, 2, 3, 1).reshape(len(x), -1)
+        out: Tensor = _Product.apply(pixels.to(dtype), self.weight.to(dtype), taps, sides)
         out = out.view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
         return out if self.bias is None else out + self.bias.to(out.dtype).view(-1, 1, 1)
 
-    def _reaches_all(self, x: Tensor) -> bool:
+    def _pays(self, x: Tensor) -> bool:
         reach = [side // 2 for side in self.kernel_size]
         return (
             type(x) is Tensor
@@ -95,7 +93,7 @@ class Conv2d(nn.Conv2d):
             and x.device.type == "cpu"
             and (x.shape[-2:] == (1, 1) or (len(x) >= BATCH and x.shape[-2:].numel() <= PIXELS))
             and len(x) > 0
-            and (x.dtype == self.weight.dtype or torch.is_autocast_enabled("cpu"))
+            and (x.dtype == self.weight.dtype or fused.autocasts("cpu"))
             and not fused.must_be_plain()
             and self.groups == 1
             and self.dilation == (1, 1)

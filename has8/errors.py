@@ -16,7 +16,7 @@ line prints it and exits with code 1; it never shows a traceback for one of thes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -42,6 +42,21 @@ class UnknownName(Has8Error):
 
 class BadInput(Has8Error):
     """A file, folder, tensor shape or option that cannot be used."""
+
+
+def check_fields(owner: object, rules: Mapping[str, tuple[bool, str]]) -> None:
+    """Hold the fields of a settings object to their rules.
+
+    Args:
+        owner: whose fields they are.
+        rules: by field, whether it holds, and what was expected, in words.
+
+    Raises:
+        BadInput: for the first field whose rule does not hold.
+    """
+    for name, (holds, expected) in rules.items():
+        if not holds:
+            raise BadInput(f"{name} must be {expected}, not {getattr(owner, name)!r}")
 
 
 class CheckpointError(Has8Error):

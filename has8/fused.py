@@ -1,8 +1,8 @@
 """The compiled paths of encoder and neuron, as differentiable functions.
 
-What a step by step implementation does in some thirty passes over memory takes five here: batch
-norm, the neuron's eight steps and the decoder are one pass, their backward pass recomputes the
-membranes, and of all that lies between two convolutions only the first one's output is kept.
+Batch norm, the neuron's steps and the decoder are one pass over memory behind that which takes
+batch norm's statistics. The backward pass computes the membranes again, so that of all that lies
+between two convolutions only the first one's output is kept.
 """
 
 from __future__ import annotations
@@ -327,14 +327,19 @@ class _Planes(torch.autograd.Function):
         return grad, None, None, None, None, None, None
 
 
-def spike_type(x: Tensor) -> torch.dtype:
-    """The type of spikes that values become: autocast's where that is on."""
+def narrow_type(x: Tensor) -> torch.dtype:
+    """What ``x`` is stored in from here on: autocast's type where that is on, else its own."""
     return torch.get_autocast_dtype(x.device.type) if autocasts(x.device.type) else x.dtype
 
 
 def autocasts(device: str) -> bool:
     """Whether autocast is on for a type of device."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def encodes(x: Tensor, slope: str) -> bool:
+    """Whether the kernels can make the planes of ``x``, with that slope behind them."""
+    return slope in SLOPE_KINDS and usable(x) and narrow_type(x) in kernels.KINDS
 
 
 def planes(
@@ -359,7 +364,7 @@ def planes(
     Returns:
         ``[8, B, ...]`` of 0 and 1; plane 0 is fractional where codes are not rounded.
     """
-    dtype = spike_type(x)
+    dtype = narrow_type(x)
     dense = x.to(real(dtype)).contiguous(memory_format=_format(x))
     out: Tensor = _Planes.apply(dense, lo, span, order, factors, slope, dtype)
     return out

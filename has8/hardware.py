@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import distributed
 
-from has8.errors import BadInput
+from has8.errors import BadInput, check_fields
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -59,9 +59,7 @@ class Hardware:
             "num_nodes": (self.num_nodes is None or self.num_nodes >= 1, "at least 1"),
             "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
         }
-        for name, (holds, expected) in rules.items():
-            if not holds:
-                raise BadInput(f"{name} must be {expected}, not {getattr(self, name)!r}")
+        check_fields(self, rules)
 
 
 def launch(hardware: Hardware) -> Fabric:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from has8.data import AUGMENTATIONS, Data, channel_statistics
-from has8.errors import BadInput
+from has8.errors import check_fields
 from has8.models import model_options
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
@@ -76,9 +76,7 @@ class TrainConfig:
             "seed": (self.seed >= 0, "at least 0"),
             "subset": (self.subset is None or self.subset >= 2, "at least 2 images"),
         }
-        for name, (holds, expected) in rules.items():
-            if not holds:
-                raise BadInput(f"{name} must be {expected}, not {getattr(self, name)!r}")
+        check_fields(self, rules)
 
 
 _PAPER = TrainConfig(
@@ -93,17 +91,8 @@ _PAPER = TrainConfig(
     clip_norm=None,
     seed=3407,
 )
-_PAPER_SGDR = TrainConfig(
-    epochs=100,
-    batch_size=16,
-    lr=0.1 * 16 / 256,
-    weight_decay=5e-4,
-    optimizer="sgd",
-    schedule="cosine-epochs",
-    label_smoothing=0.0,
-    augment="flip",
-    clip_norm=None,
-    seed=3407,
+_PAPER_SGDR = replace(
+    _PAPER, lr=0.1 * 16 / 256, weight_decay=5e-4, optimizer="sgd", schedule="cosine-epochs"
 )
 RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
     {"modern": TrainConfig(), "paper": _PAPER, "paper-sgdr": _PAPER_SGDR}

@@ -28,11 +28,9 @@ SLOPES: Registry[Slope] = Registry("slope")
 ALPHA = -10.0
 """Steepness of the sigmoid and tanh waves, as released."""
 
-HARMONICS = (1, 3, 5, 7, 9)
-"""Odd harmonics of the Fourier wave, as released."""
-
 COSINE_POWERS = (256.0, -512.0, 336.0, -80.0, 5.0)
-"""Of cos**9, cos**7, .. cos: the sum of cos(n x) over the harmonics, with one cosine for all."""
+"""Of cos**9, cos**7, .. cos: the sum of cos(n x) over the released harmonics n = 1, 3, .. 9, with
+one cosine for all."""
 
 
 def rescale(plane: int) -> float:

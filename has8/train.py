@@ -12,6 +12,7 @@ its running statistics (and the encoders' ranges) are the first process's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +29,7 @@ from has8.errors import BadInput, Has8Error
 from has8.hardware import Hardware, launch, stop_signals
 from has8.history import Epoch, History, Position, Progress, Report
 from has8.loop import Run, count_right, summed
+from has8.models import create_model
 from has8.optim import make_optimizer
 from has8.recipes import RECIPES, TrainConfig
 from has8.run_folder import MODEL, RunFolder
@@ -45,7 +47,31 @@ __all__ = [
     "TrainConfig",
     "evaluate",
     "fit",
+    "new_model",
 ]
+
+
+def new_model(name: str, data: Data, options: Mapping[str, Any], seed: int) -> nn.Module:
+    """A new model for some data, its weights drawn by a seed; the global generator is left alone.
+
+    Args:
+        name: for :func:`has8.models.create_model`.
+        data: whose classes and channels it gets.
+        options: the model's own.
+        seed: of the weights.
+
+    Raises:
+        UnknownName: for an unknown model.
+        BadInput: for an unknown option, or one out of range or of a wrong type.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return create_model(
+                name, num_classes=len(data.class_names), in_channels=data.input_shape[0], **options
+            )
+        except (TypeError, RuntimeError) as error:
+            raise BadInput(f"{name} cannot be built with {dict(options)}: {error}") from error
 
 
 def fit(

@@ -38,6 +38,21 @@ def close(given, expected, dtype):
     return (given - expected).abs().max() <= TOLERANCE[dtype] * scale
 
 
+def same_planes_and_gradients(encoder, x, generator):
+    """On both paths: planes bit for bit, gradients within float64's tolerance."""
+    weight = torch.randn(8, *x.shape, generator=generator, dtype=torch.float64)
+
+    def run():
+        leaf = x.clone().requires_grad_()
+        planes = encoder(leaf)
+        planes.backward(weight)
+        return planes.detach(), leaf.grad
+
+    (planes, grad), (expected, slow) = both(run)
+    assert torch.equal(planes, expected)
+    assert close(grad, slow, torch.float64)
+
+
 layers = st.fixed_dictionaries(
     {
         "steps": st.integers(1, 12),
@@ -131,35 +146,18 @@ def test_encoder_equals_the_plain_path(slope, rescaled, order, shape, low, span,
     encoder.lo.fill_(low)
     encoder.hi.fill_(low + span)
 
-    def run():
-        generator = torch.Generator().manual_seed(seed)
-        # Beyond the range on both sides, where planes are flat.
-        x = low + span * (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.4 - 0.2)
-        x.requires_grad_()
-        planes = encoder(x)
-        planes.backward(torch.randn(planes.shape, generator=generator, dtype=torch.float64))
-        return planes.detach(), x.grad
-
-    (planes, grad), (expected, slow) = both(run)
-    assert torch.equal(planes, expected)
-    assert close(grad, slow, torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    # Beyond the range on both sides, where planes are flat.
+    x = low + span * (torch.rand(shape, generator=generator, dtype=torch.float64) * 1.4 - 0.2)
+    same_planes_and_gradients(encoder, x, generator)
 
 
 @needs_kernels
 @pytest.mark.parametrize("slope", SLOPE_KINDS)
 def test_paper_encoder_equals_the_plain_path(slope):
-    encoder = PaperBitPlaneEncoder(slope)
-
-    def run():
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(3, 5, 4, 4, generator=generator, dtype=torch.float64).requires_grad_()
-        planes = encoder(x)
-        planes.backward(torch.randn(planes.shape, generator=generator, dtype=torch.float64))
-        return planes.detach(), x.grad
-
-    (planes, grad), (expected, slow) = both(run)
-    assert torch.equal(planes, expected)
-    assert close(grad, slow, torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 4, 4, generator=generator, dtype=torch.float64)
+    same_planes_and_gradients(PaperBitPlaneEncoder(slope), x, generator)
 
 
 @needs_kernels

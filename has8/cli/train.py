@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from torch import nn
 
-from has8.data import AUGMENTATIONS, PREPROCESSES, Data, data_names, load_data
+from has8.data import AUGMENTATIONS, PREPROCESSES, data_names, load_data
 from has8.errors import BadInput, TrainingError
 from has8.hardware import ACCELERATORS, PRECISIONS, Hardware, first_process_first, is_first_process
 from has8.history import Epoch, Progress, Report
-from has8.models import create_model
 from has8.recipes import RECIPES, TrainConfig, recipe_options
 from has8.run_folder import MODEL
-from has8.train import fit
+from has8.train import fit, new_model
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -148,7 +145,7 @@ def train(
         source = load_data(data, data_root, image_size, preprocess=prepared)
     given = _options(options, base=base, depth=depth)
     chosen = {**recipe_options(recipe, model, source), **given}
-    network = _new_model(model, source, chosen, config.seed)
+    network = new_model(model, source, chosen, config.seed)
     folder = out or Path("runs") / f"{model}-{source.name}"
     arguments: dict[str, Any] = {"hardware": hardware, "out": folder, "resume": not restart}
     try:
@@ -186,17 +183,6 @@ def _options(pairs: tuple[str, ...], **named: int | None) -> dict[str, Any]:
         except ValueError:
             options[key] = text
     return options
-
-
-def _new_model(name: str, data: Data, options: dict[str, Any], seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return create_model(
-                name, num_classes=len(data.class_names), in_channels=data.input_shape[0], **options
-            )
-        except (TypeError, RuntimeError) as error:
-            raise BadInput(f"{name} cannot be built with {options}: {error}") from error
 
 
 @contextmanager

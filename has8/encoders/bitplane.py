@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from has8 import fused, kernels
+from has8 import fused
 from has8.errors import BadInput
 from has8.surrogate import SLOPES, Slope, plane_factors
 
@@ -135,12 +135,11 @@ class BitPlaneEncoder(nn.Module):
         """``[B, ...] -> [8, B, ...]`` of 0.0 and 1.0."""
         if self.training and not self.frozen:
             self.track(x, self.momentum)
-        dtype = fused.spike_type(x)
-        if self.slope in fused.SLOPE_KINDS and fused.usable(x) and dtype in kernels.KINDS:
+        if fused.encodes(x, self.slope):
             lo, span = self.lo.item(), (self.hi - self.lo).item()
             _, factors, order = self._rule
             return fused.planes(x, lo, span, plane_of_step(order), factors, self.slope)
-        x = x.to(fused.real(x.dtype))
+        dtype, x = fused.narrow_type(x), x.to(fused.real(x.dtype))
         planes: Tensor = _BitPlanes.apply(_code(x, self.lo, self.hi), *self._rule)
         return planes.to(dtype)
 
@@ -201,8 +200,7 @@ class PaperBitPlaneEncoder(nn.Module):
         if low < 0 or high > 1:
             x = torch.ones_like(x) if low == high else (x - low) / (high - low)
         code = x * LEVELS
-        known = self.slope in fused.SLOPE_KINDS and fused.spike_type(x) in kernels.KINDS
-        if known and x.dim() != 2 and fused.usable(x):
+        if x.dim() != 2 and fused.encodes(x, self.slope):
             return fused.planes(code, 0.0, -1.0, range(STEPS), self._rule[1], self.slope)
         planes: Tensor = _PaperBitPlanes.apply(code, *self._rule)
         return planes

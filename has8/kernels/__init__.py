@@ -50,7 +50,7 @@ def library() -> ctypes.CDLL | None:
     reason: object = "no command in $CC"
     for flags in _VARIANTS:
         try:
-            return _built((*command, *FLAGS, *flags))
+            return _declared(_built((*command, *FLAGS, *flags)))
         except FileNotFoundError as error:
             reason = error
             break
@@ -80,7 +80,6 @@ def call(name: str, dtype: torch.dtype, *args: Any) -> None:
             must be dense in the memory order and of the type that the kernel expects.
     """
     function = getattr(library(), f"{name}_{KINDS[dtype]}")
-    function.argtypes, function.restype = [_TYPES[letter] for letter in _ARGUMENTS[name]], None
     pointers = (arg.data_ptr() if isinstance(arg, Tensor) else arg for arg in args)
     function(torch.get_num_threads(), *pointers)
 
@@ -97,6 +96,15 @@ _ARGUMENTS = {
     "decode_backward": "nnnppp",
 }
 """Of each function: whole numbers, real numbers, pointers, and the slope's kind."""
+
+
+def _declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """Tell ctypes what each function takes, so that it converts numbers and refuses the rest."""
+    for name, letters in _ARGUMENTS.items():
+        for kind in KINDS.values():
+            function = getattr(loaded, f"{name}_{kind}")
+            function.argtypes, function.restype = [_TYPES[letter] for letter in letters], None
+    return loaded
 
 
 def _share_openmp() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -23,14 +23,6 @@ from has8.encoders import (
 from mapping.ir import Kind, Node, TensorType
 from mapping.ops.op import Lowered, Op, parameters
 
-ENCODERS = (
-    BitPlaneEncoder,
-    DuplicateEncoder,
-    LatencyEncoder,
-    PaperBitPlaneEncoder,
-    PhaseEncoder,
-    RateEncoder,
-)
 Encoder = (
     BitPlaneEncoder
     | DuplicateEncoder
@@ -39,9 +31,6 @@ Encoder = (
     | PhaseEncoder
     | RateEncoder
 )
-
-VALUES = ("duplicate",)
-"""Codings that send values; the others send spikes."""
 
 
 def lower_encoder(module: Encoder) -> Lowered:
@@ -74,7 +63,9 @@ def infer_encoder(
     if given.steps is not None:
         raise ValueError(f"it encodes values without a time axis, not {given}")
     return TensorType(
-        given.shape, Kind.VALUE if attrs["coding"] in VALUES else Kind.SPIKE, attrs["steps"]
+        given.shape,
+        Kind.VALUE if attrs["coding"] == DuplicateEncoder.coding else Kind.SPIKE,
+        attrs["steps"],
     )
 
 
@@ -114,7 +105,7 @@ def decode(node: Node, x: Tensor) -> Tensor:
 OPS = (
     Op(
         "encode",
-        ENCODERS,
+        get_args(Encoder),
         lower_encoder,
         infer_encoder,
         encode,
