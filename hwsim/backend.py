@@ -41,22 +41,33 @@ class SegmentRun:
         updated: how many samples updated each neuron in each step (state, bias or input not
             zero), ``int64[T, *shape]`` for each population; empty where a backend cannot tell.
         overflows: for each population; empty where a backend cannot tell.
+        membranes: if asked for, of each population at the end of each step, after its resets,
+            ``int32[T, B, *shape]``, or int64 where registers have more than 32 bits.
     """
 
     spikes: Mapping[str, Tensor]
     updated: Mapping[str, Counts] = field(default_factory=dict)
     overflows: Mapping[str, Overflow] = field(default_factory=dict)
+    membranes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Executable(Protocol):
     """A segment made ready to run."""
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> SegmentRun:
+    def __call__(
+        self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
+    ) -> SegmentRun:
         """Run one batch.
 
         Args:
             inputs: the spikes of each port, ``bool[T, B, *shape]``; every sample starts from
                 cleared state.
+            first: the number of the batch's first sample in the whole run, for what happens by
+                chance; backends in which nothing does ignore it.
+            membranes: whether to keep them.
+
+        Raises:
+            BackendError: if membranes are asked for and the backend cannot tell them.
         """
 
 
@@ -119,7 +130,8 @@ class Run:
         activity: counts over all samples.
         spikes: if recorded, those of every population by segment and population,
             ``bool[T, N, *shape]``; else empty.
-        inputs: if recorded, the spikes into every port, likewise.
+        inputs: if recorded with the spikes, those into every port, likewise.
+        membranes: if recorded, those of every population at the end of each step.
     """
 
     backend: str
@@ -127,3 +139,4 @@ class Run:
     activity: Activity
     spikes: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    membranes: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ BACKENDS: Registry[Callable[[], Backend]] = Registry("backend")
 """Makers of backends by name."""
 for _maker in (Fast, Reference, Lava):
     BACKENDS.register(_maker.name)(_maker)
+
+RECORDS = ("spikes", "membranes")
+"""What a run can keep."""
 
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
@@ -49,7 +52,8 @@ def simulate(
     backend: str | Backend = "fast",
     *,
     batch_size: int = 128,
-    record: bool = False,
+    record: Collection[str] = (),
+    first: int = 0,
     on_progress: Progress | None = None,
 ) -> Run:
     """Run a mapped model: encoders, ANN layers and decoders on the host, the rest on the chip.
@@ -59,13 +63,16 @@ def simulate(
         x: ``float32[N, *input_shape]``, as the model takes it.
         backend: a name in :data:`BACKENDS`, or a backend.
         batch_size: samples at a time; memory does not grow with N, unless ``record``.
-        record: keep all spikes in the result.
+        record: what to keep in the result, of :data:`RECORDS`.
+        first: the number of ``x[0]`` in a run that is done in parts.
         on_progress: called after each batch.
 
     Raises:
         BadInput: if the shape of ``x`` does not fit, or it is not finite.
-        BackendError: if the backend cannot run here, or fails.
+        BackendError: if the backend cannot run here, fails, or cannot tell what to record.
     """
+    if unknown := sorted(set(record) - set(RECORDS)):
+        raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")
     shape = mapped.graph.input.type.shape
     if tuple(x.shape[1:]) != shape or len(x) == 0:
         raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
@@ -75,11 +82,11 @@ def simulate(
     parts = []
     done = 0
     for batch in x.split(batch_size):
-        parts.append(runner(batch.float(), record))
+        parts.append(runner(batch.float(), record, first + done))
         done += len(batch)
         if on_progress is not None:
             on_progress(done, len(x))
-    return _joined(parts, batch_axis=0 if mapped.graph.output.type.steps is None else 1)
+    return joined(mapped, parts)
 
 
 class _Runner:
@@ -97,27 +104,32 @@ class _Runner:
         like = torch.empty(0)
         self.host_nodes = {s.name: moved(self.graph, s.nodes, like) for s in mapped.partition.host}
 
-    def __call__(self, x: Tensor, record: bool) -> Run:
+    def __call__(self, x: Tensor, record: Collection[str], first: int) -> Run:
         values: dict[str, Tensor] = {self.graph.input.name: x}
         counts = _Counts(self.graph, self.link)
         spikes: dict[str, dict[str, Tensor]] = {}
         inputs: dict[str, dict[str, Tensor]] = {}
+        membranes: dict[str, dict[str, Tensor]] = {}
         for place, segment in enumerate(self.segments):
             if segment.side == "host":
                 nodes = self.host_nodes[segment.name]
                 evaluate_nodes(self.graph, nodes, values, counts.watch)
             else:
                 fed = {name: values[name].bool() for name in segment.inputs}
-                run = self.executables[segment.name](fed)
+                execute = self.executables[segment.name]
+                run = execute(fed, first=first, membranes="membranes" in record)
                 counts.add_chip(segment, fed, run)
                 for name in segment.outputs:
                     values[name] = run.spikes[name].to("cpu", torch.float32)
-                if record:
+                if "spikes" in record:
                     spikes[segment.name] = dict(run.spikes)
                     inputs[segment.name] = fed
+                if "membranes" in record:
+                    membranes[segment.name] = dict(run.membranes)
             self._forget(values, place)
         logits = values[self.graph.output.name]
-        return Run(self.backend.name, logits, counts.activity(len(x)), spikes, inputs)
+        activity = counts.activity(len(x))
+        return Run(self.backend.name, logits, activity, spikes, inputs, membranes)
 
     def _forget(self, values: dict[str, Tensor], place: int) -> None:
         """Drop what no later segment needs."""
@@ -163,8 +175,13 @@ class _Counts:
         return Activity(samples, self.events, self.updated, self.overflows, self.boundary_bytes)
 
 
-def _joined(parts: Sequence[Run], batch_axis: int) -> Run:
-    """The run of all batches, from those of each."""
+def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
+    """The run of all samples, from those of its parts, in their order.
+
+    Args:
+        mapped: what ran.
+        parts: at least one, all by the same backend, with the same things recorded.
+    """
 
     def recorded(what: str) -> dict[str, dict[str, Tensor]]:
         first = getattr(parts[0], what)
@@ -179,5 +196,7 @@ def _joined(parts: Sequence[Run], batch_axis: int) -> Run:
     activity = parts[0].activity
     for part in parts[1:]:
         activity += part.activity
+    batch_axis = 0 if mapped.graph.output.type.steps is None else 1
     logits = torch.cat([part.logits for part in parts], dim=batch_axis)
-    return Run(parts[0].backend, logits, activity, recorded("spikes"), recorded("inputs"))
+    kept = (recorded(what) for what in ("spikes", "inputs", "membranes"))
+    return Run(parts[0].backend, logits, activity, *kept)

@@ -85,7 +85,7 @@ def compare(
         BackendError: if one of them cannot run here, or fails.
     """
     one, two = find_backend(left), find_backend(right)
-    run = simulate(mapped, x, one, batch_size=len(x), record=True)
+    run = simulate(mapped, x, one, batch_size=len(x), record=("spikes",))
     compared = 0
     for chip in mapped.chips:
         other = two.compile(chip, mapped.target.registers)(run.inputs[chip.name])

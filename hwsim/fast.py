@@ -111,7 +111,7 @@ class _Layer:
     shape: tuple[int, ...]
     synapses: tuple[_Synapse, ...]
     dtype: torch.dtype
-    threshold: float
+    threshold: Tensor
     bias: Tensor
     idle: Tensor | None
     kept_u: float
@@ -173,7 +173,9 @@ class _Executable:
     layers: tuple[_Layer, ...]
     device: torch.device
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> SegmentRun:
+    def __call__(
+        self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
+    ) -> SegmentRun:
         sources = {name: spikes.to(self.device) for name, spikes in inputs.items()}
         spikes, updated, overflows = {}, {}, {}
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -227,7 +229,7 @@ def _compile(
             _synapse(s, on_device((s.weight << s.weight_exp) * unit)) for s in population.synapses
         ),
         dtype=dtype,
-        threshold=float(population.threshold << registers.threshold_shift),
+        threshold=on_device(population.threshold << registers.threshold_shift).view(per_channel),
         bias=on_device(bias).view(per_channel),
         idle=idle if bool(idle.any()) else None,
         kept_u=kept_u / full,

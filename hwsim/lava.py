@@ -95,21 +95,29 @@ class LavaProgram:
     segment: ChipSegment
     timeout_s: float
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> SegmentRun:
+    def __call__(
+        self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
+    ) -> SegmentRun:
         """Run one batch in a fresh worker.
 
         Args:
             inputs: the spikes of each port, ``bool[T, B, *shape]``.
+            first: of no account, nothing happens by chance.
+            membranes: must be False.
 
         Raises:
             BadInput: if a port's spikes are missing or have another shape.
-            BackendError: if the worker dies or takes longer than the time limit.
+            BackendError: if the worker dies or takes longer than the time limit, or membranes
+                are asked for.
         """
         import torch
 
+        from has8.errors import BackendError
         from hwsim.backend import SegmentRun
         from hwsim.reference import checked_inputs
 
+        if membranes:
+            raise BackendError("Lava's runs keep no membranes; take the reference or the fast one")
         segment, spikes = self.segment, checked_inputs(self.segment, inputs)
         job = {"segment": segment, "inputs": list(spikes.values())}
         what = f"Lava's run of segment {segment.name!r}"
@@ -242,7 +250,7 @@ class _Network:
             shape=shape[::-1],
             du=population.du,
             dv=population.dv,
-            vth=population.threshold,
+            vth=int(population.threshold[0]),
             bias_mant=bias.T.copy(),
             bias_exp=population.bias_exp,
             reset_interval=self.period,

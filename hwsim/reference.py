@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,11 +63,15 @@ class ReferenceProgram:
     segment: ChipSegment
     registers: Registers
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> SegmentRun:
+    def __call__(
+        self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
+    ) -> SegmentRun:
         """Run one batch, step by step and in each step population by population.
 
         Args:
             inputs: the spikes of each port, ``bool[T, B, *shape]``.
+            first: of no account, nothing happens by chance.
+            membranes: whether to keep them.
 
         Raises:
             BadInput: if a port's spikes are missing or have another shape.
@@ -81,15 +86,20 @@ class ReferenceProgram:
         # The newest spikes of everything: this step's where the source has run already, else
         # those of the step before, none at first.
         newest = {item.name: fired[item.name][0].copy() for item in self.segment.populations}
+        kept: dict[str, list[NDArray[np.signedinteger[Any]]]] = {name: [] for name in fired}
+        width = np.int32 if self.registers.state_bits <= 32 else np.int64
         for step in range(self.segment.steps):
             newest |= {name: spikes[step] for name, spikes in ports.items()}
             for state in states:
                 name = state.population.name
                 fired[name][step] = newest[name] = state.advance(newest)
+                if membranes:
+                    kept[name].append(state.v.astype(width))
         return SegmentRun(
             spikes={name: torch.from_numpy(spikes) for name, spikes in fired.items()},
             updated={item.population.name: np.stack(item.updated) for item in states},
             overflows={item.population.name: item.overflow for item in states},
+            membranes={n: torch.from_numpy(np.stack(v)) for n, v in kept.items() if v},
         )
 
 
@@ -102,7 +112,8 @@ class _State:
         self.u = np.zeros((samples, *population.shape), dtype=np.int64)
         self.v = np.zeros_like(self.u)
         bias = shift_left(population.bias.astype(np.int64), population.bias_exp)
-        self.bias = bias.reshape(-1, *[1] * (len(population.shape) - 1))
+        self.bias = population.per_channel(bias)
+        self.threshold = population.per_channel(population.threshold << registers.threshold_shift)
         self.updated: list[Counts] = []
         self.overflow = Overflow()
 
@@ -126,7 +137,7 @@ class _State:
             v_clips=int(np.count_nonzero(self.v != membrane)),
         )
 
-        fired: Spikes = self.v > population.threshold << regs.threshold_shift
+        fired: Spikes = self.v > self.threshold
         self.v = np.where(fired, 0, self.v)
         busy = (before != 0) | (self.u != 0) | (self.bias != 0) | (arriving != 0)
         self.updated.append(np.count_nonzero(busy, axis=0).astype(np.int64))

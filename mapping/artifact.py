@@ -30,7 +30,7 @@ from mapping.segment import ChipSegment, Population, Port, Synapse
 from mapping.target import Target
 from mapping.verify import verify_graph
 
-FORMAT, VERSION = "has8-mapped", 1
+FORMAT, VERSION = "has8-mapped", 2
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 
 Arrays = dict[str, NDArray[Any]]
@@ -60,11 +60,9 @@ class _Population(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     synapses: tuple[_Synapse, ...]
     neuron: str
-    threshold: int
     bias_exp: int
     du: int
     dv: int
-    scale: float
 
 
 class _ChipSegment(msgspec.Struct, frozen=True):
@@ -186,6 +184,7 @@ def _pack_chip(chip: ChipSegment, arrays: Arrays) -> _ChipSegment:
     populations = []
     for p in chip.populations:
         arrays[f"chip/{p.name}/bias"] = _narrow(p.bias)
+        arrays[f"chip/{p.name}/threshold"] = _narrow(p.threshold)
         for place, s in enumerate(p.synapses):
             arrays[f"chip/{p.name}/{place}"] = _narrow(s.weight)
         synapses = tuple(
@@ -200,11 +199,9 @@ def _pack_chip(chip: ChipSegment, arrays: Arrays) -> _ChipSegment:
                 p.shape,
                 synapses,
                 p.neuron,
-                p.threshold,
                 p.bias_exp,
                 p.du,
                 p.dv,
-                p.scale,
             )
         )
     return _ChipSegment(chip.name, chip.steps, chip.inputs, tuple(populations), chip.outputs)
@@ -232,19 +229,20 @@ def _unpack_chip(packed: _ChipSegment, arrays: Mapping[str, NDArray[Any]]) -> Ch
             )
             for place, s in enumerate(p.synapses)
         )
-        bias = arrays[f"chip/{p.name}/bias"].astype(np.int64)
+        threshold, bias = (
+            arrays[f"chip/{p.name}/{key}"].astype(np.int64) for key in ("threshold", "bias")
+        )
         populations.append(
             Population(
                 p.name,
                 p.shape,
                 synapses,
                 p.neuron,
-                p.threshold,
+                threshold,
                 bias,
                 p.bias_exp,
                 p.du,
                 p.dv,
-                p.scale,
             )
         )
     return ChipSegment(packed.name, packed.steps, packed.inputs, tuple(populations), packed.outputs)

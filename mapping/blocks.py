@@ -160,7 +160,7 @@ def held(
         "synapse_bits": sum(part.words for part in parts) * core.packing.word_bits,
         LONGEST: max((part.longest for part in parts), default=0),
         "synapse_formats": sum(part.formats for part in parts),
-        "threshold_configs": 1,
+        "threshold_configs": len(set(layer.population.threshold[start[0] : stop[0]].tolist())),
         "compartment_configs": 1,
     }
 

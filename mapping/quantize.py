@@ -201,12 +201,11 @@ def _rounded(
         shape=neuron.type.shape,
         synapses=tuple(synapses),
         neuron=neuron.attrs["model"],
-        threshold=threshold,
+        threshold=np.full(len(bias), threshold),
         bias=bias,
         bias_exp=bias_exp,
         du=min(full - registers.current_decay_offset, full - 1),
         dv=min(max(round((1 - layer.beta) * full) - registers.membrane_decay_offset, 0), full - 1),
-        scale=unit,
     )
 
 
@@ -228,13 +227,17 @@ def _bias(scaled: Floats, registers: Registers) -> tuple[NDArray[np.int64], int]
 
 
 def _error(layer: _FloatLayer, population: Population, registers: Registers) -> LayerError:
-    effective = [s.weight * 2.0**s.weight_exp / population.scale for s in population.synapses]
+    unit = population.threshold * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
+    effective = [
+        s.weight * 2.0**s.weight_exp / unit.reshape(-1, *(1,) * (s.weight.ndim - 1))
+        for s in population.synapses
+    ]
     differences = tuple(w - e for w, e in zip(layer.weights, effective, strict=True))
     current = _worst_current(differences)
-    resolution = 2.0**-registers.threshold_shift / population.threshold
-    bias = float(
-        np.abs(layer.bias - population.bias * 2.0**population.bias_exp * resolution).max(initial=0)
-    )
+    steps_per_threshold = population.threshold * 2.0**registers.threshold_shift
+    resolution = float(np.max(1 / steps_per_threshold))
+    effective_bias = population.bias * 2.0**population.bias_exp / steps_per_threshold
+    bias = float(np.abs(layer.bias - effective_bias).max(initial=0))
     full = 1 << registers.decay_bits
     kept = 1 - (population.dv + registers.membrane_decay_offset) / full
     decay = abs(layer.beta - kept)

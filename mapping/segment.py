@@ -67,30 +67,32 @@ class Population:
         shape: ``(C, H, W)`` or ``(N,)``.
         synapses: what feeds it, in the order of the graph.
         neuron: the neuron model, "lif" with hard reset.
-        threshold: the mantissa; the membrane is compared with ``threshold * 64``, strictly.
+        threshold: the mantissa of each channel, ``int64[C]``; the membrane is compared with
+            ``threshold * 64``, strictly.
         bias: the mantissa of each channel, ``int64[C]``.
         bias_exp: the bias acts as ``bias * 2**bias_exp`` in every step.
         du: current decay, 0..4095; the chip adds one, so 4095 lets a current last one step.
         dv: membrane decay, 0..4096, in 1/4096 a step.
-        scale: units of weight for a float weight of one threshold: what float thresholds were
-            multiplied by.
     """
 
     name: str
     shape: tuple[int, ...]
     synapses: tuple[Synapse, ...]
     neuron: str
-    threshold: int
+    threshold: IntArray
     bias: IntArray
     bias_exp: int
     du: int
     dv: int
-    scale: float
 
     @property
     def size(self) -> int:
         """How many neurons."""
         return int(np.prod(self.shape))
+
+    def per_channel(self, constants: IntArray) -> IntArray:
+        """One number for each channel, ``[C]``, in a shape that broadcasts over the neurons."""
+        return constants.reshape(-1, *(1,) * (len(self.shape) - 1))
 
     @property
     def most_drive(self) -> int:
@@ -99,11 +101,13 @@ class Population:
         Weight exponents must not be negative.
         """
         drive = np.zeros(self.shape, np.int64)
-        per_channel = (-1, *(1,) * (len(self.shape) - 1))
         for synapse in self.synapses:
             weight = np.abs(synapse.weight) << synapse.weight_exp
             sums = weight.reshape(len(weight), -1).sum(1)
-            drive += sums.reshape(self.shape if synapse.kind == "linear" else per_channel)
+            if synapse.kind == "linear":
+                drive += sums.reshape(self.shape)
+            else:
+                drive += self.per_channel(sums)
         return int(drive.max())
 
 

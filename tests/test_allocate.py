@@ -47,7 +47,7 @@ def linear(name: str, source: str, shape: tuple[int, int], bits: int = 8) -> Syn
 
 def neurons(name: str, shape: tuple[int, ...], *synapses: Synapse) -> Population:
     bias = np.zeros(shape[0], dtype=np.int64)
-    return Population(name, shape, synapses, "lif", 100, bias, 0, 4095, 0, 1.0)
+    return Population(name, shape, synapses, "lif", np.full(shape[0], 100), bias, 0, 4095, 0)
 
 
 def segment(

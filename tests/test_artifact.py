@@ -41,7 +41,8 @@ def test_load_of_save_is_the_mapping_and_saves_to_the_same_bytes(model, digits, 
         )  # fmt: skip
         for p, q in zip(chip.populations, other.populations, strict=True):
             assert np.array_equal(p.bias, q.bias)
-            assert (p.threshold, p.bias_exp, p.du, p.dv) == (q.threshold, q.bias_exp, q.du, q.dv)
+            assert np.array_equal(p.threshold, q.threshold)
+            assert (p.bias_exp, p.du, p.dv) == (q.bias_exp, q.du, q.dv)
             for s, t in zip(p.synapses, q.synapses, strict=True):
                 assert np.array_equal(s.weight, t.weight)
                 assert (s.weight_exp, dict(s.attrs)) == (t.weight_exp, dict(t.attrs))

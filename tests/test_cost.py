@@ -51,7 +51,7 @@ def linear(name, source, weight):
 
 def population(name, shape, *synapses, dv=0):
     bias = np.zeros(shape[0], np.int64)
-    return Population(name, shape, synapses, "lif", 100, bias, 0, 4095, dv, 1.0)
+    return Population(name, shape, synapses, "lif", np.full(shape[0], 100), bias, 0, 4095, dv)
 
 
 def on_chip(chip, target=LOIHI):

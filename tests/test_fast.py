@@ -33,7 +33,9 @@ def constants(draw):
 
 def population(name, shape, synapses, rng, values, bias_scale):
     bias = rng.integers(-bias_scale, bias_scale + 1, shape[0])
-    return Population(name, shape, tuple(synapses), "lif", bias=bias, scale=1.0, **values)
+    threshold = np.full(shape[0], values["threshold"])
+    values = {**values, "threshold": threshold, "bias": bias}
+    return Population(name, shape, tuple(synapses), "lif", **values)
 
 
 def weights(rng, shape, mode):
@@ -111,7 +113,7 @@ def dense(weight, *, threshold=131_071, bias=0, bias_exp=0, du=4095, dv=0, exp=0
     """One neuron that every input drives."""
     synapse = Synapse("w", "x", "linear", {}, np.array([weight]), exp, "mixed", 8)
     neuron = Population(
-        "n", (1,), (synapse,), "lif", threshold, np.array([bias]), bias_exp, du, dv, 1.0
+        "n", (1,), (synapse,), "lif", np.array([threshold]), np.array([bias]), bias_exp, du, dv
     )
     return ChipSegment("s", steps, (Port("x", (len(weight),)),), (neuron,), ("n",))
 
@@ -165,7 +167,7 @@ def test_exact_without_onednn_too():
         "c", "x", "conv2d", attrs, weights(rng, (16, 16, 3, 3), "mixed"), 0, "mixed", 8
     )
     bias = np.zeros(16, np.int64)
-    layer = Population("a", (16, 16, 16), (synapse,), "lif", 300, bias, 0, 4095, 2048, 1.0)
+    layer = Population("a", (16, 16, 16), (synapse,), "lif", np.full(16, 300), bias, 0, 4095, 2048)
     segment = ChipSegment("s", 4, (Port("x", (16, 16, 16)),), (layer,), ("a",))
     inputs = spikes_for(segment, 0, samples=8)
     before = torch._C._get_mkldnn_enabled()
@@ -187,7 +189,8 @@ def test_odd_currents_that_wrap_do_not_round():
 
 
 def test_bias_alone_can_drive_a_population():
-    bias = Population("n", (3,), (), "lif", 100, np.array([900, 0, 4095]), 1, 4095, 0, 1.0)
+    thresholds = np.array([100, 90, 80])
+    bias = Population("n", (3,), (), "lif", thresholds, np.array([900, 0, 4095]), 1, 4095, 0)
     segment = ChipSegment("s", 6, (Port("x", (2,)),), (bias,), ("n",))
     run = assert_equal(segment, LOIHI, all_ones(segment))
     assert run.spikes["n"].any()

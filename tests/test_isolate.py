@@ -68,7 +68,9 @@ HANG = "os.fork(); print(os.getpid(), file=(here / 'pids').open('a'), flush=True
 def test_dataclasses_and_arrays_travel_both_ways(worker):
     weight = np.arange(-3, 3).reshape(2, 3)
     synapse = Synapse("w", "x", "linear", {"groups": 2}, weight, np.int64(3), "mixed", 8)
-    layer = Population("y", (2,), (synapse,), "lif", 5, np.array([1, -1]), 0, 4095, 0, 1.5)
+    layer = Population(
+        "y", (2,), (synapse,), "lif", np.array([5, 5]), np.array([1, -1]), 0, 4095, 0
+    )
     segment = ChipSegment("s", 4, (Port("x", (3,)),), (layer,), ("y",))
     body = (
         "s = job['segment'].populations[0].synapses[0]; "

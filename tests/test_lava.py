@@ -70,7 +70,8 @@ class Maker:
         dv: int = 2048,
     ) -> Population:
         biases = self.rng.integers(-bias, 2 * bias + 1, shape[0]).clip(-4095, 4095)
-        return Population(name, shape, synapses, "lif", threshold, biases, bias_exp, du, dv, 1.0)
+        thresholds = np.full(shape[0], threshold)
+        return Population(name, shape, synapses, "lif", thresholds, biases, bias_exp, du, dv)
 
 
 def everything(make: Maker) -> ChipSegment:

@@ -35,7 +35,7 @@ def linear(name: str, source: str, shape: tuple[int, int]) -> Synapse:
 
 def neurons(name: str, shape: tuple[int, ...], *synapses: Synapse) -> Population:
     bias = np.zeros(shape[0], int)
-    return Population(name, shape, synapses, "lif", 100, bias, 0, 4095, 0, 1.0)
+    return Population(name, shape, synapses, "lif", np.full(shape[0], 100), bias, 0, 4095, 0)
 
 
 def network() -> ChipSegment:

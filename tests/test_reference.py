@@ -33,7 +33,8 @@ def linear(source: str, weight: list[list[int]], exp: int = 0) -> Synapse:
 def neurons(name: str, *synapses: Synapse, threshold: int = 100, **other: int) -> Population:
     constants = {"bias_exp": 0, "du": 4095, "dv": 4096, **other}
     bias = np.full(len(synapses[0].weight), constants.pop("bias", 0))
-    return Population(name, (len(bias),), synapses, "lif", threshold, bias, scale=1.0, **constants)
+    thresholds = np.full(len(bias), threshold)
+    return Population(name, (len(bias),), synapses, "lif", thresholds, bias, **constants)
 
 
 def one(*populations: Population, steps: int, inputs: int = 1) -> ChipSegment:
@@ -74,6 +75,7 @@ class Neuron:
     def __init__(self, population: Population, channel: int, registers: Registers) -> None:
         self.p, self.r, self.u, self.v = population, registers, 0, 0
         self.bias = int(population.bias[channel]) * 2**population.bias_exp
+        self.threshold = int(population.threshold[channel])
 
     def step(self, arriving: int) -> tuple[bool, bool, bool, bool]:
         """Whether it fired, was updated, wrapped and was clipped."""
@@ -87,7 +89,7 @@ class Neuron:
             u += 2 * half
         v = decayed(self.v, self.p.dv + r.membrane_decay_offset, r.decay_bits) + u + self.bias
         self.u, self.v = u, min(max(v, 1 - half), half - 1)
-        fired = self.v > self.p.threshold * 2**r.threshold_shift
+        fired = self.v > self.threshold * 2**r.threshold_shift
         wrapped, clipped = u != unwrapped, v != self.v
         updated = bool(before or u or self.bias or arriving)
         self.v = 0 if fired else self.v
@@ -167,12 +169,11 @@ def segments(draw: st.DrawFn) -> tuple[ChipSegment, dict[str, np.ndarray]]:
             shape,
             synapses,
             "lif",
-            threshold=draw(st.sampled_from((0, 300, 20_000, 131_071))),
+            threshold=rng.choice((0, 300, 20_000, 131_071), shape[0]),
             bias=rng.integers(-4095, 4096, shape[0]) * draw(number(0, 1)),
             bias_exp=draw(number(0, 7)),
             du=draw(st.sampled_from((0, 1000, 4095))),
             dv=draw(st.sampled_from((0, 1, 2048, 4096))),
-            scale=1.0,
         )
 
     conv = synapse("conv2d", "x", (2, 2 // groups, *kernel), {**pairs, "groups": groups})

@@ -38,7 +38,9 @@ def population(name, source):
     synapse = Synapse(
         f"{name}.w", source, "linear", {}, np.ones((WIDTH, WIDTH), int), 0, "mixed", 8
     )
-    return Population(name, (WIDTH,), (synapse,), "lif", 100, np.zeros(WIDTH, int), 0, 4095, 0, 1.0)
+    return Population(
+        name, (WIDTH,), (synapse,), "lif", np.full(WIDTH, 100), np.zeros(WIDTH, int), 0, 4095, 0
+    )
 
 
 def chain(cores, target=SMALL):
