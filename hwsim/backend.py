@@ -43,12 +43,15 @@ class SegmentRun:
         overflows: for each population; empty where a backend cannot tell.
         membranes: if asked for, of each population at the end of each step, after its resets,
             ``int32[T, B, *shape]``, or int64 where registers have more than 32 bits.
+        fired: how many samples fired, ``int64[T, *shape]`` for each population, where the
+            backend has counted that already.
     """
 
     spikes: Mapping[str, Tensor]
     updated: Mapping[str, Counts] = field(default_factory=dict)
     overflows: Mapping[str, Overflow] = field(default_factory=dict)
     membranes: Mapping[str, Tensor] = field(default_factory=dict)
+    fired: Mapping[str, Counts] = field(default_factory=dict)
 
 
 class Executable(Protocol):
@@ -132,6 +135,8 @@ class Run:
             ``bool[T, N, *shape]``; else empty.
         inputs: if recorded with the spikes, those into every port, likewise.
         membranes: if recorded, those of every population at the end of each step.
+        arithmetic: what each population was computed in, in words; empty where the backend has
+            but one.
     """
 
     backend: str
@@ -140,3 +145,4 @@ class Run:
     spikes: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     membranes: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    arithmetic: Mapping[str, str] = field(default_factory=dict)

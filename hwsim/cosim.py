@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -10,13 +11,14 @@ from torch import Tensor
 from has8.errors import BackendError, BadInput
 from has8.registry import Registry
 from hwsim.backend import Activity, Backend, Counts, Executable, Overflow, Run, SegmentRun
+from hwsim.boundary import count, decode, encode
 from hwsim.fast import Fast
 from hwsim.lava import Lava
 from hwsim.reference import Reference
 from mapping import Mapped
-from mapping.evaluate import evaluate_nodes, moved
+from mapping.evaluate import moved
 from mapping.ir import Graph, Node
-from mapping.ops import OPS
+from mapping.ops import OPS, run_node
 from mapping.partition import Segment
 from mapping.prices import HostLink
 
@@ -79,57 +81,106 @@ def simulate(
     if not x.is_floating_point() or not bool(x.isfinite().all()):
         raise BadInput(f"images must be finite floats, as the model was trained on, not {x.dtype}")
     runner = _Runner(mapped, find_backend(backend))
-    parts = []
+    parts: list[_Part] = []
+    logits: list[Tensor] = []
     done = 0
-    for batch in x.split(batch_size):
-        parts.append(runner(batch.float(), record, first + done))
-        done += len(batch)
-        if on_progress is not None:
-            on_progress(done, len(x))
-    return joined(mapped, parts)
+    with torch.inference_mode():
+        for batch in x.split(batch_size):
+            part = runner(batch.float(), record, first + done)
+            logits.append(part.values[mapped.graph.output.name].float())
+            if record:
+                parts.append(part)
+            done += len(batch)
+            if on_progress is not None:
+                on_progress(done, len(x))
+    return Run(
+        runner.backend.name,
+        _stacked(mapped, logits),
+        runner.counts.activity(),
+        _together([part.spikes for part in parts]),
+        _together([part.inputs for part in parts]),
+        _together([part.membranes for part in parts]),
+        runner.arithmetic,
+    )
 
 
 class _Runner:
-    """A mapped model made ready to run batch by batch."""
+    """A mapped model made ready to run batch by batch; it counts on the way."""
 
     def __init__(self, mapped: Mapped, backend: Backend) -> None:
         self.graph, self.backend = mapped.graph, backend
         self.segments = mapped.partition.segments
-        self.chips = {chip.name: chip for chip in mapped.chips}
-        self.link = mapped.target.link
         registers = mapped.target.registers
         self.executables: dict[str, Executable] = {
-            name: backend.compile(chip, registers) for name, chip in self.chips.items()
+            chip.name: backend.compile(chip, registers) for chip in mapped.chips
         }
-        like = torch.empty(0)
-        self.host_nodes = {s.name: moved(self.graph, s.nodes, like) for s in mapped.partition.host}
+        self.sent = {name for segment in mapped.partition.chip for name in segment.inputs}
+        # Images lie as the chip's spikes do; with nothing on the chip, as in the graph's own run.
+        self.memory = torch.channels_last if mapped.chips else torch.contiguous_format
+        self.host_nodes = {
+            s.name: [self._node(node) for node in moved(self.graph, s.nodes, torch.empty(0))]
+            for s in mapped.partition.host
+        }
+        self.counts = _Counts(self.graph, mapped.target.link)
 
-    def __call__(self, x: Tensor, record: Collection[str], first: int) -> Run:
-        values: dict[str, Tensor] = {self.graph.input.name: x}
-        counts = _Counts(self.graph, self.link)
-        spikes: dict[str, dict[str, Tensor]] = {}
-        inputs: dict[str, dict[str, Tensor]] = {}
-        membranes: dict[str, dict[str, Tensor]] = {}
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """What each population is computed in, as far as the backend says so."""
+        found = (getattr(program, "arithmetic", {}) for program in self.executables.values())
+        return {name: words for program in found for name, words in program.items()}
+
+    def __call__(self, x: Tensor, record: Collection[str], first: int) -> _Part:
+        values: dict[str, Tensor] = {self.graph.input.name: self._dense(x)}
+        part = _Part(values)
+        self.counts.begin(len(x))
         for place, segment in enumerate(self.segments):
             if segment.side == "host":
-                nodes = self.host_nodes[segment.name]
-                evaluate_nodes(self.graph, nodes, values, counts.watch)
+                self._run_host(segment, values)
             else:
-                fed = {name: values[name].bool() for name in segment.inputs}
-                execute = self.executables[segment.name]
-                run = execute(fed, first=first, membranes="membranes" in record)
-                counts.add_chip(segment, fed, run)
-                for name in segment.outputs:
-                    values[name] = run.spikes[name].to("cpu", torch.float32)
-                if "spikes" in record:
-                    spikes[segment.name] = dict(run.spikes)
-                    inputs[segment.name] = fed
-                if "membranes" in record:
-                    membranes[segment.name] = dict(run.membranes)
+                self._run_chip(segment, values, part, record, first)
             self._forget(values, place)
-        logits = values[self.graph.output.name]
-        activity = counts.activity(len(x))
-        return Run(self.backend.name, logits, activity, spikes, inputs, membranes)
+        return part
+
+    def _run_host(self, segment: Segment, values: dict[str, Tensor]) -> None:
+        for node in self.host_nodes[segment.name]:
+            inputs = [values[name] for name in node.inputs]
+            if OPS[node.op].role == "synapse":
+                self.counts.count(node.inputs[0], inputs[0])
+            if node.op == "encode" and node.name in self.sent:
+                values[node.name], fired = encode(node, inputs[0])
+                self.counts.add(node.name, fired)
+            elif node.op == "decode" and inputs[0].dtype == torch.bool:
+                values[node.name] = decode(node, inputs[0])
+            else:
+                steps = self.graph[node.inputs[0]].type.steps
+                values[node.name] = run_node(
+                    OPS[node.op], node, tuple(x.float() for x in inputs), steps
+                )
+
+    def _run_chip(
+        self,
+        segment: Segment,
+        values: dict[str, Tensor],
+        part: _Part,
+        record: Collection[str],
+        first: int,
+    ) -> None:
+        fed = {name: values[name].bool() for name in segment.inputs}
+        execute = self.executables[segment.name]
+        run = execute(fed, first=first, membranes="membranes" in record)
+        self.counts.add_chip(segment, fed, run)
+        values.update({name: run.spikes[name].cpu() for name in segment.outputs})
+        if "spikes" in record:
+            part.spikes[segment.name] = dict(run.spikes)
+            part.inputs[segment.name] = fed
+        if "membranes" in record:
+            part.membranes[segment.name] = dict(run.membranes)
+
+    def _node(self, node: Node) -> Node:
+        return replace(node, tensors={name: self._dense(x) for name, x in node.tensors.items()})
+
+    def _dense(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self.memory) if x.dim() == 4 else x
 
     def _forget(self, values: dict[str, Tensor], place: int) -> None:
         """Drop what no later segment needs."""
@@ -139,40 +190,72 @@ class _Runner:
             del values[name]
 
 
+Recorded = dict[str, dict[str, Tensor]]
+
+
+@dataclass(slots=True)
+class _Part:
+    """What is kept of one batch."""
+
+    values: dict[str, Tensor]
+    spikes: Recorded = field(default_factory=dict)
+    inputs: Recorded = field(default_factory=dict)
+    membranes: Recorded = field(default_factory=dict)
+
+
 class _Counts:
-    """Activity of one batch while it runs."""
+    """Activity so far; memory does not grow with the samples."""
 
     def __init__(self, graph: Graph, link: HostLink) -> None:
-        self.graph, self.link = graph, link
+        self.graph, self.link, self.samples = graph, link, 0
         self.boundary_bytes: dict[tuple[str, str], int] = {}
         self.events: dict[str, Counts] = {}
         self.updated: dict[str, Counts] = {}
         self.overflows: dict[str, Overflow] = {}
+        self.seen: dict[str, int] = {}
 
-    def watch(self, node: Node, inputs: tuple[Tensor, ...]) -> None:
-        """Count the non-zero inputs of the host's synapses."""
-        if OPS[node.op].role == "synapse":
-            self.count(node.inputs[0], inputs[0])
+    def begin(self, samples: int) -> None:
+        """A new batch."""
+        self.samples += samples
+        self.seen = {}
 
     def count(self, name: str, x: Tensor) -> None:
-        """Count what is not zero in the tensor of node ``name``, over the batch axis."""
-        if name not in self.events:
-            batch_axis = 0 if self.graph[name].type.steps is None else 1
-            self.events[name] = (x != 0).sum(batch_axis).cpu().numpy()
+        """Count what is not zero in the tensor of node ``name``, once in a batch."""
+        if name not in self.seen:
+            self.add(name, count(x, 0 if self.graph[name].type.steps is None else 1))
+
+    def add(self, name: str, counts: Counts) -> None:
+        """Take over what was counted of node ``name``."""
+        self.seen[name] = int(counts.sum())
+        _add(self.events, name, counts)
 
     def add_chip(self, segment: Segment, fed: Mapping[str, Tensor], run: SegmentRun) -> None:
         """Count the spikes into and inside a chip segment."""
+        for name, fired in run.fired.items():
+            self.add(name, fired)
         for name, spikes in (*fed.items(), *run.spikes.items()):
             self.count(name, spikes)
         for way, names in (("in", segment.inputs), ("out", segment.outputs)):
-            crossed = sum(int(self.events[name].sum()) for name in names)
-            self.boundary_bytes[segment.name, way] = self.link.message_bytes(crossed)
-        self.updated.update(run.updated)
-        self.overflows.update(run.overflows)
+            crossed = sum(self.seen[name] for name in names)
+            bits = self.boundary_bytes.get((segment.name, way), 0)
+            self.boundary_bytes[segment.name, way] = bits + self.link.message_bytes(crossed)
+        for name, updated in run.updated.items():
+            _add(self.updated, name, updated)
+        for name, overflow in run.overflows.items():
+            self.overflows[name] = self.overflows.get(name, Overflow()) + overflow
 
-    def activity(self, samples: int) -> Activity:
+    def activity(self) -> Activity:
         """What was counted."""
-        return Activity(samples, self.events, self.updated, self.overflows, self.boundary_bytes)
+        return Activity(
+            self.samples, self.events, self.updated, self.overflows, self.boundary_bytes
+        )
+
+
+def _add(totals: dict[str, Counts], name: str, counts: Counts) -> None:
+    if name in totals:
+        totals[name] += counts
+    else:
+        totals[name] = counts.copy()
 
 
 def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
@@ -182,21 +265,29 @@ def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
         mapped: what ran.
         parts: at least one, all by the same backend, with the same things recorded.
     """
-
-    def recorded(what: str) -> dict[str, dict[str, Tensor]]:
-        first = getattr(parts[0], what)
-        return {
-            segment: {
-                name: torch.cat([getattr(part, what)[segment][name] for part in parts], dim=1)
-                for name in tensors
-            }
-            for segment, tensors in first.items()
-        }
-
     activity = parts[0].activity
     for part in parts[1:]:
         activity += part.activity
-    batch_axis = 0 if mapped.graph.output.type.steps is None else 1
-    logits = torch.cat([part.logits for part in parts], dim=batch_axis)
-    kept = (recorded(what) for what in ("spikes", "inputs", "membranes"))
-    return Run(parts[0].backend, logits, activity, *kept)
+    return replace(
+        parts[0],
+        logits=_stacked(mapped, [part.logits for part in parts]),
+        activity=activity,
+        spikes=_together([part.spikes for part in parts]),
+        inputs=_together([part.inputs for part in parts]),
+        membranes=_together([part.membranes for part in parts]),
+    )
+
+
+def _stacked(mapped: Mapped, logits: Sequence[Tensor]) -> Tensor:
+    """The logits of all samples."""
+    return torch.cat(list(logits), dim=0 if mapped.graph.output.type.steps is None else 1)
+
+
+def _together(parts: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> Recorded:
+    """What was recorded of all samples, ``[T, N, *shape]``."""
+    return {
+        segment: {
+            name: torch.cat([part[segment][name] for part in parts], dim=1) for name in tensors
+        }
+        for segment, tensors in (parts[0] if parts else {}).items()
+    }

@@ -6,10 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from has8.errors import BackendError
+from hwsim import kernels
 from hwsim.backend import Overflow
 from hwsim.fast import Fast
 from hwsim.reference import Reference
@@ -33,7 +34,7 @@ def constants(draw):
 
 def population(name, shape, synapses, rng, values, bias_scale):
     bias = rng.integers(-bias_scale, bias_scale + 1, shape[0])
-    threshold = np.full(shape[0], values["threshold"])
+    threshold = rng.choice([values["threshold"], 40, 20_000], shape[0])
     values = {**values, "threshold": threshold, "bias": bias}
     return Population(name, shape, tuple(synapses), "lif", **values)
 
@@ -85,6 +86,33 @@ def segments(draw):
     return ChipSegment("s", draw(NUMBERS(1, 8)), (Port("x", x),), populations, ("c",))
 
 
+@st.composite
+def small_segments(draw):
+    """Convolutions of so few pixels that they run as matrices, between dense layers and images."""
+    rng = np.random.default_rng(draw(NUMBERS(0, 10_000)))
+    x = (draw(NUMBERS(1, 5)), *draw(st.sampled_from([(1, 1), (1, 3), (2, 2), (4, 1)])))
+    kernel, pad = (draw(NUMBERS(1, 3)), draw(NUMBERS(1, 3))), draw(NUMBERS(1, 2))
+    attrs = {
+        "stride": [draw(NUMBERS(1, 2)), draw(NUMBERS(1, 2))],
+        "padding": [pad, pad],
+        "dilation": [1, 1],
+        "groups": 1,
+    }
+    extents = [(x[1 + a] + 2 * pad - kernel[a]) // attrs["stride"][a] + 1 for a in (0, 1)]
+    shape, back = (3, *extents), (2, 3, 2)
+    conv = Synapse(
+        "c", "x", "conv2d", attrs, weights(rng, (3, x[0], *kernel), "mixed"), 1, "mixed", 8
+    )
+    out = Synapse(
+        "d", "a", "linear", {}, weights(rng, (12, int(np.prod(shape))), "mixed"), 0, "mixed", 8
+    )
+    populations = (
+        population("a", shape, [conv], rng, draw(constants()), 100),
+        population("b", back, [out], rng, draw(constants()), 100),
+    )
+    return ChipSegment("s", draw(NUMBERS(1, 8)), (Port("x", x),), populations, ("b",))
+
+
 def spikes_for(segment, seed, samples=3, rate=0.5):
     rng = np.random.default_rng(seed)
     (port,) = segment.inputs
@@ -93,11 +121,14 @@ def spikes_for(segment, seed, samples=3, rate=0.5):
 
 
 def assert_equal(segment, registers, inputs):
-    fast = Fast().compile(segment, registers)(inputs)
-    reference = Reference().compile(segment, registers)(inputs)
+    fast = Fast().compile(segment, registers)(inputs, membranes=True)
+    reference = Reference().compile(segment, registers)(inputs, membranes=True)
     for p in segment.populations:
         assert torch.equal(fast.spikes[p.name], reference.spikes[p.name])
+        assert torch.equal(fast.membranes[p.name], reference.membranes[p.name])
+        assert fast.membranes[p.name].dtype == reference.membranes[p.name].dtype
         assert np.array_equal(fast.updated[p.name], reference.updated[p.name])
+        assert np.array_equal(fast.fired[p.name], reference.spikes[p.name].sum(1).numpy())
     assert fast.overflows == reference.overflows
     return fast
 
@@ -107,6 +138,22 @@ def assert_equal(segment, registers, inputs):
 def test_equals_the_reference(segment, seed, keep_top):
     registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
     assert_equal(segment, registers, spikes_for(segment, seed))
+
+
+@settings(deadline=None, max_examples=60)
+@given(segment=small_segments(), seed=NUMBERS(0, 99))
+def test_equals_the_reference_on_a_few_pixels(segment, seed):
+    assert_equal(segment, LOIHI, spikes_for(segment, seed))
+
+
+def test_chunks_of_samples_make_no_difference(monkeypatch):
+    segment = dense([254, 2, 130] * 40, threshold=2000, dv=2048)
+    inputs = spikes_for(segment, 3, samples=61)
+    whole = Fast().compile(segment, LOIHI)(inputs)
+    monkeypatch.setattr("hwsim.fast.CHUNK", 4 * 7)
+    parts = Fast().compile(segment, LOIHI)(inputs)
+    assert torch.equal(whole.spikes["n"], parts.spikes["n"])
+    assert np.array_equal(whole.updated["n"], parts.updated["n"])
 
 
 def dense(weight, *, threshold=131_071, bias=0, bias_exp=0, du=4095, dv=0, exp=0, steps=4):
@@ -151,12 +198,45 @@ def test_neurons_without_bias_rest_until_something_reaches_them():
     assert run.updated["n"].flatten().tolist() == [0, 1, 1]
 
 
+def arithmetic(segment):
+    (found,) = Fast().compile(segment, LOIHI).layers
+    return found.sums[0].arithmetic, found.lif.compiled
+
+
 def test_narrow_arithmetic_only_where_it_cannot_round():
-    narrow = Fast().compile(dense([2] * 9, dv=2048), LOIHI)
-    wide = Fast().compile(dense([254] * 9, exp=7), LOIHI)
-    odd_decay = Fast().compile(dense([2] * 9, dv=163), LOIHI)
-    types = [e.layers[0].dtype for e in (narrow, wide, odd_decay)]
-    assert types == [torch.float32, torch.float64, torch.float64]
+    whole = arithmetic(dense([2] * 9))
+    assert whole == ("int8", kernels.available())
+    assert arithmetic(dense([254, -256] * 9, exp=7)) == whole, "a shared power of two is taken out"
+    assert arithmetic(dense([255, 2])) == ("float32", kernels.available()), "9 bits with the sign"
+    wide = dense([254] * 9, exp=7)
+    (neuron,) = wide.populations
+    odd = replace(neuron.synapses[0], weight=np.array([[1] + [1 << 24] * 8]), weight_exp=0)
+    assert arithmetic(replace(wide, populations=(replace(neuron, synapses=(odd,)),))) == (
+        "float64",
+        False,
+    )
+
+
+def test_says_what_each_layer_is_computed_in():
+    program = Fast().compile(dense([255, 2]), LOIHI)
+    neurons = "int32" if kernels.available() else "float"
+    assert program.arithmetic == {"n": f"float32 sums, {neurons} neurons"}
+
+
+@pytest.mark.parametrize("missing", ["bytes", "kernels", "both"])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(segment=segments(), seed=NUMBERS(0, 99), keep_top=st.booleans())
+def test_equals_the_reference_on_poorer_machines(missing, segment, seed, keep_top):
+    """Without oneDNN's products of bytes, and without a C compiler."""
+    registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
+    with pytest.MonkeyPatch.context() as patch:
+        if missing != "kernels":
+            patch.setattr("hwsim.sums.multiplies_bytes", lambda: False)
+        if missing != "bytes":
+            patch.setattr("hwsim.kernels.available", lambda: False)
+        assert_equal(segment, registers, spikes_for(segment, seed))
 
 
 def test_exact_without_onednn_too():

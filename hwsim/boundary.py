@@ -1,0 +1,78 @@
+"""Between host and chip: values to spikes, spikes to values, and counting what passes.
+
+What the graph's own encoders and decoders compute, in one compiled pass where there is one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from has8.encoders.bitplane import BitPlaneEncoder, plane_of_step
+from hwsim import kernels
+from hwsim.backend import Counts
+from hwsim.layout import logical, stored
+from mapping.ir import Node
+from mapping.ops import OPS
+
+
+def encode(node: Node, x: Tensor) -> tuple[Tensor, Counts]:
+    """The spikes of an encoder whose output is spikes.
+
+    Args:
+        node: of kind "encode".
+        x: values ``float32[B, *shape]``.
+
+    Returns:
+        Spikes ``bool[T, B, *shape]``, and how many samples have one, ``int64[T, *shape]``.
+    """
+    if node.attrs["coding"] != BitPlaneEncoder.coding or not _quick(x):
+        spikes = OPS["encode"].run(node, x).bool()
+        return spikes, count(spikes, 1)
+    planes = torch.tensor(plane_of_step(node.attrs["order"]), dtype=torch.int32)
+    values, steps, lo = x.movedim(1, -1).contiguous(), len(planes), node.attrs["lo"]
+    samples, *neurons = values.shape
+    spikes = torch.empty(samples, steps, *neurons, dtype=torch.bool)
+    fired = torch.zeros(steps, *neurons, dtype=torch.int32)
+    kernels.call(
+        "encode", samples, steps, values[0].numel(), values, lo, node.attrs["hi"] - lo, planes,
+        spikes, fired,
+    )  # fmt: skip
+    return logical(spikes), fired.movedim(-1, 1).numpy().astype(np.int64)
+
+
+def decode(node: Node, spikes: Tensor) -> Tensor:
+    """The values of a decoder.
+
+    Args:
+        node: of kind "decode".
+        spikes: ``bool[T, B, *shape]``.
+
+    Returns:
+        ``float32[B, *shape]``; terms are added in the order of the steps.
+    """
+    if not _quick(spikes):
+        decoded: Tensor = OPS["decode"].run(node, spikes.float())
+        return decoded
+    dense = stored(spikes)
+    samples, steps, *neurons = dense.shape
+    values = torch.empty(samples, *neurons)
+    weights = node.tensors["weights"].float().contiguous()
+    kernels.call("decode", samples, steps, dense[0, 0].numel(), dense, weights, values)
+    return values.movedim(-1, 1)
+
+
+def count(x: Tensor, batch_axis: int) -> Counts:
+    """How many samples are not zero, for each element: ``int64``, without the batch axis."""
+    if batch_axis or x.dtype != torch.float32 or not _quick(x):
+        counts: Counts = (x != 0).sum(batch_axis).cpu().numpy()
+        return counts
+    values = x.movedim(1, -1).contiguous()
+    total = torch.zeros(values.shape[1:], dtype=torch.int32)
+    kernels.call("count", len(values), total.numel(), values, total)
+    return total.movedim(-1, 0).numpy().astype(np.int64)
+
+
+def _quick(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.numel() > 0 and kernels.available()
