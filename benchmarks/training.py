@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import copy
 import json
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,6 +31,7 @@ from torch import Tensor, nn
 from benchmarks.layers import recorded, replay
 from benchmarks.machine import hardware, versions, wide_console
 from benchmarks.plain import LIBRARIES, missing, rewritten
+from benchmarks.timing import MEBIBYTE, in_turn, resident, wait
 from has8 import Has8Error, create_model
 from has8.errors import BadInput
 from has8.surrogate import SLOPES
@@ -42,7 +41,6 @@ OURS = "has8"
 CLASSES, SIDE = 10, 32
 TOLERANCE = 1e-3
 """Logits are the same where they differ by less, in standard deviations of all logits."""
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,27 +194,6 @@ def convolutions_of(net: nn.Module, settings: Settings) -> Callable[[], None]:
     return again
 
 
-def in_turn(
-    work: Mapping[str, Callable[[], None]], rounds: int, device: str
-) -> dict[str, list[float]]:
-    """Milliseconds of each piece of work in each round, after one to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(-1, rounds):
-        for name, function in work.items():
-            _wait(device)
-            start = time.perf_counter()
-            function()
-            _wait(device)
-            if number >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def peak_mib(name: str, variant: str, settings: Settings) -> float | None:
     """By how much two training steps raise the memory in use, in MiB, in a process of its own.
 
@@ -234,22 +211,13 @@ def _peak(name: str, variant: str, settings: Settings) -> float | None:
         torch.cuda.reset_peak_memory_stats()
         before: int | None = torch.cuda.memory_allocated()
     else:
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
     for _ in range(2):
         step()
-    _wait(settings.device)
+    wait(settings.device)
     cuda = settings.device == "cuda"
-    after = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
+    after = torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")
     return None if before is None or after is None else (after - before) / MEBIBYTE
-
-
-def _resident(key: str) -> int | None:
-    """Bytes of this process's memory, from Linux's status file."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(key)), None)
 
 
 def measure(name: str, settings: Settings, memory: bool = True) -> dict[str, Any]:

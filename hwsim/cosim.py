@@ -84,7 +84,7 @@ def simulate(
     parts: list[_Part] = []
     logits: list[Tensor] = []
     done = 0
-    with torch.inference_mode():
+    with torch.no_grad():
         for batch in x.split(batch_size):
             part = runner(batch.float(), record, first + done)
             logits.append(part.values[mapped.graph.output.name].float())

@@ -96,12 +96,20 @@ class _Layer:
         samples, steps = some.shape[:2]
         spikes = some.new_empty(samples, steps, *self.shape)
         kept = torch.empty_like(spikes, dtype=self.lif.membrane_dtype) if membranes else None
-        for chunk in _chunks(samples, max(1, CHUNK // (steps * prod(self.shape)))):
+        for chunk in self.chunks(samples, steps):
             part = None if kept is None else kept[chunk]
-            self.lif(self._drive(sources, chunk, steps), tally, spikes[chunk], part)
+            self.lif(self.drive(sources, chunk, steps), tally, spikes[chunk], part)
         return spikes, kept
 
-    def _drive(self, sources: Mapping[str, Tensor], chunk: slice, steps: int) -> Tensor:
+    def chunks(self, samples: int, steps: int) -> Iterator[slice]:
+        """The samples in slices of nearly the same size, as many at a time as CHUNK allows."""
+        most = max(1, CHUNK // (steps * prod(self.shape)))
+        count = -(-samples // most)
+        for place in range(count):
+            yield slice(samples * place // count, samples * (place + 1) // count)
+
+    def drive(self, sources: Mapping[str, Tensor], chunk: slice, steps: int) -> Tensor:
+        """The weighted sums of some samples, ``[B, T, ..., C]``, from the sources' spikes."""
         samples = chunk.stop - chunk.start
         drive: Tensor | None = None
         for sums in self.sums:
@@ -138,7 +146,7 @@ class FastProgram:
         """
         sources = {name: stored(spikes.to(self.device)) for name, spikes in inputs.items()}
         spikes, tallies, kept = {}, {}, {}
-        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for layer in self.layers:
                 tally = tallies[layer.name] = Tally((self.segment.steps, *layer.shape))
                 fired, states = layer.run(sources, tally, membranes)
@@ -158,13 +166,6 @@ class FastProgram:
 def _counts(counted: Tensor) -> Counts:
     """``[T, ..., C]`` as ``int64[T, C, ...]``."""
     return counted.movedim(-1, 1).numpy().astype(np.int64)
-
-
-def _chunks(samples: int, size: int) -> Iterator[slice]:
-    """Slices of nearly the same size, of which none exceeds ``size``."""
-    count = -(-samples // size)
-    for place in range(count):
-        yield slice(samples * place // count, samples * (place + 1) // count)
 
 
 def _layer(

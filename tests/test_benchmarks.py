@@ -18,7 +18,7 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the installed packages
 
-from benchmarks import machine, paper, paper_tables, plain, runs, training  # noqa: E402
+from benchmarks import machine, paper, paper_tables, plain, runs, simulation, timing, training  # noqa: E402
 from benchmarks.layers import count_macs, recorded, replay  # noqa: E402
 from has8 import create_model  # noqa: E402
 from has8.errors import BadInput, UnknownName  # noqa: E402
@@ -181,7 +181,7 @@ def test_a_replay_makes_the_same_calls_and_touches_no_weights():
 def test_every_piece_of_work_runs_once_a_round():
     order = []
     work = {name: partial(order.append, name) for name in "ab"}
-    times = training.in_turn(work, 3, "cpu")
+    times = timing.in_turn(work, 3, "cpu")
     assert order == list("ab") * 4  # one round more, to warm up
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
     assert training._ratio([2.0, 9.0, 6.0], [1.0, 3.0, 2.0]) == 3
@@ -362,7 +362,7 @@ def test_training_as_a_process(tmp_path):
 
 
 def test_peak_memory_grows_with_the_batch():
-    if training._resident("VmHWM") is None:
+    if timing.resident("VmHWM") is None:
         pytest.skip("this system does not tell peak memory")
     found = training._peak("has8_resnet_b32", "snntorch", replace(SMALL, batch_size=32))
     assert 50 < found < 5000
