@@ -21,7 +21,10 @@ sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the installed pac
 from benchmarks import machine, paper, paper_tables, plain, runs, simulation, timing, training  # noqa: E402
 from benchmarks.layers import count_macs, recorded, replay  # noqa: E402
 from has8 import create_model  # noqa: E402
+from has8.blocks import Coding, HybridBlock, SpikingLayer  # noqa: E402
 from has8.errors import BadInput, UnknownName  # noqa: E402
+from has8.neurons import Leaky  # noqa: E402
+from mapping import map_model  # noqa: E402
 
 JELLY = pytest.mark.skipif(
     plain.missing("spikingjelly") is not None, reason=str(plain.missing("spikingjelly"))
@@ -341,7 +344,42 @@ def test_the_commit_says_where_files_differ(tmp_path):
     assert machine.commit(tmp_path) == f"{clean}-dirty"
 
 
+# Simulation
+
+
+def test_the_sums_that_are_timed_are_all_of_the_chips_and_counted_right():
+    """4 images, 8 steps, 3x3 on 6x6 of which borders see less, 1 to 2 channels, then dense."""
+    conv = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.ReLU())
+    layer = SpikingLayer(nn.Conv2d(1, 2, 3, padding=1, bias=False), Leaky())
+    model = nn.Sequential(HybridBlock(conv, layer, Coding()), nn.Flatten(), nn.Linear(72, 3))
+    images = torch.rand(4, 1, 6, 6)
+    model(images)
+    mapped = map_model(model.eval(), calibration=images)
+    sums, operations = simulation.sums_of(mapped, images)
+    assert operations == 2 * 4 * 8 * 2 * 16 * 16  # (6 + 5 + 5) taps inside along each axis
+    sums()
+
+
+@pytest.mark.parametrize("arithmetic", ["int8", "float32"])
+def test_the_machines_own_rate_is_measured(arithmetic, monkeypatch):
+    monkeypatch.setattr(simulation, "MATRIX", 64)
+    assert simulation.matrix_rate(arithmetic) > 0
+
+
 # As processes
+
+
+@pytest.mark.skipif("HAS8_DATA" not in os.environ, reason="CIFAR-10 is not at hand: set HAS8_DATA")
+def test_simulation_as_a_process(tmp_path):
+    small = ["--samples", 4, "--batch-size", 2, "--rounds", 1, "--reference-samples", 1]
+    arguments = ["--models", "has8_resnet_b32", *small, "--threads", 1, "--lava-samples", 0]
+    done = run("simulation", *arguments, "--no-memory", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])["models"]["has8_resnet_b32"]
+    assert all(found["samples_per_s"][key] > 0 for key in ("fast", "float", "reference"))
+    assert found["samples_per_s"]["lava"] is found["fast_vs_lava"] is found["equal"] is None
+    assert found["fraction_of_gemm_peak"] > 0
+    assert "fast over float" in done.stdout
 
 
 def test_training_as_a_process(tmp_path):

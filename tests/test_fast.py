@@ -1,5 +1,6 @@
 """The fast backend equals the reference: spikes, updates and overflows, whatever the integers."""
 
+import gc
 from dataclasses import replace
 
 import msgspec
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from has8.errors import BackendError
 from hwsim import kernels
 from hwsim.backend import Overflow
+from hwsim.cosim import simulate
 from hwsim.fast import Fast
 from hwsim.reference import Reference
+from mapping import map_model
 from mapping.segment import ChipSegment, Population, Port, Synapse
 from mapping.target import load_target
 
@@ -298,3 +301,18 @@ def test_recurrent_connections_are_refused():
     )
     with pytest.raises(BackendError, match="'n' is driven by 'n'"):
         Fast().compile(segment, LOIHI)
+
+
+def test_memory_does_not_grow_with_the_number_of_batches(vgg, digits):
+    """What is alive after a batch is the counts so far and the logits, however many there were."""
+    mapped = map_model(vgg, calibration=digits[:64])
+    alive = []
+
+    def look(done, total):
+        gc.collect()
+        tensors = (x for x in gc.get_objects() if type(x) is torch.Tensor)
+        alive.append(sum(x.numel() for x in tensors))
+
+    simulate(mapped, digits[:60], batch_size=6, on_progress=look)
+    assert len(alive) == 10
+    assert alive[-1] - alive[1] <= 8 * 6 * 10, "logits only"
