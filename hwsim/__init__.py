@@ -17,18 +17,44 @@ if TYPE_CHECKING:
     from hwsim.cost import estimate as estimate
     from hwsim.divergence import Comparison as Comparison
     from hwsim.divergence import compare as compare
+    from hwsim.faults import Faults as Faults
+    from hwsim.faults import Faulty as Faulty
+    from hwsim.faults import fault_sweep as fault_sweep
+    from hwsim.fidelity import Agreement as Agreement
+    from hwsim.fidelity import agreement as agreement
+    from hwsim.recording import Recording as Recording
 
 _HOME = {
     "Activity": "hwsim.backend",
+    "Agreement": "hwsim.fidelity",
     "Comparison": "hwsim.divergence",
     "CostReport": "hwsim.cost",
+    "Faults": "hwsim.faults",
+    "Faulty": "hwsim.faults",
+    "Recording": "hwsim.recording",
     "Run": "hwsim.backend",
+    "agreement": "hwsim.fidelity",
     "compare": "hwsim.divergence",
     "estimate": "hwsim.cost",
+    "fault_sweep": "hwsim.faults",
     "simulate": "hwsim.cosim",
 }
 
-__all__ = ["Activity", "Comparison", "CostReport", "Run", "compare", "estimate", "simulate"]
+__all__ = [
+    "Activity",
+    "Agreement",
+    "Comparison",
+    "CostReport",
+    "Faults",
+    "Faulty",
+    "Recording",
+    "Run",
+    "agreement",
+    "compare",
+    "estimate",
+    "fault_sweep",
+    "simulate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -45,6 +45,8 @@ class SegmentRun:
             ``int32[T, B, *shape]``, or int64 where registers have more than 32 bits.
         fired: how many samples fired, ``int64[T, *shape]`` for each population, where the
             backend has counted that already.
+        arithmetic: what each population was computed in, in words; empty where a backend has but
+            one way.
     """
 
     spikes: Mapping[str, Tensor]
@@ -52,6 +54,7 @@ class SegmentRun:
     overflows: Mapping[str, Overflow] = field(default_factory=dict)
     membranes: Mapping[str, Tensor] = field(default_factory=dict)
     fired: Mapping[str, Counts] = field(default_factory=dict)
+    arithmetic: Mapping[str, str] = field(default_factory=dict)
 
 
 class Executable(Protocol):

@@ -122,12 +122,7 @@ class _Runner:
             for s in mapped.partition.host
         }
         self.counts = _Counts(self.graph, mapped.target.link)
-
-    @property
-    def arithmetic(self) -> dict[str, str]:
-        """What each population is computed in, as far as the backend says so."""
-        found = (getattr(program, "arithmetic", {}) for program in self.executables.values())
-        return {name: words for program in found for name, words in program.items()}
+        self.arithmetic: dict[str, str] = {}
 
     def __call__(self, x: Tensor, record: Collection[str], first: int) -> _Part:
         values: dict[str, Tensor] = {self.graph.input.name: self._dense(x)}
@@ -169,6 +164,7 @@ class _Runner:
         execute = self.executables[segment.name]
         run = execute(fed, first=first, membranes="membranes" in record)
         self.counts.add_chip(segment, fed, run)
+        self.arithmetic.update(run.arithmetic)
         values.update({name: run.spikes[name].cpu() for name in segment.outputs})
         if "spikes" in record:
             part.spikes[segment.name] = dict(run.spikes)

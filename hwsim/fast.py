@@ -129,11 +129,6 @@ class FastProgram:
     layers: tuple[_Layer, ...]
     device: torch.device
 
-    @property
-    def arithmetic(self) -> dict[str, str]:
-        """By population, what it is computed in."""
-        return {layer.name: layer.arithmetic for layer in self.layers}
-
     def __call__(
         self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
     ) -> SegmentRun:
@@ -160,6 +155,7 @@ class FastProgram:
             {name: tally.overflow for name, tally in tallies.items()},
             kept,
             {name: _counts(tally.fired) for name, tally in tallies.items()},
+            {layer.name: layer.arithmetic for layer in self.layers},
         )
 
 

@@ -221,9 +221,10 @@ def test_narrow_arithmetic_only_where_it_cannot_round():
 
 
 def test_says_what_each_layer_is_computed_in():
-    program = Fast().compile(dense([255, 2]), LOIHI)
+    segment = dense([255, 2])
+    run = Fast().compile(segment, LOIHI)(all_ones(segment))
     neurons = "int32" if kernels.available() else "float"
-    assert program.arithmetic == {"n": f"float32 sums, {neurons} neurons"}
+    assert run.arithmetic == {"n": f"float32 sums, {neurons} neurons"}
 
 
 @pytest.mark.parametrize("missing", ["bytes", "kernels", "both"])

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from has8.cli.map import map_command
+from has8.cli.simulate import simulate
 from has8.cli.train import train
 from has8.errors import Has8Error
 
@@ -25,6 +26,7 @@ def has8() -> None:
 
 has8.add_command(train)
 has8.add_command(map_command)
+has8.add_command(simulate)
 
 
 def main() -> NoReturn:

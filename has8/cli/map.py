@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from has8 import Checkpoint, Data, calibrate, load_checkpoint, load_data
+from has8 import calibrate, load_checkpoint
 from has8.checkpoint import write_whole
-from has8.data import data_names
-from has8.errors import BackendError, BadInput
+from has8.cli.inputs import BATCH, FOLDER, check_writable, data_options, find_data
+from has8.cli.progress import Count, stages
+from has8.errors import BackendError
 from hwsim import compare, estimate, simulate
 from hwsim.divergence import Comparison
 from hwsim.lava import Lava
@@ -27,10 +24,6 @@ from mapping.target import DEFAULT_HOST, host_names, load_host
 
 CALIBRATION = 256
 """Training images that stand for the data where an encoder's range was never tracked."""
-BATCH = 100
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-
-Count = Callable[[int, int], None]
 
 
 @click.command("map", context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,22 +46,7 @@ Count = Callable[[int, int], None]
     show_default=True,
     help="all, none, or names of chip segments, separated by commas.",
 )
-@click.option(
-    "--data",
-    help=f"{', '.join(data_names())}, or a folder of images.  [default: what it was trained on]",
-)
-@click.option(
-    "--data-root",
-    type=_FOLDER,
-    help="Where downloaded data lie.  [default: $HAS8_DATA, else ~/.cache/has8/data]",
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(min=1),
-    default=10_000,
-    show_default=True,
-    help="Test images to run, spread evenly over the test set; fewer if it has fewer.",
-)
+@data_options
 @click.option(
     "--verify",
     type=click.Choice(["lava", "none"]),
@@ -86,7 +64,7 @@ Count = Callable[[int, int], None]
 @click.option("--weight-bits", type=int, default=8, show_default=True, help="Bits of a weight.")
 @click.option(
     "--out",
-    type=_FOLDER,
+    type=FOLDER,
     default=Path(),
     help="Folder for MODEL.h8 and the report.  [default: here]",
 )
@@ -121,15 +99,15 @@ def map_command(
     has8-map model.pt --partition head.snn,blocks.0.snn --samples 500
     """
     checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
-    _check_writable(out)
-    source = load_data(
-        _data_name(checkpoint, data),
+    check_writable(out)
+    source = find_data(
+        data,
         data_root,
-        checkpoint.input_shape[1],
-        preprocess=checkpoint.provenance.get("preprocess", "crop"),
+        training=checkpoint.provenance,
+        input_shape=checkpoint.input_shape,
+        class_names=checkpoint.class_names,
     )
-    _check_data(checkpoint, source)
-    with _progress(quiet) as stage:
+    with stages(quiet) as stage:
         stage("mapping")
         calibration, _ = source.train.tensors(CALIBRATION)
         network = calibrate(checkpoint.model, calibration)
@@ -175,49 +153,9 @@ def map_command(
         raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
 
 
-def _check_writable(folder: Path) -> None:
-    """Refuse an unusable output folder before any work is done, without making it.
-
-    Raises:
-        BadInput: if it is a file, or lies where nothing can be written.
-    """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise BadInput(f"cannot write to {folder}: {there} is no folder that can be written to")
-
-
 def _names(partition: str) -> str | list[str]:
     names = [name.strip() for name in partition.split(",") if name.strip()]
     return partition if partition in ("all", "none") else names
-
-
-def _data_name(checkpoint: Checkpoint, data: str | None) -> str:
-    if data is not None:
-        return data
-    trained_on = checkpoint.provenance.get("data")
-    if trained_on not in data_names():
-        raise BadInput(
-            f"the model was trained on {trained_on or 'unknown data'}, which has8 cannot find by "
-            f"that name: say which images to run with --data NAME or --data FOLDER"
-        )
-    return str(trained_on)
-
-
-def _check_data(checkpoint: Checkpoint, source: Data) -> None:
-    if source.input_shape != checkpoint.input_shape:
-        raise BadInput(
-            f"{source.name} has images of shape {source.input_shape} and the model takes "
-            f"{checkpoint.input_shape}: choose its data with --data"
-        )
-    if source.class_names != checkpoint.class_names:
-        raise BadInput(
-            f"{source.name} has the classes {_few(source.class_names)} and the model knows "
-            f"{_few(checkpoint.class_names)}: choose its data with --data"
-        )
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _float_logits(model: nn.Module, images: Tensor, done: Count) -> Tensor:
@@ -244,33 +182,3 @@ def _verify(mapped: Mapped, images: Tensor) -> tuple[Comparison | None, str]:
         return compare(mapped, images, "fast", "lava"), ""
     except BackendError as error:  # the simulation's results are worth keeping
         return None, str(error)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str], Count]]:
-    """Gives a function that begins a stage and returns what reports on it; shown on stderr."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-
-        def plain(name: str) -> Count:
-            if not quiet:
-                click.echo(f"{name} ...", err=True)
-            return lambda done, total: None
-
-        yield plain
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-
-        def begin(name: str) -> Count:
-            for task in bar.task_ids:
-                bar.remove_task(task)
-            task = bar.add_task(name, total=None)
-            return lambda done, total: bar.update(task, completed=done, total=total)
-
-        yield begin

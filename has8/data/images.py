@@ -49,7 +49,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         Returns:
             Images ``float32[N, C, H, W]`` in [0, 1] and labels ``int64[N]``.
         """
-        parts = list(self.read(_spread(len(self), count).split(READ_AT_ONCE)))
+        parts = list(self.read(spread(len(self), count).split(READ_AT_ONCE)))
         return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
@@ -179,7 +179,7 @@ def channel_statistics(
             f"channel statistics need at least one image, not {min(limit, len(dataset))}"
         )
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for images, _ in dataset.read(_spread(len(dataset), limit).split(READ_AT_ONCE)):
+    for images, _ in dataset.read(spread(len(dataset), limit).split(READ_AT_ONCE)):
         pixels = images.double().transpose(0, 1).flatten(1)
         count += pixels.shape[1]
         total, squares = total + pixels.sum(1), squares + pixels.square().sum(1)
@@ -194,7 +194,7 @@ def check_preprocess(preprocess: str) -> None:
         raise BadInput(f"preprocess must be {' or '.join(PREPROCESSES)}, not {preprocess!r}")
 
 
-def _spread(total: int, count: int | None) -> Tensor:
+def spread(total: int, count: int | None) -> Tensor:
     """``int64[N]``: ``count`` of the indices below ``total``, evenly apart, the ends included."""
     if count is None or count >= total:
         return torch.arange(total)

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from hwsim.report.experiment import Experiment, experiment_to_dict, render_experiment
 from hwsim.report.plain import to_dict
 from hwsim.report.summary import SegmentSummary, Summary, summarize
 from hwsim.report.terminal import render
 
-__all__ = ["SegmentSummary", "Summary", "render", "summarize", "to_dict"]
+__all__ = [
+    "Experiment",
+    "SegmentSummary",
+    "Summary",
+    "experiment_to_dict",
+    "render",
+    "render_experiment",
+    "summarize",
+    "to_dict",
+]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rich import box
 from rich.console import Console, RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from hwsim.assumptions import Assumption
 from hwsim.cost import CostReport, Price
 from hwsim.report import units
+from hwsim.report.layout import Row, empty_table, facts, heading, indented
 from hwsim.report.summary import Summary
 from hwsim.report.units import count, many, percent
 
@@ -40,8 +39,6 @@ SIDE_STYLE = {"host": "", "chip": "cyan"}
 NAMES = 3
 """Nodes named for one reason, unless all are asked for."""
 
-Row = tuple[str, Text]
-
 
 def render(console: Console, summary: Summary, *, full: bool = False) -> None:
     """Print a summary.
@@ -54,38 +51,18 @@ def render(console: Console, summary: Summary, *, full: bool = False) -> None:
     cost = summary.cost
     title = ((summary.model, "bold"), " on ", (cost.target, "bold"), f" with {cost.host}")
     console.print(Text.assemble(*title))
-    _print(console, _facts(_headline(summary)))
-    _heading(console, "Partition")
-    _print(console, _partition(summary))
+    indented(console, facts(_headline(summary)))
+    heading(console, "Partition")
+    indented(console, _partition(summary))
     console.print()
-    _print(console, _facts(_reasons(summary, full=full)))
-    _heading(console, "Cost of one sample")
+    indented(console, facts(_reasons(summary, full=full)))
+    heading(console, "Cost of one sample")
     if cost.cores_used:
-        _print(console, _prices(cost))
+        indented(console, _prices(cost))
         console.print()
-    _print(console, _facts(_comparison(cost)))
-    _heading(console, "Assumptions")
-    _print(console, *_assumptions(cost, full=full))
-
-
-def _heading(console: Console, text: str) -> None:
-    console.print()
-    console.print(Text(text, "bold"))
-
-
-def _print(console: Console, *parts: RenderableType) -> None:
-    for part in parts:
-        console.print(Padding(part, (0, 0, 0, 2), expand=False))
-
-
-def _facts(rows: Iterable[Row]) -> Table:
-    """Pairs of a word and what there is to say of it."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    for word, text in rows:
-        table.add_row(word, text)
-    return table
+    indented(console, facts(_comparison(cost)))
+    heading(console, "Assumptions")
+    indented(console, *_assumptions(cost, full=full))
 
 
 def _headline(summary: Summary) -> Iterator[Row]:
@@ -133,7 +110,7 @@ def _verified(summary: Summary) -> Text:
 
 
 def _partition(summary: Summary) -> Table:
-    table = _table("segment", "side", "layers", "neurons", "cores", left=2)
+    table = empty_table("segment", "side", "layers", "neurons", "cores", left=2)
     for segment in summary.partition:
         table.add_row(
             Text(segment.name, SIDE_STYLE[segment.side], overflow="fold"),
@@ -142,14 +119,6 @@ def _partition(summary: Summary) -> Table:
             count(segment.neurons) if segment.neurons else "",
             count(segment.cores) if segment.cores else "",
         )
-    return table
-
-
-def _table(*columns: str, left: int) -> Table:
-    """An empty table; all columns but the first ``left`` are aligned to the right."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
-    for place, name in enumerate(columns):
-        table.add_column(name, justify="left" if place < left else "right")
     return table
 
 
@@ -173,7 +142,7 @@ def _prices(cost: CostReport) -> Table:
     """Energy and latency by part, a column for each accounting, the default one first."""
     names = sorted(cost.prices, key=lambda name: name != cost.default_accounting)
     prices = [cost.prices[name] for name in names]
-    table = _table("accounting", *names, "share", left=1)
+    table = empty_table("accounting", *names, "share", left=1)
     energies = [[_part(p, part) for part in ("total", *ENERGY_PARTS)] for p in prices]
     _add_parts(table, "energy", ENERGY_PARTS.values(), energies, units.ENERGY, "µJ")
     table.add_section()
@@ -227,7 +196,7 @@ def _assumptions(cost: CostReport, *, full: bool) -> Iterator[RenderableType]:
     if hidden:
         yield Text(f"and {hidden} more", "dim")
     if full:
-        yield _facts((name, Text(title, "dim")) for name, title in _cited(cost).items())
+        yield facts((name, Text(title, "dim")) for name, title in _cited(cost).items())
 
 
 def _bullet(item: Assumption, *, full: bool) -> Table:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from has8.neurons import Leaky
+from has8 import fused
+from has8.neurons import ATAN_ALPHA, Leaky
 from mapping.ir import Kind, Node, TensorType
 from mapping.ops.op import Lowered, Op
 
@@ -39,6 +40,9 @@ def infer(
 def lif(node: Node, current: Tensor) -> Tensor:
     """Leaky integrate and fire with reset to zero: ``[T, B, ...]`` to spikes."""
     beta, threshold, gain = (node.attrs[k] for k in ("beta", "threshold", "gain"))
+    if fused.usable(current):  # the same operations in the same order, in one pass
+        constants = fused.Constants(beta, threshold, gain, ATAN_ALPHA)
+        return fused.spikes(current.flatten(0, 1), len(current), constants)
     spikes = torch.empty_like(current)
     mem = torch.zeros_like(current[0])
     for t in range(len(current)):

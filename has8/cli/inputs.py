@@ -1,0 +1,111 @@
+"""What commands are given: data that fit a model, and places to write to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from has8.data import Data, data_names, load_data
+from has8.errors import BadInput
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+BATCH = 100
+"""Samples at a time."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def data_options(command: Command) -> Command:
+    """``--data``, ``--data-root`` and ``--samples`` for a command."""
+    for option in (
+        click.option(
+            "--samples",
+            type=click.IntRange(min=1),
+            default=10_000,
+            show_default=True,
+            help="Test images to run, spread evenly over the test set; fewer if it has fewer.",
+        ),
+        click.option(
+            "--data-root",
+            type=FOLDER,
+            help="Where downloaded data lie.  [default: $HAS8_DATA, else ~/.cache/has8/data]",
+        ),
+        click.option(
+            "--data",
+            help=f"{', '.join(data_names())}, or a folder of images.  "
+            "[default: what it was trained on]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def find_data(
+    data: str | None,
+    root: Path | None,
+    *,
+    training: Mapping[str, Any],
+    input_shape: Sequence[int],
+    class_names: Sequence[str] | None,
+) -> Data:
+    """The data to run a trained model on.
+
+    Args:
+        data: a name or folder; None for what the model was trained on.
+        root: where named data lie.
+        training: the provenance of the model's training.
+        input_shape: what the model takes, ``(C, H, W)``.
+        class_names: what it knows; None if that was not kept.
+
+    Raises:
+        UnknownName: if it is neither a name nor a folder.
+        BadInput: if no data are named and none known, or they do not fit the model.
+    """
+    if len(input_shape) != 3:
+        raise BadInput(
+            f"the model takes inputs of shape {tuple(input_shape)}, not images (C, H, W)"
+        )
+    preprocess = training.get("preprocess", "crop")
+    source = load_data(_name(data, training), root, input_shape[1], preprocess=preprocess)
+    if source.input_shape != tuple(input_shape):
+        raise BadInput(
+            f"{source.name} has images of shape {source.input_shape} and the model takes "
+            f"{tuple(input_shape)}: choose its data with --data"
+        )
+    if class_names is not None and source.class_names != tuple(class_names):
+        raise BadInput(
+            f"{source.name} has the classes {_few(source.class_names)} and the model knows "
+            f"{_few(class_names)}: choose its data with --data"
+        )
+    return source
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse an unusable output folder before any work is done, without making it.
+
+    Raises:
+        BadInput: if it is a file, or lies where nothing can be written.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise BadInput(f"cannot write to {folder}: {there} is no folder that can be written to")
+
+
+def _name(data: str | None, training: Mapping[str, Any]) -> str:
+    if data is not None:
+        return data
+    trained_on = training.get("data")
+    if trained_on not in data_names():
+        raise BadInput(
+            f"the model was trained on {trained_on or 'unknown data'}, which has8 cannot find by "
+            f"that name: say which images to run with --data NAME or --data FOLDER"
+        )
+    return str(trained_on)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
