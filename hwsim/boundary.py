@@ -65,6 +65,8 @@ def decode(node: Node, spikes: Tensor) -> Tensor:
 
 def count(x: Tensor, batch_axis: int) -> Counts:
     """How many samples are not zero, for each element: ``int64``, without the batch axis."""
+    if x.dtype == torch.bool and batch_axis == 1:
+        return _count_spikes(x)
     if batch_axis or x.dtype != torch.float32 or not _quick(x):
         counts: Counts = (x != 0).sum(batch_axis).cpu().numpy()
         return counts
@@ -72,6 +74,15 @@ def count(x: Tensor, batch_axis: int) -> Counts:
     total = torch.zeros(values.shape[1:], dtype=torch.int32)
     kernels.call("count", len(values), total.numel(), values, total)
     return total.movedim(-1, 0).numpy().astype(np.int64)
+
+
+def _count_spikes(x: Tensor) -> Counts:
+    """Of ``bool[T, B, *shape]``."""
+    dense = stored(x).cpu().numpy().view(np.uint8)
+    total = np.zeros(dense.shape[1:], np.int64)
+    for start in range(0, len(dense), 255):  # as many as a byte can count
+        total += np.add.reduce(dense[start : start + 255], axis=0, dtype=np.uint8)
+    return np.moveaxis(total, -1, 1)
 
 
 def _quick(x: Tensor) -> bool:

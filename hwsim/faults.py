@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from has8.errors import BackendError, BadInput, UnknownName, check_fields
-from hwsim.backend import Backend, Counts, Executable, SegmentRun
+from hwsim.backend import Backend, Executable, SegmentRun
+from hwsim.boundary import count
 from hwsim.cosim import Progress, find_backend
 from hwsim.fidelity import Agreement, agreements, paired
-from hwsim.layout import logical, stored
+from hwsim.layout import logical
 from mapping import Mapped
 from mapping.segment import ChipSegment, Population, Port, Synapse
 from mapping.target import Registers, weight_grid
@@ -246,7 +247,7 @@ class _FaultyProgram:
                 {**run.updated, **part.updated},
                 {**run.overflows, **part.overflows},
                 {**run.membranes, **part.membranes},
-                {**run.fired, name: _samples_with(sent[name])},
+                {**run.fired, name: count(sent[name], 1)},
                 {**run.arithmetic, **part.arithmetic},
             )
         return run
@@ -263,15 +264,6 @@ class _FaultyProgram:
             lost = strikes(place, rate, kept.shape[1:], sample=first + number)
             np.logical_not(lost, out=kept[number])
         return spikes & logical(torch.from_numpy(kept)).to(spikes.device)
-
-
-def _samples_with(spikes: Tensor) -> Counts:
-    """How many samples have a spike in each place, ``int64[T, *shape]``."""
-    dense = stored(spikes).cpu().numpy().view(np.uint8)
-    total = np.zeros(dense.shape[1:], np.int64)
-    for start in range(0, len(dense), 255):  # as many as a byte can count: ten times as fast
-        total += np.add.reduce(dense[start : start + 255], axis=0, dtype=np.uint8)
-    return np.moveaxis(total, -1, 1)
 
 
 def _sources(segment: ChipSegment, population: Population) -> tuple[Port, ...]:
