@@ -11,12 +11,15 @@ against the machine's own rate of multiplying large matrices of the same type.
 
 from __future__ import annotations
 
+import cProfile
 import json
+import pstats
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -133,6 +136,34 @@ def matrix_rate(arithmetic: str) -> float:
     return best
 
 
+STAGES = {
+    ("fast.py", "compile"): "making ready",
+    ("sums.py", "__call__"): "chip's sums",
+    ("lif.py", "__call__"): "chip's neurons",
+    ("op.py", "run_node"): "host's layers",
+    ("boundary.py", "encode"): "encoding",
+    ("boundary.py", "decode"): "decoding",
+    ("boundary.py", "count"): "counting",
+    ("cosim.py", "_add"): "counting",
+}
+"""What a function's time is spent on; none of them calls another."""
+
+
+def profile(mapped: Mapped, images: Tensor, batch_size: int) -> dict[str, float]:
+    """The part of a run's time that each stage takes; "the rest" is Python and memory."""
+    profiler = cProfile.Profile()
+    profiler.runcall(simulate, mapped, images, batch_size=batch_size)
+    shares = dict.fromkeys((*STAGES.values(), "the rest"), 0.0)
+    total = 0.0
+    for (file, _, function), (*_, own, cumulative, _) in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+        total += own
+        stage = STAGES.get((Path(file).name, function))
+        if stage is not None:
+            shares[stage] += cumulative
+    shares["the rest"] = total - sum(shares.values())
+    return {stage: seconds / total for stage, seconds in shares.items()}
+
+
 def peak_mib(name: str, settings: Settings, samples: int) -> float | None:
     """By how much simulating so many images raises the memory in use, beside the images."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -178,7 +209,7 @@ def measure(name: str, images: Tensor, settings: Settings, memory: bool = True) 
     run = simulate(mapped, images[:2])
     kinds = sorted(set(run.arithmetic.values()))
     arithmetic = "int8" if all("int8" in kind for kind in kinds) else "float32"
-    achieved = 1e3 * operations / median(times["sums"])
+    achieved, peak = 1e3 * operations / median(times["sums"]), matrix_rate(arithmetic)
     starting = each = equal = None
     if settings.lava_samples and Lava().unavailable() is None:
         starting, each, equal = lava_run(mapped, images[: settings.lava_samples])
@@ -191,12 +222,13 @@ def measure(name: str, images: Tensor, settings: Settings, memory: bool = True) 
         ),
         "equal": equal,
         "lava_start_s": starting,
-        "fraction_of_gemm_peak": achieved / matrix_rate(arithmetic),
+        "fraction_of_gemm_peak": achieved / peak,
         "gigaoperations_per_s": achieved / 1e9,
-        "gemm_gigaoperations_per_s": matrix_rate(arithmetic) / 1e9,
+        "gemm_gigaoperations_per_s": peak / 1e9,
         "sums_share": median(times["sums"]) / settings.batch_size
         / (median(times["fast"]) / len(some)),
         "arithmetic": kinds,
+        "profile": profile(mapped, some, settings.batch_size),
         "peak_mib": {str(size): peak_mib(name, settings, size) for size in sizes},
     }  # fmt: skip
 
@@ -226,6 +258,10 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{size}: {_number(mib, '.0f')}" for size, mib in r["peak_mib"].items()
         ),
         "arithmetic": lambda r: "; ".join(r["arithmetic"]),
+        **{
+            f"time: {stage}": lambda r, stage=stage: _number(r["profile"][stage], ".0%")  # type: ignore[misc]
+            for stage in next(iter(results.values()))["profile"]
+        },
     }
     for label, cell in rows.items():
         shown.add_row(label, *(cell(result) for result in results.values()))
