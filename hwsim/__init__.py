@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwsim.backend import Activity as Activity
     from hwsim.backend import Run as Run
+    from hwsim.cluster import simulate_on_ray as simulate_on_ray
     from hwsim.cosim import simulate as simulate
     from hwsim.cost import CostReport as CostReport
     from hwsim.cost import estimate as estimate
@@ -38,6 +39,7 @@ _HOME = {
     "estimate": "hwsim.cost",
     "fault_sweep": "hwsim.faults",
     "simulate": "hwsim.cosim",
+    "simulate_on_ray": "hwsim.cluster",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "estimate",
     "fault_sweep",
     "simulate",
+    "simulate_on_ray",
 ]
 
 

@@ -1,14 +1,19 @@
 """Work that runs in a fresh interpreter: plain data in, arrays out, no process left behind.
 
-Both ends import this file, and the worker's end must not import torch: neither does this file.
+The interpreter may be one of another Python, with other packages. So the worker is given copies of
+the files that it needs, instead of the folder in which they lie among this Python's packages. Both
+ends import this file, and the worker's end must not import torch: neither does this file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,42 +35,93 @@ Array = NDArray[Any]
 GRACE_S = 2.0
 """Seconds that a stopped worker's processes may take to clean up their shared memory."""
 
+ANSWER_S = 60.0
+"""Seconds that an interpreter may take to say whether it has a package."""
 
-def run_isolated(module: str, job: Mapping[str, Any], timeout_s: float, what: str) -> list[Array]:
-    """Run ``python -m module FOLDER`` on a job; the module hands FOLDER to :func:`serve`.
+
+class IsolatedError(Exception):
+    """Isolated work that failed or cannot be done, in one sentence.
+
+    Where torch may be imported, callers raise it again as a ``BackendError``: ``has8.errors`` lies
+    in a package that imports torch.
+    """
+
+
+def interpreter_with(package: str, python: str) -> str:
+    """The absolute path of an interpreter that has a package.
 
     Args:
-        module: the worker, importable by name.
-        job: dataclasses, mappings with names as keys, sequences, numbers, text and arrays.
-        timeout_s: seconds after which the worker and all its processes are ended.
-        what: the work in words, to begin an error message with.
-
-    Returns:
-        The arrays that the worker's function made.
+        package: its importable name, "lava.magma".
+        python: the interpreter as the user names it, a path or a command.
 
     Raises:
-        BackendError: if the worker dies or takes longer than ``timeout_s``.
+        IsolatedError: if it is missing, no Python, or lacks the package.
+    """
+    found = shutil.which(python)
+    if found is None:
+        raise IsolatedError(f"there is no program {python!r}")
+    path = str(Path(found).absolute())  # its links are kept: they tell Python its environment
+    code = f"print('Python', flush=True); import {package}"
+    try:
+        with subprocess.Popen(
+            [path, "-c", code],
+            cwd=Path(path).anchor,  # or a folder here could pass for the package
+            env=_environment(path),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as asked:
+            try:
+                answer, _ = asked.communicate(timeout=ANSWER_S)
+            finally:
+                _end_group(asked)
+        is_python, has_package = answer.strip() == b"Python", asked.returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        is_python = has_package = False
+    if not (is_python and has_package):
+        reason = f"cannot import {package}" if is_python else "is no Python"
+        raise IsolatedError(f"{python!r} {reason}")
+    return path
+
+
+def run_isolated(
+    module: str, job: Mapping[str, Any], timeout_s: float, what: str, python: str = sys.executable
+) -> list[Array]:
+    """Run a module's function ``work`` on a job, in a fresh interpreter.
+
+    Args:
+        module: importable by name; may import this file, NumPy and what ``python`` has. Its
+            ``work`` gets the job as plain data (what has a name is a namespace, sequences are
+            lists) and returns arrays.
+        job: dataclasses, namespaces, mappings with names as keys, sequences, numbers, text and
+            arrays.
+        timeout_s: seconds after which the worker and all its processes are ended.
+        what: the work in words, to begin an error message with.
+        python: the absolute path of the interpreter.
+
+    Returns:
+        The arrays that the function made.
+
+    Raises:
+        IsolatedError: if the worker dies or takes longer than ``timeout_s``.
     """
     with tempfile.TemporaryDirectory(prefix="has8-") as name:
         folder = Path(name)
+        _copy_code(folder, module)
         _write(folder, job)
         with (folder / "log.txt").open("w+") as log:
-            _run(module, folder, log, timeout_s, what)
+            _run([python, "-m", __name__, module, name], log, timeout_s, what)
         with np.load(folder / "result.npz") as result:
             return [result[str(place)] for place in range(len(result.files))]
 
 
-def serve(folder: str, work: Callable[[dict[str, Any]], Sequence[Array]]) -> None:
-    """Be the worker: read the job, do the work, write what it returns.
-
-    Args:
-        folder: the worker's argument.
-        work: gets the job as plain data: what has a name is a namespace, sequences are lists.
-    """
+def serve(module: str, folder: str) -> None:
+    """Be the worker: read the job, do the module's work, write what it returns."""
     if os.getpgrp() == os.getpid():  # started by run_isolated, in a group of its own
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        arrays = work(_read(Path(folder)))
+        arrays = importlib.import_module(module).work(_read(Path(folder)))
         result = {str(place): array for place, array in enumerate(arrays)}
         np.savez(Path(folder) / "result.npz", **cast(Any, result))
     except Exception:
@@ -86,6 +142,8 @@ def _write(folder: Path, job: Mapping[str, Any]) -> None:
     def plain(value: Any) -> Any:
         if is_dataclass(value):
             return {field.name: getattr(value, field.name) for field in fields(value)}
+        if isinstance(value, SimpleNamespace):
+            return vars(value)
         if isinstance(value, np.ndarray):
             arrays[str(len(arrays))] = value
             return {"array": str(len(arrays) - 1)}
@@ -106,16 +164,38 @@ def _read(folder: Path) -> dict[str, Any]:
     return job
 
 
-def _run(module: str, folder: Path, log: IO[str], timeout_s: float, what: str) -> None:
-    """Run the worker to its end; what it prints goes to ``log``."""
-    path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    quiet = {"PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONWARNINGS": "ignore"}
+def _copy_code(folder: Path, module: str) -> None:
+    """Put what the worker imports of ours into its folder."""
+    for name in (__package__, __name__, module):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None, f"{name} has no file"
+        place = folder.joinpath(*name.split("."))
+        if spec.submodule_search_locations is not None:
+            place /= "__init__"
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(spec.origin, place.with_suffix(".py"))
+
+
+def _environment(python: str) -> dict[str, str]:
+    """The environment variables of a worker; other interpreters see none of this one's packages."""
     # The worker has many processes; threads in each of them would only stand in the way.
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    found = os.environ | single | {"PYTHONWARNINGS": "ignore"}
+    if python != sys.executable:
+        for name in ("PYTHONPATH", "PYTHONHOME", "__PYVENV_LAUNCHER__"):
+            found.pop(name, None)
+    return found
+
+
+def _run(command: Sequence[str], log: IO[str], timeout_s: float, what: str) -> None:
+    """Run the worker to its end, in the folder of ``log``, to which goes what it prints."""
+    folder = str(Path(log.name).parent)
+    environment = _environment(command[0])
+    path = [folder, environment.get("PYTHONPATH", "")]
     with subprocess.Popen(
-        [sys.executable, "-m", module, str(folder)],
+        command,
         cwd=folder,
-        env=os.environ | quiet | single,
+        env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
@@ -124,7 +204,7 @@ def _run(module: str, folder: Path, log: IO[str], timeout_s: float, what: str) -
         try:
             code = worker.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise _failure(
+            raise IsolatedError(
                 f"{what} took longer than {timeout_s:g} s and was stopped; run fewer samples or "
                 "raise the time limit"
             ) from None
@@ -135,13 +215,7 @@ def _run(module: str, folder: Path, log: IO[str], timeout_s: float, what: str) -
         lines = [line.strip() for line in log.read().splitlines()]
         errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
         reason = " / ".join((errors or lines)[-3:])
-        raise _failure(f"{what} ended with code {code}: {reason or 'it said nothing'}")
-
-
-def _failure(message: str) -> Exception:
-    from has8.errors import BackendError  # not at the top: the package imports torch
-
-    return BackendError(message)
+        raise IsolatedError(f"{what} ended with code {code}: {reason or 'it said nothing'}")
 
 
 def _end_group(worker: subprocess.Popen[bytes]) -> None:
@@ -154,3 +228,7 @@ def _end_group(worker: subprocess.Popen[bytes]) -> None:
             os.killpg(worker.pid, 0)
             time.sleep(0.01)
         os.killpg(worker.pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])

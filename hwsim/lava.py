@@ -2,17 +2,18 @@
 
 The only file that imports Lava, and the only one that knows its axis order: everything lies
 reversed there, (W, H, C) for (C, H, W). Torch inside a Lava process hangs, so a segment travels as
-plain data to a fresh interpreter, ``python -m hwsim.lava``, which must never import torch; hence
-the imports within functions.
+plain data to a fresh interpreter, which must never import torch; hence the imports within
+functions. It may be one of another Python, since lava-nc needs 3.10: HAS8_LAVA_PYTHON names it.
+As ``python -m hwsim.lava NAME.h8 INPUT.npz OUTPUT.npz`` this also works where torch is not.
 
 Each connection in Lava takes one step, so a population sees a sample later by its depth; its state
 is cleared just then, and samples stream back to back. Where paths of different lengths meet, the
-shorter is delayed. A loop would carry spikes from one sample into the next, so it is refused. So
-are weights that could bring a current to three times its range: Lava's LIF wraps only once.
+shorter is delayed. ``lava_limits.py`` refuses what Lava would not run bit for bit.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.isolate import run_isolated, serve
+from hwsim.isolate import IsolatedError, interpreter_with, run_isolated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,18 +38,13 @@ if TYPE_CHECKING:
 Spikes = NDArray[np.bool_]
 Shape = tuple[int, ...]
 
-FIXED_REGISTERS = {
-    "state_bits": 24,
-    "decay_bits": 12,
-    "current_decay_offset": 1,
-    "membrane_decay_offset": 0,
-    "synapse_shift": 6,
-    "threshold_shift": 6,
-}
-"""What Lava 0.10's ``lava/proc/lif/models.py`` builds in, by the names of ``Registers``."""
-
 MOST_GROUPS = 127
 """Lava's Conv keeps its number of groups in an int8."""
+
+PYTHON = "HAS8_LAVA_PYTHON"
+"""The environment variable that names the interpreter which has Lava, if it is another one."""
+
+INSTALL = "`pip install lava-nc==0.10.0`"
 
 
 class Lava:
@@ -65,14 +61,11 @@ class Lava:
 
     def unavailable(self) -> str | None:
         """Why Lava cannot run here, in one sentence; None if it can."""
-        if not hasattr(os, "killpg"):
-            return "Lava's worker needs process groups, which this system lacks; use Linux or macOS"
-        if importlib.util.find_spec("lava") is not None:
-            return None
-        if sys.version_info >= (3, 11):
-            here = platform.python_version()
-            return f"lava-nc 0.10.0 needs Python 3.10, but this is {here}; make a 3.10 environment"
-        return "Lava is not installed; run `pip install lava-nc==0.10.0`"
+        try:
+            lava_python()
+        except IsolatedError as error:
+            return str(error)
+        return None
 
     def compile(self, segment: ChipSegment, registers: Registers) -> LavaProgram:
         """Make a segment ready to run.
@@ -81,10 +74,13 @@ class Lava:
             BackendError: if Lava is missing or would not follow the segment bit for bit.
         """
         from has8.errors import BackendError
+        from hwsim.lava_limits import check_faithful
 
-        reason = self.unavailable() or _unfaithful(segment, registers)
-        if reason:
-            raise BackendError(reason)
+        try:
+            lava_python()
+            check_faithful(segment, registers)
+        except IsolatedError as error:
+            raise BackendError(str(error)) from None
         return LavaProgram(segment, self.timeout_s)
 
 
@@ -119,50 +115,57 @@ class LavaProgram:
         if membranes:
             raise BackendError("Lava's runs keep no membranes; take the reference or the fast one")
         segment, spikes = self.segment, checked_inputs(self.segment, inputs)
-        job = {"segment": segment, "inputs": list(spikes.values())}
-        what = f"Lava's run of segment {segment.name!r}"
-        fired = run_isolated("hwsim.lava", job, self.timeout_s, what)
-        names = [population.name for population in segment.populations]
-        return SegmentRun(dict(zip(names, map(torch.from_numpy, fired), strict=True)))
+        try:
+            fired = run_worker(segment, spikes, self.timeout_s)
+        except IsolatedError as error:
+            raise BackendError(str(error)) from None
+        return SegmentRun({name: torch.from_numpy(array) for name, array in fired.items()})
 
 
-def _unfaithful(segment: ChipSegment, registers: Registers) -> str | None:
-    """Why Lava would not run a segment bit for bit, in one sentence; None if it does."""
-    for key, value in FIXED_REGISTERS.items():
-        found = getattr(registers, key)
-        if found != value:
-            return f"Lava's LIF has {key} = {value} and the target {found}; use another backend"
-    known = {port.name for port in segment.inputs}
-    for population in segment.populations:
-        if population.neuron != "lif":
-            return f"Lava runs only 'lif' here and {population.name!r} is {population.neuron!r}"
-        for synapse in population.synapses:
-            if synapse.source not in known:
-                return (
-                    f"population {population.name!r} is fed by {synapse.source!r}, which does not "
-                    "run before it; Lava cannot clear a loop between samples, use the reference"
-                )
-        known.add(population.name)
-        current, limit = _largest_current(population, registers)
-        if current >= limit:
-            return (
-                f"population {population.name!r} could reach a current of {current:,}, but Lava "
-                f"wraps as the target does only below {limit:,}; use another backend"
-            )
-    return None
+def lava_python() -> str:
+    """The path of the interpreter that has Lava: this one, or the one that HAS8_LAVA_PYTHON names.
+
+    Raises:
+        IsolatedError: if there is none; says how to get one.
+    """
+    if not hasattr(os, "killpg"):
+        raise IsolatedError(
+            "Lava's worker needs process groups, which this system lacks; use Linux or macOS"
+        )
+    if named := os.environ.get(PYTHON):
+        return _named_python(named)
+    if importlib.util.find_spec("lava") is not None:
+        return sys.executable
+    if sys.version_info < (3, 11):
+        raise IsolatedError(f"Lava is not installed; run {INSTALL}")
+    raise IsolatedError(
+        f"lava-nc 0.10.0 needs Python 3.10, but this is {platform.python_version()}; make a 3.10 "
+        f"environment with {INSTALL} and set {PYTHON} to its python"
+    )
 
 
-def _largest_current(population: Population, registers: Registers) -> tuple[int, int]:
-    """What |u| cannot exceed before it wraps, and below what Lava wraps it as the target does."""
-    half = 1 << (registers.state_bits - 1)
-    kept = (1 << registers.decay_bits) - population.du - registers.current_decay_offset
-    largest = half if kept else 0
-    for synapse in population.synapses:
-        weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.int64)
-        positive, negative = weight.clip(min=0).sum(axis=1), weight.clip(max=0).sum(axis=1)
-        total = int(np.max(np.maximum(positive, -negative)))
-        largest += total << max(synapse.weight_exp, 0) << registers.synapse_shift
-    return largest, 3 * half if registers.keep_top else half
+@functools.cache
+def _named_python(named: str) -> str:
+    try:
+        return interpreter_with("lava.magma", named)
+    except IsolatedError as error:
+        raise IsolatedError(
+            f"{PYTHON} is wrong: {error}; set it to the python of a 3.10 environment with {INSTALL}"
+        ) from None
+
+
+def run_worker(
+    segment: ChipSegment, spikes: Mapping[str, Spikes], timeout_s: float
+) -> dict[str, Spikes]:
+    """Run a segment in Lava, in a process of its own; the same as :func:`simulate`.
+
+    Raises:
+        IsolatedError: if there is no Lava, or its process dies or takes longer than ``timeout_s``.
+    """
+    job = {"segment": segment, "inputs": list(spikes.values())}
+    what = f"Lava's run of segment {segment.name!r}"
+    fired = run_isolated("hwsim.lava", job, timeout_s, what, lava_python())
+    return dict(zip([item.name for item in segment.populations], fired, strict=True))
 
 
 def simulate(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str, Spikes]:
@@ -244,14 +247,18 @@ class _Network:
         from lava.proc.lif.models import PyLifResetModelBitAcc
 
         name, shape = population.name, self.shape[population.name]
-        bias = np.broadcast_to(population.bias.reshape(-1, *[1] * (len(shape) - 1)), shape)
+        bias, threshold = (
+            np.broadcast_to(constants.reshape(-1, *[1] * (len(shape) - 1)), shape).T.copy()
+            for constants in (population.bias, population.threshold)
+        )
+        one_threshold = bool((threshold == threshold.flat[0]).all())
         neurons = self._process(
-            PyLifResetModelBitAcc,
+            PyLifResetModelBitAcc if one_threshold else _neurons_with_thresholds(),
             shape=shape[::-1],
             du=population.du,
             dv=population.dv,
-            vth=int(population.threshold[0]),
-            bias_mant=bias.T.copy(),
+            vth=int(threshold.flat[0]) if one_threshold else threshold,
+            bias_mant=bias,
             bias_exp=population.bias_exp,
             reset_interval=self.period,
             # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
@@ -338,6 +345,26 @@ class _Network:
         process.a_out.reshape(target.shape).connect(target)
 
 
+@functools.cache
+def _neurons_with_thresholds() -> Any:
+    """Lava's neurons, but with a threshold each; Lava's have one threshold together."""
+    from lava.magma.core.model.py.type import LavaPyType
+    from lava.magma.core.process.variable import Var
+    from lava.proc.lif.models import PyLifResetModelBitAcc
+    from lava.proc.lif.process import LIFReset
+
+    class Neurons(LIFReset):  # type: ignore[misc]
+        def __init__(self, *, vth: Any, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.vth = Var(shape=vth.shape, init=vth)
+
+    class Model(PyLifResetModelBitAcc):  # type: ignore[misc]
+        implements_process = Neurons  # Lava's decorator for this refuses subclasses
+        vth = LavaPyType(np.ndarray, np.int32, precision=17)
+
+    return Model
+
+
 def _expanded(kernel: Any, shape_in: Shape, shape_out: Shape, **settings: Any) -> Any:
     """A convolution as a sparse matrix, all in Lava's axis order."""
     from lava.proc.conv.utils import conv_to_sparse
@@ -347,8 +374,8 @@ def _expanded(kernel: Any, shape_in: Shape, shape_out: Shape, **settings: Any) -
     return csr_matrix((values, (rows, columns)), shape=(np.prod(shape_out), np.prod(shape_in)))
 
 
-def _work(job: Mapping[str, Any]) -> list[Spikes]:
-    """The worker's work, from what :meth:`LavaProgram.__call__` sends."""
+def work(job: Mapping[str, Any]) -> list[Spikes]:
+    """The worker's work, from what :func:`run_worker` sends."""
     if "torch" in sys.modules:
         raise RuntimeError("torch was imported in Lava's worker, where it would hang")
     logging.basicConfig()
@@ -357,4 +384,6 @@ def _work(job: Mapping[str, Any]) -> list[Spikes]:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], _work)
+    from hwsim.standalone import main
+
+    sys.exit(main(sys.argv[1:]))

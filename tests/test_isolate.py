@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from has8.errors import BackendError
-from hwsim.isolate import run_isolated
+from hwsim import isolate
+from hwsim.isolate import IsolatedError, interpreter_with, run_isolated
 from mapping.segment import ChipSegment, Population, Port, Synapse
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
@@ -23,7 +24,8 @@ Worker = Callable[[str], str]
 
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
-    """Write a worker module with a given body of ``work(job)``; returns the module's name."""
+    """Writes a worker module with a given body of ``work(job)``; returns the module's name."""
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # a killed parent leaves its folder
 
@@ -31,14 +33,12 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
         source = (
             "import os, pathlib, sys, time\n"
             "import numpy as np\n"
-            "from hwsim.isolate import serve\n"
             f"here = pathlib.Path({str(tmp_path)!r})\n"
             "def work(job):\n"
             f"    {body}\n"
-            "if __name__ == '__main__':\n"
-            "    serve(sys.argv[1], work)\n"
         )
         (tmp_path / "the_worker.py").write_text(source)
+        importlib.invalidate_caches()
         return "the_worker"
 
     return write
@@ -86,7 +86,7 @@ def test_dataclasses_and_arrays_travel_both_ways(worker):
 def test_the_worker_is_clean(worker, tmp_path):
     """No torch, one thread for each process, and no folder left behind."""
     body = (
-        "(here / 'folder').write_text(sys.argv[1]); "
+        "(here / 'folder').write_text(os.getcwd()); "
         "return [np.array(['torch' in sys.modules, os.environ['OMP_NUM_THREADS'] == '1'])]"
     )
     (result,) = run_isolated(worker(body), {}, 60, "the test")
@@ -94,17 +94,59 @@ def test_the_worker_is_clean(worker, tmp_path):
     assert not Path((tmp_path / "folder").read_text()).exists()
 
 
+def program(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_another_python_sees_the_worker_alone(worker, tmp_path):
+    """Not the packages of this one: they lie beside ours, and may be of another version."""
+    other = program(tmp_path / "python", f'exec "{sys.executable}" "$@"')
+    body = (
+        "import hwsim, the_worker; "
+        "files = [f.__file__ for f in (hwsim, sys.modules['__main__'], the_worker)]; "
+        "return [np.array([os.path.dirname(f) in (os.getcwd(), os.getcwd() + '/hwsim') "
+        "for f in files] + [os.environ['PYTHONPATH'] == os.getcwd()])]"
+    )
+    (found,) = run_isolated(worker(body), {}, 60, "the test", other)
+    assert found.tolist() == [True] * 4
+    (found,) = run_isolated(worker(body), {}, 60, "the test")
+    assert found.tolist() == [True] * 3 + [False]  # here the user's own path counts as well
+
+
+def test_finds_an_interpreter_with_a_package(tmp_path, monkeypatch):
+    assert interpreter_with("numpy", sys.executable) == sys.executable
+    other = program(tmp_path / "some-python", f'exec "{sys.executable}" "$@"')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert interpreter_with("numpy", "some-python") == other
+    monkeypatch.chdir(tmp_path)
+    assert interpreter_with("numpy", "./some-python") == other
+    (tmp_path / "nopackage").mkdir()  # a folder here is no package of theirs
+    with pytest.raises(IsolatedError, match=r"some-python' cannot import nopackage$"):
+        interpreter_with("nopackage", "./some-python")
+    with pytest.raises(IsolatedError, match=r"^there is no program 'none'$"):
+        interpreter_with("numpy", "none")
+    hang = f'echo $$ >> "{tmp_path}/pids"; sleep 600 & echo $! >> "{tmp_path}/pids"; wait'
+    monkeypatch.setattr(isolate, "ANSWER_S", 0.5)
+    for script in ("exit 0", "echo Python 2; exit 1", hang):
+        with pytest.raises(IsolatedError, match="is no Python$"):
+            interpreter_with("numpy", program(tmp_path / "no-python", script))
+    assert len(pids(tmp_path / "pids")) == 2
+    assert not any(map(alive, pids(tmp_path / "pids")))
+
+
 def test_a_failure_says_why(worker):
-    with pytest.raises(BackendError, match=r"^the test ended with code 1: ValueError: no such"):
+    with pytest.raises(IsolatedError, match=r"^the test ended with code 1: ValueError: no such"):
         run_isolated(worker("raise ValueError('no such thing')"), {}, 60, "the test")
-    with pytest.raises(BackendError, match=r"^the test ended with code -9: it said nothing$"):
+    with pytest.raises(IsolatedError, match=r"^the test ended with code -9: it said nothing$"):
         run_isolated(worker("os.kill(os.getpid(), 9)"), {}, 60, "the test")
 
 
 def test_a_timeout_leaves_no_process(worker, tmp_path):
     for timeout_s in (1, 2, 4, 8, 16, 32):  # until it is long enough for both to have started
         (tmp_path / "pids").unlink(missing_ok=True)
-        with pytest.raises(BackendError, match=rf"^the test took longer than {timeout_s} s and"):
+        with pytest.raises(IsolatedError, match=rf"^the test took longer than {timeout_s} s and"):
             run_isolated(worker(HANG), {}, timeout_s, "the test")
         started = pids(tmp_path / "pids")
         if len(started) == 2:
@@ -119,7 +161,7 @@ def test_a_dead_worker_leaves_no_process(worker, tmp_path):
         "(here / 'pids').write_text(str(child)) if child else time.sleep(600); "
         "os.kill(os.getpid(), 9)"
     )
-    with pytest.raises(BackendError, match="code -9"):
+    with pytest.raises(IsolatedError, match="code -9"):
         run_isolated(worker(body), {}, 60, "the test")
     assert wait_until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,7 @@ import torch
 
 from has8.errors import BackendError
 from hwsim.backend import SegmentRun
-from hwsim.lava import Lava
+from hwsim.lava import Lava, lava_python
 from hwsim.reference import Reference
 from mapping.segment import ChipSegment, Population, Port, Synapse
 from mapping.target import load_target
@@ -63,14 +65,18 @@ class Maker:
         name: str,
         shape: tuple[int, ...],
         *synapses: Synapse,
-        threshold: int = 300,
+        threshold: int | tuple[int, int] = 300,
         bias: int = 2000,
         bias_exp: int = 2,
         du: int = 4095,
         dv: int = 2048,
     ) -> Population:
+        """A threshold for all channels, or a range, from which each has its own."""
         biases = self.rng.integers(-bias, 2 * bias + 1, shape[0]).clip(-4095, 4095)
-        thresholds = np.full(shape[0], threshold)
+        if isinstance(threshold, int):
+            thresholds = np.full(shape[0], threshold)
+        else:
+            thresholds = self.rng.permutation(np.linspace(*threshold, shape[0]).astype(np.int64))
         return Population(name, shape, synapses, "lif", thresholds, biases, bias_exp, du, dv)
 
 
@@ -81,9 +87,21 @@ def everything(make: Maker) -> ChipSegment:
     quarter = replace(linear("y", (2, 6), exp=7), weight=np.full((2, 6), -256))
     populations = (
         layer("conv", (4, 3, 7), conv("x", (4, 3, 3, 2), (2, 1), (1, 1), (1, 2))),
-        layer("grouped", (6, 2, 5), conv("conv", (6, 2, 2, 3), groups=2, sign_mode="excitatory")),
-        layer("flat", (5,), linear("grouped", (5, 60), exp=1), bias_exp=0, du=1000),
-        layer("unflat", (2, 2, 3), linear("conv", (12, 84)), threshold=1500, dv=100),
+        layer(
+            "grouped",
+            (6, 2, 5),
+            conv("conv", (6, 2, 2, 3), groups=2, sign_mode="excitatory"),
+            threshold=(100, 2000),
+        ),
+        layer(
+            "flat",
+            (5,),
+            linear("grouped", (5, 60), exp=1),
+            threshold=(0, 1000),
+            bias_exp=0,
+            du=1000,
+        ),
+        layer("unflat", (2, 2, 3), linear("conv", (12, 84)), threshold=(500, 2500), dv=100),
         # Paths of different lengths from the input and from layers, one of them twice.
         layer("main", (4, 3, 7), conv("conv", (4, 4, 3, 3), padding=(1, 1))),
         layer(
@@ -190,14 +208,53 @@ def test_refuses_currents_that_lava_would_wrap_wrongly():
 
 @pytest.mark.parametrize(
     ("version", "reason"),
-    [((3, 10, 1), "pip install lava-nc==0.10.0"), ((3, 12, 0), "lava-nc 0.10.0 needs Python 3.10")],
+    [
+        ((3, 10, 1), "Lava is not installed; run `pip install lava-nc==0.10.0`"),
+        (
+            (3, 12, 0),
+            f"lava-nc 0.10.0 needs Python 3.10, but this is {platform.python_version()}; make a "
+            "3.10 environment with `pip install lava-nc==0.10.0` and set HAS8_LAVA_PYTHON to its "
+            "python",
+        ),
+    ],
 )
 def test_says_why_it_is_unavailable(monkeypatch, version, reason):
+    monkeypatch.delenv("HAS8_LAVA_PYTHON", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "version_info", version)
-    assert reason in str(Lava().unavailable())
-    with pytest.raises(BackendError, match=reason):
+    assert Lava().unavailable() == reason
+    with pytest.raises(BackendError, match=re.escape(reason)):
         Lava().compile(small(), LOIHI)
+
+
+def test_says_why_the_other_python_will_not_do(monkeypatch):
+    monkeypatch.setenv("HAS8_LAVA_PYTHON", "/nowhere/python")
+    reason = (
+        "HAS8_LAVA_PYTHON is wrong: there is no program '/nowhere/python'; set it to the python "
+        "of a 3.10 environment with `pip install lava-nc==0.10.0`"
+    )
+    assert Lava().unavailable() == reason
+    with pytest.raises(BackendError, match=re.escape(reason)):
+        Lava().compile(small(), LOIHI)
+
+
+@needs_lava
+def test_runs_in_the_python_that_is_named(monkeypatch, tmp_path):
+    """As on newer Pythons; nothing of this one's may be seen there, though it is on the path."""
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit('of another Python')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    other = tmp_path / "python"
+    log = tmp_path / "log"
+    other.write_text(f'#!/bin/sh\necho "$1" >> "{log}"\nexec "{lava_python()}" "$@"\n')
+    other.chmod(0o755)
+    monkeypatch.setenv("HAS8_LAVA_PYTHON", str(other))
+    monkeypatch.setattr(importlib.util, "find_spec", hide_lava(importlib.util.find_spec))
+    check_equal(small(), samples=2)
+    assert log.read_text().split() == ["-c", "-m"]  # asked once, then run
+
+
+def hide_lava(find_spec):
+    return lambda name, *rest: None if name == "lava" else find_spec(name, *rest)
 
 
 @needs_lava
@@ -225,6 +282,6 @@ def test_a_timeout_stops_all_of_lava(tmp_path, monkeypatch):
     program = Lava(timeout_s=3).compile(small(), LOIHI)
     with pytest.raises(BackendError, match="took longer than 3 s and was stopped"):
         program(spikes_for(small(), 0, 20_000))
-    shown = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True)
     assert str(tmp_path) not in shown.stdout
     assert list(tmp_path.iterdir()) == []

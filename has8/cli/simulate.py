@@ -14,11 +14,15 @@ from has8.data import Data, batches
 from has8.data.images import spread
 from has8.errors import BadInput
 from hwsim import Faults, Faulty, Recording
+from hwsim.cluster import agreements_on_ray
 from hwsim.cosim import BACKENDS, RECORDS, find_backend
 from hwsim.faults import FaultPoint
 from hwsim.fidelity import agreements
 from hwsim.report import Experiment, experiment_to_dict, render_experiment
 from mapping import Mapped, load
+
+LOCAL = "local"
+"""A Ray of our own, started for the run."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,6 +63,14 @@ from mapping import Mapped, load
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the faults."
 )
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value=LOCAL,
+    metavar="[ADDRESS]",
+    help="Spread the samples over the Ray cluster at ADDRESS (auto: the one that runs here), or "
+    "over one that is started for it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def simulate(
@@ -73,6 +85,7 @@ def simulate(
     inject: str | None,
     severity: str | None,
     seed: int,
+    ray: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -88,6 +101,8 @@ def simulate(
     """
     faults, severities = _faults(inject, severity, seed)
     kept = _kept(record, out, severities)
+    if kept and ray is not None:
+        raise BadInput("--record keeps a run of one process: leave out --ray")
     if out is not None:
         check_writable(out.parent)
     mapped, inner = load(artefact), find_backend(backend)
@@ -99,14 +114,26 @@ def simulate(
     scaled = [(faults or Faults()).scaled(number) for number in severities]
     chips = [inner] if faults is None else [Faulty(inner, item) for item in scaled]
     with stages(quiet) as stage:
-        found = agreements(
-            mapped,
-            batches(source.test, batch_size, indices=indices),
-            chips,
-            total=len(indices),
-            recording=recording,
-            on_progress=stage("simulation"),
-        )
+        done = stage("simulation" if ray is None else "simulation on Ray")
+        if ray is None:
+            found = agreements(
+                mapped,
+                batches(source.test, batch_size, indices=indices),
+                chips,
+                total=len(indices),
+                recording=recording,
+                on_progress=done,
+            )
+        else:
+            found = agreements_on_ray(
+                mapped,
+                lambda size: batches(source.test, size, indices=indices),
+                chips,
+                total=len(indices),
+                address=None if ray == LOCAL else ray,
+                batch_size=batch_size,
+                on_progress=done,
+            )
         if recording is not None and out is not None:
             stage("writing")
             recording.save(out)

@@ -1,0 +1,281 @@
+"""``python -m hwsim.lava``: a saved mapping alone, spikes in, spikes out, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+import mapping
+from has8 import calibrate, create_model
+from hwsim import standalone
+from hwsim.lava import Lava
+from hwsim.reference import Reference
+from hwsim.standalone import main, read_mapping
+from mapping.segment import ChipSegment
+
+MISSING = Lava().unavailable()
+needs_lava = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+needs_groups = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+
+
+def varied(chip: ChipSegment) -> ChipSegment:
+    """With a threshold for each channel, all so low that neurons fire though nobody trained."""
+    layers = (
+        replace(p, threshold=p.threshold // 20 + np.arange(len(p.threshold)))
+        for p in chip.populations
+    )
+    return replace(chip, populations=tuple(layers))
+
+
+@pytest.fixture(scope="module")
+def mapped(digits):
+    torch.manual_seed(0)
+    model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(12,))
+    found = mapping.map_model(calibrate(model, digits), calibration=digits)
+    return replace(found, chips=tuple(map(varied, found.chips)))
+
+
+@pytest.fixture(scope="module")
+def artefact(mapped, tmp_path_factory) -> Path:
+    return mapping.save(mapped, tmp_path_factory.mktemp("artefact") / "net.h8")
+
+
+@pytest.fixture(scope="module")
+def spikes(mapped) -> dict[str, np.ndarray]:
+    """Of every port, two samples."""
+    rng = np.random.default_rng(0)
+    return {
+        f"{chip.name}/inputs/{port.name}": rng.random((chip.steps, 2, *port.shape)) < 0.5
+        for chip in mapped.chips
+        for port in chip.inputs
+    }
+
+
+@pytest.fixture
+def fails(artefact, spikes, tmp_path, capsys) -> Callable[..., str]:
+    """Runs the command on changed spikes or another mapping; gives its one sentence."""
+
+    def run(changed: Mapping[str, Any] = {}, name: Path = artefact, out: str = "out.npz") -> str:
+        content = {**spikes, **changed}
+        np.savez(tmp_path / "in.npz", **{k: v for k, v in content.items() if v is not None})
+        assert main([str(name), str(tmp_path / "in.npz"), str(tmp_path / out)]) == 1
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ") and said.err.count("\n") == 1
+        assert not list(tmp_path.glob("*out*"))
+        return said.err.replace(str(tmp_path), "TMP")
+
+    return run
+
+
+def test_reads_what_the_artefact_holds(mapped, artefact):
+    """Without any of the libraries that wrote it."""
+    segments, registers = read_mapping(artefact)
+    assert vars(registers).keys() == msgspec.structs.asdict(mapped.target.registers).keys()
+    assert registers.keep_top == mapped.target.registers.keep_top
+    assert [segment.name for segment in segments] == [chip.name for chip in mapped.chips]
+    for segment, chip in zip(segments, mapped.chips, strict=True):
+        assert segment.steps == chip.steps
+        assert [(p.name, tuple(p.shape)) for p in segment.inputs] == [
+            (p.name, p.shape) for p in chip.inputs
+        ]
+        for mine, theirs in zip(segment.populations, chip.populations, strict=True):
+            for key in ("name", "neuron", "bias_exp", "du", "dv"):
+                assert getattr(mine, key) == getattr(theirs, key)
+            np.testing.assert_array_equal(mine.threshold, theirs.threshold)
+            np.testing.assert_array_equal(mine.bias, theirs.bias)
+            for one, two in zip(mine.synapses, theirs.synapses, strict=True):
+                assert one.weight.dtype == np.int64
+                np.testing.assert_array_equal(one.weight, two.weight)
+                assert (one.source, one.kind, one.weight_exp) == (
+                    two.source,
+                    two.kind,
+                    two.weight_exp,
+                )
+
+
+@needs_lava
+def test_equals_the_reference_without_our_libraries(mapped, artefact, spikes, tmp_path):
+    """Every spike; a segment that lacks inputs is left out."""
+    chip, left_out = mapped.chips[-1], mapped.chips[0]
+    given = {key: array for key, array in spikes.items() if key.startswith(f"{chip.name}/")}
+    np.savez(tmp_path / "in.npz", **given, other=np.arange(3))
+    code = (
+        "import runpy, sys\n"
+        "for name in ('torch', 'msgspec', 'safetensors', 'click', 'has8', 'mapping'):\n"
+        "    sys.modules[name] = None\n"
+        "runpy.run_module('hwsim.lava', run_name='__main__', alter_sys=True)"
+    )
+    files = [str(artefact), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *files], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (0, len(mapped.chips) - 1), done.stderr
+    assert f"{left_out.name}: skipped" in done.stderr
+    assert done.stdout.startswith(f"{chip.name}: 2 samples, ")
+    inputs = {port.name: given[f"{chip.name}/inputs/{port.name}"] for port in chip.inputs}
+    inputs = {name: torch.from_numpy(array) for name, array in inputs.items()}
+    want = Reference().compile(chip, mapped.target.registers)(inputs).spikes
+    with np.load(tmp_path / "out.npz") as got:
+        assert sorted(got.files) == sorted(f"{chip.name}/spikes/{name}" for name in want)
+        for name, fired in want.items():
+            found = got[f"{chip.name}/spikes/{name}"]
+            assert found.dtype == bool and fired.any() and not fired.all()
+            np.testing.assert_array_equal(found, fired.numpy())
+
+
+# ---------------------------------------------------------------------------------- bad input
+
+
+def test_says_what_is_wrong_with_the_spikes(fails, mapped, spikes, tmp_path):
+    chip = mapped.chips[0]
+    port, shape = chip.inputs[0].name, chip.inputs[0].shape
+    key = f"{chip.name}/inputs/{port}"
+    expected = f"expected bool[T, N, *shape] = bool[8, N, {', '.join(map(str, shape))}] with"
+    assert f"{key} is int64[8, 2, 1, 8, 8], {expected}" in fails({key: spikes[key].astype(int)})
+    assert f"{key} is bool[7, 2, 1, 8, 8], {expected}" in fails({key: spikes[key][1:]})
+    assert f"{key} is bool[8, 0, 1, 8, 8], {expected}" in fails({key: spikes[key][:, :0]})
+    nothing = dict.fromkeys(spikes)
+    assert f"holds the inputs of no chip segment: expected arrays like {key!r}" in fails(nothing)
+    assert "cannot write TMP/no/out.npz: name a file in a folder" in fails(out="no/out.npz")
+
+
+def test_says_what_is_wrong_with_the_mapping(fails, artefact, tmp_path):
+    assert f"cannot read {artefact}x (No such file" in fails(name=Path(f"{artefact}x"))
+    with zipfile.ZipFile(artefact) as archive:
+        manifest, tensors = map(archive.read, ("manifest.json", "tensors.safetensors"))
+
+    def written(manifest: bytes, tensors: bytes) -> Path:
+        with zipfile.ZipFile(tmp_path / "bad.h8", "w") as archive:
+            archive.writestr("manifest.json", manifest)
+            archive.writestr("tensors.safetensors", tensors)
+        return tmp_path / "bad.h8"
+
+    start = "error: TMP/bad.h8 is no mapped model or is damaged ("
+    said = fails(name=written(manifest, tensors[: len(tensors) // 2]))
+    assert said.startswith(start) and said.endswith("): write it with has8-map\n")
+    plain = json.loads(manifest)
+    other = json.dumps({**plain, "version": 1}).encode()
+    assert f"{start}'has8-mapped' version 1, and this" in fails(name=written(other, tensors))
+    del plain["chips"]
+    assert f"{start}no 'chips')" in fails(name=written(json.dumps(plain).encode(), tensors))
+
+
+def test_refuses_what_lava_would_do_otherwise(fails, mapped, tmp_path):
+    registers = msgspec.structs.replace(mapped.target.registers, synapse_shift=5)
+    target = msgspec.structs.replace(mapped.target, registers=registers)
+    other = mapping.save(replace(mapped, target=target), tmp_path / "other.h8")
+    assert "synapse_shift = 6 and the target 5" in fails(name=other)
+
+
+def test_a_failed_write_keeps_the_old_file(artefact, spikes, tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "in.npz", **spikes)
+    (tmp_path / "out.npz").write_text("old")
+
+    def full_disk(file, **arrays):
+        file.write(b"new")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(standalone, "run_worker", lambda *job: {"p": np.zeros((8, 2, 1), bool)})
+    monkeypatch.setattr(np, "savez_compressed", full_disk)
+    assert main([str(artefact), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 1
+    assert "cannot write" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"in.npz", "out.npz"}
+    assert (tmp_path / "out.npz").read_text() == "old"
+
+
+def test_bad_options_are_one_sentence(capsys):
+    for options, said in (
+        ([], "the following arguments are required: NAME.h8, INPUT.npz, OUTPUT.npz"),
+        (["a", "b", "c", "--timeout", "inf"], "argument --timeout: invalid seconds value: 'inf'"),
+        (["a", "b", "c", "--timeout", "0"], "argument --timeout: invalid seconds value: '0'"),
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            main(options)
+        assert exit_info.value.code == 1
+        assert capsys.readouterr().err == f"error: {said}: see python -m hwsim.lava --help\n"
+
+
+# ------------------------------------------------------------------------- a Lava that misbehaves
+
+
+@pytest.fixture
+def stuck(artefact, spikes, tmp_path, monkeypatch):
+    """Starts the command with a Python that passes for one with Lava, but does what it is told."""
+    np.savez(tmp_path / "in.npz", **spikes)
+    fake = tmp_path / "python"
+    monkeypatch.setenv("HAS8_LAVA_PYTHON", str(fake))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    def start(act: str, *options: str) -> subprocess.Popen[str]:
+        fake.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo Python; exit; fi\n{act}\n')
+        fake.chmod(0o755)
+        files = [str(artefact), str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), *options]
+        command = [sys.executable, "-m", "hwsim.lava", *files]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+# The worker and a child of it write their process ids and sleep.
+HANG = 'echo $$ >> "$TMPDIR/pids"; sleep 600 & echo $! >> "$TMPDIR/pids"; wait'
+
+
+def alive(pid: str) -> bool:
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", pid], capture_output=True, text=True)
+    return shown.stdout.strip()[:1] not in ("", "Z")
+
+
+def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
+    """The command's exit code and words, when nothing of it is left."""
+    with process:
+        _, said = process.communicate(timeout=60)
+    started = (folder / "pids").read_text().split() if (folder / "pids").exists() else []
+    assert not any(map(alive, started))
+    left = {path.name for path in folder.iterdir()} - {"in.npz", "python", "pids"}
+    assert not left
+    return process.returncode, said
+
+
+@needs_groups
+def test_a_lava_that_hangs_is_stopped(stuck, mapped, tmp_path):
+    code, said = ended(stuck(HANG, "--timeout", "1.5"), tmp_path)
+    assert len((tmp_path / "pids").read_text().split()) == 2
+    what = f"Lava's run of segment {mapped.chips[0].name!r}"
+    assert code == 1
+    assert said == (
+        f"error: {what} took longer than 1.5 s and was stopped; run fewer samples or raise the "
+        "time limit\n"
+    )
+
+
+@needs_groups
+def test_a_lava_that_dies_is_told(stuck, mapped, tmp_path):
+    code, said = ended(stuck("kill -9 $$"), tmp_path)
+    what = f"Lava's run of segment {mapped.chips[0].name!r}"
+    assert (code, said) == (1, f"error: {what} ended with code -9: it said nothing\n")
+
+
+@needs_groups
+def test_an_interrupt_stops_lava(stuck, tmp_path):
+    process = stuck(HANG)
+    pids = tmp_path / "pids"
+    for _ in range(3000):
+        if pids.exists() and len(pids.read_text().split()) == 2:
+            break
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert ended(process, tmp_path) == (130, "interrupted\n")
