@@ -121,6 +121,23 @@ def sums_of(mapped: Mapped, images: Tensor) -> tuple[Callable[[], None], int]:
     return sums, 2 * len(images) * sum(layer.dense for layer in layers)
 
 
+def sparsity(mapped: Mapped, images: Tensor) -> dict[str, float]:
+    """Of what feeds the chip's layers: the part that are spikes, and the part that is silent.
+
+    Silent is a channel in a step in which no neuron of it fires: of one sample, or of all.
+    """
+    run = simulate(mapped, images, Fast(), batch_size=len(images), record=("spikes",))
+    found: dict[str, list[Tensor]] = {"spikes": [], "silent_once": [], "silent_always": []}
+    for chip in mapped.chips:
+        spikes = {**run.inputs[chip.name], **run.spikes[chip.name]}
+        for source in {s.source for p in chip.populations for s in p.synapses}:
+            fires = spikes[source].flatten(3).any(3) if spikes[source].dim() > 3 else spikes[source]
+            found["spikes"].append(spikes[source].flatten())
+            found["silent_once"].append(~fires.flatten())
+            found["silent_always"].append(~fires.any(1).flatten())
+    return {key: float(torch.cat(parts).double().mean()) for key, parts in found.items()}
+
+
 def matrix_rate(arithmetic: str) -> float:
     """Operations a second of a product of large matrices, the best of several."""
     generator = torch.Generator().manual_seed(0)
@@ -228,6 +245,7 @@ def measure(name: str, images: Tensor, settings: Settings, memory: bool = True) 
         "sums_share": median(times["sums"]) / settings.batch_size
         / (median(times["fast"]) / len(some)),
         "arithmetic": kinds,
+        "sparsity": sparsity(mapped, images[: settings.batch_size]),
         "profile": profile(mapped, some, settings.batch_size),
         "peak_mib": {str(size): peak_mib(name, settings, size) for size in sizes},
     }  # fmt: skip
@@ -258,6 +276,9 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{size}: {_number(mib, '.0f')}" for size, mib in r["peak_mib"].items()
         ),
         "arithmetic": lambda r: "; ".join(r["arithmetic"]),
+        "inputs that are spikes": lambda r: _number(r["sparsity"]["spikes"], ".0%"),
+        "silent channels, one sample": lambda r: _number(r["sparsity"]["silent_once"], ".0%"),
+        "silent channels, all samples": lambda r: _number(r["sparsity"]["silent_always"], ".1%"),
         **{
             f"time: {stage}": lambda r, stage=stage: _number(r["profile"][stage], ".0%")  # type: ignore[misc]
             for stage in next(iter(results.values()))["profile"]
