@@ -1,7 +1,8 @@
 """Recipes: complete settings for training, by name, and what they ask of a model.
 
-``modern`` is ours and the default. ``paper`` and ``paper-sgdr`` are those of HAS-8 (Luu 2025) as
-its authors' released code has them, for the small data sets and for ImageNet.
+``modern`` is ours and the default; ``finetune`` is for models that are trained already. ``paper``
+and ``paper-sgdr`` are those of HAS-8 (Luu 2025) as its authors' released code has them, for the
+small data sets and for ImageNet.
 """
 
 from __future__ import annotations
@@ -94,8 +95,14 @@ _PAPER = TrainConfig(
 _PAPER_SGDR = replace(
     _PAPER, lr=0.1 * 16 / 256, weight_decay=5e-4, optimizer="sgd", schedule="cosine-epochs"
 )
+_FINETUNE = TrainConfig(epochs=2, lr=2e-4, weight_decay=0.0, label_smoothing=0.0, augment="flip")
 RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
-    {"modern": TrainConfig(), "paper": _PAPER, "paper-sgdr": _PAPER_SGDR}
+    {
+        "modern": TrainConfig(),
+        "paper": _PAPER,
+        "paper-sgdr": _PAPER_SGDR,
+        "finetune": _FINETUNE,
+    }
 )
 """Settings by name. The paper calls its ImageNet schedule SGDR, that is, with warm restarts; the
 released code has none, nor has ``paper-sgdr``. Their images are not normalised."""

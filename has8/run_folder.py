@@ -28,6 +28,8 @@ EVENTS_SUFFIX = ".has8"
 EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
 """TensorBoard's files: the columns of METRICS as scalars."""
 FORMAT, VERSION = "has8-training", 2
+LONGEST = 300
+"""Characters of a value in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class RunFolder:
     def _check(self, there: Mapping[str, Any]) -> None:
         names = sorted(self.identity.keys() | there.keys())
         differ = [
-            f"{name} is {there.get(name)!r} there and {self.identity.get(name)!r} here"
+            f"{name} is {_short(there.get(name))} there and {_short(self.identity.get(name))} here"
             for name in names
             if there.get(name) != self.identity.get(name)
         ]
@@ -147,6 +149,12 @@ class RunFolder:
                 "test_accuracy": epoch.test_accuracy,
             },
         )
+
+
+def _short(value: object) -> str:
+    """A value as it is written, its beginning if that is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 @contextmanager

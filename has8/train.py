@@ -83,6 +83,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = True,
     on_progress: Report | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> History:
     """Train a model in place; at the end it is calibrated, and on the device it was trained on.
 
@@ -116,7 +117,7 @@ def fit(
     chosen = _subset(len(data.train), config)
     fabric = launch(hardware)
     _check_batch(config, len(chosen), fabric.world_size)
-    identity = _identity(model, data, config, hardware)
+    identity = {**(provenance or {}), **_identity(model, data, config, hardware)}
     folder = None if out is None else RunFolder(Path(out), identity)
     model.to(memory_format=torch.channels_last)
     net = fabric.setup_module(torch.compile(model) if hardware.compile else model)  # type: ignore[arg-type]

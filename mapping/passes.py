@@ -42,7 +42,7 @@ def fold_batchnorm(graph: Graph) -> Graph:
         behind = node.inputs[0]
         front = nodes[source.get(behind, behind)]
         if OPS[front.op].role == "synapse" and len(graph.consumers(behind)) == 1:
-            nodes[front.name] = replace(front, tensors=_folded(front, node))
+            nodes[front.name] = replace(front, tensors=folded(front, node))
             source[node.name] = front.name
             del nodes[node.name]
     output = graph.output.name
@@ -50,7 +50,8 @@ def fold_batchnorm(graph: Graph) -> Graph:
     return sorted_graph(kept, source.get(output, output))
 
 
-def _folded(front: Node, norm: Node) -> dict[str, Tensor]:
+def folded(front: Node, norm: Node) -> dict[str, Tensor]:
+    """Weight and bias of a synapse with the batch norm behind it; gradients pass to the tensors."""
     factor, offset = factor_and_offset(norm)
     weight = front.tensors["weight"].double()
     bias = offset

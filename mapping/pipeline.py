@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -19,11 +20,13 @@ from mapping.allocate import allocate
 from mapping.evaluate import evaluate
 from mapping.ir import Graph
 from mapping.mapped import Mapped
-from mapping.partition import cut
+from mapping.partition import Partition, cut
 from mapping.passes import run_passes
 from mapping.place import place
-from mapping.quantize import quantize
-from mapping.target import Target, load_target, weight_grid
+from mapping.quantize import layer_of, quantize, unclipped_scale
+from mapping.scales import METHODS, Method, Scales
+from mapping.search import search_scales
+from mapping.target import Target, load_target, stored_bits
 from mapping.trace import trace
 
 
@@ -35,6 +38,8 @@ def map_model(
     calibration: Tensor | None = None,
     input_shape: Sequence[int] | None = None,
     weight_bits: int = 8,
+    scales: Method | Scales = "round",
+    per_channel: bool = False,
     provenance: Mapping[str, Any] | None = None,
 ) -> Mapped:
     """Map a model onto a chip: trace, rewrite, cut, quantise, tile, place.
@@ -44,9 +49,14 @@ def map_model(
         target: a bundled target's name, the path of a YAML file, or a target.
         partition: "all" (everything that the chip can run), "none", or names of chip segments.
         calibration: images ``float32[N, C, H, W]`` for encoders whose range training never
-            tracked; also gives the input shape.
+            tracked; also gives the input shape, and is what scales are searched on.
         input_shape: of one sample, ``(C, H, W)``; needed only without ``calibration``.
-        weight_bits: bits of a stored weight, one that the target stores.
+        weight_bits: bits of a weight, 1 to the widest that the target stores.
+        scales: "round" takes the largest at which nothing is clipped; "search" those that change
+            the fewest spikes on the calibration images (a few hundred; seconds for each layer);
+            or the scale of each population by name, as fine-tuning froze them.
+        per_channel: whether a search may give channels different thresholds, as many as a core
+            has.
         provenance: JSON-able facts to keep beside the model's configuration and the options.
 
     Returns:
@@ -59,28 +69,94 @@ def map_model(
         DoesNotFit: if a layer fits on no core, however it is tiled.
     """
     chip = target if isinstance(target, Target) else load_target(target)
-    weight_grid(chip.registers, weight_bits, chip.registers.sign_modes[0])  # refuses other widths
-    model = calibrate(deepcopy(model), calibration)
-    shape = _shape(calibration, input_shape)
-    traced = trace(model, shape)
-    _check_traced(traced, model, calibration, shape)
-    graph = run_passes(traced)
-    segments = cut(graph, chip.registers, partition)
+    model = deepcopy(model)
+    graph, segments = lower(model, chip, partition, calibration, input_shape)
+    chosen, mismatch = choose_scales(
+        graph, segments, chip, calibration, weight_bits, scales, per_channel
+    )
     quantized = [
-        quantize(graph, segment, chip.registers, weight_bits=weight_bits)
+        quantize(graph, segment, chip.registers, weight_bits=weight_bits, scales=chosen)
         for segment in segments.chip
     ]
     chips = tuple(segment for segment, _ in quantized)
-    errors = {name: error for _, found in quantized for name, error in found.items()}
+    errors = {
+        name: replace(error, mismatch=mismatch.get(name))
+        for _, found in quantized
+        for name, error in found.items()
+    }
     placement = place(allocate(chips, chip), chips, chip)
     facts = {
         "has8": version("has8"),
         "model": getattr(model, "config", {"name": type(model).__name__}),
         "partition": partition if isinstance(partition, str) else list(partition),
         "weight_bits": weight_bits,
+        "scales": scales if isinstance(scales, str) else "given",
+        "per_channel": per_channel,
         **(provenance or {}),
     }
     return Mapped(graph, segments, chips, errors, placement, chip, facts)
+
+
+def lower(
+    model: nn.Module,
+    chip: Target,
+    partition: str | Sequence[str] = "all",
+    calibration: Tensor | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> tuple[Graph, Partition]:
+    """Calibrate a model in place, trace and rewrite it, and cut the graph between host and chip.
+
+    The arguments and the errors are those of :func:`map_model`.
+    """
+    calibrate(model, calibration)
+    shape = _shape(calibration, input_shape)
+    traced = trace(model, shape)
+    _check_traced(traced, model, calibration, shape)
+    graph = run_passes(traced)
+    return graph, cut(graph, chip.registers, partition)
+
+
+def choose_scales(
+    graph: Graph,
+    partition: Partition,
+    chip: Target,
+    calibration: Tensor | None,
+    weight_bits: int,
+    scales: Method | Scales,
+    per_channel: bool,
+) -> tuple[Scales, dict[str, float]]:
+    """The scale of each population on the chip, and what a search measured of it.
+
+    The arguments are those of :func:`map_model`.
+
+    Raises:
+        BadInput: if an option is out of range, or a layer at any scale.
+    """
+    stored_bits(chip.registers, weight_bits)  # refuses other widths
+    if isinstance(scales, str) and scales not in METHODS:
+        raise BadInput(f"scales must be one of {', '.join(METHODS)}, not {scales!r}")
+    if per_channel and scales != "search":
+        raise BadInput("only a search gives channels their own thresholds: use scales='search'")
+    if not isinstance(scales, str):
+        return scales, {}
+    if scales == "round":
+        names = [n for part in partition.chip for n in part.nodes if graph[n].op == "neuron"]
+        return {
+            name: unclipped_scale(layer_of(graph, name), name, chip.registers, weight_bits)
+            for name in names
+        }, {}
+    if calibration is None:
+        raise BadInput("a search for scales needs calibration images: pass a few hundred")
+    found = search_scales(
+        graph,
+        partition,
+        chip.registers,
+        calibration,
+        weight_bits=weight_bits,
+        thresholds=chip.core.threshold_configs if per_channel else 1,
+    )
+    chosen = {name: item.scale for name, item in found.items()}
+    return chosen, {name: item.mismatch for name, item in found.items()}
 
 
 def _check_traced(

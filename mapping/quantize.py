@@ -1,29 +1,26 @@
-"""From float layers to the chip's integers, and how far they are off.
-
-One scale per population maps the threshold to an integer mantissa exactly; weights are rounded
-to the target's grid. The scale is the largest at which all weights are in range; where that
-leaves a coarse threshold, a weight exponent buys a finer one.
-"""
+"""A chip segment in integers, and how far they are off."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from has8.errors import BadInput
 from mapping.ir import Graph, Node
 from mapping.partition import Segment, synapses_of
+from mapping.scales import (
+    FloatLayer,
+    Scale,
+    Scales,
+    float_layer,
+    largest_scale,
+    membrane_decay,
+    to_integers,
+    worst_current,
+)
 from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import Registers, weight_grid
-
-Floats = NDArray[np.float64]
-
-FINE_THRESHOLD = 256
-"""A threshold mantissa that is fine enough: truncation then costs 1/16384 threshold a step at
-most, and a larger one only brings the membrane nearer to its register's limit."""
+from mapping.target import Registers, stored_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +34,9 @@ class LayerError:
         decay: the error of the factor that decays the membrane.
         membrane: a bound on the membrane's error after the last step, as long as every spike
             so far was the float layer's and no register overflowed.
+        clipped: weights and biases that were out of range, and are further off than rounding is.
+        mismatch: the part of the spikes on the calibration images that are not the float layer's,
+            in [0, 1]; None if nobody measured it.
     """
 
     weight: float
@@ -44,10 +44,17 @@ class LayerError:
     bias: float
     decay: float
     membrane: float
+    clipped: int = 0
+    mismatch: float | None = None
 
 
 def quantize(
-    graph: Graph, segment: Segment, registers: Registers, *, weight_bits: int = 8
+    graph: Graph,
+    segment: Segment,
+    registers: Registers,
+    *,
+    weight_bits: int = 8,
+    scales: Scales | None = None,
 ) -> tuple[ChipSegment, dict[str, LayerError]]:
     """The integers of one chip segment; the graph keeps its floats.
 
@@ -55,18 +62,27 @@ def quantize(
         graph: after the passes, batch norms folded.
         segment: of side "chip".
         registers: the target's.
-        weight_bits: bits of a stored weight, one that the target stores.
+        weight_bits: bits of a weight; stored in as many, or the next width that the target stores.
+        scales: of its populations by name; None takes the largest at which nothing is clipped.
 
     Returns:
         The integer segment, and the error of each population by name.
 
     Raises:
-        BadInput: if a layer is out of range at any scale, or the target has no such weights.
+        BadInput: if a layer is out of range at any scale, the target has no such weights, or
+            the scales are not those of these layers.
     """
     populations, errors = [], {}
     for name in segment.nodes:
         if graph[name].op == "neuron":
-            population, errors[name] = _population(graph, graph[name], registers, weight_bits)
+            layer = layer_of(graph, name)
+            if scales is None:
+                scale = unclipped_scale(layer, name, registers, weight_bits)
+            else:
+                scale = _given(scales, layer, name)
+            population, errors[name] = _population(
+                layer, graph[name], scale, registers, weight_bits
+            )
             populations.append(population)
     inputs = [Port(n, graph[n].type.shape) for n in segment.inputs]
     steps = graph[segment.nodes[-1]].type.steps
@@ -76,176 +92,98 @@ def quantize(
     return chip, errors
 
 
-@dataclass(frozen=True, slots=True)
-class _FloatLayer:
-    """A population in thresholds: gain applied, divided by the threshold."""
-
-    synapses: tuple[Node, ...]
-    weights: tuple[Floats, ...]
-    bias: Floats
-    beta: float
-    steps: int
-
-
-def _float_layer(graph: Graph, neuron: Node) -> _FloatLayer:
-    synapses = synapses_of(graph, neuron.name)
+def layer_of(graph: Graph, neuron: str) -> FloatLayer:
+    """The float layer that ends in a neuron that the chip can take."""
+    synapses = synapses_of(graph, neuron)
     assert not isinstance(synapses, str), synapses
-    factor = neuron.attrs["gain"] / neuron.attrs["threshold"]
-    weights = tuple(s.tensors["weight"].double().numpy() * factor for s in synapses)
-    bias = np.zeros(len(weights[0]))
-    for synapse in synapses:
-        if "bias" in synapse.tensors:
-            bias = bias + synapse.tensors["bias"].double().numpy() * factor
-    assert neuron.type.steps is not None
-    return _FloatLayer(tuple(synapses), weights, bias, neuron.attrs["beta"], neuron.type.steps)
+    return float_layer(synapses, graph[neuron])
+
+
+def unclipped_scale(layer: FloatLayer, name: str, registers: Registers, bits: int) -> Scale:
+    """The largest scale at which nothing is clipped.
+
+    Raises:
+        BadInput: if there is none.
+    """
+    scale = largest_scale(layer, name, registers, bits)
+    if to_integers(layer, scale, registers, bits).clipped:
+        raise BadInput(
+            f"layer {name!r} cannot be quantised to {bits}-bit weights (signs: "
+            f"{', '.join(scale.sign_modes)}) without clipping some to 0: use more weight bits, "
+            f"search for scales, or keep the layer on the host"
+        )
+    return scale
+
+
+def _given(scales: Scales, layer: FloatLayer, name: str) -> Scale:
+    scale = scales.get(name)
+    expected = (len(layer.bias), len(layer.synapses))
+    if scale is None or (len(scale.thresholds), len(scale.exponents)) != expected:
+        raise BadInput(
+            f"the scales that were given have none for layer {name!r} of {expected[0]} channels: "
+            f"they belong to another model or another partition; let new ones be chosen"
+        )
+    return scale
 
 
 def _population(
-    graph: Graph, neuron: Node, registers: Registers, bits: int
+    layer: FloatLayer, neuron: Node, scale: Scale, registers: Registers, bits: int
 ) -> tuple[Population, LayerError]:
-    layer = _float_layer(graph, neuron)
-    modes = [_sign_mode(w, registers) for w in layer.weights]
-    threshold = 0
-    for exponent in range(max(0, registers.weight_exp_min), registers.weight_exp_max + 1):
-        threshold = max(threshold, _threshold(layer, modes, registers, bits, exponent))
-        if threshold >= FINE_THRESHOLD:
-            break
-    threshold = _with_headroom(layer, threshold, registers)
-    population = None
-    while threshold >= 1 and population is None:
-        population = _rounded(layer, neuron, modes, registers, bits, threshold)
-        worst = population.most_drive << registers.synapse_shift
-        limit = (1 << (registers.state_bits - 1)) - 1
-        if worst > limit:  # rounding to a coarse grid went up
-            threshold, population = threshold * limit // (worst + 1), None
-    if population is None:
-        raise BadInput(
-            f"layer {neuron.name!r} cannot be quantised to {bits}-bit weights: no scale keeps its "
-            f"weights (signs: {', '.join(modes)}), bias and currents in range; use more weight "
-            f"bits, or keep the layer on the host"
+    integers = to_integers(layer, scale, registers, bits)
+    synapses = tuple(
+        Synapse(
+            node.name,
+            node.inputs[0],
+            node.op,
+            {key: node.attrs[key] for key in sorted(node.attrs)},
+            weight.numpy().astype(np.int64),
+            exponent,
+            mode,
+            stored_bits(registers, bits),
         )
-    return population, _error(layer, population, registers)
-
-
-def _with_headroom(layer: _FloatLayer, threshold: int, registers: Registers) -> int:
-    """A lower threshold where a fine one would let the membrane reach its register's limit."""
-    drive = _worst_current(layer.weights) + float(np.abs(layer.bias).max(initial=0))
-    reach = drive * sum(float(layer.beta**step) for step in range(layer.steps))
-    limit = (1 << (registers.state_bits - 1)) - 1
-    if reach * threshold * 2**registers.threshold_shift <= limit:
-        return threshold
-    fits = int(limit / (reach * 2**registers.threshold_shift))
-    return min(threshold, max(FINE_THRESHOLD, fits))
-
-
-def _sign_mode(weights: Floats, registers: Registers) -> str:
-    """The mode with the finest grid that holds all weights."""
-    if weights.min(initial=0) >= 0 and "excitatory" in registers.sign_modes:
-        return "excitatory"
-    if weights.max(initial=0) <= 0 and "inhibitory" in registers.sign_modes:
-        return "inhibitory"
-    return "mixed"
-
-
-def _threshold(
-    layer: _FloatLayer, modes: list[str], registers: Registers, bits: int, exponent: int
-) -> int:
-    """The largest threshold mantissa at which weights, bias and worst-case current fit."""
-    limits = [float(registers.threshold_max)]
-    shift = 1 << registers.synapse_shift
-    unit = (1 << registers.threshold_shift) / shift  # weight units of one threshold unit
-    for weights, mode in zip(layer.weights, modes, strict=True):
-        low, high, _ = weight_grid(registers, bits, mode)
-        for bound, extreme in ((high, weights.max(initial=0)), (-low, -weights.min(initial=0))):
-            if extreme > 0:
-                limits.append(bound * 2**exponent / (extreme * unit))
-    worst = _worst_current(layer.weights)
-    if worst > 0:  # no input may make the current wrap around
-        limits.append(((1 << (registers.state_bits - 1)) - 1) / (worst * unit * shift))
-    largest_bias = float(np.abs(layer.bias).max(initial=0))
-    if largest_bias > 0:
-        mantissa = min(registers.bias_max, -registers.bias_min)
-        limits.append((mantissa << registers.bias_exp_max) / (largest_bias * unit * shift))
-    return math.floor(min(limits))
-
-
-def _worst_current(weights: tuple[Floats, ...]) -> float:
-    """The largest sum of absolute weights into one neuron."""
-    per_output = sum(np.abs(w).reshape(len(w), -1).sum(1) for w in weights)
-    return float(np.max(per_output))
-
-
-def _rounded(
-    layer: _FloatLayer,
-    neuron: Node,
-    modes: list[str],
-    registers: Registers,
-    bits: int,
-    threshold: int,
-) -> Population:
-    unit = threshold * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
-    synapses = []
-    for node, weights, mode in zip(layer.synapses, layer.weights, modes, strict=True):
-        low, high, step = weight_grid(registers, bits, mode)
-        exponent = _exponent(weights * unit, low, high)
-        grid = np.round(weights * unit / 2**exponent / step) * step
-        mantissa = np.clip(grid, low, high).astype(np.int64)
-        attrs = {k: node.attrs[k] for k in sorted(node.attrs)}
-        synapses.append(
-            Synapse(node.name, node.inputs[0], node.op, attrs, mantissa, exponent, mode, bits)
+        for node, weight, exponent, mode in zip(
+            layer.synapses, integers.weights, scale.exponents, scale.sign_modes, strict=True
         )
-    bias, bias_exp = _bias(layer.bias * threshold * 2.0**registers.threshold_shift, registers)
+    )
     full = 1 << registers.decay_bits
-    return Population(
+    population = Population(
         name=neuron.name,
         shape=neuron.type.shape,
-        synapses=tuple(synapses),
+        synapses=synapses,
         neuron=neuron.attrs["model"],
-        threshold=np.full(len(bias), threshold),
-        bias=bias,
-        bias_exp=bias_exp,
+        threshold=np.array(scale.thresholds, np.int64),
+        bias=integers.bias.numpy().astype(np.int64),
+        bias_exp=integers.bias_exp,
         du=min(full - registers.current_decay_offset, full - 1),
-        dv=min(max(round((1 - layer.beta) * full) - registers.membrane_decay_offset, 0), full - 1),
+        dv=membrane_decay(layer.beta, registers),
     )
+    return population, _error(layer, population, integers.clipped, registers)
 
 
-def _exponent(scaled: Floats, low: int, high: int) -> int:
-    """The smallest exponent, at least 0, at which all scaled weights are in range."""
-    exponent = 0
-    while scaled.max(initial=0) > high * 2**exponent or scaled.min(initial=0) < low * 2**exponent:
-        exponent += 1
-    return exponent
-
-
-def _bias(scaled: Floats, registers: Registers) -> tuple[NDArray[np.int64], int]:
-    """Mantissas and the smallest common exponent at which they are in range."""
-    exponent = 0
-    largest = min(registers.bias_max, -registers.bias_min)
-    while np.abs(np.round(scaled / 2**exponent)).max(initial=0) > largest:
-        exponent += 1
-    return np.round(scaled / 2**exponent).astype(np.int64), exponent
-
-
-def _error(layer: _FloatLayer, population: Population, registers: Registers) -> LayerError:
+def _error(
+    layer: FloatLayer, population: Population, clipped: int, registers: Registers
+) -> LayerError:
+    weights = [weight.numpy() for weight in layer.weights]
+    bias = layer.bias.numpy()
     unit = population.threshold * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
     effective = [
         s.weight * 2.0**s.weight_exp / unit.reshape(-1, *(1,) * (s.weight.ndim - 1))
         for s in population.synapses
     ]
-    differences = tuple(w - e for w, e in zip(layer.weights, effective, strict=True))
-    current = _worst_current(differences)
+    differences = [w - e for w, e in zip(weights, effective, strict=True)]
+    current = worst_current(differences)
     steps_per_threshold = population.threshold * 2.0**registers.threshold_shift
     resolution = float(np.max(1 / steps_per_threshold))
     effective_bias = population.bias * 2.0**population.bias_exp / steps_per_threshold
-    bias = float(np.abs(layer.bias - effective_bias).max(initial=0))
+    bias_error = float(np.abs(bias - effective_bias).max(initial=0))
     full = 1 << registers.decay_bits
     kept = 1 - (population.dv + registers.membrane_decay_offset) / full
     decay = abs(layer.beta - kept)
     # The membrane before each step is within what the steps before could have added.
-    drive = _worst_current(layer.weights) + float(np.abs(layer.bias).max(initial=0))
+    drive = worst_current(weights) + float(np.abs(bias).max(initial=0))
     error = reach = 0.0
     for _ in range(layer.steps):
-        error = error * kept + decay * reach + resolution + current + bias
+        error = error * kept + decay * reach + resolution + current + bias_error
         reach = reach * layer.beta + drive
     weight = max(float(np.abs(d).max(initial=0)) for d in differences)
-    return LayerError(weight, current, bias, decay, error)
+    return LayerError(weight, current, bias_error, decay, error, clipped)

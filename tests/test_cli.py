@@ -145,8 +145,8 @@ def broken(kind, folder):
         return [DIGITS, "--data", other], "choose its data with --data"
     if kind == "unknown host":
         return [DIGITS, "--host", "jetson-orin"], "did you mean 'jetson-orin-nano'"
-    if kind == "odd bits":
-        return [DIGITS, "--weight-bits", 7, "--partition", "none"], "7 bits cannot be stored"
+    if kind == "too many bits":
+        return [DIGITS, "--weight-bits", 9, "--partition", "none"], "9 bits cannot be stored"
     if kind == "unknown data":
         return [DIGITS, "--data", "digit"], "did you mean 'digits'"
     return [DIGITS, "--samples", "many"], "'many' is not a valid integer"
@@ -168,7 +168,7 @@ def broken(kind, folder):
         "unknown host",
         "mapped already",
         "other classes",
-        "odd bits",
+        "too many bits",
         "wrong option",
     ],
 )

@@ -1,5 +1,7 @@
 """Integers: legal on the target, exact thresholds, errors within the stated bounds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,9 @@ from has8.neurons import Leaky
 from mapping.fixed import decay, saturate, shift_left, wrap
 from mapping.partition import cut
 from mapping.passes import run_passes
-from mapping.quantize import quantize
-from mapping.target import load_target, weight_grid
+from mapping.quantize import layer_of, quantize
+from mapping.scales import Scale, largest_scale, to_integers
+from mapping.target import load_target, stored_bits, weight_grid
 from mapping.trace import trace
 
 REGISTERS = load_target("loihi").registers
@@ -43,8 +46,39 @@ layers = {
     "scale": st.sampled_from([1e-4, 0.02, 0.3, 4.0, 60.0]),
     "bias_scale": st.sampled_from([0.0, 0.05, 1.0, 30.0]),
     "beta": st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
-    "bits": st.sampled_from(REGISTERS.weight_bits[1:]),
+    "bits": st.integers(2, 8),
 }
+scales = {
+    "threshold": st.sampled_from([1, 3, 200, 5000, 131071]),
+    "exponent": st.integers(0, 7),
+    "spread": st.booleans(),
+}
+
+
+def drawn_scale(graph, name, bits, threshold, exponent, spread):
+    """Any scale at all, however bad, with the signs of the right one."""
+    modes = largest_scale(layer_of(graph, name), name, REGISTERS, bits).sign_modes
+    channels = len(layer_of(graph, name).bias)
+    thresholds = [max(1, threshold >> (place if spread else 0)) for place in range(channels)]
+    return Scale(tuple(thresholds), (exponent,), modes)
+
+
+def assert_legal(population, bits):
+    """All registers in range, weights on the grid, and no input can make the current wrap."""
+    (synapse,) = population.synapses
+    low, high, step = weight_grid(REGISTERS, bits, synapse.sign_mode)
+    assert low <= synapse.weight.min()
+    assert synapse.weight.max() <= high
+    assert not (synapse.weight % step).any()
+    assert synapse.weight_bits == stored_bits(REGISTERS, bits)
+    assert 0 <= synapse.weight_exp <= REGISTERS.weight_exp_max
+    assert ((population.threshold >= 1) & (population.threshold <= REGISTERS.threshold_max)).all()
+    assert REGISTERS.bias_min <= population.bias.min()
+    assert population.bias.max() <= REGISTERS.bias_max
+    assert 0 <= population.bias_exp <= REGISTERS.bias_exp_max
+    assert 0 <= population.dv <= 1 << REGISTERS.decay_bits
+    worst = (np.abs(synapse.weight) << synapse.weight_exp).reshape(3, -1).sum(1).max()
+    assert worst << REGISTERS.synapse_shift < 1 << (REGISTERS.state_bits - 1)
 
 
 @settings(deadline=None, max_examples=25)
@@ -53,31 +87,48 @@ def test_every_integer_is_legal(seed, scale, bias_scale, beta, bits):
     graph, segment = one_layer(random_conv(seed, scale, bias_scale), Leaky(beta=beta))
     chip, errors = quantize(graph, segment, REGISTERS, weight_bits=bits)
     (population,) = chip.populations
-    (synapse,) = population.synapses
-    low, high, step = weight_grid(REGISTERS, bits, synapse.sign_mode)
-    assert low <= synapse.weight.min()
-    assert synapse.weight.max() <= high
-    assert not (synapse.weight % step).any()
-    assert 0 <= synapse.weight_exp <= REGISTERS.weight_exp_max
-    assert ((population.threshold >= 1) & (population.threshold <= REGISTERS.threshold_max)).all()
-    assert REGISTERS.bias_min <= population.bias.min()
-    assert population.bias.max() <= REGISTERS.bias_max
-    assert 0 <= population.bias_exp <= REGISTERS.bias_exp_max
-    assert 0 <= population.dv <= 1 << REGISTERS.decay_bits
-    # no input can make the current wrap around
-    worst = (np.abs(synapse.weight) << synapse.weight_exp).reshape(3, -1).sum(1).max()
-    assert worst << REGISTERS.synapse_shift < 1 << (REGISTERS.state_bits - 1)
+    assert_legal(population, bits)
+    assert errors[population.name].clipped == 0
     assert errors[population.name].membrane >= 0
 
 
 @settings(deadline=None, max_examples=25)
-@given(**layers)
+@given(**layers, **scales)
+def test_every_integer_is_legal_whatever_the_scale(
+    seed, scale, bias_scale, beta, bits, threshold, exponent, spread
+):
+    graph, segment = one_layer(random_conv(seed, scale, bias_scale), Leaky(beta=beta))
+    name = segment.outputs[0]
+    drawn = drawn_scale(graph, name, bits, threshold, exponent, spread)
+    chip, errors = quantize(graph, segment, REGISTERS, weight_bits=bits, scales={name: drawn})
+    (population,) = chip.populations
+    assert_legal(population, bits)
+    assert population.threshold.tolist() == list(drawn.thresholds)
+    # what is further off than rounding is counted, and nothing else is
+    (synapse,) = population.synapses
+    (weight,) = layer_of(graph, name).weights
+    unit = population.per_channel(population.threshold)[..., None] * 2.0**-synapse.weight_exp
+    step = weight_grid(REGISTERS, bits, synapse.sign_mode)[2]
+    off = np.abs(weight.numpy() * unit - synapse.weight) > step / 2
+    bias = layer_of(graph, name).bias.numpy() * population.threshold * 2.0**6
+    outside = np.abs(np.round(bias / 2**population.bias_exp)) > REGISTERS.bias_max
+    count = off.sum() + outside.sum()
+    fits = to_integers(layer_of(graph, name), drawn, REGISTERS, bits).worst < 1 << 23
+    assert errors[name].clipped == count if fits else errors[name].clipped >= count
+
+
+@settings(deadline=None, max_examples=25)
+@given(**layers, **scales, given_scale=st.booleans())
 def test_membrane_error_is_within_its_bound_until_a_spike_differs(
-    seed, scale, bias_scale, beta, bits
+    seed, scale, bias_scale, beta, bits, threshold, exponent, spread, given_scale
 ):
     neuron = Leaky(beta=beta)
     graph, segment = one_layer(random_conv(seed, scale, bias_scale), neuron)
-    chip, errors = quantize(graph, segment, REGISTERS, weight_bits=bits)
+    chosen = None
+    if given_scale:
+        name = segment.outputs[0]
+        chosen = {name: drawn_scale(graph, name, bits, threshold, exponent, spread)}
+    chip, errors = quantize(graph, segment, REGISTERS, weight_bits=bits, scales=chosen)
     (population,) = chip.populations
     (synapse,) = population.synapses
     conv = graph[synapse.name]
@@ -125,17 +176,51 @@ def test_signs_choose_the_finest_grid_and_the_gain_is_folded():
     )
 
 
-def test_fewer_bits_never_lower_the_error_bound_and_odd_widths_are_refused():
+def test_fewer_bits_never_lower_the_error_bound():
     graph, segment = one_layer(random_conv(3, 0.3, 0.1), Leaky())
     bounds = []
-    for bits in REGISTERS.weight_bits[1:]:
+    for bits in range(2, 9):
         _, errors = quantize(graph, segment, REGISTERS, weight_bits=bits)
         bounds.append(next(iter(errors.values())).current)
     assert bounds == sorted(bounds, reverse=True)
-    with pytest.raises(BadInput, match="signs: mixed"):  # one bit holds only one sign
+
+
+def test_one_bit_of_mixed_signs_is_refused_unless_clipping_is_asked_for():
+    """It stands for 0 and -256: all that excites is lost."""
+    graph, segment = one_layer(random_conv(3, 0.3, 0.1), Leaky())
+    with pytest.raises(BadInput, match=r"signs: mixed.* without clipping"):
         quantize(graph, segment, REGISTERS, weight_bits=1)
-    with pytest.raises(BadInput, match="7 bits"):
-        quantize(graph, segment, REGISTERS, weight_bits=7)
+    name = segment.outputs[0]
+    layer = layer_of(graph, name)
+    scale = largest_scale(layer, name, REGISTERS, 1)
+    chip, errors = quantize(graph, segment, REGISTERS, weight_bits=1, scales={name: scale})
+    (weight,) = layer.weights
+    assert set(np.unique(chip.populations[0].synapses[0].weight)) == {-256, 0}
+    assert 0 < errors[name].clipped <= (weight > 0).sum()
+    with pytest.raises(BadInput, match="9 bits"):
+        quantize(graph, segment, REGISTERS, weight_bits=9)
+
+
+def test_scales_of_other_layers_are_refused():
+    graph, segment = one_layer(random_conv(3, 0.3, 0.1), Leaky())
+    for wrong in ({}, {segment.outputs[0]: Scale((256,) * 4, (0,), ("mixed",))}):
+        with pytest.raises(BadInput, match="another model or another partition"):
+            quantize(graph, segment, REGISTERS, scales=wrong)
+
+
+def test_gradients_pass_rounding_and_stop_where_weights_are_clipped():
+    graph, segment = one_layer(random_conv(3, 0.3, 0.1), Leaky())
+    layer = layer_of(graph, segment.outputs[0])
+    (weight,) = layer.weights
+    live = weight.clone().requires_grad_()
+    scale = largest_scale(layer, "", REGISTERS, 4)
+    doubled = Scale(tuple(2 * v for v in scale.thresholds), scale.exponents, scale.sign_modes)
+    integers = to_integers(replace(layer, weights=(live,)), doubled, REGISTERS, 4)
+    integers.weights[0].sum().backward()
+    unit = doubled.thresholds[0] / 2 ** scale.exponents[0]
+    inside = (weight * unit >= -256) & (weight * unit <= 224)
+    assert 0 < inside.sum() < weight.numel()
+    assert torch.equal(live.grad, torch.where(inside, unit, 0.0).double())
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

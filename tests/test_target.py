@@ -21,6 +21,7 @@ from mapping.target import (
     host_names,
     load_host,
     load_target,
+    stored_bits,
     target_names,
     weight_grid,
 )
@@ -121,11 +122,14 @@ def test_the_barrier_is_read_off_the_tables() -> None:
     assert 1800 < barrier_ns(LOIHI, sanafe, 29, chips=2) < 14300
 
 
-@given(st.sampled_from(LOIHI.registers.weight_bits), st.sampled_from(LOIHI.registers.sign_modes))
+@given(st.integers(1, 8), st.sampled_from(LOIHI.registers.sign_modes))
 def test_a_grid_has_one_mantissa_for_each_code(bits: int, sign_mode: str) -> None:
     low, high, step = weight_grid(LOIHI.registers, bits, sign_mode)
     grid = range(low, high + 1, step)
     assert len(grid) == 2**bits
+    stored = stored_bits(LOIHI.registers, bits)
+    wide_low, wide_high, wide_step = weight_grid(LOIHI.registers, stored, sign_mode)
+    assert set(grid) <= set(range(wide_low, wide_high + 1, wide_step))
     assert grid[-1] == high
     assert 0 in grid
 
@@ -135,11 +139,18 @@ def test_weight_grids_of_eight_bits() -> None:
     assert weight_grid(LOIHI.registers, 8, "excitatory") == (0, 255, 1)
     assert weight_grid(LOIHI.registers, 8, "inhibitory") == (-255, 0, 1)
     assert weight_grid(LOIHI.registers, 4, "mixed") == (-256, 224, 32)
+    assert weight_grid(LOIHI.registers, 2, "mixed") == (-256, 128, 128)
+    assert weight_grid(LOIHI.registers, 1, "mixed") == (-256, 0, 256)
+
+
+def test_seven_bits_are_stored_in_eight() -> None:
+    assert [stored_bits(LOIHI.registers, bits) for bits in range(1, 9)] == [1, 2, 3, 4, 5, 6, 8, 8]
 
 
 def test_a_weight_that_cannot_be_stored_is_refused() -> None:
-    with pytest.raises(BadInput, match="weights of 7 bits cannot be stored; allowed are 1, 2, 3"):
-        weight_grid(LOIHI.registers, 7, "mixed")
+    for bits in (0, 9):
+        with pytest.raises(BadInput, match=f"weights of {bits} bits cannot be stored; .* 1 to 8"):
+            weight_grid(LOIHI.registers, bits, "mixed")
     with pytest.raises(BadInput, match="sign mode 'both' is not supported"):
         weight_grid(LOIHI.registers, 8, "both")
 

@@ -10,20 +10,20 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from has8 import calibrate, load_checkpoint
+from has8 import Checkpoint, calibrate, load_checkpoint
 from has8.checkpoint import write_whole
 from has8.cli.inputs import BATCH, FOLDER, check_writable, data_options, find_data
 from has8.cli.progress import Count, stages
+from has8.cli.quantization import CALIBRATION, DEFAULT_BITS, quantization_options
 from has8.errors import BackendError
 from hwsim import compare, estimate, simulate
 from hwsim.divergence import Comparison
 from hwsim.lava import Lava
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save, target_names
+from mapping.finetune import quantization_of
+from mapping.scales import Method, Scales
 from mapping.target import DEFAULT_HOST, host_names, load_host
-
-CALIBRATION = 256
-"""Training images that stand for the data where an encoder's range was never tracked."""
 
 
 @click.command("map", context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +61,7 @@ CALIBRATION = 256
     show_default=True,
     help="Samples to run in Lava as well, over every spike.",
 )
-@click.option("--weight-bits", type=int, default=8, show_default=True, help="Bits of a weight.")
+@quantization_options("round, or those that a fine-tuned model has")
 @click.option(
     "--out",
     type=FOLDER,
@@ -82,7 +82,9 @@ def map_command(
     samples: int,
     verify: str,
     verify_samples: int,
-    weight_bits: int,
+    weight_bits: int | None,
+    scales: Method | None,
+    per_channel: bool,
     out: Path,
     full: bool,
     as_json: bool,
@@ -107,6 +109,7 @@ def map_command(
         input_shape=checkpoint.input_shape,
         class_names=checkpoint.class_names,
     )
+    bits, chosen = _scales(checkpoint, chip.name, weight_bits, scales, per_channel)
     with stages(quiet) as stage:
         stage("mapping")
         calibration, _ = source.train.tensors(CALIBRATION)
@@ -116,7 +119,9 @@ def map_command(
             chip,
             _names(partition),
             calibration=calibration,
-            weight_bits=weight_bits,
+            weight_bits=bits,
+            scales=chosen,
+            per_channel=per_channel,
             provenance={
                 "data": source.name,
                 "class_names": list(checkpoint.class_names),
@@ -151,6 +156,22 @@ def map_command(
         click.echo(f"\n{artefact}\n{report_file}")
     if verified is not None and not verified.equal:
         raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
+
+
+def _scales(
+    checkpoint: Checkpoint,
+    chip: str,
+    weight_bits: int | None,
+    scales: Method | None,
+    per_channel: bool,
+) -> tuple[int, Method | Scales]:
+    """Bits and scales: as told, else as the model was fine-tuned for this chip, else the usual."""
+    tuned = quantization_of(checkpoint.provenance)
+    told = weight_bits is not None or scales is not None or per_channel
+    if tuned is not None and tuned.target == chip and not told:
+        return tuned.weight_bits, tuned.scales
+    method: Method = "search" if per_channel else "round"
+    return DEFAULT_BITS if weight_bits is None else weight_bits, scales or method
 
 
 def _names(partition: str) -> str | list[str]:

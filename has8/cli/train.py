@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -14,14 +15,21 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from torch import nn
 
-from has8.data import AUGMENTATIONS, PREPROCESSES, data_names, load_data
+from has8.checkpoint import load as load_checkpoint
+from has8.cli.inputs import find_data
+from has8.cli.quantization import Quantize, quantization_options
+from has8.data import AUGMENTATIONS, PREPROCESSES, Data, data_names, load_data
 from has8.errors import BadInput, TrainingError
 from has8.hardware import ACCELERATORS, PRECISIONS, Hardware, first_process_first, is_first_process
 from has8.history import Epoch, Progress, Report
 from has8.recipes import RECIPES, TrainConfig, recipe_options
 from has8.run_folder import MODEL
 from has8.train import fit, new_model
+from mapping import target_names
+from mapping.finetune import PROVENANCE
+from mapping.scales import Method
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -40,7 +48,20 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("model")
+@click.argument("model", required=False)
+@click.option(
+    "--from",
+    "start",
+    type=click.Path(path_type=Path),
+    help="Go on from the weights of this model file; it takes the place of MODEL.",
+)
+@click.option(
+    "--quantize",
+    metavar="TARGET",
+    help=f"Train --from's model as this chip would run it: {', '.join(target_names())}, or a "
+    "YAML file.",
+)
+@quantization_options("search")
 @click.option("--data", required=True, help=f"{', '.join(data_names())}, or a folder of images.")
 @click.option(
     "--data-root",
@@ -57,9 +78,8 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
 @click.option(
     "--recipe",
     type=click.Choice(list(RECIPES)),
-    default="modern",
-    show_default=True,
-    help="All settings at once (see below); the options that follow change single ones.",
+    help="All settings at once (see below); the options that follow change single ones.  "
+    "[default: modern, with --from finetune]",
 )
 @click.option("--epochs", type=int, help="Passes over the data.")
 @click.option("--batch-size", type=int, help="Images a step, over all devices.")
@@ -101,17 +121,26 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
     help="float32, or bfloat16 where that is safe.",
 )
 @click.option("--compile", "compiled", is_flag=True, help="Train through torch.compile.")
-@click.option("--out", type=_FOLDER, help="Folder for the results.  [default: runs/MODEL-DATA]")
+@click.option(
+    "--out",
+    type=_FOLDER,
+    help="Folder for the results.  [default: runs/MODEL-DATA, or runs/MODEL-TARGET-BITS-DATA]",
+)
 @click.option("--restart", is_flag=True, help="Start over instead of going on.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def train(
-    model: str,
+    model: str | None,
+    start: Path | None,
+    quantize: str | None,
+    weight_bits: int | None,
+    scales: Method | None,
+    per_channel: bool,
     data: str,
     data_root: Path | None,
     image_size: int | None,
     preprocess: str | None,
-    recipe: str,
+    recipe: str | None,
     options: tuple[str, ...],
     base: int | None,
     depth: int | None,
@@ -133,24 +162,48 @@ def train(
     A command that was interrupted goes on where it stopped when it is given again. It also runs
     under torchrun and Slurm's srun.
 
+    With --quantize, a trained model is fine-tuned as a chip would run it, spike by spike; has8-map
+    then maps the result with the very integers that it was trained with.
+
     \b
     has8 train has8_vgg --data digits --base 16 --depth 2 --option head=[64]
     has8 train has8_resnet_b32 --data photos/ --image-size 64 --recipe paper
+    has8 train --quantize loihi --weight-bits 2 --from model.pt --data cifar10
     """
+    wanted = Quantize(quantize, weight_bits, scales, per_channel)
+    wanted.check(start)
+    recipe = recipe or ("modern" if start is None else "finetune")
     changes = {key: value for key, value in settings.items() if value is not None}
     config = replace(RECIPES[recipe], **changes)
     hardware = Hardware(accelerator, devices, num_nodes, precision, compiled)
-    with first_process_first(hardware):
-        prepared = preprocess or ("paper" if recipe.startswith("paper") else "crop")
-        source = load_data(data, data_root, image_size, preprocess=prepared)
     given = _options(options, base=base, depth=depth)
-    chosen = {**recipe_options(recipe, model, source), **given}
-    network = new_model(model, source, chosen, config.seed)
-    folder = out or Path("runs") / f"{model}-{source.name}"
+    with first_process_first(hardware):
+        if start is not None:
+            if model or given or image_size is not None or preprocess is not None:
+                raise BadInput(
+                    "--from takes the model and its images as they are: leave out MODEL and its "
+                    "options, --image-size and --preprocess"
+                )
+            network, source, facts = _loaded(start, data, data_root)
+            name = start.stem
+        elif model is not None:
+            prepared = preprocess or ("paper" if recipe.startswith("paper") else "crop")
+            source = load_data(data, data_root, image_size, preprocess=prepared)
+            chosen = {**recipe_options(recipe, model, source), **given}
+            network, facts = new_model(model, source, chosen, config.seed), {}
+            name = model
+        else:
+            raise BadInput("name a MODEL to train, or a model file to go on from with --from")
+    if quantize is not None:
+        quantization = wanted.prepare(network, source)
+        facts[PROVENANCE] = quantization.to_dict()
+        name = f"{name}-{quantization.target}-{quantization.weight_bits}bit"
+    folder = out or Path("runs") / f"{name}-{source.name}"
     arguments: dict[str, Any] = {"hardware": hardware, "out": folder, "resume": not restart}
+    arguments["provenance"] = facts
     try:
         with _progress(quiet) as report:
-            history = fit(network, source, config, on_progress=report, **arguments)
+            history = fit(network, source, config, **arguments, on_progress=report)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop.__cause__, TrainingError) and is_first_process():
             click.echo(stop.__cause__, err=True)
@@ -169,6 +222,20 @@ def train(
         "seconds": round(history.seconds, 3),
     }
     click.echo(json.dumps(result) if as_json else _summary(result))
+
+
+def _loaded(start: Path, data: str, root: Path | None) -> tuple[nn.Module, Data, dict[str, Any]]:
+    """A model file's model, the data, and what tells it from other files."""
+    checkpoint = load_checkpoint(start)
+    source = find_data(
+        data,
+        root,
+        training=checkpoint.provenance,
+        input_shape=checkpoint.input_shape,
+        class_names=checkpoint.class_names,
+    )
+    digest = hashlib.sha256(start.read_bytes()).hexdigest()
+    return checkpoint.model, source, {"from": {"file": start.name, "sha256": digest}}
 
 
 def _options(pairs: tuple[str, ...], **named: int | None) -> dict[str, Any]:

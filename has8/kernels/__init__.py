@@ -22,6 +22,8 @@ KINDS = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16"}
 _ARGUMENTS = {
     "leaky_forward": "nnnnppprrrppp",
     "leaky_backward": "nnnnppprrrrppppppp",
+    "chip_forward": "nnnnppprrp",
+    "chip_backward": "nnnnppprrrppp",
     "moments": "nnnppp",
     "combine": "nnnppppp",
     "encode": "nnprrpp",

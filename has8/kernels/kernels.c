@@ -94,6 +94,7 @@ static inline double falling_exponential_d(double x) { return exp(-x); }
 #define STORE(x) (x)
 #define RINT rintf
 #define FLOOR floorf
+#define TRUNC truncf
 #define FABS fabsf
 #define SINE quarter_sine_f
 #define FALLING falling_exponential_f
@@ -106,6 +107,7 @@ static inline double falling_exponential_d(double x) { return exp(-x); }
 #define STORE(x) (x)
 #define RINT rint
 #define FLOOR floor
+#define TRUNC trunc
 #define FABS fabs
 #define SINE quarter_sine_d
 #define FALLING falling_exponential_d
@@ -118,6 +120,7 @@ static inline double falling_exponential_d(double x) { return exp(-x); }
 #define STORE(x) as_bfloat16(x)
 #define RINT rintf
 #define FLOOR floorf
+#define TRUNC truncf
 #define FABS fabsf
 #define SINE quarter_sine_f
 #define FALLING falling_exponential_f

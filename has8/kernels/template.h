@@ -137,6 +137,99 @@ void NAME(leaky_backward)(
     free(all_totals);
 }
 
+/* One step of a chip's neurons on whole numbers: decay towards zero, add, saturate. */
+static inline void NAME(chip_step)(
+    long length, const S *restrict drive, const R *restrict bias, R kept_part, R limit,
+    const R *restrict kept, R *restrict membrane
+) {
+    for (long i = 0; i < length; i++) {
+        R v = TRUNC(kept[i] * kept_part) + LOAD(drive[i]) + bias[i];
+        v = v < limit ? v : limit;
+        membrane[i] = v > -limit ? v : -limit;
+    }
+}
+
+/* Spikes[steps, n] of a chip's neurons from whole numbers drive[steps, n]; bias and threshold are
+   per channel. Exact as long as R holds all products with kept_part. */
+void NAME(chip_forward)(
+    long threads, long steps, long n, long channels, const S *drive, const R *bias,
+    const R *threshold, double kept_, double limit_, S *spikes
+) {
+    const R kept_part = kept_, limit = limit_;
+    const long length = NAME(block)(n, channels), blocks = (n + length - 1) / length;
+    const S one = STORE((R)1), zero = STORE((R)0);
+#pragma omp parallel num_threads(threads)
+    {
+        long from, to;
+        my_part(blocks, &from, &to);
+        R *b = NAME(repeated)(bias, length, channels), *h = NAME(repeated)(threshold, length, channels);
+        R *kept = malloc(length * sizeof(R)), *membrane = malloc(length * sizeof(R));
+        for (long block = from; block < to; block++) {
+            const long start = block * length, size = smaller(length, n - start);
+            memset(kept, 0, size * sizeof(R));
+            for (long t = 0; t < steps; t++) {
+                NAME(chip_step)(size, drive + t * n + start, b, kept_part, limit, kept, membrane);
+                S *restrict out = spikes + t * n + start;
+                for (long i = 0; i < size; i++) out[i] = membrane[i] > h[i] ? one : zero;
+                for (long i = 0; i < size; i++) kept[i] = membrane[i] > h[i] ? 0 : membrane[i];
+            }
+        }
+        free(b), free(h), free(kept), free(membrane);
+    }
+}
+
+/* Gradient of the drive into grad[steps, n], from that of the spikes, through the arctan surrogate
+   at the membrane over its threshold; membranes are computed again. sums[channels]: of the gradient. */
+void NAME(chip_backward)(
+    long threads, long steps, long n, long channels, const S *drive, const R *bias,
+    const R *threshold, double kept_, double limit_, double alpha_, const S *grad_spikes, S *grad,
+    double *sums
+) {
+    const R kept_part = kept_, limit = limit_;
+    const R width = 1.57079632679489661923 * alpha_, height = alpha_ / 2;
+    const long length = NAME(block)(n, channels), blocks = (n + length - 1) / length;
+    double *all_totals = calloc(threads * 2 * length, sizeof(double));
+#pragma omp parallel num_threads(threads)
+    {
+        long from, to;
+        my_part(blocks, &from, &to);
+        R *b = NAME(repeated)(bias, length, channels), *h = NAME(repeated)(threshold, length, channels);
+        R *kept = malloc(length * sizeof(R)), *later = malloc(length * sizeof(R));
+        R *membranes = malloc(steps * length * sizeof(R)), *total = malloc(length * sizeof(R));
+        double *totals = all_totals + omp_get_thread_num() * 2 * length;
+        for (long block = from; block < to; block++) {
+            const long start = block * length, size = smaller(length, n - start);
+            memset(kept, 0, size * sizeof(R));
+            for (long t = 0; t < steps; t++) {
+                R *restrict membrane = membranes + t * length;
+                NAME(chip_step)(size, drive + t * n + start, b, kept_part, limit, kept, membrane);
+                for (long i = 0; i < size; i++) kept[i] = membrane[i] > h[i] ? 0 : membrane[i];
+            }
+            memset(later, 0, size * sizeof(R));
+            memset(total, 0, size * sizeof(R));
+            for (long t = steps - 1; t >= 0; t--) {
+                const R *restrict membrane = membranes + t * length;
+                const S *restrict incoming = grad_spikes + t * n + start;
+                S *restrict out = grad + t * n + start;
+                for (long i = 0; i < size; i++) {
+                    R distance = width * (membrane[i] / h[i] - 1);
+                    R slope = (R)1 / ((R)1 + distance * distance) * height / h[i];
+                    R carried = membrane[i] > h[i] ? 0 : later[i] * kept_part;
+                    later[i] = slope * LOAD(incoming[i]) + carried;
+                    out[i] = STORE(later[i]);
+                    total[i] += later[i];
+                }
+            }
+            for (long i = 0; i < size; i++) totals[i] += total[i];
+        }
+        free(b), free(h), free(kept), free(later), free(membranes), free(total);
+    }
+    for (long thread = 0; thread < threads; thread++)
+        for (long i = 0; i < length; i++)
+            sums[i % channels] += all_totals[thread * 2 * length + i];
+    free(all_totals);
+}
+
 /* sums[2, channels]: of y[count] - pivot[channels], and of its squares. A pivot near the mean keeps
    the variance that follows from cancelling out. */
 void NAME(moments)(
@@ -374,6 +467,7 @@ void NAME(encode_backward)(
 #undef STORE
 #undef RINT
 #undef FLOOR
+#undef TRUNC
 #undef FABS
 #undef SINE
 #undef FALLING

@@ -1,0 +1,286 @@
+"""Fine-tuning for a chip: what training sees is what the chip computes."""
+
+import json
+from copy import deepcopy
+from dataclasses import replace
+
+import msgspec
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from has8 import create_model, fit, fused, load_checkpoint, load_data
+from has8.blocks import SpikingLayer
+from has8.checkpoint import save
+from has8.cli.map import map_command
+from has8.cli.train import train
+from has8.data import batches
+from has8.errors import BadInput, CheckpointError
+from has8.neurons import Leaky
+from has8.recipes import RECIPES
+from hwsim import simulate
+from hwsim.reference import Reference
+from mapping import load_target, map_model
+from mapping.finetune import PROVENANCE, QuantizedLayer, prepare, quantization_of
+from mapping.lif import ChipNeurons
+from mapping.scales import Integers, Scale
+
+TARGET = load_target("loihi")
+DATA = load_data("digits")
+SHORT = replace(RECIPES["finetune"], epochs=1, subset=256, lr=2e-3)
+
+
+def tune(model, images, steps=3, **options):
+    """A few steps with a learning rate that changes many integers."""
+    quantization = prepare(model, TARGET, calibration=images, **options)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    model.train()
+    for step, (x, y) in enumerate(batches(DATA.train, 32, shuffle_seed=0)):
+        if step == steps:
+            break
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return quantization
+
+
+def watched(model, images):
+    """The spikes into and out of every quantised layer in a forward pass, by population."""
+    seen = {}
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, QuantizedLayer)}
+    for name, layer in layers.items():  # the spikes themselves, before they are decoded
+        layer._spikes = _recording(seen, name, layer._spikes)
+    with torch.no_grad():
+        model(images)
+    for layer in layers.values():
+        del layer._spikes
+    return seen
+
+
+def _recording(seen, name, inner):
+    def spikes(x, narrow):
+        out = inner(x, narrow)
+        seen[f"{name}.neuron"] = (x.detach().bool(), out.detach().bool())
+        return out
+
+    return spikes
+
+
+def bare(model):
+    """The same weights in a plain model."""
+    plain = create_model(**model.config)
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def assert_same_spikes(model, mapped, images):
+    """Given what training's layers were given, the reference makes the same spikes."""
+    seen = watched(model, images)
+    assert {p.name for chip in mapped.chips for p in chip.populations} == seen.keys()
+    for chip in mapped.chips:
+        sources = {s.source: p.name for p in chip.populations for s in p.synapses}
+        fed = {port.name: seen[sources[port.name]][0] for port in chip.inputs}
+        for name, spikes in Reference().compile(chip, TARGET.registers)(fed).spikes.items():
+            assert spikes.sum() > 0
+            assert torch.equal(spikes, seen[name][1]), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weight_bits": 8, "scales": "round"},
+        {"weight_bits": 4},
+        {"weight_bits": 2, "per_channel": True},
+    ],
+    ids=str,
+)
+def test_the_chip_makes_the_spikes_that_training_saw(model, digits, options):
+    model = deepcopy(model)
+    tuned = tune(model, digits[:24], **options)
+    mapped = map_model(
+        bare(model), calibration=digits[:24], weight_bits=tuned.weight_bits, scales=tuned.scales
+    )
+    for training in (True, False):
+        assert_same_spikes(model.train(training), mapped, digits[24:32])
+
+
+def test_bfloat16_and_plain_torch_make_the_same_spikes(resnet, digits):
+    model = deepcopy(resnet)
+    tuned = tune(model, digits[:24], weight_bits=3)
+    mapped = map_model(bare(model), calibration=digits[:24], weight_bits=3, scales=tuned.scales)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same_spikes(model.eval(), mapped, digits[:8])
+    with fused.plain():
+        assert_same_spikes(model.eval(), mapped, digits[:8])
+
+
+def test_training_moves_weights_but_neither_scales_nor_statistics_of_the_chip(resnet, digits):
+    model = deepcopy(resnet)
+    tuned = tune(model, digits[:24], weight_bits=2)
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantizedLayer):
+            before = resnet.get_submodule(name)
+            assert not torch.equal(layer.synapses[0].weight, before.synapses[0].weight)
+            assert not torch.equal(layer.norm.bias, before.norm.bias)
+            assert torch.equal(layer.norm.running_mean, before.norm.running_mean)
+    assert model.state_dict().keys() == resnet.state_dict().keys()
+    assert quantization_of(json.loads(json.dumps({PROVENANCE: tuned.to_dict()}))) == tuned
+
+
+def neurons_of(beta):
+    """Neurons of six channels, with thresholds of their own, and what drives them."""
+    torch.manual_seed(0)
+    scale = Scale((300, 300, 500, 900, 900, 2000), (0,), ("mixed",))
+    bias = torch.randint(-4000, 4000, (6,)).double()
+    chip = ChipNeurons.of(beta, TARGET.registers, torch.device("cpu"))
+    drive = torch.randint(-400, 500, (8 * 2, 6, 3, 3)) * 64
+    return chip, drive.to(chip.dtype), Integers((), bias, 1, 0, 0), scale
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 0.3])
+def test_neurons_on_kernels_and_on_plain_torch_agree_forwards_and_backwards(beta):
+    chip, drive, integers, scale = neurons_of(beta)
+    found = []
+    for plain in (False, True):
+        x, bias = drive.clone().requires_grad_(), integers.bias.clone().requires_grad_()
+        with fused.plain() if plain else torch.enable_grad():
+            spikes = chip(x, 8, replace(integers, bias=bias), scale)
+            (spikes * torch.linspace(-1, 1, spikes.numel()).view_as(spikes)).sum().backward()
+        found.append((spikes.detach(), x.grad, bias.grad))
+    (spikes, grad, grad_bias), expected = found
+    assert torch.equal(spikes, expected[0])
+    assert 0 < spikes.mean() < 1
+    torch.testing.assert_close(grad, expected[1], rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(grad_bias, expected[2], rtol=1e-4, atol=1e-7)
+
+
+def test_the_gradient_is_that_of_the_float_neuron_in_thresholds():
+    """Without a leak nothing is truncated, so that membranes are the same."""
+    chip, drive, integers, scale = neurons_of(1.0)
+    units = torch.tensor(scale.thresholds).view(-1, 1, 1) * 64.0
+    bias = (integers.bias * 2).float().view(-1, 1, 1)
+    x = drive.clone().requires_grad_()
+    chip(x, 8, integers, scale).cumsum(0).sum().backward()
+    y = ((drive + bias) / units).unflatten(0, (8, 2)).requires_grad_()
+    Leaky(beta=1.0)(y).cumsum(0).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad.flatten(0, 1) / units, rtol=1e-3, atol=1e-8)
+
+
+def test_a_tuned_checkpoint_is_plain_resumes_and_is_mapped_as_it_was_trained(tmp_path, vgg, digits):
+    start = tmp_path / "start.pt"
+    save(start, vgg, input_shape=(1, 8, 8), class_names=DATA.class_names, provenance={})
+    out = tmp_path / "run"
+    command = ["--quantize", "loihi", "--from", str(start), "--data", "digits", "--quiet"]
+    command += ["--weight-bits", "3", "--scales", "round", "--subset", "256", "--json"]
+    command += ["--out", str(out), "--accelerator", "cpu"]
+
+    def run(*more):
+        return CliRunner().invoke(train, [*command, *more], catch_exceptions=False)
+
+    result = json.loads(run("--epochs", "2").stdout)
+    tuned = load_checkpoint(out / "model.pt")
+    assert all(type(m) is not QuantizedLayer for m in tuned.model.modules())
+    quantization = quantization_of(tuned.provenance)
+    assert (quantization.target, quantization.weight_bits) == ("loihi", 3)
+    mapped = map_model(tuned.model, calibration=digits, weight_bits=3, scales=quantization.scales)
+    images, labels = DATA.test.tensors()
+    right = (simulate(mapped, images).logits.argmax(1) == labels).double().mean()
+    assert float(right) == pytest.approx(result["test_accuracy"], abs=0.003)  # the host rounds
+    arguments = [str(out / "model.pt"), "--verify", "none", "--samples", "20", "--quiet"]
+    mapping = CliRunner().invoke(map_command, [*arguments, "--out", str(tmp_path)])
+    assert mapping.exit_code == 0, mapping.output
+    assert_same_integers(tmp_path / "model.h8", mapped)
+    # the same command again is done at once; another one does not go on from it
+    assert json.loads(run("--epochs", "2").stdout)["test_accuracy"] == result["test_accuracy"]
+    with pytest.raises(BadInput, match="quantization is .* there and .* here"):
+        run("--epochs", "2", "--weight-bits", "4")
+
+
+def assert_same_integers(path, mapped):
+    from mapping import load
+
+    for chip, other in zip(load(path).chips, mapped.chips, strict=True):
+        for one, two in zip(chip.populations, other.populations, strict=True):
+            assert (one.threshold == two.threshold).all()
+            assert (one.bias << one.bias_exp == two.bias << two.bias_exp).all()
+            for a, b in zip(one.synapses, two.synapses, strict=True):
+                assert (a.weight << a.weight_exp == b.weight << b.weight_exp).all()
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(tmp_path, vgg, digits):
+    def tuned(config, out):
+        model = deepcopy(vgg)
+        quantization = prepare(model, TARGET, calibration=digits[:24], weight_bits=2)
+        fit(model, DATA, config, out=out, provenance={PROVENANCE: quantization.to_dict()})
+        return model.state_dict()
+
+    class StopError(Exception):
+        pass
+
+    def stop(now):
+        if now.finished and now.epoch == 1:
+            raise StopError
+
+    config = replace(SHORT, epochs=2, subset=64)
+    whole = tuned(config, tmp_path / "whole")
+    model = deepcopy(vgg)
+    facts = {PROVENANCE: prepare(model, TARGET, calibration=digits[:24], weight_bits=2).to_dict()}
+    with pytest.raises(StopError):
+        fit(model, DATA, config, out=tmp_path / "cut", provenance=facts, on_progress=stop)
+    again = tuned(config, tmp_path / "cut")
+    assert all(torch.equal(again[key], whole[key]) for key in whole)
+
+
+class Own(nn.Module):
+    """A spiking branch of somebody else's making, of has8's parts or by way of them."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, decode=None):
+        spikes = self.layer.neuron(self.layer.synapses(x))
+        return spikes if decode is None else decode(spikes)
+
+
+class Parts(Own):
+    def __init__(self, layer):
+        nn.Module.__init__(self)
+        self.layer = nn.ModuleDict({"synapses": layer.synapses, "neuron": layer.neuron})
+
+    def forward(self, x, decode=None):
+        spikes = self.layer["neuron"](self.layer["synapses"](x))
+        return spikes if decode is None else decode(spikes)
+
+
+def test_what_cannot_be_tuned_is_refused(tmp_path, vgg, digits):
+    for kind in (Own, Parts):
+        model = deepcopy(vgg)
+        model.blocks[0].snn = kind(model.blocks[0].snn)
+        with pytest.raises(BadInput, match=r"'blocks.0.snn.layer.neuron' .* no plain .*SpikingL"):
+            prepare(model, TARGET, calibration=digits[:8])
+    model = create_model("resnet18", num_classes=10, in_channels=1)
+    with pytest.raises(BadInput, match="nothing of this model goes to the chip"):
+        prepare(model, TARGET, calibration=torch.rand(2, 1, 32, 32))
+    assert type(vgg.blocks[0].snn) is SpikingLayer
+    with pytest.raises(CheckpointError, match="fine-tuned, but not for what"):
+        quantization_of({PROVENANCE: {"target": "loihi"}})
+    slow = msgspec.structs.replace(TARGET.registers, current_decay_offset=0)
+    with pytest.raises(BadInput, match="last for one step only"):
+        ChipNeurons.of(0.5, slow, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--quantize", "loihi", "has8_vgg"], "name its file with --from"),
+        (["has8_vgg", "--weight-bits", "4"], "say how to --quantize"),
+        (["--from", "x.pt", "has8_vgg"], "leave out MODEL"),
+        ([], "name a MODEL to train"),
+        (["--from", "x.pt"], "there is no file x.pt"),
+    ],
+)
+def test_options_that_mean_nothing_together_are_refused(arguments, message):
+    with pytest.raises((BadInput, CheckpointError), match=message):
+        CliRunner().invoke(train, [*arguments, "--data", "digits"], catch_exceptions=False)
