@@ -111,10 +111,9 @@ def _search_layer(
         if waited == PATIENCE:
             break
     table = torch.stack(misses)
-    single = candidates[int(table.sum(1).argmin())]
-    chosen = _mixed(candidates, table, levels)
     # Channels share one exponent of their biases, so that a mixture is not just its parts.
-    scale = min((single, chosen), key=lambda scale: int(run.misses(scale, target).sum()))
+    choices = dict.fromkeys(_mixed(candidates, table, count) for count in (1, levels))
+    scale = min(choices, key=lambda scale: int(run.misses(scale, target).sum()))
     spikes = run(scale)
     return Found(scale, float((spikes != target).double().mean())), spikes
 

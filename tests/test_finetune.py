@@ -1,10 +1,12 @@
 """Fine-tuning for a chip: what training sees is what the chip computes."""
 
 import json
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -23,8 +25,9 @@ from hwsim import simulate
 from hwsim.reference import Reference
 from mapping import load_target, map_model
 from mapping.finetune import PROVENANCE, QuantizedLayer, prepare, quantization_of
+from mapping.fixed import decay, saturate
 from mapping.lif import ChipNeurons
-from mapping.scales import Integers, Scale
+from mapping.scales import Integers, Scale, membrane_decay
 
 TARGET = load_target("loihi")
 DATA = load_data("digits")
@@ -136,6 +139,29 @@ def neurons_of(beta):
     chip = ChipNeurons.of(beta, TARGET.registers, torch.device("cpu"))
     drive = torch.randint(-400, 500, (8 * 2, 6, 3, 3)) * 64
     return chip, drive.to(chip.dtype), Integers((), bias, 1, 0, 0), scale
+
+
+@pytest.mark.parametrize("most", [150, 1 << 23], ids=["truncates", "saturates"])
+@pytest.mark.parametrize("beta", [0.5, 1.0, 0.3])
+@pytest.mark.parametrize("plain", [False, True])
+def test_neurons_are_those_of_the_chip_where_every_unit_counts(beta, most, plain):
+    chip, _, integers, _ = neurons_of(beta)
+    limit, dv = (1 << 23) - 1, membrane_decay(beta, TARGET.registers)
+    high = limit // 64 if most > limit else 3
+    scale = Scale((1, 1, 1, high, high, high), (0,), ("mixed",))
+    drive = torch.randint(-most, most, (8 * 4, 6, 5, 5), generator=torch.Generator().manual_seed(1))
+    bias = integers.bias % 7
+    with fused.plain() if plain else nullcontext():
+        found = chip(drive.to(chip.dtype), 8, replace(integers, bias=bias), scale)
+    v = np.zeros((4, 6, 5, 5), np.int64)
+    constants = (bias * 2, torch.tensor(scale.thresholds) * 64)
+    add, threshold = (x.long().numpy().reshape(-1, 1, 1) for x in constants)
+    for t, x in enumerate(drive.unflatten(0, (8, 4)).numpy()):
+        v = saturate(decay(v, dv) + x + add, 24)
+        fired = v > threshold
+        assert 0 < fired.mean() < 1
+        assert (found[t].bool().numpy() == fired).all()
+        v[fired] = 0
 
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 0.3])
