@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from has8.errors import BackendError, BadInput
 from mapping.segment import ChipSegment
 from mapping.target import Registers
 
@@ -149,3 +150,49 @@ class Run:
     inputs: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     membranes: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     arithmetic: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_kinds(segment: ChipSegment) -> None:
+    """Refuse neurons and synapses that no backend knows.
+
+    Raises:
+        BackendError: if there are any.
+    """
+    for population in segment.populations:
+        if population.neuron != "lif":
+            raise BackendError(
+                f"population {population.name!r} has {population.neuron!r} neurons, and only "
+                "'lif' can be simulated; keep this layer on the host"
+            )
+        for synapse in population.synapses:
+            if synapse.kind not in ("conv2d", "linear"):
+                raise BackendError(
+                    f"synapse {synapse.name!r} is a {synapse.kind!r}, and only 'conv2d' and "
+                    "'linear' can be simulated; keep this layer on the host"
+                )
+
+
+def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The spikes of a segment's ports, bool.
+
+    Raises:
+        BadInput: if a port's spikes are missing or have another shape, or there is no sample.
+    """
+    checked: dict[str, Tensor] = {}
+    for port in segment.inputs:
+        if port.name not in inputs:
+            raise BadInput(
+                f"segment {segment.name!r} needs the spikes of {port.name!r}, but was given only "
+                f"{sorted(inputs)}"
+            )
+        spikes = inputs[port.name].detach()
+        samples = next(iter(checked.values()), spikes).shape[1:2]
+        want = (segment.steps, *samples, *port.shape)
+        if tuple(spikes.shape) != want or 0 in want:
+            raise BadInput(
+                f"the spikes of {port.name!r} have shape {list(spikes.shape)}, but segment "
+                f"{segment.name!r} takes [steps, batch, *shape] = {list(want)} of at least one "
+                "sample"
+            )
+        checked[port.name] = spikes.bool()
+    return checked

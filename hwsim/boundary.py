@@ -57,7 +57,7 @@ def decode(node: Node, spikes: Tensor) -> Tensor:
         return decoded
     dense = stored(spikes)
     samples, steps, *neurons = dense.shape
-    values = torch.empty(samples, *neurons)
+    values = torch.empty(samples, *neurons, dtype=torch.float32)
     weights = node.tensors["weights"].float().contiguous()
     kernels.call("decode", samples, steps, dense[0, 0].numel(), dense, weights, values)
     return values.movedim(-1, 1)

@@ -78,7 +78,9 @@ def simulate(
     shape = mapped.graph.input.type.shape
     if tuple(x.shape[1:]) != shape or len(x) == 0:
         raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
-    if not x.is_floating_point() or not bool(x.isfinite().all()):
+    if batch_size < 1:
+        raise BadInput(f"batch_size must be at least 1, not {batch_size}")
+    if not x.is_floating_point() or not bool(x.float().isfinite().all()):
         raise BadInput(f"images must be finite floats, as the model was trained on, not {x.dtype}")
     runner = _Runner(mapped, find_backend(backend))
     parts: list[_Part] = []

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from has8.errors import BackendError
-from hwsim.backend import Counts, SegmentRun
+from hwsim.backend import Counts, SegmentRun, check_kinds, checked_inputs
 from hwsim.layout import logical, stored
 from hwsim.lif import Lif, Tally, compile_lif
 from hwsim.sums import Sums, compile_sums
@@ -50,9 +50,10 @@ class Fast:
         """Choose each layer's arithmetic and move the integers to the device.
 
         Raises:
-            BackendError: if a population feeds itself or an earlier one, or needs arithmetic that
-                floating point would round.
+            BackendError: if a population feeds itself or an earlier one, is of an unknown kind,
+                or needs arithmetic that floating point would round.
         """
+        check_kinds(segment)
         known = {port.name for port in segment.inputs}
         for population in segment.populations:
             for synapse in population.synapses:
@@ -114,7 +115,7 @@ class _Layer:
         drive: Tensor | None = None
         for sums in self.sums:
             part = sums(sources[sums.source][chunk].flatten(0, 1)).reshape(-1, *self.shape)
-            drive = part if drive is None else drive.to(part.dtype).add_(part)
+            drive = part if drive is None else drive + part
         if drive is None:
             drive = self.lif.bias.new_zeros(samples * steps, *self.shape, dtype=torch.float32)
         split: Tensor = drive.unflatten(0, (samples, steps))
@@ -138,8 +139,12 @@ class FastProgram:
             inputs: the spikes of each port, ``bool[T, B, *shape]``.
             first: of no account, nothing happens by chance.
             membranes: whether to keep them.
+
+        Raises:
+            BadInput: if a port's spikes are missing or have another shape.
         """
-        sources = {name: stored(spikes.to(self.device)) for name, spikes in inputs.items()}
+        given = checked_inputs(self.segment, inputs)
+        sources = {name: stored(spikes.to(self.device)) for name, spikes in given.items()}
         spikes, tallies, kept = {}, {}, {}
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for layer in self.layers:
@@ -168,6 +173,7 @@ def _layer(
     segment: ChipSegment, population: Population, registers: Registers, device: torch.device
 ) -> _Layer:
     sums, unit = compile_sums(segment, population, device)
-    lif = compile_lif(population, registers, segment.steps, unit, device)
+    narrow = all(part.planned != "float64" for part in sums)
+    lif = compile_lif(population, registers, segment.steps, unit, narrow, device)
     channels, *sides = population.shape
     return _Layer(population.name, (*sides, channels), sums, lif)

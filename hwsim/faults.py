@@ -157,9 +157,12 @@ def fault_sweep(
         A point for each severity, in their order.
 
     Raises:
-        BadInput: if a severity makes a rate no probability, or ``x`` does not fit the model.
+        BadInput: if there is no severity or one makes a rate no probability, or images and labels
+            do not fit each other or the model.
         BackendError: if the backend cannot run here, fails, or a segment has loops.
     """
+    if not severities:
+        raise BadInput("there are no severities: name at least one, such as 1")
     scaled = [faults.scaled(severity) for severity in severities]
     backends = [Faulty(find_backend(backend), item) for item in scaled]
     found = agreements(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from has8.errors import BadInput
 from hwsim.backend import Backend, Executable, Overflow, Run
 from hwsim.cosim import Progress, find_backend, simulate
 from hwsim.divergence import Divergence
@@ -249,7 +250,17 @@ def joined_agreements(parts: Sequence[Agreement]) -> Agreement:
 
 
 def paired(x: Tensor, labels: Tensor | None, batch_size: int) -> Iterator[Batch]:
-    """Images and labels, if there are any, in batches."""
+    """Images and labels, if there are any, in batches.
+
+    Raises:
+        BadInput: if there is not one label for each image, or no image in a batch.
+    """
+    if batch_size < 1 or (labels is not None and len(labels) != len(x)):
+        count = "no" if labels is None else len(labels)
+        raise BadInput(
+            f"batches must have at least one image and images a label each, not batches of "
+            f"{batch_size}, {len(x)} images and {count} labels"
+        )
     images = x.split(batch_size)
     return zip(
         images, [None] * len(images) if labels is None else labels.split(batch_size), strict=True

@@ -119,7 +119,7 @@ def run_isolated(
 def serve(module: str, folder: str) -> None:
     """Be the worker: read the job, do the module's work, write what it returns."""
     if os.getpgrp() == os.getpid():  # started by run_isolated, in a group of its own
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
     try:
         arrays = importlib.import_module(module).work(_read(Path(folder)))
         result = {str(place): array for place, array in enumerate(arrays)}
@@ -130,10 +130,22 @@ def serve(module: str, folder: str) -> None:
         os._exit(1)  # a plain exit would wait for children that may be stuck
 
 
-def _end_with_parent() -> None:
-    """End this process group as soon as the parent, at the other end of stdin, is gone."""
+def _end_with_parent(folder: str) -> None:
+    """End this process group as soon as the parent, at the other end of stdin, is gone.
+
+    What would have tidied up is gone with it: a child outside of the group does that.
+    """
     os.read(0, 1)
-    os.killpg(0, signal.SIGKILL)
+    group = os.getpgrp()
+    if os.fork():
+        return
+    os.setsid()
+    os.killpg(group, signal.SIGTERM)
+    time.sleep(GRACE_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
 
 
 def _write(folder: Path, job: Mapping[str, Any]) -> None:

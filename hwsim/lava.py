@@ -109,12 +109,12 @@ class LavaProgram:
         import torch
 
         from has8.errors import BackendError
-        from hwsim.backend import SegmentRun
-        from hwsim.reference import checked_inputs
+        from hwsim.backend import SegmentRun, checked_inputs
 
         if membranes:
             raise BackendError("Lava's runs keep no membranes; take the reference or the fast one")
-        segment, spikes = self.segment, checked_inputs(self.segment, inputs)
+        segment, given = self.segment, checked_inputs(self.segment, inputs)
+        spikes = {name: tensor.cpu().numpy() for name, tensor in given.items()}
         try:
             fired = run_worker(segment, spikes, self.timeout_s)
         except IsolatedError as error:

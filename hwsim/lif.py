@@ -139,7 +139,12 @@ class Tally:
 
 
 def compile_lif(
-    population: Population, registers: Registers, steps: int, unit: int, device: torch.device
+    population: Population,
+    registers: Registers,
+    steps: int,
+    unit: int,
+    narrow: bool,
+    device: torch.device,
 ) -> Lif:
     """A population's neurons.
 
@@ -148,6 +153,7 @@ def compile_lif(
         registers: the target's.
         steps: of one sample.
         unit: exponent of the unit that its drive comes in, before the chip's own shift.
+        narrow: whether its drive comes in float32.
         device: where it is to run.
 
     Raises:
@@ -173,10 +179,7 @@ def compile_lif(
         )
     largest = max(most + half, int(threshold.max(initial=0)))
     in_kernel = (
-        device.type == "cpu"
-        and largest < 1 << KERNEL_BITS
-        and population.most_drive >> unit <= 1 << FLOAT32_BITS
-        and kernels.available()
+        narrow and device.type == "cpu" and largest < 1 << KERNEL_BITS and kernels.available()
     )
     kind = torch.int32 if in_kernel else torch.float64
     return Lif(

@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from has8.errors import BackendError, BadInput
-from hwsim.backend import Counts, Overflow, SegmentRun
+from hwsim.backend import Counts, Overflow, SegmentRun, check_kinds, checked_inputs
 from mapping.fixed import Ints, decay, saturate, shift_left, wrap
 from mapping.segment import ChipSegment, Population, Synapse
 from mapping.target import Registers
@@ -41,18 +40,7 @@ class Reference:
         Raises:
             BackendError: if a neuron or synapse is of a kind that is not defined here.
         """
-        for population in segment.populations:
-            if population.neuron != "lif":
-                raise BackendError(
-                    f"population {population.name!r} has {population.neuron!r} neurons, but the "
-                    "reference knows only 'lif'; keep this layer on the host"
-                )
-            for synapse in population.synapses:
-                if synapse.kind not in ("conv2d", "linear"):
-                    raise BackendError(
-                        f"synapse {synapse.name!r} is a {synapse.kind!r}, but the reference knows "
-                        "only 'conv2d' and 'linear'; keep this layer on the host"
-                    )
+        check_kinds(segment)
         return ReferenceProgram(segment, registers)
 
 
@@ -76,7 +64,8 @@ class ReferenceProgram:
         Raises:
             BadInput: if a port's spikes are missing or have another shape.
         """
-        ports = checked_inputs(self.segment, inputs)
+        given = checked_inputs(self.segment, inputs)
+        ports = {name: spikes.cpu().numpy() for name, spikes in given.items()}
         samples = next(iter(ports.values())).shape[1]
         states = [_State(item, samples, self.registers) for item in self.segment.populations]
         fired = {
@@ -175,28 +164,3 @@ def weighted_sum(synapse: Synapse, spikes: Ints) -> Ints:
                 seen = padded[:, of_in, rows, columns]
                 total[:, of_out] += np.einsum("bihw,oi->bohw", seen, weight[of_out, :, y, x])
     return total
-
-
-def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[str, Spikes]:
-    """The spikes of a segment's ports as ``bool[T, B, *shape]`` arrays on the CPU.
-
-    Raises:
-        BadInput: if a port's spikes are missing or have another shape.
-    """
-    arrays: dict[str, Spikes] = {}
-    for port in segment.inputs:
-        if port.name not in inputs:
-            raise BadInput(
-                f"segment {segment.name!r} needs the spikes of {port.name!r}, but was given only "
-                f"{sorted(inputs)}"
-            )
-        spikes = inputs[port.name].detach().cpu().numpy().astype(bool)
-        samples = next(iter(arrays.values()), spikes).shape[1:2]
-        want = (segment.steps, *samples, *port.shape)
-        if spikes.shape != want:
-            raise BadInput(
-                f"the spikes of {port.name!r} have shape {list(spikes.shape)}, but segment "
-                f"{segment.name!r} takes [steps, batch, *shape] = {list(want)}"
-            )
-        arrays[port.name] = spikes
-    return arrays

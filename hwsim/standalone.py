@@ -139,8 +139,13 @@ def _options(arguments: Sequence[str]) -> Any:
 def _run(name: Path, inputs: Path, output: Path, timeout_s: float) -> None:
     segments, registers = read_mapping(name)
     given = read_inputs(inputs, segments)
-    if not os.access(output.absolute().parent, os.W_OK) or output.is_dir():
-        raise IsolatedError(f"cannot write {output}: name a file in a folder that can be written")
+    taken = output.exists() and (
+        not output.is_file() or output.samefile(name) or output.samefile(inputs)
+    )
+    if taken or not os.access(output.absolute().parent, os.W_OK):
+        raise IsolatedError(
+            f"cannot write {output}: name a new file in a folder that can be written to"
+        )
     for segment in segments:
         if segment.name in given:
             check_faithful(segment, registers)

@@ -28,7 +28,7 @@ from mapping.place import Placement
 from mapping.quantize import LayerError
 from mapping.segment import ChipSegment, Population, Port, Synapse
 from mapping.target import Target
-from mapping.verify import verify_graph
+from mapping.verify import verify_chips, verify_graph
 
 FORMAT, VERSION = "has8-mapped", 2
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
@@ -140,6 +140,7 @@ def load(path: str | Path) -> Mapped:
         graph = Graph(tuple(_unpack_node(node, arrays) for node in manifest.nodes))
         verify_graph(graph)
         chips = tuple(_unpack_chip(chip, arrays) for chip in manifest.chips)
+        verify_chips(graph, manifest.partition, chips, manifest.target.registers)
     except Exception as error:  # a broken archive can raise anything
         raise CheckpointError(
             f"{str(path)!r} is no mapped model or is damaged ({error}): write it with has8-map"

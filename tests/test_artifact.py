@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace as replaced
 
 from has8.errors import BadInput, CheckpointError
 from mapping import load, map_model, save
@@ -78,8 +79,44 @@ def test_wide_integers_survive(mapped, tmp_path):
     (population, *others) = first.populations
     wide = replace(population, bias=population.bias + 100_000)
     chips = (replace(first, populations=(wide, *others)), *rest)
-    again = load(save(replace(mapped, chips=chips), tmp_path / "wide.h8"))
+    registers = replaced(mapped.target.registers, bias_max=200_000)
+    wider = replace(mapped, chips=chips, target=replaced(mapped.target, registers=registers))
+    again = load(save(wider, tmp_path / "wide.h8"))
     assert np.array_equal(again.chips[0].populations[0].bias, wide.bias)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({"threshold": np.array([300])}, "threshold of 'blocks.0.snn.neuron'"),
+        ({"bias": np.array([1])}, "bias of 'blocks.0.snn.neuron'"),
+        ({"du": 9999}, "decays of"),
+        ({"dv": -5}, "decays of"),
+        ({"bias_exp": -1}, "bias exponent of"),
+        ({"neuron": "alif"}, "neuron model of"),
+        ({"shape": (6, 8, 7)}, "shape or steps of"),
+        ("steps", "shape or steps of"),
+        ("weight", "weight of 'blocks.0.snn.synapses.0'"),
+        ("kind", "kind or attributes of 'blocks.0.snn.synapses.0'"),
+        ("missing", "chip segments are"),
+    ],
+)
+def test_integers_that_are_not_the_graphs_are_refused(vgg, digits, tmp_path, change, wrong):
+    """Or a simulator would read beyond what is there."""
+    mapped = map_model(vgg, calibration=digits[:64])
+    (first, *rest) = mapped.chips
+    (layer,) = first.populations
+    (synapse,) = layer.synapses
+    if change == "weight":
+        change = {"synapses": (replace(synapse, weight=synapse.weight[:, :, 1:]),)}
+    elif change == "kind":
+        change = {"synapses": (replace(synapse, kind="pool"),)}
+    if isinstance(change, dict):
+        first = replace(first, populations=(replace(layer, **change),))
+    chips = {"steps": (replace(first, steps=3), *rest), "missing": tuple(rest)}
+    changed = replace(mapped, chips=chips.get(str(change), (first, *rest)))
+    with pytest.raises(CheckpointError, match=wrong):
+        load(save(changed, tmp_path / "x.h8"))
 
 
 def test_damaged_bytes_never_end_in_another_error(mapped, tmp_path):

@@ -9,13 +9,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from has8.errors import BackendError
+from has8.errors import BackendError, BadInput
 from hwsim import kernels
 from hwsim.backend import Overflow
 from hwsim.cosim import simulate
 from hwsim.fast import Fast
+from hwsim.layout import stored
 from hwsim.reference import Reference
+from hwsim.sums import Sums, compile_sums, multiplies_bytes
 from mapping import map_model
 from mapping.segment import ChipSegment, Population, Port, Synapse
 from mapping.target import load_target
@@ -317,3 +320,106 @@ def test_memory_does_not_grow_with_the_number_of_batches(vgg, digits):
     simulate(mapped, digits[:60], batch_size=6, on_progress=look)
     assert len(alive) == 10
     assert alive[-1] - alive[1] <= 8 * 6 * 10, "logits only"
+
+
+def convolution(x, w, stride, padding, dilation=(1, 1)):
+    """One layer of random 8-bit weights whose neurons fire now and then."""
+    rng = np.random.default_rng(0)
+    attrs = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation)}
+    synapse = Synapse(
+        "c", "x", "conv2d", {**attrs, "groups": 1}, weights(rng, w, "mixed"), 0, "mixed", 8
+    )
+    extents = [
+        (x[1 + a] + 2 * padding[a] - dilation[a] * (w[2 + a] - 1) - 1) // stride[a] + 1
+        for a in (0, 1)
+    ]
+    shape = (w[0], *extents)
+    layer = Population(
+        "a", shape, (synapse,), "lif", np.full(w[0], 700), np.zeros(w[0], int), 0, 4095, 2048
+    )
+    return ChipSegment("s", 4, (Port("x", x),), (layer,), ("a",))
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        ((28, 1, 108), (2, 28, 1, 16), (1, 1), (0, 7)),
+        ((29, 16, 1), (29, 29, 7, 7), (2, 2), (3, 3)),
+        ((30, 19, 5), (19, 30, 6, 5), (2, 4), (2, 1)),
+        ((3, 8, 1), (3, 3, 1, 1), (2, 2), (1, 1), (2, 2)),
+        ((1, 2, 16), (1, 1, 5, 4), (7, 7), (7, 7), (3, 3)),
+    ],
+)
+def test_geometries_that_onednn_gets_wrong_are_kept_from_it(geometry):
+    """Its convolutions of bytes had wrong sums for three of them on AMX, and crashed on two."""
+    segment = convolution(*geometry)
+    run = assert_equal(segment, LOIHI, spikes_for(segment, 0, samples=8))
+    assert run.arithmetic["a"].startswith("float32")
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    channels=NUMBERS(1, 70),
+    outputs=NUMBERS(1, 70),
+    side=NUMBERS(3, 12),
+    kernel=NUMBERS(1, 7),
+    stride=NUMBERS(1, 4),
+    pad=NUMBERS(0, 3),
+    samples=NUMBERS(1, 20),
+)
+def test_common_geometries_multiply_bytes(channels, outputs, side, kernel, stride, pad, samples):
+    kernel = min(kernel, side)
+    stride = stride if kernel == 1 else min(stride, kernel - 1)
+    pad = min(pad, kernel - 1)
+    segment = convolution(
+        (channels, side, side), (outputs, channels, kernel, kernel), (stride,) * 2, (pad,) * 2
+    )
+    (population,) = segment.populations
+    (sums,), unit = compile_sums(segment, population, torch.device("cpu"))
+    spikes = spikes_for(segment, samples, samples)["x"]
+    found = sums(stored(spikes).flatten(0, 1))
+    assert sums.arithmetic == ("int8" if multiplies_bytes() else "float32")
+    weight = torch.from_numpy(population.synapses[0].weight).double() / 2**unit
+    images = spikes.transpose(0, 1).flatten(0, 1).double()
+    expected = F.conv2d(images, weight, None, stride, pad).permute(0, 2, 3, 1)
+    assert torch.equal(found.double().flatten(), expected.flatten())
+
+
+def test_bytes_that_come_out_wrong_are_not_used(monkeypatch):
+    """As if oneDNN's product were off by one in one place."""
+    real = Sums._in_bytes
+
+    def wrong(self, spikes):
+        sums = real(self, spikes)
+        sums.view(-1)[-1] += 1
+        return sums
+
+    segment = convolution((4, 6, 6), (5, 4, 3, 3), (1, 1), (1, 1))
+    monkeypatch.setattr(Sums, "_in_bytes", wrong)
+    run = assert_equal(segment, LOIHI, spikes_for(segment, 0))
+    assert run.arithmetic["a"].startswith("float32")
+
+
+@pytest.mark.parametrize("backend", [Fast(), Reference()], ids=lambda backend: backend.name)
+def test_spikes_that_do_not_fit_are_refused(backend):
+    segment = dense([2, 2], steps=3)
+    run = backend.compile(segment, LOIHI)
+    for shape in [(4, 1, 2), (2, 1, 2), (3, 1, 3), (3, 0, 2)]:
+        with pytest.raises(BadInput, match=r"takes \[steps, batch, \*shape\]"):
+            run({"x": torch.ones(shape, dtype=torch.bool)})
+    with pytest.raises(BadInput, match="needs the spikes of 'x'"):
+        run({})
+    twos = torch.full((3, 1, 2), 2, dtype=torch.uint8)
+    assert torch.equal(run({"x": twos}).spikes["n"], run({"x": twos.bool()}).spikes["n"])
+
+
+def test_wide_weights_do_not_depend_on_how_torch_multiplies_float32(monkeypatch):
+    """13 bits, which bfloat16 would round."""
+    segment = dense([4095, -4093] * 8, threshold=60_000)
+    assert arithmetic(segment)[0] == "float64"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert_equal(segment, LOIHI, spikes_for(segment, 0, samples=20))
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -150,7 +150,7 @@ def test_says_what_is_wrong_with_the_spikes(fails, mapped, spikes, tmp_path):
     assert f"{key} is bool[8, 0, 1, 8, 8], {expected}" in fails({key: spikes[key][:, :0]})
     nothing = dict.fromkeys(spikes)
     assert f"holds the inputs of no chip segment: expected arrays like {key!r}" in fails(nothing)
-    assert "cannot write TMP/no/out.npz: name a file in a folder" in fails(out="no/out.npz")
+    assert "cannot write TMP/no/out.npz: name a new file in a folder" in fails(out="no/out.npz")
 
 
 def test_says_what_is_wrong_with_the_mapping(fails, artefact, tmp_path):

@@ -7,6 +7,7 @@ exit code 1.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import NoReturn
 
@@ -45,12 +46,19 @@ def _run(command: click.Command, name: str) -> NoReturn:
             stream.reconfigure(errors="replace")  # terminals that know no µ
     try:
         code = command.main(prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = 1
     except (Has8Error, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         click.echo(f"error: {message}", err=True)
+        code = 1
+    except BrokenPipeError:  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        click.echo(f"error: {error.strerror or error}", err=True)
         code = 1
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

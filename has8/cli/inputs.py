@@ -13,6 +13,8 @@ from has8.data import Data, data_names, load_data
 from has8.errors import BadInput
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+LONGEST_NAME = 200
+"""Bytes of a file's name; a draft of it is called a little longer."""
 BATCH = 100
 """Samples at a time."""
 
@@ -93,6 +95,25 @@ def check_writable(folder: Path) -> None:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise BadInput(f"cannot write to {folder}: {there} is no folder that can be written to")
+
+
+def check_new_file(path: Path, *inputs: Path) -> None:
+    """Refuse an output file that cannot be written, or would take the place of something else.
+
+    Args:
+        path: of the file.
+        inputs: what the command reads.
+
+    Raises:
+        BadInput: if its folder cannot be written to, or it is an input or no ordinary file.
+    """
+    check_writable(path.parent)
+    if not path.name or len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise BadInput(f"cannot write to a file called {path.name[:40]!r}: choose another name")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path} is no ordinary file: name another to write to")
+    if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+        raise BadInput(f"{path} is what is to be read: name another file to write to")
 
 
 def _name(data: str | None, training: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from has8.cli.inputs import BATCH, check_writable, data_options, find_data
+from has8.cli.inputs import BATCH, check_new_file, data_options, find_data
 from has8.cli.progress import stages
 from has8.data import Data, batches
 from has8.data.images import spread
@@ -18,6 +18,7 @@ from hwsim.cluster import agreements_on_ray
 from hwsim.cosim import BACKENDS, RECORDS, find_backend
 from hwsim.faults import FaultPoint
 from hwsim.fidelity import agreements
+from hwsim.lava import Lava
 from hwsim.report import Experiment, experiment_to_dict, render_experiment
 from mapping import Mapped, load
 
@@ -64,6 +65,14 @@ LOCAL = "local"
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the faults."
 )
 @click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds that Lava may take for one segment of one batch.",
+)
+@click.option(
     "--ray",
     is_flag=False,
     flag_value=LOCAL,
@@ -85,6 +94,7 @@ def simulate(
     inject: str | None,
     severity: str | None,
     seed: int,
+    timeout_s: float,
     ray: str | None,
     as_json: bool,
     quiet: bool,
@@ -104,8 +114,9 @@ def simulate(
     if kept and ray is not None:
         raise BadInput("--record keeps a run of one process: leave out --ray")
     if out is not None:
-        check_writable(out.parent)
-    mapped, inner = load(artefact), find_backend(backend)
+        check_new_file(out, artefact)
+    mapped = load(artefact)
+    inner = find_backend(Lava(timeout_s) if backend == Lava.name else backend)
     source = _data(mapped, data, data_root)
     indices = spread(len(source.test), samples)
     recording = Recording(mapped, len(indices), kept) if kept else None
