@@ -114,10 +114,15 @@ def test_spiking_layer_equals_the_plain_path(case):
         assert case["dtype"] == torch.float32 and differing <= 1 + out.numel() // 500
         return
     assert close(out, expected, case["dtype"])
-    values = case["steps"] * case["batch"] * case["side"] ** 2
-    cancels = case["normed"] and case["training"] and values < 8
+    values, weights = (
+        case["steps"] * case["batch"] * case["side"] ** 2,
+        case["inputs"] * case["side"],
+    )
+    cancels = case["normed"] and case["training"] and (values < 8 or weights == 1)
     if cancels and case["dtype"] == torch.float32:
-        return  # of few normalised values the gradients cancel down to rounding; float64 compares
+        # Batch norm takes a factor out again: of one weight, or through few values, the gradients
+        # cancel down to rounding. In float64 they are compared all the same.
+        return
     for one, other in zip(grads, slow_grads, strict=True):
         assert close(one, other, case["dtype"])
     for one, other in zip(state, slow_state, strict=True):
