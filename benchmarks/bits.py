@@ -313,7 +313,7 @@ def _listed(text: str, known: Sequence[str], what: str) -> list[str]:
 @click.option("--threads", type=int, help="Of torch.  [default: all]")
 @click.option("--results", type=click.Path(path_type=Path), default=RESULTS, hidden=True)
 @click.option("--work", type=click.Path(path_type=Path), default=WORK, hidden=True)
-@click.option("--json", "as_json", is_flag=True, help="Print the tables as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def main(
     running: bool,
     bits: str,
@@ -349,11 +349,10 @@ def main(
         entries = table(read_results(results))
     except Has8Error as error:
         raise click.ClickException(str(error)) from error
+    for entry in entries:
+        wide_console().print(_rendered(entry))
     if as_json:
-        click.echo(json.dumps({"bits": entries}, indent=2))
-    else:
-        for entry in entries:
-            wide_console().print(_rendered(entry))
+        click.echo(json.dumps({"benchmark": "bits", "tables": entries}))
 
 
 def _report(plan: Plan, bits: int | None, method: str) -> None:

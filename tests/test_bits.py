@@ -44,7 +44,7 @@ def test_runs_fill_the_table_and_are_not_repeated(model):
     assert "not possible: layer" in done.stderr  # one bit without clipping
     again = run(model, *methods, "--json")
     assert again.stderr.count("...") == 1  # what is not possible is tried again
-    (entry,) = json.loads(again.stdout)["bits"]
+    (entry,) = json.loads(again.stdout.splitlines()[-1])["tables"]
     assert (entry["data"], entry["samples"]) == ("digits", 60)
     assert list(entry["accuracies"]) == ["3", "1"]
     assert entry["accuracies"]["3"]["search"] is None
