@@ -23,6 +23,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.machine import ROOT, commit, hardware, wide_console
+from benchmarks.runs import read_all
 from has8 import Has8Error, load_checkpoint, load_data
 from has8.checkpoint import write_whole
 from has8.data import Data
@@ -152,13 +153,7 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         BadInput: for a file that is no result.
     """
-    results = []
-    for path in sorted(folder.glob("*.json")):
-        try:
-            results.append(msgspec.json.decode(path.read_bytes(), type=Result))
-        except (msgspec.DecodeError, OSError) as error:
-            raise BadInput(f"{path} is no result of a run ({error}): remove it") from error
-    return results
+    return read_all(folder, Result)
 
 
 def missing(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -118,13 +118,26 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         BadInput: for a file that is no result.
     """
+    results = read_all(folder, Result)
+    return sorted(results, key=lambda r: (-r.epochs * r.images, str(r.budget)))
+
+
+T = TypeVar("T")
+
+
+def read_all(folder: Path, kind: type[T]) -> list[T]:
+    """The JSON files of a folder in the order of their names; none where there is no folder.
+
+    Raises:
+        BadInput: for a file that is not of that kind.
+    """
     results = []
     for path in sorted(folder.glob("*.json")):
         try:
-            results.append(msgspec.json.decode(path.read_bytes(), type=Result))
+            results.append(msgspec.json.decode(path.read_bytes(), type=kind))
         except (msgspec.DecodeError, OSError) as error:
             raise BadInput(f"{path} is no result of a run ({error}): remove it") from error
-    return sorted(results, key=lambda r: (-r.epochs * r.images, str(r.budget)))
+    return results
 
 
 def find(results: Iterable[Result], setting: Setting) -> list[Result]:

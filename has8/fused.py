@@ -146,7 +146,7 @@ class _Spikes(torch.autograd.Function):
         size, channels = y.numel() // steps, y.shape[1] if norm else 1
         grad, spikes, decoded = torch.empty_like(y), None, None
         if weights is None:
-            spikes = _like(grads[0].flatten(0, 1), y)
+            spikes = like(grads[0].flatten(0, 1), y)
         else:
             decoded = grads[0].to(real(y.dtype)).contiguous(memory_format=_format(y))
         sums = torch.zeros(2, channels, dtype=torch.float64)
@@ -177,7 +177,7 @@ def _through_norm(y: Tensor, norm: _Norm, sums: Tensor, grad: Tensor) -> None:
     kernels.call("combine", y.dtype, y.numel(), y.shape[1], y, p, q, r, grad)
 
 
-def _like(x: Tensor, y: Tensor) -> Tensor:
+def like(x: Tensor, y: Tensor) -> Tensor:
     """``x`` in the type and memory order of ``y``."""
     x = x.to(y.dtype)
     return x if x.stride() == y.stride() else torch.empty_like(y).copy_(x)
@@ -203,7 +203,7 @@ def spikes(
         Spikes ``[T, B, C, ...]`` in the type of ``y``, or decoded values ``[B, C, ...]``.
     """
     _check_steps(weights, steps)
-    y, weights = _dense(y), _cast(weights, y)
+    y, weights = dense(y), _cast(weights, y)
     if norm is None:
         out = _Spikes.apply(y, None, None, None, steps, constants, weights)
     else:
@@ -212,7 +212,7 @@ def spikes(
     return out  # type: ignore[no-any-return]
 
 
-def _dense(x: Tensor) -> Tensor:
+def dense(x: Tensor) -> Tensor:
     """``x`` in memory order with channels innermost."""
     return x.contiguous(memory_format=_format(x))
 
@@ -268,7 +268,7 @@ class _Decoded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor) -> Any:
         ctx.rule = (weights, x.dtype, x.shape)
-        flat = _dense(x.flatten(0, 1))
+        flat = dense(x.flatten(0, 1))
         out = torch.empty(x.shape[1:], dtype=weights.dtype, memory_format=_format(flat))
         kernels.call("decode", x.dtype, len(x), out.numel(), flat, weights, out)
         return out

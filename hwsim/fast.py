@@ -54,21 +54,17 @@ class Fast:
                 or needs arithmetic that floating point would round.
         """
         check_kinds(segment)
-        known = {port.name for port in segment.inputs}
-        for population in segment.populations:
-            for synapse in population.synapses:
-                if synapse.source not in known:
-                    raise BackendError(
-                        f"population {population.name!r} is driven by {synapse.source!r}, which "
-                        f"comes after it; the fast backend runs no recurrent connections, the "
-                        f"reference does"
-                    )
-                if synapse.weight_exp < 0:
-                    raise BackendError(
-                        f"synapse {synapse.name!r} has the weight exponent {synapse.weight_exp}, "
-                        f"which shifts sums to the right; only the reference and Lava do that"
-                    )
-            known.add(population.name)
+        if loop := segment.loop():
+            raise BackendError(
+                f"population {loop[0]!r} is driven by {loop[1]!r}, which comes after it; the fast "
+                f"backend runs no recurrent connections, the reference does"
+            )
+        for synapse in (s for population in segment.populations for s in population.synapses):
+            if synapse.weight_exp < 0:
+                raise BackendError(
+                    f"synapse {synapse.name!r} has the weight exponent {synapse.weight_exp}, "
+                    f"which shifts sums to the right; only the reference and Lava do that"
+                )
         layers = tuple(_layer(segment, p, registers, self.device) for p in segment.populations)
         return FastProgram(segment, layers, self.device)
 

@@ -203,16 +203,13 @@ class Faulty:
             BackendError: if a population is fed by itself or by a later one, or the inner backend
                 cannot run it.
         """
-        known = {port.name for port in segment.inputs}
+        if loop := segment.loop():
+            raise BackendError(
+                f"population {loop[0]!r} is fed by {loop[1]!r}, which does not run before it; "
+                f"faults are injected only where there are no loops"
+            )
         executables, alive = {}, {}
         for population in segment.populations:
-            for synapse in population.synapses:
-                if synapse.source not in known:
-                    raise BackendError(
-                        f"population {population.name!r} is fed by {synapse.source!r}, which does "
-                        f"not run before it; faults are injected only where there are no loops"
-                    )
-            known.add(population.name)
             synapses = tuple(
                 _flipped(s, registers, self.faults, segment.name) for s in population.synapses
             )

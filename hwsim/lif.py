@@ -14,7 +14,7 @@ from torch import Tensor
 from has8.errors import BackendError
 from hwsim import kernels
 from hwsim.backend import Overflow
-from hwsim.sums import FLOAT32_BITS, FLOAT64_BITS
+from mapping.fixed import FLOAT32_BITS, FLOAT64_BITS
 from mapping.segment import Population
 from mapping.target import Registers
 

@@ -26,13 +26,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from has8.errors import BackendError
+from mapping.fixed import FLOAT32_BITS, FLOAT64_BITS, Ints
 from mapping.segment import ChipSegment, Population, Synapse
 
 Arithmetic = Literal["int8", "float32", "float64"]
-Ints = NDArray[np.int64]
 
-BFLOAT16_BITS, FLOAT32_BITS, FLOAT64_BITS = 8, 24, 53
-"""Integers of up to so many bits are exact."""
+BFLOAT16_BITS = 8
+"""Whole numbers of up to so many significant bits are exact in it."""
 
 PROVEN = 16
 """Images of a chunk that are computed both ways."""
@@ -200,8 +200,8 @@ def _arithmetic(
 def _common(window: Window, image: tuple[int, ...], weight: tuple[int, ...]) -> bool:
     """Whether a convolution is of the kind that oneDNN's convolutions of bytes do right.
 
-    Square images and kernels that overlap, and nothing odd about the window. Of many thousands of
-    random ones of this kind none was wrong or crashed; of others one in fifty was.
+    Square images and kernels that overlap, and nothing odd about the window: only others have been
+    seen to be wrong or to crash.
     """
     (_, height, width), (*_, high, wide) = image, weight
     stride, padding, dilation, groups = window

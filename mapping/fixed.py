@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
+FLOAT32_BITS, FLOAT64_BITS = 24, 53
+"""Integers of up to so many bits are exact in floating point."""
+
 
 def wrap(x: Ints, bits: int, *, keep_top: bool = True) -> Ints:
     """Two's complement wrap-around to ``bits`` bits.

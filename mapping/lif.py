@@ -15,11 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from has8 import fused, kernels
 from has8.errors import BadInput
+from mapping.fixed import FLOAT32_BITS, FLOAT64_BITS
 from mapping.scales import Integers, Scale, membrane_decay, most_current
 from mapping.target import Registers
-
-EXACT_BITS = {torch.float32: 24, torch.float64: 53}
-"""Integers of up to so many bits are exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +54,8 @@ class ChipNeurons:
             )
         kept = full - membrane_decay(beta, registers) - registers.membrane_decay_offset
         shift = kept & (kept - 1) == 0
-        narrow = (
-            shift and device.type == "cpu" and registers.state_bits <= EXACT_BITS[torch.float32]
-        )
-        if registers.state_bits + registers.decay_bits > EXACT_BITS[torch.float64]:
+        narrow = shift and device.type == "cpu" and registers.state_bits <= FLOAT32_BITS
+        if registers.state_bits + registers.decay_bits > FLOAT64_BITS:
             raise BadInput(
                 f"registers of {registers.state_bits} bits are too wide for float64: such targets "
                 f"are neither fine-tuned for nor searched for scales"
@@ -121,7 +117,7 @@ class _Run(torch.autograd.Function):
     ) -> Tensor:
         ctx.compiled = fused.usable(drive)
         if ctx.compiled:
-            drive = _dense(drive)
+            drive = fused.dense(drive)
         ctx.save_for_backward(drive, bias, threshold)
         ctx.rule = (steps, kept, limit, alpha)
         if not ctx.compiled:
@@ -142,22 +138,13 @@ class _Run(torch.autograd.Function):
             grad = _gradient(grads[0], drive, bias, threshold, *ctx.rule)
             return grad, grad.transpose(0, 1).flatten(1).sum(1), *(None,) * 5
         steps, kept, limit, alpha = ctx.rule
-        incoming = grads[0]
-        if incoming.stride() != drive.stride():
-            incoming = torch.empty_like(drive).copy_(incoming)
+        incoming = fused.like(grads[0], drive)
         grad, sums = torch.empty_like(drive), torch.zeros(len(bias), dtype=torch.float64)
         kernels.call(
             "chip_backward", drive.dtype, steps, drive.numel() // steps, drive.shape[1], drive,
             bias, threshold, kept, float(limit), alpha, incoming, grad, sums,
         )  # fmt: skip
         return grad, sums.to(bias.dtype), *(None,) * 5
-
-
-def _dense(x: Tensor) -> Tensor:
-    """``x`` in memory order with channels innermost."""
-    return x.contiguous(
-        memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format
-    )
 
 
 def _broad(constants: Tensor, drive: Tensor) -> Tensor:

@@ -129,6 +129,16 @@ class ChipSegment:
     populations: tuple[Population, ...]
     outputs: tuple[str, ...]
 
+    def loop(self) -> tuple[str, str] | None:
+        """The first population that is fed by itself or a later one, and by which; None if none."""
+        known = {port.name for port in self.inputs}
+        for population in self.populations:
+            for synapse in population.synapses:
+                if synapse.source not in known:
+                    return population.name, synapse.source
+            known.add(population.name)
+        return None
+
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of a port or a population."""
         sources: list[Port | Population] = [*self.inputs, *self.populations]
