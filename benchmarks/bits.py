@@ -25,13 +25,13 @@ from rich.table import Table
 from benchmarks.machine import ROOT, commit, hardware, wide_console
 from benchmarks.runs import read_all
 from has8 import Has8Error, load_checkpoint, load_data
-from has8.checkpoint import write_whole
 from has8.data import Data
 from has8.errors import BadInput
-from has8.hardware import Hardware
-from has8.recipes import RECIPES, TrainConfig
-from has8.run_folder import MODEL
-from has8.train import fit
+from has8.files import write_whole
+from has8.training.fit import fit
+from has8.training.hardware import Hardware
+from has8.training.recipes import RECIPES, TrainConfig
+from has8.training.run_folder import MODEL
 from hwsim import simulate
 from mapping import Mapped, map_model
 from mapping.finetune import PROVENANCE, prepare

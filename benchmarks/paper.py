@@ -43,7 +43,7 @@ class Setting:
 
     @property
     def recipe(self) -> str:
-        """In :data:`has8.recipes.RECIPES`: the paper trains ImageNet in another way."""
+        """In :data:`has8.training.recipes.RECIPES`: the paper trains ImageNet in another way."""
         return "paper-sgdr" if self.data == "imagenet" else "paper"
 
 

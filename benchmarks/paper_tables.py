@@ -40,7 +40,7 @@ from benchmarks.paper import (
 )
 from benchmarks.runs import Plan, Result, Run, find, missing_runs, perform, read_results
 from has8 import Has8Error, create_model
-from has8.history import Progress
+from has8.training.history import Progress
 
 RESULTS = Path(__file__).parent / "results"
 WORK = Path("runs") / "paper_tables"

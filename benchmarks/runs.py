@@ -17,13 +17,13 @@ import torch
 from benchmarks.machine import commit, hardware
 from benchmarks.paper import Setting
 from has8 import TrainConfig, fit, load_data
-from has8.checkpoint import write_whole
 from has8.data import Data
 from has8.errors import BadInput
-from has8.hardware import Hardware
-from has8.history import Report
-from has8.recipes import RECIPES
-from has8.train import new_model
+from has8.files import write_whole
+from has8.training.fit import new_model
+from has8.training.hardware import Hardware
+from has8.training.history import Report
+from has8.training.recipes import RECIPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Budget:
     """How much training a number stands for.
 
     Args:
-        recipe: in :data:`has8.recipes.RECIPES`; the fields below replace its own.
+        recipe: in :data:`has8.training.recipes.RECIPES`; the fields below replace its own.
         epochs: passes over the training images.
         images: training images in each.
         batch_size: images in a step.

@@ -35,13 +35,13 @@ from benchmarks.timing import MEBIBYTE, forget_peak, in_turn, resident
 from benchmarks.training import MODELS, OURS, build
 from benchmarks.training import Settings as NetSettings
 from has8 import Has8Error, load_data
-from has8.calibrate import calibrate
+from has8.training.calibrate import calibrate
 from hwsim import simulate
-from hwsim.counts import layer_counts
-from hwsim.fast import Fast, FastProgram
-from hwsim.lava import Lava
-from hwsim.layout import stored
-from hwsim.sums import Sums
+from hwsim.backends.fast.backend import Fast, FastProgram
+from hwsim.backends.fast.layout import stored
+from hwsim.backends.fast.sums import Sums
+from hwsim.backends.lava.backend import Lava
+from hwsim.price.counts import layer_counts
 from mapping import Mapped, map_model
 
 MATRIX = 2048

@@ -41,7 +41,7 @@ def main() -> None:
     )
 
 
-def report(now: has8.train.Progress) -> None:
+def report(now: has8.training.fit.Progress) -> None:
     """Print a line for each epoch."""
     if now.finished:
         epoch = now.finished

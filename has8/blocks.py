@@ -7,7 +7,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from has8 import fused
 from has8.encoders import (
     DECODERS,
     BitPlaneEncoder,
@@ -17,6 +16,7 @@ from has8.encoders import (
     rate_weights,
 )
 from has8.errors import BadInput
+from has8.kernels import fused
 from has8.neurons import Leaky, make_neuron
 
 

@@ -10,8 +10,8 @@ import torch
 from snntorch import surrogate
 from torch import Tensor
 
-from has8 import fused
 from has8.errors import BadInput
+from has8.kernels import fused
 
 ATAN_ALPHA = 2.0
 """Width of the arctan surrogate (HAS-8, below equation 22)."""
@@ -23,7 +23,7 @@ NEURONS: dict[str, tuple[float, float]] = {"lif": (0.5, 0.5), "if": (1.0, 1.0)}
 class _Run(torch.autograd.Function):
     """``snn.Leaky`` with reset to zero over all steps, in the order of its own operations.
 
-    What :mod:`has8.fused` does in compiled kernels, for machines that have none.
+    What :mod:`has8.kernels.fused` does in compiled kernels, for machines that have none.
     """
 
     @staticmethod

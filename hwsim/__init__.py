@@ -1,6 +1,6 @@
 """Run a mapped model and price it.
 
-Names are imported when they are first used: ``python -m hwsim.lava`` runs in environments
+Names are imported when they are first used: ``python -m hwsim.backends.lava`` runs in environments
 without torch, and torch inside a Lava process hangs.
 """
 
@@ -10,36 +10,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hwsim.backend import Activity as Activity
-    from hwsim.backend import Run as Run
-    from hwsim.cluster import simulate_on_ray as simulate_on_ray
-    from hwsim.cosim import simulate as simulate
-    from hwsim.cost import CostReport as CostReport
-    from hwsim.cost import estimate as estimate
-    from hwsim.divergence import Comparison as Comparison
-    from hwsim.divergence import compare as compare
-    from hwsim.faults import Faults as Faults
-    from hwsim.faults import Faulty as Faulty
-    from hwsim.faults import fault_sweep as fault_sweep
-    from hwsim.fidelity import Agreement as Agreement
-    from hwsim.fidelity import agreement as agreement
-    from hwsim.recording import Recording as Recording
+    from hwsim.activity import Activity as Activity
+    from hwsim.activity import Run as Run
+    from hwsim.experiments.cluster import simulate_on_ray as simulate_on_ray
+    from hwsim.experiments.divergence import Comparison as Comparison
+    from hwsim.experiments.divergence import compare as compare
+    from hwsim.experiments.faults import Faults as Faults
+    from hwsim.experiments.faults import Faulty as Faulty
+    from hwsim.experiments.faults import fault_sweep as fault_sweep
+    from hwsim.experiments.fidelity import Agreement as Agreement
+    from hwsim.experiments.fidelity import agreement as agreement
+    from hwsim.experiments.recording import Recording as Recording
+    from hwsim.price.cost import CostReport as CostReport
+    from hwsim.price.cost import estimate as estimate
+    from hwsim.program import simulate as simulate
 
 _HOME = {
-    "Activity": "hwsim.backend",
-    "Agreement": "hwsim.fidelity",
-    "Comparison": "hwsim.divergence",
-    "CostReport": "hwsim.cost",
-    "Faults": "hwsim.faults",
-    "Faulty": "hwsim.faults",
-    "Recording": "hwsim.recording",
-    "Run": "hwsim.backend",
-    "agreement": "hwsim.fidelity",
-    "compare": "hwsim.divergence",
-    "estimate": "hwsim.cost",
-    "fault_sweep": "hwsim.faults",
-    "simulate": "hwsim.cosim",
-    "simulate_on_ray": "hwsim.cluster",
+    "Activity": "hwsim.activity",
+    "Agreement": "hwsim.experiments.fidelity",
+    "Comparison": "hwsim.experiments.divergence",
+    "CostReport": "hwsim.price.cost",
+    "Faults": "hwsim.experiments.faults",
+    "Faulty": "hwsim.experiments.faults",
+    "Recording": "hwsim.experiments.recording",
+    "Run": "hwsim.activity",
+    "agreement": "hwsim.experiments.fidelity",
+    "compare": "hwsim.experiments.divergence",
+    "estimate": "hwsim.price.cost",
+    "fault_sweep": "hwsim.experiments.faults",
+    "simulate": "hwsim.program",
+    "simulate_on_ray": "hwsim.experiments.cluster",
 }
 
 __all__ = [

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from has8.encoders.bitplane import BitPlaneEncoder, plane_of_step
 from hwsim import kernels
-from hwsim.backend import Counts
-from hwsim.layout import logical, stored
-from mapping.ir import Node
-from mapping.ops import OPS
+from hwsim.activity import Counts
+from hwsim.backends.fast.layout import logical, stored
+from mapping.graph.ir import Node
+from mapping.graph.ops import OPS
 
 
 def encode(node: Node, x: Tensor) -> tuple[Tensor, Counts]:

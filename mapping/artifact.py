@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from has8.checkpoint import write_whole
 from has8.errors import CheckpointError
-from mapping.ir import Graph, Node, TensorType
+from has8.files import write_whole
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.cores.placement import Placement
+from mapping.graph.ir import Graph, Node, TensorType
+from mapping.graph.verify import verify_chips, verify_graph
+from mapping.integers.quantize import LayerError
 from mapping.mapped import Mapped
-from mapping.partition import Partition
-from mapping.place import Placement
-from mapping.quantize import LayerError
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import Target
-from mapping.verify import verify_chips, verify_graph
+from mapping.partition.cut import Partition
+from mapping.targets.schema import Target
 
 FORMAT, VERSION = "has8-mapped", 2
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"

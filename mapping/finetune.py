@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from has8 import fused
 from has8.blocks import SpikingLayer
 from has8.encoders import Decoder
 from has8.errors import BadInput, CheckpointError
-from mapping.ir import Graph, Node
-from mapping.lif import ChipNeurons
-from mapping.partition import Partition, synapses_of
-from mapping.passes import folded
+from has8.kernels import fused
+from mapping.graph.ir import Graph, Node
+from mapping.graph.passes import folded
+from mapping.integers.neurons import ChipNeurons
+from mapping.integers.scales import Method, Scale, Scales, float_layer, to_integers
+from mapping.partition.cut import Partition, synapses_of
 from mapping.pipeline import choose_scales, lower
-from mapping.scales import Method, Scale, Scales, float_layer, to_integers
-from mapping.target import Registers, Target, load_target
+from mapping.targets.schema import Registers, Target, load_target
 
 PROVENANCE = "quantization"
 """Under which a checkpoint's provenance holds a :class:`Quantization`."""

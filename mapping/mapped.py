@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mapping.ir import Graph
-from mapping.partition import Partition
-from mapping.place import Placement
-from mapping.quantize import LayerError
-from mapping.segment import ChipSegment
-from mapping.target import Target
+from mapping.chip.segment import ChipSegment
+from mapping.cores.placement import Placement
+from mapping.graph.ir import Graph
+from mapping.integers.quantize import LayerError
+from mapping.partition.cut import Partition
+from mapping.targets.schema import Target
 
 
 @dataclass(frozen=True, slots=True)

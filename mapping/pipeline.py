@@ -13,21 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from has8 import fused
-from has8.calibrate import calibrate
 from has8.errors import BadInput, TraceError
-from mapping.allocate import allocate
-from mapping.evaluate import evaluate
-from mapping.ir import Graph
+from has8.kernels import fused
+from has8.training.calibrate import calibrate
+from mapping.chip.grid import stored_bits
+from mapping.cores.allocate import allocate
+from mapping.cores.placement import place
+from mapping.graph.evaluate import evaluate
+from mapping.graph.ir import Graph
+from mapping.graph.passes import run_passes
+from mapping.graph.trace.modules import trace
+from mapping.integers.quantize import layer_of, quantize, unclipped_scale
+from mapping.integers.scales import METHODS, Method, Scales
+from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
-from mapping.partition import Partition, cut
-from mapping.passes import run_passes
-from mapping.place import place
-from mapping.quantize import layer_of, quantize, unclipped_scale
-from mapping.scales import METHODS, Method, Scales
-from mapping.search import search_scales
-from mapping.target import Target, load_target, stored_bits
-from mapping.trace import trace
+from mapping.partition.cut import Partition, cut
+from mapping.targets.schema import Target, load_target
 
 
 def map_model(
@@ -45,7 +46,7 @@ def map_model(
     """Map a model onto a chip: trace, rewrite, cut, quantise, tile, place.
 
     Args:
-        model: any model whose layers :mod:`mapping.ops` lists; it is not changed.
+        model: any model whose layers :mod:`mapping.graph.ops` lists; it is not changed.
         target: a bundled target's name, the path of a YAML file, or a target.
         partition: "all" (everything that the chip can run), "none", or names of chip segments.
         calibration: images ``float32[N, C, H, W]`` for encoders whose range training never

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from has8 import calibrate, create_model, fused, load_data
+from has8 import calibrate, create_model, load_data
 from has8.data import batches
+from has8.kernels import fused
 
 torch.set_num_threads(1)  # tests run in several processes
 

@@ -14,13 +14,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from has8.errors import DoesNotFit
-from mapping.allocate import Tile, allocate
-from mapping.blocks import axon_choices, axons_in, classes, held, layers_of
-from mapping.geometry import wiring
-from mapping.need import list_words, memory
-from mapping.pack import first_fit, joined
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import Packing, Target, load_target
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.chip.wiring import wiring
+from mapping.cores.allocate import Tile, allocate
+from mapping.cores.cuts import axon_choices, axons_in, classes, held, layers_of
+from mapping.cores.need import list_words, memory
+from mapping.cores.pack import first_fit, joined
+from mapping.targets.schema import Packing, Target, load_target
 
 LOIHI = load_target("loihi")
 Place = tuple[int, int, int]

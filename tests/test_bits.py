@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the installed pac
 
 from benchmarks import bits  # noqa: E402
 from has8 import load_checkpoint, load_data  # noqa: E402
-from has8.checkpoint import save  # noqa: E402
 from has8.errors import BadInput  # noqa: E402
+from has8.training.checkpoint import save  # noqa: E402
 from hwsim import simulate  # noqa: E402
 from mapping import map_model  # noqa: E402
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from has8.checkpoint import load, save, write_whole
 from has8.errors import BadInput, CheckpointError
 from has8.models import create_model
+from has8.training.checkpoint import load, save, write_whole
 
 NAMES = ("zero", "one", "two")
 TRAINING = {"data": "digits", "seed": 3, "accuracy": 0.5}

@@ -16,8 +16,8 @@ from PIL import Image
 
 from has8 import create_model, save_checkpoint
 from has8.cli.train import train
-from hwsim.lava import Lava
-from mapping.target import load_target
+from hwsim.backends.lava.backend import Lava
+from mapping.targets.schema import load_target
 
 DIGITS = Path(__file__).parent.parent / "examples" / "models" / "digits.pt"
 BUNDLED = Path(load_target.__code__.co_filename).parent / "targets" / "loihi.yaml"

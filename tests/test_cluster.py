@@ -22,9 +22,9 @@ from has8 import calibrate, create_model, load_checkpoint
 from has8.cli import has8
 from has8.errors import BackendError, BadInput, DoesNotFit, UnknownName
 from hwsim import simulate
-from hwsim.cluster import _cluster, simulate_on_ray
-from hwsim.fast import Fast
-from mapping.segment import ChipSegment
+from hwsim.backends.fast.backend import Fast
+from hwsim.experiments.cluster import _cluster, simulate_on_ray
+from mapping.chip.segment import ChipSegment
 
 ROOT = Path(__file__).parent.parent
 IMAGES, BATCH = 75, 10

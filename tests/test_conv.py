@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from has8 import conv
-from has8.conv import Conv2d
+from has8.kernels import conv
+from has8.kernels.conv import Conv2d
 
 
 @settings(deadline=None, max_examples=60)

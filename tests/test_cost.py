@@ -15,19 +15,19 @@ from torch.nn import functional as F
 from has8 import create_model
 from has8.errors import BadInput, UnknownName
 from hwsim import estimate, simulate
-from hwsim.backend import Activity, Run
-from hwsim.cost import chip_energy_pj, convention_uj
-from hwsim.counts import boundary_counts, layer_counts, population_counts
-from hwsim.traffic import segment_loads
+from hwsim.activity import Activity, Run
+from hwsim.price.cost import chip_energy_pj, convention_uj
+from hwsim.price.counts import boundary_counts, layer_counts, population_counts
+from hwsim.price.traffic import segment_loads
 from mapping import load_target, map_model
-from mapping.allocate import allocate
-from mapping.ir import Graph, Kind, Node, TensorType
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.cores.allocate import allocate
+from mapping.cores.placement import place
+from mapping.graph.ir import Graph, Kind, Node, TensorType
+from mapping.graph.trace.modules import trace
+from mapping.hosts.schema import load_host
 from mapping.mapped import Mapped
-from mapping.partition import Partition, Segment, cut
-from mapping.place import place
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import load_host
-from mapping.trace import trace
+from mapping.partition.cut import Partition, Segment, cut
 
 LOIHI = load_target("loihi")
 SMALL = msgspec.structs.replace(

@@ -13,15 +13,15 @@ from torch.nn import functional as F
 
 from has8.errors import BackendError, BadInput
 from hwsim import kernels
-from hwsim.backend import Overflow
-from hwsim.cosim import simulate
-from hwsim.fast import Fast
-from hwsim.layout import stored
-from hwsim.reference import Reference
-from hwsim.sums import Sums, compile_sums, multiplies_bytes
+from hwsim.activity import Overflow
+from hwsim.backends.fast.backend import Fast
+from hwsim.backends.fast.layout import stored
+from hwsim.backends.fast.sums import Sums, compile_sums, multiplies_bytes
+from hwsim.backends.reference import Reference
+from hwsim.program import simulate
 from mapping import map_model
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import load_target
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.targets.schema import load_target
 
 LOIHI = load_target("loihi").registers
 NUMBERS = st.integers
@@ -156,7 +156,7 @@ def test_chunks_of_samples_make_no_difference(monkeypatch):
     segment = dense([254, 2, 130] * 40, threshold=2000, dv=2048)
     inputs = spikes_for(segment, 3, samples=61)
     whole = Fast().compile(segment, LOIHI)(inputs)
-    monkeypatch.setattr("hwsim.fast.CHUNK", 4 * 7)
+    monkeypatch.setattr("hwsim.backends.fast.backend.CHUNK", 4 * 7)
     parts = Fast().compile(segment, LOIHI)(inputs)
     assert torch.equal(whole.spikes["n"], parts.spikes["n"])
     assert np.array_equal(whole.updated["n"], parts.updated["n"])
@@ -240,7 +240,7 @@ def test_equals_the_reference_on_poorer_machines(missing, segment, seed, keep_to
     registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
     with pytest.MonkeyPatch.context() as patch:
         if missing != "kernels":
-            patch.setattr("hwsim.sums.multiplies_bytes", lambda: False)
+            patch.setattr("hwsim.backends.fast.sums.multiplies_bytes", lambda: False)
         if missing != "bytes":
             patch.setattr("hwsim.kernels.available", lambda: False)
         assert_equal(segment, registers, spikes_for(segment, seed))

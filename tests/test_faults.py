@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from has8.errors import BackendError, BadInput, UnknownName
 from hwsim import Faults, Faulty, agreement, fault_sweep, simulate
-from hwsim.fast import Fast
-from hwsim.faults import strikes
-from hwsim.reference import Reference
+from hwsim.backends.fast.backend import Fast
+from hwsim.backends.reference import Reference
+from hwsim.experiments.faults import strikes
 from mapping import map_model
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import load_target, weight_grid
+from mapping.chip.grid import weight_grid
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.targets.schema import load_target
 
 LOIHI = load_target("loihi").registers
 SOME = Faults(weight_bitflips=0.01, dead_neurons=0.1, dropped_spikes=0.1, seed=7)

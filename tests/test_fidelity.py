@@ -11,12 +11,13 @@ from has8.blocks import OverTime
 from has8.encoders import DuplicateEncoder
 from has8.errors import BadInput
 from has8.neurons import Leaky
-from hwsim import Faults, Faulty, Recording, agreement, recording, simulate
-from hwsim.backend import Overflow
-from hwsim.fast import Fast
-from hwsim.fidelity import joined_agreements
+from hwsim import Faults, Faulty, Recording, agreement, simulate
+from hwsim.activity import Overflow
+from hwsim.backends.fast.backend import Fast
+from hwsim.experiments import recording
+from hwsim.experiments.fidelity import joined_agreements
 from mapping import map_model
-from mapping.evaluate import evaluate, evaluate_nodes, moved
+from mapping.graph.evaluate import evaluate, evaluate_nodes, moved
 
 
 @pytest.fixture(scope="module")

@@ -12,22 +12,23 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from has8 import create_model, fit, fused, load_checkpoint, load_data
+from has8 import create_model, fit, load_checkpoint, load_data
 from has8.blocks import SpikingLayer
-from has8.checkpoint import save
 from has8.cli.map import map_command
 from has8.cli.train import train
 from has8.data import batches
 from has8.errors import BadInput, CheckpointError
+from has8.kernels import fused
 from has8.neurons import Leaky
-from has8.recipes import RECIPES
+from has8.training.checkpoint import save
+from has8.training.recipes import RECIPES
 from hwsim import simulate
-from hwsim.reference import Reference
+from hwsim.backends.reference import Reference
 from mapping import load_target, map_model
+from mapping.chip.arithmetic import decay, saturate
 from mapping.finetune import PROVENANCE, QuantizedLayer, prepare, quantization_of
-from mapping.fixed import decay, saturate
-from mapping.lif import ChipNeurons
-from mapping.scales import Integers, Scale, membrane_decay
+from mapping.integers.neurons import ChipNeurons
+from mapping.integers.scales import Integers, Scale, membrane_decay
 
 TARGET = load_target("loihi")
 DATA = load_data("digits")

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from has8 import calibrate, create_model, fused, kernels
+from has8 import calibrate, create_model, kernels
 from has8.blocks import SpikingLayer
 from has8.encoders import BitPlaneEncoder, Decoder, PaperBitPlaneEncoder, bitplane_weights
-from has8.fused import SLOPE_KINDS
+from has8.kernels import fused
+from has8.kernels.fused import SLOPE_KINDS
 from has8.neurons import Leaky
 from has8.surrogate import SLOPES
 

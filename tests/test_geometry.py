@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from has8.errors import BadInput
-from mapping.geometry import channel_multiplicity, fan_out, multiplicity, patterns, reach, wiring
+from mapping.chip.wiring import channel_multiplicity, fan_out, multiplicity, patterns, reach, wiring
 
 
 @st.composite

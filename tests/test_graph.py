@@ -12,13 +12,13 @@ from has8.errors import BadInput, TraceError
 from has8.neurons import Leaky
 from hwsim import compare, simulate
 from mapping import map_model
-from mapping.evaluate import evaluate
-from mapping.ir import Graph, Kind, Node, TensorType
-from mapping.partition import cut
-from mapping.passes import PASSES, fold_batchnorm, run_passes
-from mapping.target import load_target
-from mapping.trace import trace
-from mapping.verify import verify_graph
+from mapping.graph.evaluate import evaluate
+from mapping.graph.ir import Graph, Kind, Node, TensorType
+from mapping.graph.passes import PASSES, fold_batchnorm, run_passes
+from mapping.graph.trace.modules import trace
+from mapping.graph.verify import verify_graph
+from mapping.partition.cut import cut
+from mapping.targets.schema import load_target
 
 REGISTERS = load_target("loihi").registers
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsim import isolate
-from hwsim.isolate import IsolatedError, interpreter_with, run_isolated
-from mapping.segment import ChipSegment, Population, Port, Synapse
+from hwsim.backends.lava import isolate
+from hwsim.backends.lava.isolate import IsolatedError, interpreter_with, run_isolated
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 
@@ -168,7 +168,7 @@ def test_a_dead_worker_leaves_no_process(worker, tmp_path):
 
 def test_a_dead_parent_leaves_no_process(worker, tmp_path):
     """Killed hard, so that it cannot clean up itself."""
-    call = f"from hwsim.isolate import run_isolated; run_isolated({worker(HANG)!r}, {{}}, 600, '')"
+    call = f"from hwsim.backends.lava.isolate import run_isolated; run_isolated({worker(HANG)!r}, {{}}, 600, '')"
     parent = subprocess.Popen([sys.executable, "-c", call])
     assert wait_until(lambda: len(pids(tmp_path / "pids")) == 2)
     parent.kill()

@@ -15,13 +15,13 @@ from has8.blocks import OverTime
 from has8.encoders import Decoder, DuplicateEncoder, count_weights
 from has8.neurons import Leaky
 from hwsim import compare, estimate, simulate
-from hwsim.counts import boundary_counts
-from hwsim.fast import Fast
-from hwsim.lava import Lava
+from hwsim.backends.fast.backend import Fast
+from hwsim.backends.lava.backend import Lava
+from hwsim.price.counts import boundary_counts
 from mapping import load, map_model, save
-from mapping.evaluate import evaluate
-from mapping.passes import run_passes
-from mapping.trace import trace
+from mapping.graph.evaluate import evaluate
+from mapping.graph.passes import run_passes
+from mapping.graph.trace.modules import trace
 
 SHAPE = (1, 8, 8)
 

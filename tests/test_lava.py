@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from has8.errors import BackendError
-from hwsim.backend import SegmentRun
-from hwsim.lava import Lava, lava_python
-from hwsim.reference import Reference
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import load_target
+from hwsim.activity import SegmentRun
+from hwsim.backends.lava.backend import Lava, lava_python
+from hwsim.backends.reference import Reference
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.targets.schema import load_target
 
 LOIHI = load_target("loihi").registers
 MISSING = Lava().unavailable()

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from has8 import create_model, fused
+from has8 import create_model
 from has8.errors import BadInput, CheckpointError
+from has8.kernels import fused
 from has8.models.released import released_state_dict
 
 TABLE_1 = list(

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from has8.errors import BadInput
-from mapping.allocate import Tile, allocate
-from mapping.place import Core, Placement, hops, place, routes
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import Target, load_target
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.cores.allocate import Tile, allocate
+from mapping.cores.placement import Core, Placement, hops, place, routes
+from mapping.targets.schema import Target, load_target
 
 LOIHI = load_target("loihi")
 SMALL = msgspec.structs.replace(LOIHI, core=msgspec.structs.replace(LOIHI.core, neurons=12))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from has8 import errors
-from hwsim.lava import Lava
+from hwsim.backends.lava.backend import Lava
 
 
 @pytest.mark.parametrize("package", ["has8", "mapping", "hwsim"])
@@ -43,5 +43,5 @@ def test_the_snippet_of_readme_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_lava_worker_does_not_import_torch():
     """Torch inside a Lava process hangs."""
-    code = "import hwsim, hwsim.lava, sys; sys.exit('torch' in sys.modules)"
+    code = "import hwsim, hwsim.backends.lava.backend, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,13 +14,14 @@ from has8.blocks import OverTime
 from has8.encoders import BitPlaneEncoder, Decoder, bitplane_weights
 from has8.errors import BadInput
 from has8.neurons import Leaky
-from mapping.fixed import decay, saturate, shift_left, wrap
-from mapping.partition import cut
-from mapping.passes import run_passes
-from mapping.quantize import layer_of, quantize
-from mapping.scales import Scale, largest_scale, to_integers
-from mapping.target import load_target, stored_bits, weight_grid
-from mapping.trace import trace
+from mapping.chip.arithmetic import decay, saturate, shift_left, wrap
+from mapping.chip.grid import stored_bits, weight_grid
+from mapping.graph.passes import run_passes
+from mapping.graph.trace.modules import trace
+from mapping.integers.quantize import layer_of, quantize
+from mapping.integers.scales import Scale, largest_scale, to_integers
+from mapping.partition.cut import cut
+from mapping.targets.schema import load_target
 
 REGISTERS = load_target("loihi").registers
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from has8.errors import BackendError, BadInput
-from hwsim.backend import Overflow, SegmentRun
-from hwsim.reference import Reference
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import Registers, load_target
+from hwsim.activity import Overflow, SegmentRun
+from hwsim.backends.reference import Reference
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.targets.schema import Registers, load_target
 
 LOIHI = load_target("loihi").registers
 

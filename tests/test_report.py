@@ -12,11 +12,11 @@ from rich.console import Console
 
 from has8 import create_model
 from hwsim import compare, estimate, simulate
-from hwsim.backend import Overflow
-from hwsim.divergence import Comparison, Divergence
+from hwsim.activity import Overflow
+from hwsim.experiments.divergence import Comparison, Divergence
 from hwsim.report import render, summarize, to_dict, units
 from mapping import map_model
-from mapping.partition import Rejection
+from mapping.partition.cut import Rejection
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import pytest
 
 from has8.errors import BadInput
-from hwsim.reference import Reference
+from hwsim.backends.reference import Reference
 from mapping import load_target, map_model
-from mapping.evaluate import evaluate_nodes, moved
+from mapping.graph.evaluate import evaluate_nodes, moved
 
 TARGET = load_target("loihi")
 

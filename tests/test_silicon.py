@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-from hwsim.fast import Fast
-from hwsim.lava import Lava
-from hwsim.reference import Reference
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import load_target
+from hwsim.backends.fast.backend import Fast
+from hwsim.backends.lava.backend import Lava
+from hwsim.backends.reference import Reference
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.targets.schema import load_target
 
 LOIHI = load_target("loihi").registers
 MISSING = Lava().unavailable()

@@ -1,4 +1,4 @@
-"""``python -m hwsim.lava``: a saved mapping alone, spikes in, spikes out, nothing left behind."""
+"""``python -m hwsim.backends.lava``: a saved mapping alone, spikes in, spikes out, nothing left behind."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ import torch
 
 import mapping
 from has8 import calibrate, create_model
-from hwsim import standalone
-from hwsim.lava import Lava
-from hwsim.reference import Reference
-from hwsim.standalone import main, read_mapping
-from mapping.segment import ChipSegment
+from hwsim.backends.lava import standalone
+from hwsim.backends.lava.backend import Lava
+from hwsim.backends.lava.standalone import main, read_mapping
+from hwsim.backends.reference import Reference
+from mapping.chip.segment import ChipSegment
 
 MISSING = Lava().unavailable()
 needs_lava = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
@@ -117,7 +117,7 @@ def test_equals_the_reference_without_our_libraries(mapped, artefact, spikes, tm
         "import runpy, sys\n"
         "for name in ('torch', 'msgspec', 'safetensors', 'click', 'has8', 'mapping'):\n"
         "    sys.modules[name] = None\n"
-        "runpy.run_module('hwsim.lava', run_name='__main__', alter_sys=True)"
+        "runpy.run_module('hwsim.backends.lava', run_name='__main__', alter_sys=True)"
     )
     files = [str(artefact), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     done = subprocess.run(
@@ -206,7 +206,9 @@ def test_bad_options_are_one_sentence(capsys):
         with pytest.raises(SystemExit) as exit_info:
             main(options)
         assert exit_info.value.code == 1
-        assert capsys.readouterr().err == f"error: {said}: see python -m hwsim.lava --help\n"
+        assert (
+            capsys.readouterr().err == f"error: {said}: see python -m hwsim.backends.lava --help\n"
+        )
 
 
 # ------------------------------------------------------------------------- a Lava that misbehaves
@@ -224,7 +226,7 @@ def stuck(artefact, spikes, tmp_path, monkeypatch):
         fake.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then echo Python; exit; fi\n{act}\n')
         fake.chmod(0o755)
         files = [str(artefact), str(tmp_path / "in.npz"), str(tmp_path / "out.npz"), *options]
-        command = [sys.executable, "-m", "hwsim.lava", *files]
+        command = [sys.executable, "-m", "hwsim.backends.lava", *files]
         return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
     return start

@@ -12,19 +12,12 @@ from hypothesis import strategies as st
 
 import mapping
 from has8.errors import BadInput, TargetError, UnknownName
-from mapping.cited import Citation
-from mapping.prices import EVENTS, Host
-from mapping.target import (
-    Registers,
-    Target,
-    barrier_ns,
-    host_names,
-    load_host,
-    load_target,
-    stored_bits,
-    target_names,
-    weight_grid,
-)
+from hwsim.price.timing import barrier_ns
+from mapping.chip.grid import stored_bits, weight_grid
+from mapping.hosts.schema import Host, host_names, load_host
+from mapping.targets.figures import Citation
+from mapping.targets.prices import EVENTS
+from mapping.targets.schema import Registers, Target, load_target, target_names
 
 LOIHI = load_target("loihi")
 FILE = Path(mapping.__file__).parent / "targets" / "loihi.yaml"

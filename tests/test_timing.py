@@ -11,17 +11,17 @@ from torch import nn
 from has8.blocks import OverTime
 from has8.encoders import BitPlaneEncoder, Decoder, bitplane_weights
 from has8.neurons import Leaky
-from hwsim.backend import Activity
-from hwsim.timing import chip_time, latency, launches_of, step_ns
-from hwsim.traffic import segment_loads
+from hwsim.activity import Activity
+from hwsim.price.timing import barrier_ns, chip_time, latency, launches_of, step_ns
+from hwsim.price.traffic import segment_loads
 from mapping import load_target, map_model
-from mapping.allocate import Tile
-from mapping.ir import Graph, Node, TensorType
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.cores.allocate import Tile
+from mapping.cores.placement import place
+from mapping.graph.ir import Graph, Node, TensorType
+from mapping.hosts.schema import load_host
 from mapping.mapped import Mapped
-from mapping.partition import Partition, Segment
-from mapping.place import place
-from mapping.segment import ChipSegment, Population, Port, Synapse
-from mapping.target import barrier_ns, load_host
+from mapping.partition.cut import Partition, Segment
 
 LOIHI = load_target("loihi")
 SMALL = msgspec.structs.replace(

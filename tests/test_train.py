@@ -17,15 +17,15 @@ import torch
 from click.testing import CliRunner
 from tensorboardX.proto.event_pb2 import Event
 
-from has8 import loop
-from has8.checkpoint import load
 from has8.data import ArrayImages, Data, batches, load_data
 from has8.errors import BadInput, CheckpointError, TrainingError, UnknownName
-from has8.hardware import Hardware, stop_signals
 from has8.models import create_model
-from has8.optim import learning_rate
-from has8.recipes import RECIPES, TrainConfig, recipe_options
-from has8.train import evaluate, fit
+from has8.training import loop
+from has8.training.checkpoint import load
+from has8.training.fit import evaluate, fit
+from has8.training.hardware import Hardware, stop_signals
+from has8.training.optim import learning_rate
+from has8.training.recipes import RECIPES, TrainConfig, recipe_options
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.02, label_smoothing=0.05, seed=7)
 
@@ -243,7 +243,7 @@ import sys, torch
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from has8.hardware import Hardware
+from has8.training.hardware import Hardware
 from test_train import CONFIG, DATA, PLAIN, Plain, evaluate, fit, small, stop_at
 rank, out, hardware = int(__import__("os").environ["RANK"]), Path(sys.argv[2]), Hardware("cpu")
 

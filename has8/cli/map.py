@@ -11,19 +11,19 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from has8 import Checkpoint, calibrate, load_checkpoint
-from has8.checkpoint import write_whole
 from has8.cli.inputs import BATCH, FOLDER, check_writable, data_options, find_data
 from has8.cli.progress import Count, stages
 from has8.cli.quantization import CALIBRATION, DEFAULT_BITS, quantization_options
 from has8.errors import BackendError
+from has8.files import write_whole
 from hwsim import compare, estimate, simulate
-from hwsim.divergence import Comparison
-from hwsim.lava import Lava
+from hwsim.backends.lava.backend import Lava
+from hwsim.experiments.divergence import Comparison
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save, target_names
 from mapping.finetune import quantization_of
-from mapping.scales import Method, Scales
-from mapping.target import DEFAULT_HOST, host_names, load_host
+from mapping.hosts.schema import DEFAULT_HOST, host_names, load_host
+from mapping.integers.scales import Method, Scales
 
 
 @click.command("map", context_settings={"help_option_names": ["-h", "--help"]})

@@ -13,7 +13,7 @@ from torch import nn
 from has8.data import Data
 from has8.errors import BadInput
 from mapping.finetune import Quantization, prepare
-from mapping.scales import METHODS, Method
+from mapping.integers.scales import METHODS, Method
 
 CALIBRATION = 256
 """Training images that stand for the data: for encoders' ranges, and to search for scales on."""

@@ -14,11 +14,11 @@ from has8.data import Data, batches
 from has8.data.images import spread
 from has8.errors import BadInput
 from hwsim import Faults, Faulty, Recording
-from hwsim.cluster import agreements_on_ray
-from hwsim.cosim import BACKENDS, RECORDS, find_backend
-from hwsim.faults import FaultPoint
-from hwsim.fidelity import agreements
-from hwsim.lava import Lava
+from hwsim.backends.lava.backend import Lava
+from hwsim.experiments.cluster import agreements_on_ray
+from hwsim.experiments.faults import FaultPoint
+from hwsim.experiments.fidelity import agreements
+from hwsim.program import BACKENDS, RECORDS, find_backend
 from hwsim.report import Experiment, experiment_to_dict, render_experiment
 from mapping import Mapped, load
 

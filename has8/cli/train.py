@@ -17,19 +17,25 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from torch import nn
 
-from has8.checkpoint import load as load_checkpoint
 from has8.cli.inputs import find_data
 from has8.cli.quantization import Quantize, quantization_options
 from has8.data import AUGMENTATIONS, PREPROCESSES, Data, data_names, load_data
 from has8.errors import BadInput, TrainingError
-from has8.hardware import ACCELERATORS, PRECISIONS, Hardware, first_process_first, is_first_process
-from has8.history import Epoch, Progress, Report
-from has8.recipes import RECIPES, TrainConfig, recipe_options
-from has8.run_folder import MODEL
-from has8.train import fit, new_model
+from has8.training.checkpoint import load as load_checkpoint
+from has8.training.fit import fit, new_model
+from has8.training.hardware import (
+    ACCELERATORS,
+    PRECISIONS,
+    Hardware,
+    first_process_first,
+    is_first_process,
+)
+from has8.training.history import Epoch, Progress, Report
+from has8.training.recipes import RECIPES, TrainConfig, recipe_options
+from has8.training.run_folder import MODEL
 from mapping import target_names
 from mapping.finetune import PROVENANCE
-from mapping.scales import Method
+from mapping.integers.scales import Method
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from has8 import fused
 from has8.errors import BadInput
+from has8.kernels import fused
 from has8.surrogate import SLOPES, Slope, plane_factors
 
 STEPS = 8

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from has8 import fused
+from has8.kernels import fused
 
 
 class Decoder(nn.Module):

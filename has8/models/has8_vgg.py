@@ -9,8 +9,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from has8.blocks import Coding, HybridBlock, SpikingLayer, SpikingSequential
-from has8.conv import Conv2d
 from has8.errors import BadInput
+from has8.kernels.conv import Conv2d
 from has8.models.normalize import normalize
 from has8.models.registry import MODELS, variant
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from has8.blocks import SpikingBranch, SpikingLayer
-from has8.conv import Conv2d
 from has8.encoders import Decoder
 from has8.errors import BadInput
+from has8.kernels.conv import Conv2d
 from has8.neurons import Leaky
 
 STEMS = ("imagenet", "cifar")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hwsim.report.experiment import Experiment, experiment_to_dict, render_experiment
-from hwsim.report.plain import to_dict
+from hwsim.report.json import to_dict
 from hwsim.report.summary import SegmentSummary, Summary, summarize
 from hwsim.report.terminal import render
 

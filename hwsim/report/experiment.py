@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hwsim.backend import Overflow
-from hwsim.faults import FaultPoint, Faults
-from hwsim.fidelity import Agreement, LayerAgreement
-from hwsim.report.layout import Row, empty_table, facts, heading, indented
+from hwsim.activity import Overflow
+from hwsim.experiments.faults import FaultPoint, Faults
+from hwsim.experiments.fidelity import Agreement, LayerAgreement
+from hwsim.report.screen import Row, empty_table, facts, heading, indented
 from hwsim.report.units import count, many, percent
 
 BAR_WIDTH = 24

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hwsim.cost import CostReport
-from hwsim.divergence import Comparison
+from hwsim.experiments.divergence import Comparison
+from hwsim.price.cost import CostReport
+from mapping.graph.ops import OPS
+from mapping.integers.quantize import LayerError
 from mapping.mapped import Mapped
-from mapping.ops import OPS
-from mapping.partition import Rejection, Segment, Side
-from mapping.quantize import LayerError
+from mapping.partition.cut import Rejection, Segment, Side
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hwsim.assumptions import Assumption
-from hwsim.cost import CostReport, Price
+from hwsim.price.assumptions import Assumption
+from hwsim.price.cost import CostReport, Price
 from hwsim.report import units
-from hwsim.report.layout import Row, empty_table, facts, heading, indented
+from hwsim.report.screen import Row, empty_table, facts, heading, indented
 from hwsim.report.summary import Summary
 from hwsim.report.units import count, many, percent
 

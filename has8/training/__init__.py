@@ -1,0 +1,1 @@
+"""Training: the loop, recipes, hardware, calibration, model files and run folders."""

@@ -1,0 +1,254 @@
+"""Training: :func:`fit` a model to data, :func:`evaluate` it.
+
+A run can be killed at any moment and started again. What it needs is on disk after every epoch,
+every few minutes within long ones, and whenever it is told to stop. A step depends only on that
+file, the seed and its own number: generators are seeded anew for every step, so that the result
+on one machine's CPU is that of a run without a break, bit for bit.
+
+With several processes, each reads its part of every batch, gradients are averaged over all images,
+and the first process writes and reports. Batch norm normalises with each process's own part, and
+its running statistics (and the encoders' ranges) are the first process's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from has8.data import Data, ImageDataset
+from has8.errors import BadInput, Has8Error
+from has8.models import create_model
+from has8.training.calibrate import calibrate
+from has8.training.checkpoint import config_of
+from has8.training.hardware import Hardware, launch, stop_signals
+from has8.training.history import Epoch, History, Position, Progress, Report
+from has8.training.loop import Run, count_right, summed
+from has8.training.optim import make_optimizer
+from has8.training.recipes import RECIPES, TrainConfig
+from has8.training.run_folder import MODEL, RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = [
+    "RECIPES",
+    "Epoch",
+    "Hardware",
+    "History",
+    "Progress",
+    "Report",
+    "TrainConfig",
+    "evaluate",
+    "fit",
+    "new_model",
+]
+
+
+def new_model(name: str, data: Data, options: Mapping[str, Any], seed: int) -> nn.Module:
+    """A new model for some data, its weights drawn by a seed; the global generator is left alone.
+
+    Args:
+        name: for :func:`has8.models.create_model`.
+        data: whose classes and channels it gets.
+        options: the model's own.
+        seed: of the weights.
+
+    Raises:
+        UnknownName: for an unknown model.
+        BadInput: for an unknown option, or one out of range or of a wrong type.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return create_model(
+                name, num_classes=len(data.class_names), in_channels=data.input_shape[0], **options
+            )
+        except (TypeError, RuntimeError) as error:
+            raise BadInput(f"{name} cannot be built with {dict(options)}: {error}") from error
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    config: TrainConfig,
+    *,
+    hardware: Hardware | None = None,
+    out: str | Path | None = None,
+    resume: bool = True,
+    on_progress: Report | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> History:
+    """Train a model in place; at the end it is calibrated, and on the device it was trained on.
+
+    SIGTERM and Ctrl-C end the step at hand, put the state to disk and end training, each as it
+    commonly does: with ``SystemExit(143)`` and ``KeyboardInterrupt``. Their ``__cause__`` is a
+    :class:`TrainingError` that says where the run stopped. The same call goes on from there.
+
+    Args:
+        model: images ``[B, C, H, W]`` to logits ``[B, classes]``.
+        data: what to learn.
+        config: how; :data:`has8.training.recipes.RECIPES` has some by name.
+        hardware: where; by default on one GPU if there is any, else on the CPU.
+        out: folder for ``last.pt`` (the state), ``metrics.csv`` and TensorBoard's events, one
+            line or point for each epoch; ``best.pt``, the model of the epoch with the highest
+            accuracy on the held-out images; and ``model.pt``, the finished model. As ``best.pt``
+            is selected on the held-out images, its accuracy on them is too good an estimate;
+            that of ``model.pt`` is not selected. None writes nothing.
+        resume: whether to go on from ``last.pt`` if it is there; otherwise it is removed.
+        on_progress: called in the first process after every step (on a GPU after every few) and
+            after every epoch.
+
+    Raises:
+        BadInput: if the model cannot take the images, the hardware is not there, ``last.pt``
+            belongs to another run, the subset is larger than the data, or ``out`` cannot be
+            written.
+        CheckpointError: if ``last.pt`` is damaged.
+        TrainingError: if loss or weights stop being finite; ``last.pt`` keeps a state before.
+    """
+    hardware = hardware or Hardware()
+    _check_shape(model, data)
+    chosen = _subset(len(data.train), config)
+    fabric = launch(hardware)
+    _check_batch(config, len(chosen), fabric.world_size)
+    identity = {**(provenance or {}), **_identity(model, data, config, hardware)}
+    folder = None if out is None else RunFolder(Path(out), identity)
+    model.to(memory_format=torch.channels_last)
+    net = fabric.setup_module(torch.compile(model) if hardware.compile else model)  # type: ignore[arg-type]
+    optimizer = make_optimizer(model, config)
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    try:
+        epochs, position = _restored(fabric, folder, model, optimizer, resume)
+        with torch.random.fork_rng(devices), stop_signals() as signalled:
+            run = Run(
+                fabric, net, model, optimizer, data, chosen, config,
+                folder if fabric.is_global_zero else None, signalled, on_progress,
+            )  # fmt: skip
+            run.finish(epochs, position)
+    finally:
+        model.to(memory_format=torch.contiguous_format)
+    calibrate(model)
+    if run.folder:
+        run.folder.write_model(MODEL, model, data, epochs[-1])
+    return History(tuple(epochs))
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: ImageDataset,
+    batch_size: int = 256,
+    *,
+    hardware: Hardware | None = None,
+) -> float:
+    """The part of the images that the model classifies rightly, in [0, 1].
+
+    The model runs in evaluation mode and is left in the mode it was in.
+
+    Args:
+        model: images ``[B, C, H, W]`` to logits ``[B, classes]``.
+        dataset: what to classify.
+        batch_size: images in one forward pass.
+        hardware: where, to which the model is moved; None computes where the model is, in float32.
+
+    Raises:
+        BadInput: if the hardware is not there.
+    """
+    if hardware is None:
+        return count_right(model, dataset, batch_size, _device(model), nullcontext()) / len(dataset)
+    fabric = launch(hardware)
+    fabric.to_device(model)
+    correct = count_right(
+        model,
+        dataset,
+        batch_size,
+        fabric.device,
+        fabric.autocast(),
+        (fabric.global_rank, fabric.world_size),
+    )
+    return int(summed(fabric, [correct])[0]) / len(dataset)
+
+
+def _check_shape(model: nn.Module, data: Data) -> None:
+    """Run one image, so that a model that does not fit says so before anything is written."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *data.input_shape, device=_device(model)))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(
+            f"the model cannot take images of {'x'.join(map(str, data.input_shape))} ({reason}): "
+            f"choose a smaller depth or a larger image size"
+        ) from error
+    finally:
+        model.train(training)
+    if logits.shape[1] < len(data.class_names):
+        raise BadInput(
+            f"the model has {logits.shape[1]} outputs and {data.name} has "
+            f"{len(data.class_names)} classes: make it with num_classes={len(data.class_names)}"
+        )
+
+
+def _check_batch(config: TrainConfig, images: int, world: int) -> None:
+    if min(config.batch_size, images) < 2 * world:
+        raise BadInput(
+            f"{world} processes need batches of at least {2 * world} images, two each, and there "
+            f"are {images} images in batches of {config.batch_size}: use fewer devices"
+        )
+
+
+def _restored(
+    fabric: Fabric,
+    folder: RunFolder | None,
+    model: nn.Module,
+    optimizer: Optimizer,
+    resume: bool,
+) -> tuple[list[Epoch], Position]:
+    """Where the folder's run stopped; only the first process needs to see the folder."""
+    found: dict[str, Any] | Has8Error | None = None
+    if folder and fabric.is_global_zero:
+        try:
+            found = folder.read(resume)
+        except Has8Error as error:
+            found = error
+    found = fabric.broadcast(found)
+    if isinstance(found, Has8Error):
+        raise found
+    if folder and found:
+        return folder.restore(found, model, optimizer)
+    return [], Position()
+
+
+def _identity(
+    model: nn.Module, data: Data, config: TrainConfig, hardware: Hardware
+) -> dict[str, Any]:
+    return {
+        "model": config_of(model),
+        "data": data.name,
+        "preprocess": data.preprocess,
+        "input_shape": list(data.input_shape),
+        "train_images": len(data.train),
+        "precision": hardware.precision,
+        **asdict(config),
+    }
+
+
+def _subset(count: int, config: TrainConfig) -> Tensor:
+    """``int64[N]``: the training images that the run uses."""
+    if config.subset is None:
+        return torch.arange(count)
+    if config.subset > count:
+        raise BadInput(f"subset must be at most the {count} training images, not {config.subset}")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))
+    return order[: config.subset]
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,130 @@
+"""Recipes: complete settings for training, by name, and what they ask of a model.
+
+``modern`` is ours and the default; ``finetune`` is for models that are trained already. ``paper``
+and ``paper-sgdr`` are those of HAS-8 (Luu 2025) as its authors' released code has them, for the
+small data sets and for ImageNet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from has8.data import AUGMENTATIONS, Data, channel_statistics
+from has8.errors import check_fields
+from has8.models import model_options
+
+OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("cosine", "constant", "cosine-epochs")
+CIFAR_STEM_UP_TO = 64
+"""Side in pixels up to which ``modern`` takes the stem that keeps the image's size."""
+STATISTICS_IMAGES = 50_000
+"""Images, spread evenly over the training images, that per-channel statistics are taken of."""
+SMALLEST_STD = 1e-4
+"""Of a channel, so that one that never varies can be divided by."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How to train; the defaults are the recipe ``modern``.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images in a step, over all processes; at least 2 (batch norm learns nothing
+            from one).
+        lr: highest learning rate.
+        weight_decay: decoupled and on weights only (no biases, no norms) for "adamw"; an L2
+            penalty on all parameters for "adam" and "sgd", as PyTorch has it.
+        optimizer: "adamw", "adam", or "sgd" (Nesterov, momentum 0.9).
+        schedule: see :func:`has8.training.optim.learning_rate`.
+        label_smoothing: probability mass spread over all classes, in [0, 1).
+        augment: see :func:`has8.data.batches`.
+        clip_norm: largest norm of the gradient over all parameters; None does not clip.
+        seed: of order, augmentation, subset and dropout, at least 0.
+        subset: train on so many images, drawn at random by the seed; None for all.
+
+    Raises:
+        BadInput: for a value out of range.
+    """
+
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    label_smoothing: float = 0.1
+    augment: str = "crop"
+    clip_norm: float | None = 1.0
+    seed: int = 0
+    subset: int | None = None
+
+    def __post_init__(self) -> None:
+        clip = math.inf if self.clip_norm is None else self.clip_norm
+        rules = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 2, "at least 2"),
+            "lr": (0 < self.lr < math.inf, "above 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
+            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            "augment": (self.augment in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
+            "clip_norm": (clip > 0, "above 0, or None"),
+            "seed": (self.seed >= 0, "at least 0"),
+            "subset": (self.subset is None or self.subset >= 2, "at least 2 images"),
+        }
+        check_fields(self, rules)
+
+
+_PAPER = TrainConfig(
+    epochs=100,
+    batch_size=16,
+    lr=1e-3,
+    weight_decay=1e-3,
+    optimizer="adam",
+    schedule="constant",
+    label_smoothing=0.0,
+    augment="flip",
+    clip_norm=None,
+    seed=3407,
+)
+_PAPER_SGDR = replace(
+    _PAPER, lr=0.1 * 16 / 256, weight_decay=5e-4, optimizer="sgd", schedule="cosine-epochs"
+)
+_FINETUNE = TrainConfig(epochs=2, lr=2e-4, weight_decay=0.0, label_smoothing=0.0, augment="flip")
+RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
+    {
+        "modern": TrainConfig(),
+        "paper": _PAPER,
+        "paper-sgdr": _PAPER_SGDR,
+        "finetune": _FINETUNE,
+    }
+)
+"""Settings by name. The paper calls its ImageNet schedule SGDR, that is, with warm restarts; the
+released code has none, nor has ``paper-sgdr``. Their images are not normalised."""
+
+
+def recipe_options(recipe: str, model: str, data: Data) -> dict[str, Any]:
+    """What a recipe asks of the model, as options of :func:`has8.models.create_model`.
+
+    ``modern`` takes, where the model's family has these options, ``stem="cifar"`` for images of
+    up to 64 pixels a side, and ``mean`` and ``std`` of each channel of the training images (of
+    50,000 of them where there are more), rounded to 4 digits. The paper's recipes ask for nothing.
+
+    Raises:
+        UnknownName: for an unknown model.
+    """
+    if recipe != "modern":
+        return {}
+    known, options = model_options(model), dict[str, Any]()
+    if "stem" in known and max(data.input_shape[1:]) <= CIFAR_STEM_UP_TO:
+        options["stem"] = "cifar"
+    if {"mean", "std"} <= set(known):
+        mean, std = channel_statistics(data.train, STATISTICS_IMAGES)
+        options["mean"] = [round(value, 4) for value in mean]
+        options["std"] = [max(round(value, 4), SMALLEST_STD) for value in std]
+    return options

@@ -1,0 +1,184 @@
+"""A run's folder: the state to resume from, the models, the metrics. One process writes it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from has8.data import Data
+from has8.errors import BadInput, CheckpointError
+from has8.files import write_whole
+from has8.training.calibrate import calibrate
+from has8.training.checkpoint import read_plain, save
+from has8.training.history import Epoch, Position
+
+STATE, BEST, MODEL, METRICS = "last.pt", "best.pt", "model.pt", "metrics.csv"
+"""State to resume from, model of the best epoch, finished model, one line for each epoch."""
+EVENTS_SUFFIX = ".has8"
+EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
+"""TensorBoard's files: the columns of METRICS as scalars."""
+FORMAT, VERSION = "has8-training", 2
+LONGEST = 300
+"""Characters of a value in a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A folder, and what tells its run from others.
+
+    Args:
+        path: of the folder.
+        identity: plain values that must be equal for a run to be resumed.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+
+    def read(self, resume: bool) -> dict[str, Any] | None:
+        """What :meth:`write` wrote, or None where nothing is there or ``resume`` is false.
+
+        Without ``resume``, what is there is removed, but for the last finished model.
+
+        Raises:
+            BadInput: if it belongs to another run, or the folder cannot be written to.
+            CheckpointError: if it is damaged.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                for name in (STATE, BEST, METRICS):
+                    (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"cannot write to {self.path} ({error.strerror}): choose another place"
+            ) from error
+        if not (self.path / STATE).exists():
+            return None
+        saved = read_plain(self.path / STATE, FORMAT, VERSION)
+        identity = saved.get("identity")
+        self._check(identity if isinstance(identity, dict) else {})
+        return saved
+
+    def _check(self, there: Mapping[str, Any]) -> None:
+        names = sorted(self.identity.keys() | there.keys())
+        differ = [
+            f"{name} is {_short(there.get(name))} there and {_short(self.identity.get(name))} here"
+            for name in names
+            if there.get(name) != self.identity.get(name)
+        ]
+        if differ:
+            raise BadInput(
+                f"{self.path / STATE} belongs to another run ({'; '.join(differ)}): choose "
+                "another folder with --out, or start over with --restart"
+            )
+
+    def restore(
+        self, saved: Mapping[str, Any], model: nn.Module, optimizer: Optimizer
+    ) -> tuple[list[Epoch], Position]:
+        """Bring model and optimiser to where the run stopped; its epochs, and its place.
+
+        Raises:
+            CheckpointError: if the state is incomplete.
+        """
+        try:
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            epochs = [Epoch(**epoch) for epoch in saved["epochs"]]
+            return epochs, Position(**saved["position"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.path / STATE} cannot be resumed from ({str(error).splitlines()[0]}): "
+                "start over with --restart"
+            ) from error
+
+    def write(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        epochs: Sequence[Epoch],
+        position: Position,
+    ) -> None:
+        """Put everything that the next step depends on to disk."""
+        payload = {
+            "format": FORMAT,
+            "version": VERSION,
+            "identity": self.identity,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epochs": [asdict(epoch) for epoch in epochs],
+            "position": asdict(position),
+        }
+        write_whole(self.path / STATE, lambda file: torch.save(payload, file))
+
+    def write_metrics(self, epochs: Sequence[Epoch]) -> None:
+        """Write METRICS."""
+        table = io.StringIO()
+        rows = csv.writer(table, lineterminator="\n")
+        rows.writerow(field.name for field in fields(Epoch))
+        rows.writerows(astuple(epoch) for epoch in epochs)
+        write_whole(self.path / METRICS, lambda file: file.write(table.getvalue().encode()))
+
+    def write_model(self, name: str, model: nn.Module, data: Data, epoch: Epoch) -> None:
+        """Write a calibrated copy of the model, as :func:`has8.training.checkpoint.save` does.
+
+        Args:
+            name: of the file, MODEL or BEST.
+            model: left as it is.
+            data: what it learned.
+            epoch: after which it is.
+        """
+        finished = calibrate(deepcopy(model).to(memory_format=torch.contiguous_format))
+        save(
+            self.path / name,
+            finished,
+            input_shape=data.input_shape,
+            class_names=data.class_names,
+            provenance={
+                **self.identity,
+                "epoch": epoch.epoch,
+                "test_accuracy": epoch.test_accuracy,
+            },
+        )
+
+
+def _short(value: object) -> str:
+    """A value as it is written, its beginning if that is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+@contextmanager
+def tensorboard(folder: Path, epochs: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
+    """Write all epochs so far into a new event file, then those that the yielded function is given.
+
+    Its own files of before are removed, so that a resumed run has no point twice and misses none.
+    """
+    from tensorboardX import SummaryWriter
+
+    for old in folder.glob(EVENTS):
+        old.unlink()
+    writer = SummaryWriter(logdir=str(folder), filename_suffix=EVENTS_SUFFIX)
+
+    def add(epoch: Epoch, ago: float = 0.0) -> None:
+        for name, value in asdict(epoch).items():
+            if name != "epoch":
+                writer.add_scalar(name, value, epoch.epoch, walltime=time.time() - ago)
+        writer.flush()
+
+    try:
+        for place, epoch in enumerate(epochs, 1):
+            add(epoch, ago=sum(later.seconds for later in epochs[place:]))
+        yield add
+    finally:
+        writer.close()

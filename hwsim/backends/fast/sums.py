@@ -1,0 +1,286 @@
+"""Weighted sums of spikes in the fastest arithmetic that cannot round.
+
+A bound on every sum is known from the integer weights before anything runs. Where weights fit
+8 bits (a power of two they share is taken out first), oneDNN multiplies bytes and adds in int32.
+Its convolutions of bytes are wrong, or crash, for some rare geometries (rectangular, dilated), so
+only the common ones are left to it; and the first time that a layer meets images of some shape, it
+is tried on random spikes against float32, which it falls back to should anything differ.
+
+Floating point is exact on integers up to 2**24 (float32) or 2**53 (float64), as long as products
+are added up and nothing else: NNPACK and cuDNN may take Winograd's algorithm, which multiplies by
+fractions, so the one is switched off and on the other float64 is rounded back. Weights of more
+than 8 significant bits take float64, since torch can be told to multiply float32 as bfloat16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from has8.errors import BackendError
+from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, Ints
+from mapping.chip.segment import ChipSegment, Population, Synapse
+
+Arithmetic = Literal["int8", "float32", "float64"]
+
+BFLOAT16_BITS = 8
+"""Whole numbers of up to so many significant bits are exact in it."""
+
+PROVEN = 16
+"""Images of a chunk that are computed both ways."""
+
+SMALL = 4
+"""Up to so many pixels, a convolution is done as the matrix product that it is."""
+
+
+Window = tuple[list[int], list[int], list[int], int]
+"""Stride, padding, dilation and groups of a convolution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """The sums that one synapse adds to a population's drive.
+
+    Everything has channels last: ``[N, H, W, C]``, or ``[N, in]``.
+
+    Args:
+        source: a port's or a population's name.
+        planned: what it is computed in, unless bytes turn out not to be multiplied right here.
+        weight: int8 mantissas, or floats in units of the population's drive; ``[O, I, kH, kW]``
+            or ``[out, in]``.
+        scale: what sums of bytes are multiplied by, a power of two.
+        window: of a convolution; None for a matrix.
+        every: for a matrix that every so-many pixels goes through, in rows and columns.
+    """
+
+    source: str
+    planned: Arithmetic
+    weight: Tensor
+    scale: float
+    window: Window | None
+    every: tuple[int, int] | None = None
+    _packed: dict[tuple[int, ...], Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What it is computed in, as far as it has run."""
+        return "float32" if None in self._packed.values() else self.planned
+
+    def __call__(self, spikes: Tensor) -> Tensor:
+        """Sums over spikes ``bool[N, ...]``: floats ``[N, ...]``, all whole numbers."""
+        if self.every is None:
+            return self._sums(spikes if self.window else spikes.flatten(1))
+        rows, columns = self.every
+        pixels = spikes[:, ::rows, ::columns].contiguous()
+        return self._sums(pixels.flatten(0, 2)).view(*pixels.shape[:3], -1)
+
+    def _sums(self, spikes: Tensor) -> Tensor:
+        if self.planned != "int8":
+            return self._in_floats(spikes, self.weight)
+        if spikes.shape not in self._packed:
+            self._prove(spikes.shape)
+        if self._packed[spikes.shape] is None:
+            return self._in_floats(spikes, self._floats())
+        return self._in_bytes(spikes)
+
+    def _floats(self) -> Tensor:
+        return self.weight.to(torch.float32) * self.scale
+
+    def _in_floats(self, spikes: Tensor, weight: Tensor) -> Tensor:
+        if self.window is None:
+            return F.linear(spikes.to(weight.dtype), weight)
+        images = spikes.permute(0, 3, 1, 2).to(weight.dtype)
+        with torch.backends.nnpack.flags(enabled=False):
+            sums = F.conv2d(images, weight, None, *self.window).permute(0, 2, 3, 1)
+        return sums.round_() if sums.is_cuda else sums
+
+    def _prove(self, shape: torch.Size) -> None:
+        """Hold bytes against float32 for random spikes; twice, lest it be chance."""
+        onednn = torch.ops.onednn
+        if self.window is None:
+            self._packed[shape] = onednn.qlinear_prepack(self.weight, list(shape))
+        else:
+            size, height, width, channels = shape
+            scales, _ = self._scales()
+            self._packed[shape] = onednn.qconv_prepack(
+                self.weight, scales, 1.0, 0, *self.window, [size, channels, height, width]
+            )
+        spikes = torch.from_numpy(np.resize(_random_bits(), shape))
+        some = torch.linspace(0, len(spikes) - 1, PROVEN).long().unique()
+        expected = self._in_floats(spikes[some], self._floats())
+        if not all(torch.equal(self._in_bytes(spikes)[some], expected) for _ in range(2)):
+            self._packed[shape] = None
+
+    def _in_bytes(self, spikes: Tensor) -> Tensor:
+        onednn, packed = torch.ops.onednn, self._packed[spikes.shape]
+        result: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")
+        x, factors = spikes.view(torch.uint8), (*self._scales(), None)
+        if self.window is None:
+            product: Tensor = onednn.qlinear_pointwise(x, 1.0, 0, packed, *factors, *result)
+            return product
+        images = x.permute(0, 3, 1, 2)
+        sums: Tensor = onednn.qconv2d_pointwise(
+            images, 1.0, 0, packed, *factors, *self.window, *result
+        )
+        return sums.permute(0, 2, 3, 1)
+
+    def _scales(self) -> tuple[Tensor, Tensor]:
+        outputs = len(self.weight)
+        scales = torch.full((outputs,), self.scale, dtype=torch.float32)
+        return scales, torch.zeros(outputs, dtype=torch.int64)
+
+
+def compile_sums(
+    segment: ChipSegment, population: Population, device: torch.device
+) -> tuple[tuple[Sums, ...], int]:
+    """The sums of all synapses of a population, in units of a power of two that they share.
+
+    Args:
+        segment: which the population is of.
+        population: its weight exponents must not be negative.
+        device: where to run; bytes are multiplied on the CPU only.
+
+    Returns:
+        The sums, and the exponent of their unit: a drive of x stands for ``x * 2**exponent``.
+
+    Raises:
+        BackendError: if the sums could be larger than float64 holds.
+    """
+    matrices = [_wires(segment, population, synapse) for synapse in population.synapses]
+    exponents = [
+        _shared_exponent(matrix) + synapse.weight_exp
+        for (matrix, *_), synapse in zip(matrices, population.synapses, strict=True)
+    ]
+    unit = min(exponents, default=0)
+    bound = population.most_drive >> unit
+    if bound.bit_length() > FLOAT64_BITS:
+        raise BackendError(
+            f"population {population.name!r} could add up {bound.bit_length()} bits and float64 is "
+            f"exact up to {FLOAT64_BITS}; use the reference"
+        )
+    sums = []
+    for synapse, (matrix, window, every), exponent in zip(
+        population.synapses, matrices, exponents, strict=True
+    ):
+        mantissas = matrix >> (exponent - synapse.weight_exp)
+        image = segment.shape_of(synapse.source)
+        arithmetic = _arithmetic(mantissas, window, image, bound, device)
+        if arithmetic == "int8":
+            weight = torch.from_numpy(mantissas).to(torch.int8)
+        else:
+            whole = torch.from_numpy((matrix << synapse.weight_exp) >> unit)
+            weight = whole.to(device, getattr(torch, arithmetic))
+            if window is not None:
+                weight = weight.contiguous(memory_format=torch.channels_last)
+        scale = 2.0 ** (exponent - unit)
+        sums.append(Sums(synapse.source, arithmetic, weight, scale, window, every))
+    return tuple(sums), unit
+
+
+def _arithmetic(
+    weight: Ints, window: Window | None, image: tuple[int, ...], bound: int, device: torch.device
+) -> Arithmetic:
+    """The fastest that is exact for these weights, if no sum of the population exceeds a bound."""
+    most = int(np.abs(weight).max(initial=0))
+    if device.type != "cpu" or bound > 1 << FLOAT32_BITS or most > 1 << BFLOAT16_BITS:
+        return "float64"
+    fits = weight.min(initial=0) >= -128 and weight.max(initial=0) <= 127
+    common = window is None or _common(window, image, weight.shape)
+    return "int8" if fits and common and multiplies_bytes() else "float32"
+
+
+def _common(window: Window, image: tuple[int, ...], weight: tuple[int, ...]) -> bool:
+    """Whether a convolution is of the kind that oneDNN's convolutions of bytes do right.
+
+    Square images and kernels that overlap, and nothing odd about the window: only others have been
+    seen to be wrong or to crash.
+    """
+    (_, height, width), (*_, high, wide) = image, weight
+    stride, padding, dilation, groups = window
+    return (
+        height == width >= 3
+        and high == wide <= height
+        and stride[0] == stride[1] < max(high, 2)
+        and padding[0] == padding[1] < high
+        and dilation == [1, 1]
+        and groups == 1
+    )
+
+
+def _shared_exponent(weight: Ints) -> int:
+    """Of the largest power of two that divides all weights."""
+    bits = int(np.bitwise_or.reduce(np.abs(weight), axis=None)) if weight.size else 0
+    return (bits & -bits).bit_length() - 1 if bits else 0
+
+
+def _wires(
+    segment: ChipSegment, population: Population, synapse: Synapse
+) -> tuple[Ints, Window | None, tuple[int, int] | None]:
+    """Weights, window and pixels of a synapse, with channels last where it is a matrix."""
+    source, target = segment.shape_of(synapse.source), population.shape
+    if synapse.kind == "linear":
+        matrix = _channels_last(synapse.weight, source, 1)
+        return _channels_last(matrix, target, 0), None, None
+    stride, padding, dilation = (
+        list(synapse.attrs[key]) for key in ("stride", "padding", "dilation")
+    )
+    groups = int(synapse.attrs["groups"])
+    if groups == 1 and max(prod(source[1:]), prod(target[1:])) <= SMALL:
+        return _unrolled(synapse, source, target), None, None
+    if groups == 1 and synapse.weight.shape[2:] == (1, 1) and padding == [0, 0]:
+        return synapse.weight[:, :, 0, 0], None, (stride[0], stride[1])
+    return synapse.weight, (stride, padding, dilation, groups), None
+
+
+def _channels_last(matrix: Ints, shape: tuple[int, ...], axis: int) -> Ints:
+    """Reorder an axis that runs over ``(C, H, W)`` to run over ``(H, W, C)``."""
+    order = np.moveaxis(np.arange(matrix.shape[axis]).reshape(shape), 0, -1).reshape(-1)
+    return matrix.take(order, axis)
+
+
+def _unrolled(synapse: Synapse, source: tuple[int, ...], target: tuple[int, ...]) -> Ints:
+    """A convolution as a matrix between all neurons, channels last on both axes."""
+    (channels, height, width), weight = source, synapse.weight
+    outputs, high, wide = target
+    stride, padding, dilation = (synapse.attrs[key] for key in ("stride", "padding", "dilation"))
+    matrix = np.zeros((high, wide, outputs, height, width, channels), np.int64)
+    for y, x, row, column in np.ndindex(high, wide, *weight.shape[2:]):
+        v = y * stride[0] - padding[0] + row * dilation[0]
+        u = x * stride[1] - padding[1] + column * dilation[1]
+        if 0 <= v < height and 0 <= u < width:
+            matrix[y, x, :, v, u] = weight[:, :, row, column]
+    return matrix.reshape(high * wide * outputs, height * width * channels)
+
+
+@cache
+def _random_bits() -> NDArray[np.bool_]:
+    """So many that repeating them aligns with nothing."""
+    return np.random.default_rng(0).random(65_537) < 0.5
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether torch has oneDNN's products of bytes here, and gets odd and extreme weights right.
+
+    Some processors' instructions would halve or saturate them in other uses.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-128, 128, (16, 80, 3, 3), generator=generator).to(torch.int8)
+    weight[:8] = torch.tensor([127, -128, -127, 1]).repeat_interleave(2)[:, None, None, None]
+    spikes = torch.rand(2, 5, 5, 80, generator=generator) < 0.5
+    spikes[0] = True
+    convolution = Sums("", "int8", weight, 1.0, ([1, 1], [1, 1], [1, 1], 1))
+    product = Sums("", "int8", weight.flatten(1), 1.0, None)
+    try:
+        convolution(spikes), product(spikes.flatten(1)[:, :720].contiguous())
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return convolution.arithmetic == product.arithmetic == "int8"

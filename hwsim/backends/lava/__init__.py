@@ -1,0 +1,1 @@
+"""Real Lava processes, in an interpreter of their own."""

@@ -1,0 +1,1 @@
+"""What is built on a run: comparisons, faults, recordings, clusters."""

@@ -1,0 +1,113 @@
+"""Two backends in step: equal, or the first place where they part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hwsim.activity import Backend
+from hwsim.program import find_backend, simulate
+from mapping import Mapped
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The first spike that differs.
+
+    Args:
+        segment: the chip segment.
+        population: the population in it.
+        step: 0..T-1.
+        sample: 0..N-1.
+        index: of the neuron, in the population's shape.
+        left: the first backend's spike, 0 or 1.
+        right: the second backend's.
+    """
+
+    segment: str
+    population: str
+    step: int
+    sample: int
+    index: tuple[int, ...]
+    left: int
+    right: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.population} at step {self.step}, sample {self.sample}, neuron {self.index}: "
+            f"{self.left} against {self.right}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What :func:`compare` found.
+
+    Args:
+        left, right: the backends' names.
+        samples: how many were compared.
+        spikes: how many spike values (0 or 1) were compared, over all layers and steps.
+        divergence: the first difference; None if there is none.
+    """
+
+    left: str
+    right: str
+    samples: int
+    spikes: int
+    divergence: Divergence | None
+
+    @property
+    def equal(self) -> bool:
+        """Whether every spike of every layer was the same."""
+        return self.divergence is None
+
+
+def compare(
+    mapped: Mapped, x: Tensor, left: str | Backend = "fast", right: str | Backend = "lava"
+) -> Comparison:
+    """Compare two backends over every spike of every chip layer.
+
+    The left backend runs the whole model. The right one then runs each segment on the spikes
+    that the left one's segment was given; segments are walked in the order of execution, so as
+    long as all were equal these are the inputs that the right backend would have made itself,
+    and the first difference found is the first there is.
+
+    Args:
+        mapped: from :func:`mapping.map_model`.
+        x: ``float32[N, *input_shape]``.
+        left: the backend that runs the model.
+        right: the backend that is held against it.
+
+    Raises:
+        BackendError: if one of them cannot run here, or fails.
+    """
+    one, two = find_backend(left), find_backend(right)
+    run = simulate(mapped, x, one, batch_size=len(x), record=("spikes",))
+    compared = 0
+    for chip in mapped.chips:
+        other = two.compile(chip, mapped.target.registers)(run.inputs[chip.name])
+        mine = run.spikes[chip.name]
+        compared += sum(spikes.numel() for spikes in mine.values())
+        found = _first(chip.name, [p.name for p in chip.populations], mine, other.spikes)
+        if found is not None:
+            return Comparison(one.name, two.name, len(x), compared, found)
+    return Comparison(one.name, two.name, len(x), compared, None)
+
+
+def _first(
+    segment: str, names: list[str], left: Mapping[str, Tensor], right: Mapping[str, Tensor]
+) -> Divergence | None:
+    """The first difference by step, then by the order of the populations."""
+    candidates = []
+    for place, name in enumerate(names):
+        one, two = left[name].cpu(), right[name].cpu()
+        where = torch.nonzero(one != two)
+        if len(where):
+            step, sample, *index = (int(i) for i in where[0])
+            values = (int(t[tuple(where[0])]) for t in (one, two))
+            found = Divergence(segment, name, step, sample, tuple(index), *values)
+            candidates.append(((step, place), found))
+    return min(candidates, key=lambda item: item[0])[1] if candidates else None

@@ -1,0 +1,328 @@
+"""Faults and noise as experiments: what a chip computes when some of it is broken.
+
+A fault strikes where a uniform draw lies below its rate, so what is struck at one rate is struck
+at every higher one, and accuracies at several rates can be compared. A draw depends on the seed,
+on the names of the segment and of what may be struck, and on the number of the sample, on nothing
+else: neither batches nor processes that share the samples change a run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from hashlib import sha256
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from has8.errors import BackendError, BadInput, UnknownName, check_fields
+from hwsim.activity import Backend, Executable, SegmentRun
+from hwsim.backends.fast.layout import logical
+from hwsim.boundary import count
+from hwsim.experiments.fidelity import Agreement, agreements, paired
+from hwsim.program import Progress, find_backend
+from mapping import Mapped
+from mapping.chip.grid import weight_grid
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.targets.schema import Registers
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What breaks, with which probability.
+
+    Args:
+        weight_bitflips: that a stored bit of a weight is flipped; it stays so for all samples.
+        dead_neurons: that a neuron never sends a spike.
+        dropped_spikes: that a spike is lost, on its way into a segment or when a neuron sends it;
+            no target gets it then.
+        seed: at least 0; of all draws.
+
+    Raises:
+        BadInput: if a probability is not in [0, 1], or the seed is negative.
+    """
+
+    weight_bitflips: float = 0.0
+    dead_neurons: float = 0.0
+    dropped_spikes: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                **{
+                    field: (0 <= getattr(self, field) <= 1, "a probability, 0 to 1")
+                    for field in _FIELDS.values()
+                },
+                "seed": (self.seed >= 0, "at least 0"),
+            },
+        )
+
+    @classmethod
+    def parse(cls, text: str, seed: int = 0) -> Faults:
+        """Read ``weight-bitflips=1e-4,dead-neurons=0.01``; what is not named does not happen.
+
+        Raises:
+            UnknownName: for a fault of another name.
+            BadInput: if a rate is missing, no probability, or given twice.
+        """
+        rates: dict[str, float] = {}
+        for item in text.split(","):
+            name, _, rate = (part.strip() for part in item.partition("="))
+            if name not in _FIELDS:
+                raise UnknownName("fault", name, _FIELDS)
+            try:
+                value = float(rate)
+            except ValueError:
+                value = math.nan
+            if _FIELDS[name] in rates or not 0 <= value <= 1:
+                raise BadInput(
+                    f"cannot take {item.strip()!r}: expected {name} once, with a probability from "
+                    f"0 to 1, such as {name}=0.001"
+                )
+            rates[_FIELDS[name]] = value
+        return cls(**rates, seed=seed)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The probabilities by the names that :meth:`parse` takes."""
+        return {name: getattr(self, field) for name, field in _FIELDS.items()}
+
+    def scaled(self, severity: float) -> Faults:
+        """The same faults with all probabilities multiplied.
+
+        Raises:
+            BadInput: if the severity is negative or makes a probability larger than 1.
+        """
+        if not 0 <= severity < math.inf:
+            raise BadInput(f"a severity must be a finite number of at least 0, not {severity:g}")
+        for name, rate in self.rates.items():
+            if rate * severity > 1:
+                raise BadInput(
+                    f"severity {severity:g} makes {name} {rate * severity:g}, and a probability "
+                    f"is at most 1: lower the severity or the rate {rate:g}"
+                )
+        return replace(self, **{f: getattr(self, f) * severity for f in _FIELDS.values()})
+
+
+_FIELDS = {f.name.replace("_", "-"): f.name for f in fields(Faults) if f.name != "seed"}
+
+
+@dataclass(frozen=True, slots=True)
+class FaultPoint:
+    """One severity of :func:`fault_sweep`.
+
+    Args:
+        severity: what the rates were multiplied by.
+        faults: the rates that this gives.
+        agreement: what the broken chip did, beside the float model.
+    """
+
+    severity: float
+    faults: Faults
+    agreement: Agreement
+
+
+def fault_sweep(
+    mapped: Mapped,
+    x: Tensor,
+    labels: Tensor,
+    faults: Faults,
+    severities: Sequence[float] = (0.0, 0.1, 1.0, 10.0),
+    backend: str | Backend = "fast",
+    *,
+    batch_size: int = 128,
+    first: int = 0,
+    on_progress: Progress | None = None,
+) -> tuple[FaultPoint, ...]:
+    """How a mapped model fares as more and more of the chip is broken.
+
+    Args:
+        mapped: from :func:`mapping.map_model`.
+        x: ``float32[N, *input_shape]``.
+        labels: ``int64[N]``, the right classes.
+        faults: at severity 1.
+        severities: at least one; what all rates are multiplied by. At 0 nothing is broken.
+        backend: a name, or a backend.
+        batch_size: samples at a time; it changes no draw.
+        first: the number of ``x[0]`` in a run that is done in parts.
+        on_progress: called after each batch with (samples done, samples in all).
+
+    Returns:
+        A point for each severity, in their order.
+
+    Raises:
+        BadInput: if there is no severity or one makes a rate no probability, or images and labels
+            do not fit each other or the model.
+        BackendError: if the backend cannot run here, fails, or a segment has loops.
+    """
+    if not severities:
+        raise BadInput("there are no severities: name at least one, such as 1")
+    scaled = [faults.scaled(severity) for severity in severities]
+    backends = [Faulty(find_backend(backend), item) for item in scaled]
+    found = agreements(
+        mapped,
+        paired(x, labels, batch_size),
+        backends,
+        total=len(x),
+        first=first,
+        on_progress=on_progress,
+    )
+    return tuple(map(FaultPoint, severities, scaled, found))
+
+
+class Faulty:
+    """A backend whose chip is broken.
+
+    It runs a segment's populations one after another on another backend, as segments of their
+    own, so that spikes can be lost in between. A neuron whose spike is lost fires and resets all
+    the same. Spikes in a run's result are those that were sent and not lost.
+
+    Args:
+        inner: runs the populations.
+        faults: what breaks.
+    """
+
+    def __init__(self, inner: Backend, faults: Faults) -> None:
+        self.inner, self.faults = inner, faults
+        self.name = f"{inner.name} with faults"
+
+    def unavailable(self) -> str | None:
+        """Why the inner backend cannot run here; None if it can."""
+        return self.inner.unavailable()
+
+    def compile(self, segment: ChipSegment, registers: Registers) -> Executable:
+        """Break weights and neurons.
+
+        Raises:
+            BackendError: if a population is fed by itself or by a later one, or the inner backend
+                cannot run it.
+        """
+        if loop := segment.loop():
+            raise BackendError(
+                f"population {loop[0]!r} is fed by {loop[1]!r}, which does not run before it; "
+                f"faults are injected only where there are no loops"
+            )
+        executables, alive = {}, {}
+        for population in segment.populations:
+            synapses = tuple(
+                _flipped(s, registers, self.faults, segment.name) for s in population.synapses
+            )
+            alone = _alone(segment, replace(population, synapses=synapses))
+            executables[population.name] = self.inner.compile(alone, registers)
+            place = (self.faults.seed, "dead", segment.name, population.name)
+            channels, *sides = population.shape
+            dead = strikes(place, self.faults.dead_neurons, (*sides, channels))
+            alive[population.name] = torch.from_numpy(~dead).movedim(-1, 0)
+        return _FaultyProgram(segment, self.faults, executables, alive)
+
+
+@dataclass(frozen=True, slots=True)
+class _FaultyProgram:
+    """A segment with an executable and a mask of living neurons for each population."""
+
+    segment: ChipSegment
+    faults: Faults
+    executables: Mapping[str, Executable]
+    alive: Mapping[str, Tensor]
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
+    ) -> SegmentRun:
+        sent = {p.name: self._kept(p.name, inputs[p.name], first) for p in self.segment.inputs}
+        run = SegmentRun({})
+        for population in self.segment.populations:
+            name = population.name
+            fed = {port.name: sent[port.name] for port in _sources(self.segment, population)}
+            part = self.executables[name](fed, first=first, membranes=membranes)
+            fired = part.spikes[name]
+            sent[name] = self._kept(name, fired & self.alive[name].to(fired.device), first)
+            run = SegmentRun(
+                {**run.spikes, name: sent[name]},
+                {**run.updated, **part.updated},
+                {**run.overflows, **part.overflows},
+                {**run.membranes, **part.membranes},
+                {**run.fired, name: count(sent[name], 1)},
+                {**run.arithmetic, **part.arithmetic},
+            )
+        return run
+
+    def _kept(self, name: str, spikes: Tensor, first: int) -> Tensor:
+        """Spikes ``bool[T, B, *shape]`` without those that are lost."""
+        rate = self.faults.dropped_spikes
+        if rate == 0:
+            return spikes
+        steps, samples, channels, *sides = spikes.shape
+        place = (self.faults.seed, "dropped", self.segment.name, name)
+        kept = np.empty((samples, steps, *sides, channels), np.bool_)  # as fast spikes lie
+        for number in range(samples):
+            lost = strikes(place, rate, kept.shape[1:], sample=first + number)
+            np.logical_not(lost, out=kept[number])
+        return spikes & logical(torch.from_numpy(kept)).to(spikes.device)
+
+
+def _sources(segment: ChipSegment, population: Population) -> tuple[Port, ...]:
+    """What feeds a population; where nothing does, the ports, which tell the number of samples."""
+    names = dict.fromkeys(synapse.source for synapse in population.synapses)
+    return tuple(Port(name, segment.shape_of(name)) for name in names) or segment.inputs
+
+
+def _alone(segment: ChipSegment, population: Population) -> ChipSegment:
+    """A population as a segment of its own."""
+    sources = _sources(segment, population)
+    return ChipSegment(segment.name, segment.steps, sources, (population,), (population.name,))
+
+
+def _flipped(synapse: Synapse, registers: Registers, faults: Faults, segment: str) -> Synapse:
+    """A synapse with some bits of its stored weights flipped.
+
+    Stored is the place on the weights' grid in ``weight_bits`` bits: two's complement where signs
+    are mixed, else the magnitude. All patterns of bits are on the grid.
+    """
+    if faults.weight_bitflips == 0:
+        return synapse
+    bits, mixed = synapse.weight_bits, synapse.sign_mode == "mixed"
+    _, _, step = weight_grid(registers, bits, synapse.sign_mode)
+    unit = -step if synapse.sign_mode == "inhibitory" else step
+    stored = (synapse.weight // unit) & ((1 << bits) - 1)
+    for bit in range(bits):
+        place = (faults.seed, "weight", segment, synapse.name, bit)
+        stored ^= strikes(place, faults.weight_bitflips, stored.shape).astype(np.int64) << bit
+    if mixed:
+        stored -= stored >> (bits - 1) << bits
+    return replace(synapse, weight=stored * unit)
+
+
+def strikes(place: Iterable[object], rate: float, shape: Sequence[int], sample: int = 0) -> Bools:
+    """Where something of a given probability happens, ``bool[*shape]``.
+
+    One byte is drawn for each element, and 53 bits more only for the one in 256 whose byte does
+    not decide. Draws are Philox's (Salmon et al. 2011, doi 10.1145/2063384.2063405), which is
+    keyed by the place and counts on from the sample's number.
+
+    Args:
+        place: seed and names; different places have independent draws.
+        rate: the probability, 0 to 1; where it happens at one rate it does at all higher ones.
+        shape: of the result.
+        sample: the number of the sample, at least 0; different samples have independent draws.
+    """
+    size = math.prod(shape)
+    if rate == 0:
+        return np.zeros(shape, np.bool_)
+    key = np.frombuffer(sha256("\0".join(map(str, place)).encode()).digest()[:16], "<u8")
+    # The counter's upper word is the sample's: 2**192 draws are left for each.
+    source = np.random.Philox(key=key, counter=np.array([0, 0, 0, sample], np.uint64))
+    limit = min(int(rate * 256), 255)
+    raw: NDArray[np.uint64] = source.random_raw(-(-size // 8))
+    drawn = raw.astype("<u8", copy=False).view(np.uint8)[:size]
+    struck: Bools = drawn < np.uint8(limit)
+    undecided = np.flatnonzero(drawn == np.uint8(limit))
+    more = (source.random_raw(len(undecided)) >> np.uint64(11)) * 2.0**-53
+    struck[undecided] = more < rate * 256 - limit
+    return struck.reshape(shape)

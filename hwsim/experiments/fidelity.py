@@ -1,0 +1,348 @@
+"""A mapped model beside its own float graph: the answers, and every spike of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from has8.errors import BadInput
+from hwsim.activity import Backend, Executable, Overflow, Run
+from hwsim.experiments.divergence import Divergence
+from hwsim.experiments.recording import Recording
+from hwsim.program import Progress, find_backend, simulate
+from mapping import Mapped
+from mapping.chip.segment import ChipSegment
+from mapping.graph.evaluate import evaluate_nodes, moved
+from mapping.graph.ir import Graph, Node
+from mapping.targets.schema import Registers
+
+Batch = tuple[Tensor, Tensor | None]
+"""Images ``float32[B, *input_shape]`` and labels ``int64[B]``, if they are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerAgreement:
+    """A layer on the chip beside the float graph's.
+
+    Args:
+        segment: the chip segment.
+        population: the layer.
+        values: spike values (0 or 1) that were compared: steps x samples x neurons.
+        differing: how many differ.
+        spikes: how many values are spikes on the chip.
+        float_spikes: how many are in the float graph.
+        first: the first that differs, by step, then by sample: the chip's on the left, the float
+            graph's on the right; None if there is none.
+        overflow: registers that left their range; None where the backend cannot tell.
+        arithmetic: what it was computed in, in words; empty where the backend has but one way.
+    """
+
+    segment: str
+    population: str
+    values: int
+    differing: int
+    spikes: int
+    float_spikes: int
+    first: Divergence | None
+    overflow: Overflow | None
+    arithmetic: str
+
+    @property
+    def share(self) -> float:
+        """The part of all values that differ, 0 to 1."""
+        return self.differing / self.values
+
+    def __add__(self, other: LayerAgreement) -> LayerAgreement:
+        """Of the samples of both."""
+        both = [found for found in (self.first, other.first) if found is not None]
+        known = self.overflow is not None and other.overflow is not None
+        return replace(
+            self,
+            values=self.values + other.values,
+            differing=self.differing + other.differing,
+            spikes=self.spikes + other.spikes,
+            float_spikes=self.float_spikes + other.float_spikes,
+            first=min(both, key=lambda d: (d.step, d.sample, d.index), default=None),
+            overflow=self.overflow + other.overflow if known else None,  # type: ignore[operator]
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Agreement:
+    """What a mapped model answered and did, beside its float graph.
+
+    Args:
+        backend: the name of the backend that ran the chip segments.
+        answers: ``int64[N]``, the class with the largest logit of each sample.
+        float_answers: ``int64[N]``, the float graph's.
+        labels: ``int64[N]``, the right classes; None if they are not known.
+        layers: of the chip, in the order of execution.
+    """
+
+    backend: str
+    answers: Tensor
+    float_answers: Tensor
+    labels: Tensor | None
+    layers: tuple[LayerAgreement, ...]
+
+    @property
+    def samples(self) -> int:
+        """How many samples were run."""
+        return len(self.answers)
+
+    @property
+    def same(self) -> Tensor:
+        """``bool[N]``: the samples that get the answer of the float graph."""
+        return self.answers == self.float_answers
+
+    @property
+    def share(self) -> float:
+        """The part of the samples that get the answer of the float graph, 0 to 1."""
+        return float(self.same.double().mean())
+
+    @property
+    def accuracy(self) -> float | None:
+        """The part of right answers, 0 to 1; None without labels."""
+        return _accuracy(self.answers, self.labels)
+
+    @property
+    def float_accuracy(self) -> float | None:
+        """The float graph's part of right answers, 0 to 1; None without labels."""
+        return _accuracy(self.float_answers, self.labels)
+
+    @property
+    def overflow(self) -> Overflow | None:
+        """Registers that left their range, over all layers; None where it is not known."""
+        found = [layer.overflow for layer in self.layers]
+        return None if None in found else reduce(add, found, Overflow())
+
+
+def agreement(
+    mapped: Mapped,
+    x: Tensor,
+    backend: str | Backend = "fast",
+    *,
+    labels: Tensor | None = None,
+    batch_size: int = 128,
+    first: int = 0,
+    recording: Recording | None = None,
+    on_progress: Progress | None = None,
+) -> Agreement:
+    """Run a mapped model and compare it with its float graph, layer by layer.
+
+    Memory does not grow with N but for the answers: the spikes of a batch are compared and
+    forgotten, unless they are recorded.
+
+    Args:
+        mapped: from :func:`mapping.map_model`.
+        x: ``float32[N, *input_shape]``.
+        backend: a name in :data:`hwsim.program.BACKENDS`, or a backend.
+        labels: ``int64[N]``, the right classes.
+        batch_size: samples at a time.
+        first: the number of ``x[0]`` in a run that is done in parts.
+        recording: is given the spikes, membranes and logits that it keeps.
+        on_progress: called after each batch with (samples done, samples in all).
+
+    Raises:
+        BadInput: if the shape of ``x`` does not fit, or it is not finite.
+        BackendError: if the backend cannot run here, fails, or cannot tell what to record.
+    """
+    (found,) = agreements(
+        mapped,
+        paired(x, labels, batch_size),
+        [backend],
+        total=len(x),
+        first=first,
+        recording=recording,
+        on_progress=on_progress,
+    )
+    return found
+
+
+def agreements(
+    mapped: Mapped,
+    batches: Iterable[Batch],
+    backends: Sequence[str | Backend],
+    *,
+    total: int,
+    first: int = 0,
+    recording: Recording | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[Agreement, ...]:
+    """The same for several backends, over images that are read as they are needed.
+
+    The float graph runs once for each batch, however many backends are compared with it.
+
+    Args:
+        mapped: from :func:`mapping.map_model`.
+        batches: at least one; pairs of images and labels.
+        backends: at least one; names or backends.
+        total: how many samples there are in all batches, for ``on_progress``.
+        first: the number of the first sample.
+        recording: is given what the first backend does.
+        on_progress: called after each batch with (samples done, samples in all).
+
+    Returns:
+        One for each backend. Those of parts of a run go into :func:`joined_agreements`.
+
+    Raises:
+        BadInput, BackendError: as :func:`agreement`.
+    """
+    prepared = [_Prepared(find_backend(backend)) for backend in backends]
+    graph, done = _FloatGraph(mapped), 0
+    parts: list[tuple[Agreement, ...]] = []
+    for images, labels in batches:
+        parts.append(
+            tuple(_batch(mapped, graph, prepared, images, labels, first + done, recording))
+        )
+        done += len(images)
+        if on_progress is not None:
+            on_progress(done, total)
+    return tuple(map(joined_agreements, zip(*parts, strict=True)))
+
+
+def _batch(
+    mapped: Mapped,
+    graph: _FloatGraph,
+    backends: Iterable[Backend],
+    images: Tensor,
+    labels: Tensor | None,
+    first: int,
+    recording: Recording | None,
+) -> Iterator[Agreement]:
+    """One batch on each backend; the first of them is recorded."""
+    reference: tuple[dict[str, Tensor], Tensor] | None = None
+    for backend in backends:
+        record = {"spikes"}
+        if reference is None and recording is not None:
+            record |= recording.record
+        run = simulate(mapped, images, backend, batch_size=len(images), record=record, first=first)
+        if reference is None:  # the run has checked the images
+            reference = graph(images.float())
+            if recording is not None:
+                recording.add(run, reference[1], labels, first)
+        spikes, logits = reference
+        layers = tuple(_layers(mapped, run, spikes, first))
+        answers, expected = (_answers(mapped.graph, item) for item in (run.logits, logits))
+        yield Agreement(run.backend, answers, expected, labels, layers)
+
+
+def joined_agreements(parts: Sequence[Agreement]) -> Agreement:
+    """The agreement over the samples of all parts, in their order.
+
+    Args:
+        parts: at least one, of the same mapping and backend.
+    """
+    labels = [part.labels for part in parts if part.labels is not None]
+    return Agreement(
+        parts[0].backend,
+        torch.cat([part.answers for part in parts]),
+        torch.cat([part.float_answers for part in parts]),
+        torch.cat(labels) if len(labels) == len(parts) else None,
+        tuple(reduce(add, layers) for layers in zip(*(part.layers for part in parts), strict=True)),
+    )
+
+
+def paired(x: Tensor, labels: Tensor | None, batch_size: int) -> Iterator[Batch]:
+    """Images and labels, if there are any, in batches.
+
+    Raises:
+        BadInput: if there is not one label for each image, or no image in a batch.
+    """
+    if batch_size < 1 or (labels is not None and len(labels) != len(x)):
+        count = "no" if labels is None else len(labels)
+        raise BadInput(
+            f"batches must have at least one image and images a label each, not batches of "
+            f"{batch_size}, {len(x)} images and {count} labels"
+        )
+    images = x.split(batch_size)
+    return zip(
+        images, [None] * len(images) if labels is None else labels.split(batch_size), strict=True
+    )
+
+
+class _Prepared:
+    """A backend that makes each segment ready once, though it is asked for every batch."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.name = backend, backend.name
+        self.executables: dict[str, Executable] = {}
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def compile(self, segment: ChipSegment, registers: Registers) -> Executable:
+        if segment.name not in self.executables:
+            self.executables[segment.name] = self.backend.compile(segment, registers)
+        return self.executables[segment.name]
+
+
+class _FloatGraph:
+    """The graph of a mapping, run in float; keeps the spikes of the layers that the chip has."""
+
+    def __init__(self, mapped: Mapped) -> None:
+        self.graph = mapped.graph
+        self.nodes = moved(mapped.graph, (node.name for node in mapped.graph), torch.empty(0))
+        self.kept = {p.name for chip in mapped.chips for p in chip.populations}
+        last: dict[str, str] = {}
+        for node in self.nodes:
+            last.update(dict.fromkeys(node.inputs, node.name))
+        self.done_after = {user: [n for n in last if last[n] == user] for user in last.values()}
+
+    def __call__(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Spikes ``bool[T, B, *shape]`` by layer, and the logits."""
+        values, spikes = {self.graph.input.name: x}, {}
+        for node in self.nodes:
+            evaluate_nodes(self.graph, (node,), values)
+            if node.name in self.kept:
+                spikes[node.name] = values[node.name].bool()
+            for name in self.done_after.get(node.name, ()):
+                del values[name]
+        return spikes, values[self.graph.output.name]
+
+
+def _layers(
+    mapped: Mapped, run: Run, spikes: Mapping[str, Tensor], first: int
+) -> Iterator[LayerAgreement]:
+    """Every layer of a run beside the float graph's spikes."""
+    for chip in mapped.chips:
+        for population in chip.populations:
+            name = population.name
+            mine, other = run.spikes[chip.name][name].cpu().numpy(), spikes[name].numpy()
+            differs = mine != other
+            divergence = None
+            if differing := int(np.count_nonzero(differs)):
+                where = tuple(map(int, np.unravel_index(int(differs.argmax()), differs.shape)))
+                step, sample, *index = where
+                values = int(mine[where]), int(other[where])
+                divergence = Divergence(
+                    chip.name, name, step, first + sample, tuple(index), *values
+                )
+            yield LayerAgreement(
+                chip.name,
+                name,
+                mine.size,
+                differing,
+                int(np.count_nonzero(mine)),
+                int(np.count_nonzero(other)),
+                divergence,
+                run.activity.overflows.get(name),
+                run.arithmetic.get(name, ""),
+            )
+
+
+def _answers(graph: Graph, logits: Tensor) -> Tensor:
+    """The class with the largest logit, ``int64[B]``; steps are summed."""
+    node: Node = graph.output
+    total = logits if node.type.steps is None else logits.sum(0)
+    return total.flatten(1).argmax(1)
+
+
+def _accuracy(answers: Tensor, labels: Tensor | None) -> float | None:
+    return None if labels is None else float((answers == labels).double().mean())

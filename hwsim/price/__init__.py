@@ -1,0 +1,1 @@
+"""What a run costs: counts, traffic, time, energy, and what these rest on."""

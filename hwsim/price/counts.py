@@ -1,0 +1,230 @@
+"""What a run did, counted: operations of every layer, updates, and spikes that cross the boundary.
+
+Everything here is an exact integer, summed over the samples of the run. Whether a layer
+accumulates or multiplies follows from the type of the edge that feeds it, never from the values
+seen; which synapses a spike reaches is exact at every border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.activity import Activity, Counts
+from mapping.chip.segment import ChipSegment, Synapse
+from mapping.chip.wiring import Wiring, fan_out, taps, wiring
+from mapping.graph.ir import Graph, Kind, Node
+from mapping.graph.ops import OPS
+from mapping.mapped import Mapped
+from mapping.partition.cut import Segment, Side
+
+Direction = Literal["in", "out"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCounts:
+    """Operations of one convolution or linear layer, on host or chip.
+
+    Args:
+        name: the graph node.
+        segment: the segment that holds it.
+        side: "host" or "chip".
+        kind: "conv2d" or "linear".
+        spiking: whether spikes feed it; then its operations are accumulates, else MACs.
+        steps: time steps of one sample, 1 where there is no time axis.
+        dense: multiply-accumulates of one sample over all steps if nothing is skipped, without
+            those that meet only padding: NeuroBench's ``Dense``.
+        dense_padded: the same with padding, as most other counters have it.
+        effective: non-zero inputs times non-zero weights, over all samples.
+        synops: synapses that the spikes reached, zero weights included, over all samples; 0
+            where values feed the layer.
+    """
+
+    name: str
+    segment: str
+    side: Side
+    kind: str
+    spiking: bool
+    steps: int
+    dense: int
+    dense_padded: int
+    effective: int
+    synops: int
+
+
+@dataclass(frozen=True, slots=True)
+class PopulationCounts:
+    """Neuron updates of one layer on the chip, over all samples and steps.
+
+    Args:
+        name: the population.
+        segment: the segment that holds it.
+        neurons: how many.
+        accessed: visits in its own steps, one for each neuron, step and sample; while other
+            segments run it is visited too, which the traffic counts.
+        updated: of these, where state, bias or input was not zero.
+        spikes: of these, where the neuron fired.
+        exact: False where the backend could not tell ``updated``: it is ``accessed`` then.
+    """
+
+    name: str
+    segment: str
+    neurons: int
+    accessed: int
+    updated: int
+    spikes: int
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryCounts:
+    """Spikes of one tensor between host and chip.
+
+    Args:
+        node: the graph node that makes them.
+        segment: the chip segment that takes or gives them.
+        direction: "in" to the chip or "out" of it.
+        spikes: over all samples.
+        message_bytes: of these spikes, one message each.
+        dense_bytes: of one sample, if all planes are sent as they are, one bit a neuron and step.
+    """
+
+    node: str
+    segment: str
+    direction: Direction
+    spikes: int
+    message_bytes: int
+    dense_bytes: int
+
+
+def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
+    """The operations of all synapse layers, in the order of execution.
+
+    Args:
+        mapped: the mapping that ran.
+        activity: of the run.
+
+    Raises:
+        KeyError: if the activity is not that of this mapping.
+    """
+    found: list[LayerCounts] = []
+    for segment in mapped.partition.segments:
+        if segment.side == "chip":
+            chip = mapped.chip(segment.name)
+            for population in chip.populations:
+                found += [_chip_layer(chip, s, activity) for s in population.synapses]
+        else:
+            nodes = (mapped.graph[name] for name in segment.nodes)
+            found += [
+                _host_layer(mapped.graph, segment, node, activity)
+                for node in nodes
+                if OPS[node.op].role == "synapse"
+            ]
+    return tuple(found)
+
+
+def population_counts(mapped: Mapped, activity: Activity) -> tuple[PopulationCounts, ...]:
+    """The neuron updates of all populations on the chip, in the order of execution."""
+    found = []
+    for chip in mapped.chips:
+        for population in chip.populations:
+            accessed = population.size * chip.steps * activity.samples
+            exact = population.name in activity.updated
+            updated = total(activity.updated[population.name]) if exact else accessed
+            spikes = total(activity.events[population.name])
+            found.append(
+                PopulationCounts(
+                    population.name, chip.name, population.size, accessed, updated, spikes, exact
+                )
+            )
+    return tuple(found)
+
+
+def boundary_counts(mapped: Mapped, activity: Activity) -> tuple[BoundaryCounts, ...]:
+    """The spikes into and out of each chip segment, in the order of execution."""
+
+    def crossing(chip: ChipSegment, name: str, way: Direction) -> BoundaryCounts:
+        spikes = total(activity.events[name])
+        bits = prod(chip.shape_of(name)) * chip.steps
+        message_bytes = mapped.target.link.message_bytes(spikes)
+        return BoundaryCounts(name, chip.name, way, spikes, message_bytes, -(-bits // 8))
+
+    found: list[BoundaryCounts] = []
+    for chip in mapped.chips:
+        found += [crossing(chip, port.name, "in") for port in chip.inputs]
+        found += [crossing(chip, name, "out") for name in chip.outputs]
+    return tuple(found)
+
+
+def total(counts: Counts) -> int:
+    """The sum of an integer array, exact."""
+    return int(counts.sum(dtype=np.int64))
+
+
+def reached(wires: Wiring, per_tap: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the counted weights each source neuron meets.
+
+    Args:
+        wires: of the layer.
+        per_tap: weights to count for each source channel and tap, ``int64[C, kH, kW]``.
+
+    Returns:
+        ``int64[C, H, W]``; taps that would meet padding are left out.
+    """
+    rows = (taps(wires.rows) >= 0).astype(np.int64)
+    cols = (taps(wires.cols) >= 0).astype(np.int64)
+    seen: NDArray[np.int64] = np.einsum(
+        "xl,cyl->cyx", cols, np.einsum("yk,ckl->cyl", rows, per_tap)
+    )
+    return seen
+
+
+def _chip_layer(chip: ChipSegment, synapse: Synapse, activity: Activity) -> LayerCounts:
+    shape, events = chip.shape_of(synapse.source), activity.events[synapse.source]
+    counts = _operations(
+        synapse.kind, synapse.attrs, synapse.weight, shape, events, chip.steps, spiking=True
+    )
+    return LayerCounts(synapse.name, chip.name, "chip", synapse.kind, True, chip.steps, *counts)
+
+
+def _host_layer(graph: Graph, segment: Segment, node: Node, activity: Activity) -> LayerCounts:
+    source = graph[node.inputs[0]]
+    weight, events = node.tensors["weight"].numpy(), activity.events[source.name]
+    steps = source.type.steps or 1
+    spiking = source.type.kind is Kind.SPIKE
+    counts = _operations(
+        node.op, node.attrs, weight, source.type.shape, events, steps, spiking=spiking
+    )
+    return LayerCounts(node.name, segment.name, "host", node.op, spiking, steps, *counts)
+
+
+def _operations(
+    kind: str,
+    attrs: Mapping[str, Any],
+    weight: NDArray[np.generic],
+    shape: tuple[int, ...],
+    events: Counts,
+    steps: int,
+    *,
+    spiking: bool,
+) -> tuple[int, int, int, int]:
+    """(dense, dense_padded, effective, synops) of one layer."""
+    wires = wiring(kind, attrs, weight.shape, shape)
+    kernel = (wires.rows.kernel, wires.cols.kernel)
+    inputs = wires.channels_in // wires.groups
+    by_group = (weight != 0).reshape(wires.groups, -1, inputs, *kernel).sum(1)
+    nonzero = by_group.reshape(wires.channels_in, *kernel).astype(np.int64)
+    seen = events.reshape(-1, *shape).sum(0, dtype=np.int64)
+    every = fan_out(kind, attrs, weight.shape, shape)
+    dense_padded = prod(wires.out_shape) * inputs * prod(kernel) * steps
+    return (
+        total(every) * steps,
+        dense_padded,
+        total(seen * reached(wires, nonzero).reshape(shape)),
+        total(seen * every) if spiking else 0,
+    )

@@ -1,0 +1,197 @@
+"""How long one sample takes: the busiest core of every step, barriers, the host, and exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.price.counts import LayerCounts
+from hwsim.price.traffic import SegmentLoad
+from mapping.graph.ir import Node
+from mapping.graph.ops import OPS
+from mapping.hosts.schema import Host
+from mapping.mapped import Mapped
+from mapping.partition.cut import Side
+from mapping.targets.prices import Accounting
+from mapping.targets.schema import Target
+
+FREE = ("input", "flatten", "identity")
+"""Operations that a host does not start: they only rename a tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTime:
+    """The time of one segment for one sample, in microseconds.
+
+    Args:
+        name: the segment.
+        side: "host" or "chip".
+        steps: chip steps, those that fill the pipeline included; 0 on the host.
+        work_us: the busiest core or link of each step, or the host's layers; None where the
+            host's speed is not known.
+        barrier_us: the barriers that end the chip's steps, on top of the work.
+    """
+
+    name: str
+    side: Side
+    steps: int
+    work_us: float | None
+    barrier_us: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The time of one sample, from its arrival at the host to the logits, in microseconds.
+
+    Args:
+        segments: in the order of execution, one after another.
+        exchange_us: exchanges between host and chip.
+        sample_us: feeding and resetting the chip.
+    """
+
+    segments: tuple[SegmentTime, ...]
+    exchange_us: float
+    sample_us: float
+
+    @property
+    def chip_us(self) -> float:
+        """Work of all chip segments, without barriers."""
+        return sum(s.work_us or 0.0 for s in self.segments if s.side == "chip")
+
+    @property
+    def barrier_us(self) -> float:
+        """All barriers."""
+        return sum(s.barrier_us for s in self.segments)
+
+    @property
+    def host_us(self) -> float | None:
+        """Work of all host segments; None if the host's speed is not known."""
+        times = [s.work_us for s in self.segments if s.side == "host"]
+        return None if None in times else sum(time or 0.0 for time in times)
+
+    @property
+    def parts_us(self) -> dict[str, float | None]:
+        """The parts by name; they add up to the total."""
+        return {
+            "chip": self.chip_us,
+            "barrier": self.barrier_us,
+            "host": self.host_us,
+            "exchange": self.exchange_us,
+            "sample": self.sample_us,
+        }
+
+    @property
+    def total_us(self) -> float:
+        """All parts that are known."""
+        return sum(part or 0.0 for part in self.parts_us.values())
+
+
+def latency(
+    mapped: Mapped,
+    loads: Sequence[SegmentLoad],
+    layers: Iterable[LayerCounts],
+    samples: int,
+    accounting: Accounting,
+    host: Host,
+) -> Latency:
+    """The time of one sample at the run's mean activity.
+
+    Args:
+        mapped: the mapping that ran.
+        loads: of its chip segments, from :func:`hwsim.price.traffic.segment_loads`.
+        layers: of the run, from :func:`hwsim.price.counts.layer_counts`.
+        samples: of the run.
+        accounting: one of the target's.
+        host: runs the host segments.
+    """
+    by_name = {load.segment: load for load in loads}
+    macs = host_macs(layers)
+    times = []
+    for segment in mapped.partition.segments:
+        if segment.side == "chip":
+            times.append(chip_time(mapped, by_name[segment.name], samples, accounting))
+        else:
+            launches = launches_of(mapped.graph[name] for name in segment.nodes)
+            work = host.latency_us(macs.get(segment.name, 0), launches)
+            times.append(SegmentTime(segment.name, "host", 0, work))
+    link = mapped.target.link
+    return Latency(
+        tuple(times),
+        exchange_us=len(loads) * link.exchange_us,
+        sample_us=link.sample_us if loads else 0.0,
+    )
+
+
+def chip_time(
+    mapped: Mapped, load: SegmentLoad, samples: int, accounting: Accounting
+) -> SegmentTime:
+    """The time of one chip segment for one sample.
+
+    A step lasts as long as its busiest core or link between chips needs, plus the longest way of
+    a message, plus the barrier over all routers and chips that the mapping uses.
+    """
+    target, placement = mapped.target, mapped.placement
+    busiest = step_ns(load, samples, accounting, target)
+    steps = load.steps + load.depth
+    barrier = barrier_ns(target, accounting, placement.active_routers, placement.chips_used)
+    return SegmentTime(
+        load.segment, "chip", steps, float(busiest.sum()) / 1e3, steps * barrier / 1e3
+    )
+
+
+def step_ns(
+    load: SegmentLoad, samples: int, accounting: Accounting, target: Target
+) -> NDArray[np.float64]:
+    """Nanoseconds of each chip step without its barrier, ``float64[steps + depth]``."""
+    price = accounting.events
+    cores = sum(counts * price[event].ns for event, counts in load.by_core.items())
+    per_message = target.chip.chip_link_slowdown / target.chip.tile_spikes_per_ns
+    links = [counts * per_message for counts in load.chip_links.values()]
+    busiest: NDArray[np.float64] = np.vstack([cores, *links]).max(0) / samples
+    x_ns, y_ns = price["hop_east_west"].ns, price["hop_north_south"].ns
+    longest = max((x * x_ns + y * y_ns for x, y in load.ways), default=0.0)
+    return busiest + longest
+
+
+def barrier_ns(target: Target, accounting: Accounting, tiles: int, chips: int = 1) -> float:
+    """Nanoseconds of the barrier that ends a step, read off the tables.
+
+    Between two entries of a table the value is interpolated linearly; outside it is the nearest
+    entry's. With several chips it lies between one chip's and the smallest system in the table.
+
+    Args:
+        target: whose systems of many chips were timed.
+        accounting: whose table of active tiles holds.
+        tiles: active router tiles of the busiest chip, at least 1.
+        chips: chips in use.
+    """
+    on_chip = _interpolate(accounting.barrier_ns, tiles)
+    if chips == 1:
+        return on_chip
+    return _interpolate({1: on_chip, **target.chip_barrier_ns}, chips)
+
+
+def _interpolate(table: Mapping[int, float], at: int) -> float:
+    points = sorted(table.items())
+    return float(np.interp(at, [x for x, _ in points], [y for _, y in points]))
+
+
+def host_macs(layers: Iterable[LayerCounts]) -> Mapping[str, int]:
+    """Multiply-accumulates of one sample by host segment; a host does not skip zeros."""
+    macs: dict[str, int] = {}
+    for layer in layers:
+        if layer.side == "host":
+            macs[layer.segment] = macs.get(layer.segment, 0) + layer.dense
+    return macs
+
+
+def launches_of(nodes: Iterable[Node]) -> int:
+    """How many operations a host starts: one for each node, a neuron's anew in every step."""
+    return sum(
+        (node.type.steps or 1) if OPS[node.op].role == "neuron" else 1
+        for node in nodes
+        if node.op not in FREE
+    )

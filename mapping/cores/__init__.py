@@ -1,0 +1,1 @@
+"""Layers onto cores: needs of a block, cuts, which core holds what, who sends to whom."""

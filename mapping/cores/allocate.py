@@ -1,0 +1,273 @@
+"""Layers to tiles that fit cores: as few cores as a search over tilings finds.
+
+Every population is cut into equal blocks of channels, rows and columns. What a block takes of a
+core is counted exactly (:mod:`mapping.cores.need`); its output axons depend on how the layers that it
+feeds are cut, so the search goes from the outputs to the inputs, and a beam keeps the best cuts
+of the layers behind it. At equal cores the cut with fewer messages wins. In the end small tiles
+share a core where all limits hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from math import prod
+
+import numpy as np
+
+from has8.errors import DoesNotFit
+from mapping.chip.segment import ChipSegment
+from mapping.chip.wiring import Shape3, shape3
+from mapping.cores.cuts import (
+    Cut,
+    Layer,
+    axon_choices,
+    axons_in,
+    axons_out,
+    classes,
+    held,
+    layers_of,
+    tilings,
+)
+from mapping.cores.pack import LONGEST, first_fit
+from mapping.targets.schema import CoreLimits, Target
+
+BEAM = 8
+"""How many cuts of the layers behind the search keeps, and how many of each layer it tries."""
+
+HINTS = {
+    "input_axons": "make the layer before it smaller, or keep this one on the host",
+    "output_axons": "make the layers that it feeds smaller, or keep them on the host",
+    "synapse_bits": "lower the weight bits, make the layer smaller, or keep it on the host",
+    LONGEST: "lower the weight bits, or keep the layer on the host",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A block of a population's neurons on a core.
+
+    Args:
+        segment: the chip segment's name.
+        population: the population's name.
+        start: first neuron, ``(C, H, W)`` or ``(N,)`` as the population's shape.
+        stop: one past the last.
+        axons: the axon type of each of the population's synapses, by the synapse's name.
+        need: what it takes of each resource; the names are those of ``CoreLimits.limits``.
+        core: the core it is on, counted over all segments.
+        offset: neurons in front of it on that core.
+    """
+
+    segment: str
+    population: str
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    axons: Mapping[str, str]
+    need: Mapping[str, int]
+    core: int
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """How many neurons."""
+        return prod(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+
+def allocate(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...]:
+    """Cut all populations into tiles, and put the tiles on cores.
+
+    Args:
+        segments: in the order of execution; two segments never share a core.
+        target: whose limits hold.
+
+    Returns:
+        The tiles, in the order of segments, populations and blocks. Cores are counted from 0 in
+        the order of their first tiles.
+
+    Raises:
+        DoesNotFit: if a layer fits on no core, however it is cut.
+    """
+    tiles: list[Tile] = []
+    cores = 0
+    for segment in segments:
+        layers = layers_of(segment)
+        found = [
+            _tiles(segment.name, _blocks(layers, cuts, target.core), target.core)
+            for cuts in _search(layers, target.core)
+        ]
+        best = min(found, key=_cores)
+        tiles += [replace(tile, core=tile.core + cores) for tile in best]
+        cores += _cores(best)
+    return tuple(tiles)
+
+
+def _cores(tiles: Iterable[Tile]) -> int:
+    return 1 + max((tile.core for tile in tiles), default=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The cuts of the layers behind."""
+
+    tiles: int = 0
+    messages: int = 0
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
+
+    def plus(self, name: str, cut: Cut) -> _State:
+        cuts = {**self.cuts, name: cut}
+        return _State(self.tiles + cut.tiles, self.messages + cut.messages, cuts)
+
+
+class _Replay:
+    """An iterable that pulls from an iterator once, however often it is walked."""
+
+    def __init__(self, source: Iterator[Cut]) -> None:
+        self._source = source
+        self._seen: list[Cut] = []
+
+    def __iter__(self) -> Iterator[Cut]:
+        place = 0
+        while True:
+            if place == len(self._seen):
+                self._seen.extend(islice(self._source, 1))
+                if place == len(self._seen):
+                    return
+            yield self._seen[place]
+            place += 1
+
+
+def _search(layers: Sequence[Layer], core: CoreLimits) -> list[Mapping[str, Cut]]:
+    """The best cuts of all layers that were found, best first."""
+    states = [_State()]
+    for place in reversed(range(len(layers))):
+        layer, ahead = layers[place], {layer.name for layer in layers[:place]}
+        candidates = _Replay(_candidates(layer, core))
+        found: dict[object, _State] = {}
+        for state in states:
+            fitting = (cut for cut in candidates if _sends(layer, cut, layers, state, core))
+            for cut in islice(fitting, BEAM):
+                new = state.plus(layer.name, cut)
+                key = tuple(new.cuts.get(other.name) for other in layers if _fed(other, ahead))
+                if key not in found or _cost(new) < _cost(found[key]):
+                    found[key] = new
+        if not found:
+            raise _does_not_fit(layer, layers, states, core)
+        states = sorted(found.values(), key=_cost)[:BEAM]
+    return [state.cuts for state in states]
+
+
+def _cost(state: _State) -> tuple[int, int]:
+    return state.tiles, state.messages
+
+
+def _fed(layer: Layer, names: set[str]) -> bool:
+    return any(synapse.source in names for synapse in layer.population.synapses)
+
+
+def _candidates(layer: Layer, core: CoreLimits) -> Iterator[Cut]:
+    """The cuts whose tiles fit as far as the layer alone decides, fewest tiles first."""
+    limits = core.limits
+    for tiles, messages, block in tilings(layer, core.neurons):
+        places = list(classes(layer, block))
+        if all(_within(held(layer, *place, 0, core), limits) for place in places):
+            for axons in axon_choices(layer, core):
+                if all(axons_in(layer, axons, *p, core) <= core.input_axons for p in places):
+                    yield Cut(block, axons, tiles, messages)
+
+
+def _within(need: Mapping[str, int], limits: Mapping[str, int]) -> bool:
+    return all(amount <= limits[name] for name, amount in need.items())
+
+
+def _sends(
+    layer: Layer, cut: Cut, layers: Sequence[Layer], state: _State, core: CoreLimits
+) -> bool:
+    """Whether the output axons of each tile fit."""
+    needed = axons_out(layer, cut.block, layers, state.cuts, core)
+    return bool(needed.max() <= core.output_axons)
+
+
+def _does_not_fit(
+    layer: Layer, layers: Sequence[Layer], states: Sequence[_State], core: CoreLimits
+) -> DoesNotFit:
+    """The error for a layer without any cut that fits: the cut that comes closest, and why not."""
+    limits = core.limits
+    axons = next(axon_choices(layer, core))
+    best: tuple[float, int, str] | None = None
+    for _, _, block in tilings(layer, core.neurons):
+        need: dict[str, int] = {}
+        for start, stop in classes(layer, block):
+            tile = held(layer, start, stop, 0, core)
+            tile["input_axons"] = axons_in(layer, axons, start, stop, core)
+            need = {name: max(amount, need.get(name, 0)) for name, amount in tile.items()}
+        sent = [axons_out(layer, block, layers, state.cuts, core) for state in states]
+        need["output_axons"] = min(int(needed.max()) for needed in sent)
+        worst = max((amount / limits[name], amount, name) for name, amount in need.items())
+        best = min(best or worst, worst)
+    assert best is not None, "a block of one neuron is always tried"
+    _, amount, name = best
+    synapses = layer.population.synapses
+    return DoesNotFit(
+        synapses[0].name if synapses and name != "output_axons" else layer.name,
+        name.replace("_", " "),
+        need=amount,
+        have=limits[name],
+        hint=HINTS.get(name, "keep the layer on the host"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """A tile that has no place yet."""
+
+    layer: Layer
+    cut: Cut
+    start: Shape3
+    stop: Shape3
+    output_axons: int
+
+    def need(self, core: CoreLimits, offset: int) -> dict[str, int]:
+        """What it takes of a core behind ``offset`` other neurons."""
+        return {
+            **held(self.layer, self.start, self.stop, offset, core),
+            "input_axons": axons_in(self.layer, self.cut.axons, self.start, self.stop, core),
+            "output_axons": self.output_axons,
+        }
+
+
+def _blocks(layers: Sequence[Layer], cuts: Mapping[str, Cut], core: CoreLimits) -> list[_Block]:
+    """All tiles of a segment, in the order of layers and places."""
+    found = []
+    for layer in layers:
+        cut = cuts[layer.name]
+        sent = axons_out(layer, cut.block, layers, cuts, core)
+        for place in np.ndindex(*sent.shape):
+            start = [at * size for at, size in zip(place, cut.block, strict=True)]
+            stop = [min(a + n, e) for a, n, e in zip(start, cut.block, layer.shape, strict=True)]
+            found.append(_Block(layer, cut, shape3(start), shape3(stop), int(sent[place])))
+    return found
+
+
+def _tiles(segment: str, blocks: Sequence[_Block], core: CoreLimits) -> list[Tile]:
+    """The blocks on as few cores as first fit finds, counted from 0."""
+    seats = first_fit([partial(block.need, core) for block in blocks], core.limits)
+    tiles = []
+    for block, seat in zip(blocks, seats, strict=True):
+        population = block.layer.population
+        axes = len(population.shape)
+        names = (synapse.name for synapse in population.synapses)
+        tiles.append(
+            Tile(
+                segment=segment,
+                population=population.name,
+                start=block.start[:axes],
+                stop=block.stop[:axes],
+                axons=dict(zip(names, block.cut.axons, strict=True)),
+                need=seat.need,
+                core=seat.core,
+                offset=seat.offset,
+            )
+        )
+    return tiles

@@ -1,0 +1,210 @@
+"""A layer in blocks: the ways to cut it, and what each block takes of a core.
+
+What a block takes depends on its place only through the borders of the layer, so a cut is judged
+by one block of each class. Output axons depend on how the layers behind are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import prod
+
+import numpy as np
+
+from mapping.chip.segment import ChipSegment, Population
+from mapping.chip.wiring import (
+    Ints,
+    Shape3,
+    Wiring,
+    channel_multiplicity,
+    multiplicity,
+    patterns,
+    shape3,
+    wiring,
+)
+from mapping.cores.need import axon_types, input_axons, memory
+from mapping.cores.pack import LONGEST
+from mapping.targets.schema import CoreLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A population, and the wiring of its synapses.
+
+    Args:
+        population: with its integers.
+        wires: the wiring of each synapse.
+        to_host: whether its spikes leave the chip.
+    """
+
+    population: Population
+    wires: tuple[Wiring, ...]
+    to_host: bool
+
+    @property
+    def name(self) -> str:
+        """The population's name."""
+        return self.population.name
+
+    @property
+    def shape(self) -> Shape3:
+        """The population's shape in three axes."""
+        return shape3(self.population.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One way to cut a layer.
+
+    Args:
+        block: channels, rows and columns of a block; the last along an axis may be smaller.
+        axons: the name of an axon type for each synapse.
+        tiles: how many blocks that makes.
+        messages: pairs of a source neuron and a block that it reaches.
+    """
+
+    block: Shape3
+    axons: tuple[str, ...]
+    tiles: int
+    messages: int
+
+
+def layers_of(segment: ChipSegment) -> list[Layer]:
+    """The populations of a segment, in its order.
+
+    Raises:
+        BadInput: if a synapse's shapes do not agree.
+    """
+    return [
+        Layer(
+            population,
+            tuple(
+                wiring(s.kind, s.attrs, s.weight.shape, segment.shape_of(s.source))
+                for s in population.synapses
+            ),
+            population.name in segment.outputs,
+        )
+        for population in segment.populations
+    ]
+
+
+def tilings(layer: Layer, neurons: int) -> list[tuple[int, int, Shape3]]:
+    """Tiles, messages and block of each cut into blocks of at most ``neurons``, best first."""
+    sizes = [sorted({-(-extent // n) for n in range(1, extent + 1)}) for extent in layer.shape]
+    found = []
+    for c, h, w in product(*sizes):
+        if c * h * w <= neurons:
+            tiles = prod(-(-a // b) for a, b in zip(layer.shape, (c, h, w), strict=True))
+            messages = sum(_messages(wires, (c, h, w)) for wires in layer.wires)
+            found.append((tiles, messages, (c, h, w)))
+    return sorted(found)
+
+
+def _messages(wires: Wiring, block: Shape3) -> int:
+    """Pairs of a source neuron and a block that it reaches."""
+    channels = channel_multiplicity(wires, block[0]).sum()
+    rows, cols = multiplicity(wires.rows, block[1]), multiplicity(wires.cols, block[2])
+    return int(channels * rows.sum() * cols.sum())
+
+
+def axon_choices(layer: Layer, core: CoreLimits) -> Iterator[tuple[str, ...]]:
+    """Axon types for the layer's synapses, those that need the fewest input axons first."""
+    options = [
+        sorted(axon_types(wires, core.axons), key=lambda n: core.axons[n].input_per == "neuron")
+        for wires in layer.wires
+    ]
+    return product(*options)
+
+
+def classes(layer: Layer, block: Shape3) -> Iterator[tuple[Shape3, Shape3]]:
+    """Start and stop of one block of each class; blocks of a class take the same."""
+    spans = [
+        _representatives(layer.wires, axis, extent, size)
+        for axis, (extent, size) in enumerate(zip(layer.shape, block, strict=True))
+    ]
+    for (c0, c1), (h0, h1), (w0, w1) in product(*spans):
+        yield (c0, h0, w0), (c1, h1, w1)
+
+
+@lru_cache(maxsize=8192)
+def _representatives(
+    wires: tuple[Wiring, ...], axis: int, extent: int, size: int
+) -> tuple[tuple[int, int], ...]:
+    """One block of each class along one axis."""
+    found: dict[object, tuple[int, int]] = {}
+    for start in range(0, extent, size):
+        stop = min(start + size, extent)
+        key: list[object] = [stop - start]
+        for w in wires:
+            if axis == 0:
+                key.append(start % (w.channels_out // w.groups) if w.groups > 1 else 0)
+            else:
+                key.append(patterns((w.rows, w.cols)[axis - 1], start, stop).key)
+        found.setdefault(tuple(key), (start, stop))
+    return tuple(found.values())
+
+
+def held(
+    layer: Layer, start: Shape3, stop: Shape3, offset: int, core: CoreLimits
+) -> dict[str, int]:
+    """What a block takes of each resource, axons aside, behind ``offset`` other neurons."""
+    parts = [
+        memory(wires, synapse.weight_bits, start, stop, offset, core.packing)
+        for wires, synapse in zip(layer.wires, layer.population.synapses, strict=True)
+    ]
+    return {
+        "neurons": prod(b - a for a, b in zip(start, stop, strict=True)),
+        "synapse_bits": sum(part.words for part in parts) * core.packing.word_bits,
+        LONGEST: max((part.longest for part in parts), default=0),
+        "synapse_formats": sum(part.formats for part in parts),
+        "threshold_configs": len(set(layer.population.threshold[start[0] : stop[0]].tolist())),
+        "compartment_configs": 1,
+    }
+
+
+def axons_in(
+    layer: Layer, axons: Sequence[str], start: Shape3, stop: Shape3, core: CoreLimits
+) -> int:
+    """Input axons that a block needs, with the given axon type for each synapse."""
+    return sum(
+        input_axons(wires, start, stop, core.axons[name])
+        for wires, name in zip(layer.wires, axons, strict=True)
+    )
+
+
+def axons_out(
+    layer: Layer,
+    block: Shape3,
+    layers: Sequence[Layer],
+    cuts: Mapping[str, Cut],
+    core: CoreLimits,
+) -> Ints:
+    """Output axons of each block of a layer, given the cuts of the layers that it feeds.
+
+    Returns:
+        ``int64[blocks of channels, of rows, of columns]``.
+    """
+
+    def total(each: Ints, axis: int) -> Ints:
+        summed: Ints = np.add.reduceat(each, np.arange(0, layer.shape[axis], block[axis]))
+        return summed
+
+    ones = [total(np.ones(extent, dtype=np.int64), axis) for axis, extent in enumerate(layer.shape)]
+    needed: Ints = np.einsum("c,h,w->chw", *ones) * layer.to_host
+    for other in layers:
+        for place, synapse in enumerate(other.population.synapses):
+            if synapse.source == layer.name:
+                wires, cut = other.wires[place], cuts[other.name]
+                axon = core.axons[cut.axons[place]]
+                channels = channel_multiplicity(wires, cut.block[0])
+                rows = total(multiplicity(wires.rows, cut.block[1]), 1)
+                cols = total(multiplicity(wires.cols, cut.block[2]), 2)
+                if axon.output_per == "pixel":  # all its channels reach the same tiles
+                    of_tile = np.full_like(ones[0], channels[0])
+                else:
+                    of_tile = total(channels, 0)
+                needed += axon.output_slots * np.einsum("c,h,w->chw", of_tile, rows, cols)
+    return needed

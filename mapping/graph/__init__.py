@@ -1,0 +1,1 @@
+"""The network as a graph: nodes and signals, the ways in, rewrites, checks, evaluation in float."""

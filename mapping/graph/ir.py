@@ -1,0 +1,162 @@
+"""The graph that the tool-chain works on: nodes, and what flows between them.
+
+Nothing here knows HAS-8. Steps, coding and neuron are data: the number of steps is part of an
+edge's type, the coding is an attribute of an encoder node, the neuron's constants are attributes
+of a neuron node. Being a spike is a type on the edge, never guessed from the values seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+import networkx as nx
+from torch import Tensor
+
+
+class Kind(str, Enum):
+    """What travels on an edge."""
+
+    VALUE = "value"
+    """Real numbers."""
+    SPIKE = "spike"
+    """0 or 1 in every step."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """The type of an edge.
+
+    Args:
+        shape: of one sample, without the batch and the time axis, e.g. ``(C, H, W)``.
+        kind: values or spikes.
+        steps: length T of the time axis, or None where there is none. With T the tensor is
+            time first, ``[T, B, *shape]``; without it is ``[B, *shape]``.
+    """
+
+    shape: tuple[int, ...]
+    kind: Kind = Kind.VALUE
+    steps: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Elements of one sample in one step."""
+        size = 1
+        for extent in self.shape:
+            size *= extent
+        return size
+
+    def __str__(self) -> str:
+        time = f"{self.steps} steps of " if self.steps else ""
+        return f"{time}{self.kind.value}[{'x'.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation.
+
+    Args:
+        name: unique in its graph; the module's path in the model where there is one.
+        op: the kind of operation, a name in :data:`mapping.graph.ops.OPS`.
+        inputs: the names of the nodes that feed it, by input slot; one name may stand twice.
+        attrs: JSON-able constants of the operation (stride, beta, coding, ...).
+        tensors: its parameters, float32.
+        type: the type of its output.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    type: TensorType
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+        object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in an order in which they can be run; the last is the output.
+
+    Raises:
+        ValueError: if a name stands twice or an input is not defined before its use.
+    """
+
+    nodes: tuple[Node, ...]
+    _index: Mapping[str, Node] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        index: dict[str, Node] = {}
+        for node in self.nodes:
+            for source in node.inputs:
+                if source not in index:
+                    raise ValueError(f"node {node.name!r} uses {source!r} before it is defined")
+            if node.name in index:
+                raise ValueError(f"node {node.name!r} is defined twice")
+            index[node.name] = node
+        object.__setattr__(self, "_index", MappingProxyType(index))
+
+    def __getitem__(self, name: str) -> Node:
+        return self._index[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    @property
+    def input(self) -> Node:
+        """The node that stands for the model's input."""
+        return next(node for node in self.nodes if node.op == "input")
+
+    @property
+    def output(self) -> Node:
+        """The node whose value is the model's output."""
+        return self.nodes[-1]
+
+    def consumers(self, name: str) -> list[tuple[Node, int]]:
+        """Who uses the output of ``name``, and in which input slot."""
+        return [
+            (node, slot)
+            for node in self.nodes
+            for slot, source in enumerate(node.inputs)
+            if source == name
+        ]
+
+    def networkx(self) -> nx.MultiDiGraph:
+        """The same as a MultiDiGraph; an edge's key is the input slot, so x + x keeps both."""
+        graph = nx.MultiDiGraph()
+        graph.add_nodes_from((node.name, {"node": node}) for node in self.nodes)
+        for node in self.nodes:
+            for slot, source in enumerate(node.inputs):
+                graph.add_edge(source, node.name, key=slot)
+        return graph
+
+
+def sorted_graph(nodes: Iterable[Node], output: str) -> Graph:
+    """A graph of the given nodes in topological order, without what ``output`` does not need.
+
+    Ties keep the given order, so the same nodes give the same graph.
+    """
+    by_name = {node.name: node for node in nodes}
+    position = {name: place for place, name in enumerate(by_name)}
+    graph = nx.DiGraph()
+    graph.add_nodes_from(by_name)
+    graph.add_edges_from((s, node.name) for node in by_name.values() for s in node.inputs)
+    needed = nx.ancestors(graph, output) | {output}
+    order = nx.lexicographical_topological_sort(
+        graph.subgraph(needed), key=lambda name: position[name]
+    )
+    names = [name for name in order if name != output]
+    return Graph(tuple(by_name[name] for name in [*names, output]))
+
+
+def renamed_inputs(node: Node, mapping: Mapping[str, str]) -> Node:
+    """The node with its inputs renamed; names that ``mapping`` lacks stay."""
+    return replace(node, inputs=tuple(mapping.get(name, name) for name in node.inputs))

@@ -1,0 +1,44 @@
+"""Activations of the ANN branch, element by element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ops.op import Lowered, Op
+
+
+def _nothing(module: nn.Module) -> Lowered:
+    return {}, {}
+
+
+def _slope(module: nn.LeakyReLU) -> Lowered:
+    return {"negative_slope": module.negative_slope}, {}
+
+
+def infer(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
+) -> TensorType:
+    """The shape stays."""
+    (given,) = inputs
+    return TensorType(given.shape, Kind.VALUE, given.steps)
+
+
+def relu(node: Node, x: Tensor) -> Tensor:
+    """``max(x, 0)``."""
+    return F.relu(x)
+
+
+def leaky_relu(node: Node, x: Tensor) -> Tensor:
+    """``x`` where positive, ``negative_slope * x`` elsewhere."""
+    return F.leaky_relu(x, node.attrs["negative_slope"])
+
+
+OPS = (
+    Op("relu", (nn.ReLU,), _nothing, infer, relu),
+    Op("leaky_relu", (nn.LeakyReLU,), _slope, infer, leaky_relu),
+)

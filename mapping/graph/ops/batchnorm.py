@@ -1,0 +1,57 @@
+"""Batch normalisation in evaluation mode: a factor and an offset for each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ops.op import Lowered, Op, parameters
+
+
+def lower(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Lowered:
+    """``eps``; running mean and variance and, where affine, weight and bias, all ``[C]``."""
+    if module.running_mean is None:
+        raise ValueError("batch normalisation without running statistics depends on the batch")
+    tensors = parameters(module, "running_mean", "running_var", "weight", "bias")
+    return {"eps": module.eps}, tensors
+
+
+def infer(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
+) -> TensorType:
+    """The shape stays; spikes become values."""
+    (given,) = inputs
+    if given.shape[0] != len(tensors["running_mean"]):
+        raise ValueError(f"it takes {len(tensors['running_mean'])} channels, not {given}")
+    return TensorType(given.shape, Kind.VALUE, given.steps)
+
+
+def run(node: Node, x: Tensor) -> Tensor:
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` for each channel of ``[B, C, ...]``."""
+    t = node.tensors
+    return F.batch_norm(
+        x,
+        t["running_mean"],
+        t["running_var"],
+        t.get("weight"),
+        t.get("bias"),
+        eps=node.attrs["eps"],
+    )
+
+
+def factor_and_offset(node: Node) -> tuple[Tensor, Tensor]:
+    """The same as ``x * factor + offset``, float64 ``[C]``: folding rounds only once."""
+    t = {name: tensor.double() for name, tensor in node.tensors.items()}
+    factor = 1 / torch.sqrt(t["running_var"] + node.attrs["eps"])
+    offset = -t["running_mean"] * factor
+    if "weight" in t:
+        factor, offset = factor * t["weight"], offset * t["weight"] + t["bias"]
+    return factor, offset
+
+
+OPS = (Op("batchnorm", (nn.BatchNorm1d, nn.BatchNorm2d), lower, infer, run),)

@@ -1,0 +1,116 @@
+"""From values to spikes and back: the boundary of a chip segment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from has8.encoders import (
+    BitPlaneEncoder,
+    Decoder,
+    DuplicateEncoder,
+    LatencyEncoder,
+    PaperBitPlaneEncoder,
+    PhaseEncoder,
+    RateEncoder,
+    encode_bitplanes,
+    encode_latency,
+    encode_phase,
+)
+from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ops.op import Lowered, Op, parameters
+
+Encoder = (
+    BitPlaneEncoder
+    | DuplicateEncoder
+    | LatencyEncoder
+    | PaperBitPlaneEncoder
+    | PhaseEncoder
+    | RateEncoder
+)
+
+
+def lower_encoder(module: Encoder) -> Lowered:
+    """Coding and steps; for bit planes also order and range."""
+    if isinstance(module, PaperBitPlaneEncoder):
+        raise ValueError(
+            "the encoder of mode='paper' takes its range from the batch and sends fractions, "
+            "which no chip can run; train with mode='hw'"
+        )
+    if isinstance(module, RateEncoder):
+        raise ValueError(
+            "rate coding draws its spikes anew in every run, so that no two simulators could be "
+            "compared; choose the coding 'ttfs' or 'phase'"
+        )
+    attrs: dict[str, Any] = {"coding": module.coding, "steps": module.steps}
+    if isinstance(module, BitPlaneEncoder):
+        if not module.frozen:
+            raise ValueError("its range is not frozen; run has8.calibrate(model, images) first")
+        attrs.update(order=module.order, lo=module.lo.item(), hi=module.hi.item())
+    if isinstance(module, LatencyEncoder):
+        attrs.update(function=module.function)
+    return attrs, {}
+
+
+def infer_encoder(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
+) -> TensorType:
+    """Values without a time axis get one, as spikes or as values."""
+    (given,) = inputs
+    if given.steps is not None:
+        raise ValueError(f"it encodes values without a time axis, not {given}")
+    return TensorType(
+        given.shape,
+        Kind.VALUE if attrs["coding"] == DuplicateEncoder.coding else Kind.SPIKE,
+        attrs["steps"],
+    )
+
+
+def encode(node: Node, x: Tensor) -> Tensor:
+    """``[B, ...] -> [T, B, ...]``."""
+    coding, steps = node.attrs["coding"], node.attrs["steps"]
+    if coding == DuplicateEncoder.coding:
+        return x.expand(steps, *x.shape)
+    if coding == PhaseEncoder.coding:
+        return encode_phase(x, steps)
+    if coding == LatencyEncoder.coding:
+        return encode_latency(x, steps, node.attrs["function"])
+    return encode_bitplanes(x, node.attrs["lo"], node.attrs["hi"], node.attrs["order"])
+
+
+def lower_decoder(module: Decoder) -> Lowered:
+    """The weight of each step."""
+    return {}, parameters(module, "weights")
+
+
+def infer_decoder(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
+) -> TensorType:
+    """The time axis goes."""
+    (given,) = inputs
+    if given.steps != len(tensors["weights"]):
+        raise ValueError(f"it decodes {len(tensors['weights'])} steps, not {given}")
+    return TensorType(given.shape, Kind.VALUE, None)
+
+
+def decode(node: Node, x: Tensor) -> Tensor:
+    """``[T, B, ...] -> [B, ...]``."""
+    decoded: Tensor = torch.tensordot(node.tensors["weights"], x, dims=1)
+    return decoded
+
+
+OPS = (
+    Op(
+        "encode",
+        get_args(Encoder),
+        lower_encoder,
+        infer_encoder,
+        encode,
+        role="encode",
+        sees_time=True,
+    ),
+    Op("decode", (Decoder,), lower_decoder, infer_decoder, decode, role="decode", sees_time=True),
+)

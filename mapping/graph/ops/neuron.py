@@ -1,0 +1,55 @@
+"""Spiking neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from has8.kernels import fused
+from has8.neurons import ATAN_ALPHA, Leaky
+from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ops.op import Lowered, Op
+
+
+def lower(module: Leaky) -> Lowered:
+    """The neuron's model, its constants and how it resets."""
+    beta, threshold = module.constants
+    attrs = {
+        "model": "lif",
+        "beta": beta,
+        "threshold": threshold,
+        "gain": module.gain,
+        "reset": "zero",
+    }
+    return attrs, {}
+
+
+def infer(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
+) -> TensorType:
+    """Currents become spikes."""
+    (given,) = inputs
+    if given.steps is None:
+        raise ValueError(f"a neuron runs over time steps, and {given} has none; encode it first")
+    return TensorType(given.shape, Kind.SPIKE, given.steps)
+
+
+def lif(node: Node, current: Tensor) -> Tensor:
+    """Leaky integrate and fire with reset to zero: ``[T, B, ...]`` to spikes."""
+    beta, threshold, gain = (node.attrs[k] for k in ("beta", "threshold", "gain"))
+    if fused.usable(current):  # the same operations in the same order, in one pass
+        constants = fused.Constants(beta, threshold, gain, ATAN_ALPHA)
+        return fused.spikes(current.flatten(0, 1), len(current), constants)
+    spikes = torch.empty_like(current)
+    mem = torch.zeros_like(current[0])
+    for t in range(len(current)):
+        mem = mem * beta + (current[t] if gain == 1 else current[t] * gain)
+        spikes[t] = mem > threshold
+        mem = (1 - spikes[t]) * mem
+    return spikes
+
+
+OPS = (Op("neuron", (Leaky,), lower, infer, lif, role="neuron", sees_time=True),)

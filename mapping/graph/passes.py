@@ -1,0 +1,144 @@
+"""Rewrites of the graph that keep what it computes; each is a pure function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph
+from mapping.graph.ops import OPS
+from mapping.graph.ops.batchnorm import factor_and_offset
+from mapping.graph.ops.pool import LINEAR
+from mapping.graph.verify import verify_graph
+
+Pass = Callable[[Graph], Graph]
+
+
+def drop_identity(graph: Graph) -> Graph:
+    """Take out nodes that pass their input on."""
+    source: dict[str, str] = {}
+    kept: list[Node] = []
+    for node in graph:
+        if node.op == "identity":
+            source[node.name] = source.get(node.inputs[0], node.inputs[0])
+        else:
+            kept.append(renamed_inputs(node, source))
+    output = graph.output.name
+    return sorted_graph(kept, source.get(output, output))
+
+
+def fold_batchnorm(graph: Graph) -> Graph:
+    """Multiply batch normalisation into the convolution or linear layer in front of it.
+
+    Only where nothing else uses that layer's output; the rest stays as it is.
+    """
+    nodes = {node.name: node for node in graph}
+    source: dict[str, str] = {}
+    for node in graph:
+        if node.op != "batchnorm":
+            continue
+        behind = node.inputs[0]
+        front = nodes[source.get(behind, behind)]
+        if OPS[front.op].role == "synapse" and len(graph.consumers(behind)) == 1:
+            nodes[front.name] = replace(front, tensors=folded(front, node))
+            source[node.name] = front.name
+            del nodes[node.name]
+    output = graph.output.name
+    kept = [renamed_inputs(node, source) for node in nodes.values()]
+    return sorted_graph(kept, source.get(output, output))
+
+
+def folded(front: Node, norm: Node) -> dict[str, Tensor]:
+    """Weight and bias of a synapse with the batch norm behind it; gradients pass to the tensors."""
+    factor, offset = factor_and_offset(norm)
+    weight = front.tensors["weight"].double()
+    bias = offset
+    if "bias" in front.tensors:
+        bias = front.tensors["bias"].double() * factor + offset
+    weight = weight * factor.view(-1, *(1,) * (weight.dim() - 1))
+    return {"weight": weight.float(), "bias": bias.float()}
+
+
+def absorb_flatten(graph: Graph) -> Graph:
+    """Take out flattening of spikes in front of linear layers, which take images as they are."""
+    source: dict[str, str] = {}
+    for node in graph:
+        users = graph.consumers(node.name)
+        spikes = node.op == "flatten" and node.type.kind is Kind.SPIKE
+        if spikes and users and all(user.op == "linear" for user, _ in users):
+            source[node.name] = node.inputs[0]
+    kept = (renamed_inputs(node, source) for node in graph if node.name not in source)
+    return sorted_graph(kept, graph.output.name)
+
+
+def pool_past_decode(graph: Graph) -> Graph:
+    """``decode(average(x))`` becomes ``average(decode(x))``, exactly, since both are linear."""
+    return _past_decode(graph, lambda node: node.op in LINEAR)
+
+
+def residual_past_decode(graph: Graph) -> Graph:
+    """``decode(x + y)`` becomes ``decode(x) + decode(y)``, exactly.
+
+    So the addition of a SEW block needs no chip, and an identity branch never crosses to it.
+    """
+    return _past_decode(graph, lambda node: node.op == "add")
+
+
+def flatten_past_decode(graph: Graph) -> Graph:
+    """``decode(flatten(x))`` becomes ``flatten(decode(x))``."""
+    return _past_decode(graph, lambda node: node.op == "flatten")
+
+
+def _past_decode(graph: Graph, linear: Callable[[Node], bool]) -> Graph:
+    """Move nodes that ``linear`` picks, and that only decoders use, behind those decoders."""
+    nodes = {node.name: node for node in graph}
+    changed = True
+    while changed:  # a decoder may meet one linear node behind another
+        changed = False
+        for decoder in [n for n in nodes.values() if n.op == "decode"]:
+            front = nodes[decoder.inputs[0]]
+            users = [n for n in nodes.values() if front.name in n.inputs]
+            if not linear(front) or len(users) != 1:
+                continue
+            operands = []
+            for slot, name in enumerate(front.inputs):
+                inner = f"{decoder.name}.{slot}" if len(front.inputs) > 1 else f"{decoder.name}.in"
+                type_ = replace(decoder.type, shape=nodes[name].type.shape)
+                nodes[inner] = replace(decoder, name=inner, inputs=(name,), type=type_)
+                operands.append(inner)
+            # The moved node takes the decoder's name, so its users need no change.
+            nodes[decoder.name] = replace(
+                front, name=decoder.name, inputs=tuple(operands), type=decoder.type
+            )
+            del nodes[front.name]
+            changed = True
+            break
+    return sorted_graph(nodes.values(), graph.output.name)
+
+
+PASSES: tuple[Pass, ...] = (
+    drop_identity,
+    fold_batchnorm,
+    absorb_flatten,
+    pool_past_decode,
+    residual_past_decode,
+    flatten_past_decode,
+)
+"""In the order in which they run."""
+
+
+def run_passes(graph: Graph, passes: Sequence[Pass] = PASSES) -> Graph:
+    """Run each pass and verify its result.
+
+    Raises:
+        RuntimeError: if a pass broke the graph; the message names the pass.
+    """
+    for rewrite in passes:
+        graph = rewrite(graph)
+        try:
+            verify_graph(graph)
+        except ValueError as error:
+            raise RuntimeError(f"pass {rewrite.__name__} broke the graph: {error}") from error
+    return graph

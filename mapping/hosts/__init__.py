@@ -1,0 +1,1 @@
+"""Processors that run what the chip does not, as data."""

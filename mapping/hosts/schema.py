@@ -1,0 +1,73 @@
+"""The processor that runs the layers that the chip does not: data with sources, read from YAML.
+
+A host is one file in ``mapping/hosts`` or a file of the user's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from mapping.targets.figures import AboveZero, NonNegative, Sheet, find_sheet, sheet_names
+
+DEFAULT_HOST = "jetson-orin-nano"
+
+_HERE = Path(__file__).parent
+
+
+class Host(Sheet, frozen=True, kw_only=True):
+    """The processor that runs the layers that the chip does not.
+
+    A peak figure understates what one sample at a time costs by orders of magnitude, so the
+    share of the peak that is reached is stated, and :attr:`pj_per_mac` is the price at it.
+
+    Args:
+        peak_pj_per_mac: energy of one float32 multiply-accumulate at full utilisation.
+        peak_pj_per_ac: energy of one float32 accumulate at full utilisation.
+        utilisation: share of the peak that is reached, 0 < utilisation <= 1.
+        peak_gmacs: billions of multiply-accumulates in a second at most; None if unknown.
+        power_w: watts while working; None if unknown.
+        idle_w: watts while waiting; None if unknown.
+        launch_us: microseconds to start one layer; None if unknown.
+    """
+
+    peak_pj_per_mac: AboveZero
+    peak_pj_per_ac: AboveZero
+    utilisation: Annotated[float, Meta(gt=0, le=1)]
+    peak_gmacs: AboveZero | None = None
+    power_w: AboveZero | None = None
+    idle_w: NonNegative | None = None
+    launch_us: NonNegative | None = None
+
+    @property
+    def pj_per_mac(self) -> float:
+        """Energy of one multiply-accumulate at the stated utilisation, in picojoules."""
+        return self.peak_pj_per_mac / self.utilisation
+
+    @property
+    def pj_per_ac(self) -> float:
+        """Energy of one accumulate at the stated utilisation, in picojoules."""
+        return self.peak_pj_per_ac / self.utilisation
+
+    def latency_us(self, macs: int, launches: int) -> float | None:
+        """Microseconds that ``launches`` layers of ``macs`` in all take; None if unknown."""
+        if self.peak_gmacs is None or self.launch_us is None:
+            return None
+        return launches * self.launch_us + macs / (self.peak_gmacs * self.utilisation * 1e3)
+
+
+def host_names() -> list[str]:
+    """Names of the bundled hosts, sorted."""
+    return sheet_names(_HERE)
+
+
+def load_host(name_or_path: str | Path = DEFAULT_HOST) -> Host:
+    """Read a host, by name or by path as :func:`mapping.targets.schema.load_target` does.
+
+    Raises:
+        UnknownName: if no host has that name.
+        TargetError: if the file is missing or wrong; the message has the path of the entry.
+    """
+    return find_sheet(Host, "host", _HERE, name_or_path)

@@ -1,0 +1,187 @@
+"""The chip's neurons over all steps in torch, exact, with the surrogate gradient of training.
+
+For what has to run many quantised layers before there is a mapping: the search for scales, and
+fine-tuning. Whole numbers in floating point cannot round here: see :class:`ChipNeurons`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from has8 import kernels
+from has8.errors import BadInput
+from has8.kernels import fused
+from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS
+from mapping.integers.scales import Integers, Scale, membrane_decay, most_current
+from mapping.targets.schema import Registers
+
+
+@dataclass(frozen=True, slots=True)
+class ChipNeurons:
+    """Leaky integrate and fire with reset to zero, as the chip computes it.
+
+    Args:
+        kept: what the membrane's decay leaves, a multiple of ``2**-decay_bits``.
+        limit: where the membrane saturates, either way.
+        dtype: in which nothing rounds: float32 where the decay is a shift, else float64.
+        synapse_shift: a weight acts times ``2**synapse_shift``.
+        threshold_shift: a threshold likewise.
+    """
+
+    kept: float
+    limit: int
+    dtype: torch.dtype
+    synapse_shift: int
+    threshold_shift: int
+
+    @staticmethod
+    def of(beta: float, registers: Registers, device: torch.device) -> ChipNeurons:
+        """Those whose membrane keeps ``beta`` in a step.
+
+        Raises:
+            BadInput: if float64 could not hold the registers exactly, or a current would last
+                longer than one step.
+        """
+        full = 1 << registers.decay_bits
+        if registers.current_decay_offset < 1:
+            raise BadInput(
+                "on this target a current cannot last for one step only: its neurons are neither "
+                "fine-tuned nor searched for scales"
+            )
+        kept = full - membrane_decay(beta, registers) - registers.membrane_decay_offset
+        shift = kept & (kept - 1) == 0
+        narrow = shift and device.type == "cpu" and registers.state_bits <= FLOAT32_BITS
+        if registers.state_bits + registers.decay_bits > FLOAT64_BITS:
+            raise BadInput(
+                f"registers of {registers.state_bits} bits are too wide for float64: such targets "
+                f"are neither fine-tuned for nor searched for scales"
+            )
+        return ChipNeurons(
+            kept / full,
+            most_current(registers),
+            torch.float32 if narrow else torch.float64,
+            registers.synapse_shift,
+            registers.threshold_shift,
+        )
+
+    def weights(self, integers: Integers, scale: Scale) -> list[Tensor]:
+        """The weights of each synapse in units of the registers."""
+        return [
+            (weight * 2.0 ** (exponent + self.synapse_shift)).to(self.dtype)
+            for weight, exponent in zip(integers.weights, scale.exponents, strict=True)
+        ]
+
+    def __call__(
+        self, drive: Tensor, steps: int, integers: Integers, scale: Scale, alpha: float = 2.0
+    ) -> Tensor:
+        """Spikes of a population.
+
+        Args:
+            drive: sums of :meth:`weights` in all steps, ``[T * B, C, ...]``.
+            steps: T.
+            integers: the population's.
+            scale: likewise.
+            alpha: width of the arctan surrogate, in thresholds.
+
+        Returns:
+            0.0 and 1.0, ``[T, B, C, ...]``, in the type of ``drive``.
+        """
+        bias = (integers.bias * 2**integers.bias_exp).to(drive.dtype)
+        threshold = bias.new_tensor(scale.thresholds) * 2**self.threshold_shift
+        rule = (steps, self.kept, self.limit, alpha)
+        spikes: Tensor = _Run.apply(drive, bias, threshold, *rule)
+        over_time: Tensor = spikes.unflatten(0, (steps, -1))
+        return over_time
+
+
+class _Run(torch.autograd.Function):
+    """All steps; backwards, :class:`has8.neurons.Leaky`'s rule at the membrane in thresholds.
+
+    Of what lies between two layers only the drive is kept; membranes are computed again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        drive: Tensor,
+        bias: Tensor,
+        threshold: Tensor,
+        steps: int,
+        kept: float,
+        limit: int,
+        alpha: float,
+    ) -> Tensor:
+        ctx.compiled = fused.usable(drive)
+        if ctx.compiled:
+            drive = fused.dense(drive)
+        ctx.save_for_backward(drive, bias, threshold)
+        ctx.rule = (steps, kept, limit, alpha)
+        if not ctx.compiled:
+            membranes = _membranes(drive, bias, threshold, steps, kept, limit)
+            return (membranes > _broad(threshold, drive)).to(drive.dtype).flatten(0, 1)
+        spikes = torch.empty_like(drive)
+        kernels.call(
+            "chip_forward", drive.dtype, steps, drive.numel() // steps, drive.shape[1], drive,
+            bias, threshold, kept, float(limit), spikes,
+        )  # fmt: skip
+        return spikes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        drive, bias, threshold = ctx.saved_tensors
+        if not ctx.compiled:
+            grad = _gradient(grads[0], drive, bias, threshold, *ctx.rule)
+            return grad, grad.transpose(0, 1).flatten(1).sum(1), *(None,) * 5
+        steps, kept, limit, alpha = ctx.rule
+        incoming = fused.like(grads[0], drive)
+        grad, sums = torch.empty_like(drive), torch.zeros(len(bias), dtype=torch.float64)
+        kernels.call(
+            "chip_backward", drive.dtype, steps, drive.numel() // steps, drive.shape[1], drive,
+            bias, threshold, kept, float(limit), alpha, incoming, grad, sums,
+        )  # fmt: skip
+        return grad, sums.to(bias.dtype), *(None,) * 5
+
+
+def _broad(constants: Tensor, drive: Tensor) -> Tensor:
+    """One number for each channel, so that it broadcasts over the drive of a step."""
+    return constants.view(-1, *(1,) * (drive.dim() - 2))
+
+
+def _membranes(
+    drive: Tensor, bias: Tensor, threshold: Tensor, steps: int, kept: float, limit: int
+) -> Tensor:
+    """``[T, B, C, ...]``, before a spike resets them."""
+    bias, threshold = _broad(bias, drive), _broad(threshold, drive)
+    drive = drive.unflatten(0, (steps, -1))
+    membranes = torch.empty_like(drive)
+    v = torch.zeros_like(drive[0])
+    for t in range(steps):
+        membranes[t] = v.mul_(kept).trunc_().add_(drive[t]).add_(bias).clamp_(-limit, limit)
+        v.masked_fill_(v > threshold, 0)
+    return membranes
+
+
+def _gradient(
+    incoming: Tensor,
+    drive: Tensor,
+    bias: Tensor,
+    threshold: Tensor,
+    steps: int,
+    kept: float,
+    limit: int,
+    alpha: float,
+) -> Tensor:
+    """Of the drive, from that of the spikes, both ``[T * B, C, ...]``."""
+    membranes = _membranes(drive, bias, threshold, steps, kept, limit)
+    threshold, incoming = _broad(threshold, drive), incoming.unflatten(0, (steps, -1))
+    away = (membranes / threshold).sub_(1).mul_(torch.pi / 2 * alpha)
+    grad = away.square_().add_(1).reciprocal_().mul_(alpha / 2).div_(threshold).mul_(incoming)
+    for t in reversed(range(steps - 1)):
+        grad[t] += (grad[t + 1] * kept).masked_fill_(membranes[t] > threshold, 0)
+    return grad.flatten(0, 1)

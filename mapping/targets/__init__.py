@@ -1,0 +1,1 @@
+"""Chips as data: limits, arithmetic, prices, each with its source."""

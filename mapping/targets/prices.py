@@ -1,0 +1,95 @@
+"""What a chip costs: its events, idle power, and the way to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
+
+from msgspec import Meta
+
+from mapping.targets.figures import Data, NonNegative, Positive
+
+Event = Literal[
+    "synop_conv",
+    "synop_dense",
+    "synop_sparse",
+    "neuron_access",
+    "neuron_update",
+    "neuron_spike",
+    "message_out",
+    "message_in",
+    "hop_east_west",
+    "hop_north_south",
+]
+EVENTS: tuple[Event, ...] = get_args(Event)
+
+
+class Cost(Data, frozen=True, kw_only=True):
+    """Dynamic energy in picojoules and time in nanoseconds of one event."""
+
+    pj: NonNegative
+    ns: NonNegative
+
+
+class Accounting(Data, frozen=True, kw_only=True):
+    """One published way to price a chip's events; the parts add up.
+
+    Args:
+        description: where it comes from and what it leaves out.
+        events: the price of each event in :data:`EVENTS`. ``neuron_access`` is paid by every
+            mapped neuron in every step, ``neuron_update`` on top where its state, bias or input
+            is not zero, ``neuron_spike`` on top where it fires; ``message_*`` by each pair of a
+            spike and a destination; ``synop_*`` by each synapse that a message reaches.
+        barrier_ns: nanoseconds of the synchronisation that ends a step, by active tiles.
+    """
+
+    description: str
+    events: Mapping[Event, Cost]
+    barrier_ns: Annotated[Mapping[Positive, NonNegative], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        missing = [event for event in EVENTS if event not in self.events]
+        if missing:
+            raise ValueError(f"events lacks {', '.join(missing)}")
+
+
+class Power(Data, frozen=True, kw_only=True):
+    """Power that a chip draws whether or not it works, in milliwatts for each chip.
+
+    Args:
+        static_mw: of the neuron cores, the default.
+        static_low_mw: the lowest published.
+        static_high_mw: the highest published.
+        x86_mw: of the embedded processors while they run.
+    """
+
+    static_mw: NonNegative
+    static_low_mw: NonNegative
+    static_high_mw: NonNegative
+    x86_mw: NonNegative
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if not self.static_low_mw <= self.static_mw <= self.static_high_mw:
+            raise ValueError("static_mw must lie between static_low_mw and static_high_mw")
+
+
+class HostLink(Data, frozen=True, kw_only=True):
+    """The way between host and chip.
+
+    Args:
+        bits_per_message: size of one spike's message.
+        pj_per_bit: energy of moving one bit.
+        exchange_us: microseconds of one exchange with the host within a run, in and out.
+        sample_us: microseconds of feeding and resetting the chip for one sample.
+    """
+
+    bits_per_message: Positive
+    pj_per_bit: NonNegative
+    exchange_us: NonNegative
+    sample_us: NonNegative
+
+    def message_bytes(self, spikes: int) -> int:
+        """Bytes of so many spikes, one message each."""
+        return spikes * self.bits_per_message // 8

@@ -1,0 +1,259 @@
+"""What a chip can do and what it costs: data with sources, read from YAML.
+
+A target is one file in ``mapping/targets`` or a file of the user's own. In Python the figures are
+plain numbers; ``target.citations["registers.state_bits"]`` tells where one comes from (see
+:mod:`mapping.targets.figures`). Code holds no chip constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from has8.errors import UnknownName
+from mapping.targets.figures import (
+    AboveZero,
+    Data,
+    Natural,
+    NonNegative,
+    Positive,
+    Sheet,
+    find_sheet,
+    sheet_names,
+)
+from mapping.targets.prices import Accounting, HostLink, Power
+
+SignMode = Literal["mixed", "excitatory", "inhibitory"]
+
+_HERE = Path(__file__).parent
+
+
+class Registers(Data, frozen=True, kw_only=True):
+    """The integer arithmetic of one neuron core.
+
+    Args:
+        state_bits: width of current and membrane, sign included.
+        keep_top: whether a current of exactly ``+2**(state_bits-1)`` stays (else it wraps).
+        decay_bits: width of both decay registers; a decay is in ``1 / 2**decay_bits``.
+        current_decay_offset: what the chip adds to the current's decay.
+        membrane_decay_offset: what the chip adds to the membrane's decay.
+        synapse_shift: a weight's mantissa acts times ``2**synapse_shift``.
+        threshold_shift: a threshold's mantissa acts times ``2**threshold_shift``.
+        threshold_max: largest mantissa of a threshold.
+        bias_min: smallest mantissa of a bias.
+        bias_max: largest mantissa of a bias.
+        bias_exp_max: largest exponent of a bias; the smallest is 0.
+        weight_exp_min: smallest weight exponent.
+        weight_exp_max: largest weight exponent.
+        weight_magnitude_bits: width of a weight's magnitude at full resolution.
+        weight_bits: widths that a stored weight may have, ascending.
+        sign_modes: signs that the weights of one synapse may have.
+        resets: what a membrane may do after a spike.
+        neurons: neuron models.
+    """
+
+    state_bits: Annotated[int, Meta(ge=2, le=48)]
+    keep_top: bool
+    decay_bits: Annotated[int, Meta(ge=1, le=14)]
+    current_decay_offset: Natural
+    membrane_decay_offset: Natural
+    synapse_shift: Natural
+    threshold_shift: Natural
+    threshold_max: Positive
+    bias_min: Annotated[int, Meta(le=0)]
+    bias_max: Natural
+    bias_exp_max: Natural
+    weight_exp_min: int
+    weight_exp_max: int
+    weight_magnitude_bits: Positive
+    weight_bits: Annotated[tuple[Positive, ...], Meta(min_length=1)]
+    sign_modes: Annotated[tuple[SignMode, ...], Meta(min_length=1)]
+    resets: Annotated[tuple[Literal["zero"], ...], Meta(min_length=1)]
+    neurons: Annotated[tuple[Literal["lif"], ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if self.weight_exp_min > self.weight_exp_max:
+            raise ValueError("weight_exp_min is larger than weight_exp_max")
+        if list(self.weight_bits) != sorted(set(self.weight_bits)):
+            raise ValueError("weight_bits must ascend")
+        if self.weight_bits[-1] > self.weight_magnitude_bits:
+            raise ValueError("weight_bits must not be wider than weight_magnitude_bits")
+
+
+class Packing(Data, frozen=True, kw_only=True):
+    """How a core stores the synapses of one source neuron: a list of entries.
+
+    An entry holds up to ``entry_synapses`` synapses of weight and, if the list is sparse, index
+    bits behind a header; it fills whole words.
+
+    Args:
+        word_bits: bits of a memory word.
+        entry_synapses: synapses of one entry.
+        header_bits: bits in front of an entry's synapses.
+        index_bits: widths that an index may have, ascending.
+        dense_prefix: whether an entry of a dense list, whose targets follow one another, holds
+            the first index.
+        list_words: words that one list may fill.
+        shared_base_max: largest compartment base. Source neurons share a list when it differs
+            by the base only; past this limit each needs a list of its own.
+    """
+
+    word_bits: Positive
+    entry_synapses: Positive
+    header_bits: Natural
+    index_bits: Annotated[tuple[Natural, ...], Meta(min_length=1)]
+    dense_prefix: bool
+    list_words: Positive
+    shared_base_max: Natural
+
+
+class AxonType(Data, frozen=True, kw_only=True):
+    """One way to address a core's synapses; a "pixel" is all channels of one position.
+
+    Args:
+        input_per: what needs one input axon of the destination core.
+        output_per: what needs output axons of the source core, for each destination.
+        output_slots: how many output axons.
+        max_atoms: channels that one pixel may have; None where the type has no atoms.
+    """
+
+    input_per: Literal["neuron", "pixel"]
+    output_per: Literal["neuron", "pixel"]
+    output_slots: Positive
+    max_atoms: Positive | None = None
+
+
+class CoreLimits(Data, frozen=True, kw_only=True):
+    """What one neuron core holds.
+
+    Args:
+        neurons: neurons (compartments).
+        input_axons: entries of the table that finds a spike's synapses.
+        output_axons: entries of the table that finds a spike's destinations.
+        synapse_words: words of synapse memory, of ``packing.word_bits`` bits.
+        synapse_formats: sets of (widths, exponent, sign mode, compression).
+        threshold_configs: different thresholds.
+        compartment_configs: different pairs of decays.
+        packing: how synapses fill the memory.
+        axons: the axon types by name.
+    """
+
+    neurons: Positive
+    input_axons: Positive
+    output_axons: Positive
+    synapse_words: Positive
+    synapse_formats: Positive
+    threshold_configs: Positive
+    compartment_configs: Positive
+    packing: Packing
+    axons: Annotated[Mapping[str, AxonType], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if (self.neurons - 1).bit_length() > self.packing.index_bits[-1]:
+            raise ValueError("packing.index_bits must be wide enough for all neurons of a core")
+        plain = [axon for axon in self.axons.values() if axon.max_atoms is None]
+        if not any(axon.input_per == axon.output_per == "neuron" for axon in plain):
+            raise ValueError("axons needs one type that is per neuron on both ends, without atoms")
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limit of each resource, by the names that an allocation's needs use."""
+        return {
+            "neurons": self.neurons,
+            "input_axons": self.input_axons,
+            "output_axons": self.output_axons,
+            "synapse_bits": self.synapse_words * self.packing.word_bits,
+            "list_words": self.packing.list_words,
+            "synapse_formats": self.synapse_formats,
+            "threshold_configs": self.threshold_configs,
+            "compartment_configs": self.compartment_configs,
+        }
+
+
+class Chip(Data, frozen=True, kw_only=True):
+    """One chip and the boards that carry it.
+
+    Args:
+        mesh_width: router tiles from west to east.
+        mesh_height: router tiles from south to north.
+        cores_per_tile: neuron cores at one router.
+        tile_spikes_per_ns: spikes that cross one tile border in a nanosecond.
+        chip_link_slowdown: how many times slower a link between chips is than one within.
+        boards: chips of each board that was built, by name.
+    """
+
+    mesh_width: Positive
+    mesh_height: Positive
+    cores_per_tile: Positive
+    tile_spikes_per_ns: AboveZero
+    chip_link_slowdown: Annotated[float, Meta(ge=1)]
+    boards: Mapping[str, Positive]
+
+    @property
+    def cores(self) -> int:
+        """Neuron cores of one chip."""
+        return self.mesh_width * self.mesh_height * self.cores_per_tile
+
+
+class Target(Sheet, frozen=True, kw_only=True):
+    """A chip: its arithmetic, its limits, its costs, and where each figure comes from.
+
+    Args:
+        registers: integer arithmetic of a core.
+        core: limits of a core.
+        chip: the mesh of cores.
+        accountings: published energy models by name.
+        default_accounting: the one to use unless told otherwise.
+        chip_barrier_ns: nanoseconds of the barrier of systems of many chips, by chips.
+        power: power without work.
+        link: the way to the host.
+    """
+
+    registers: Registers
+    core: CoreLimits
+    chip: Chip
+    accountings: Annotated[Mapping[str, Accounting], Meta(min_length=1)]
+    default_accounting: str
+    chip_barrier_ns: Mapping[Positive, NonNegative] = {}
+    power: Power
+    link: HostLink
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if self.default_accounting not in self.accountings:
+            raise ValueError(f"default_accounting {self.default_accounting!r} is not described")
+
+    def accounting(self, name: str | None = None) -> Accounting:
+        """The energy model called ``name``, or the default one.
+
+        Raises:
+            UnknownName: if there is none of that name.
+        """
+        name = name or self.default_accounting
+        if name not in self.accountings:
+            raise UnknownName("accounting", name, self.accountings)
+        return self.accountings[name]
+
+
+def target_names() -> list[str]:
+    """Names of the bundled targets, sorted."""
+    return sheet_names(_HERE)
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """Read a target.
+
+    Args:
+        name_or_path: a bundled target's name, or the path of a YAML file: what ends in
+            ``.yaml`` or ``.yml`` or holds a separator is a path.
+
+    Raises:
+        UnknownName: if no target has that name.
+        TargetError: if the file is missing or wrong; the message has the path of the entry.
+    """
+    return find_sheet(Target, "target", _HERE, name_or_path)
