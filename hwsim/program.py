@@ -1,4 +1,4 @@
-"""Whole models: host segments in torch, chip segments in a backend, logits out."""
+"""A mapping made ready to run: host segments in torch, chip segments in a backend, logits out."""
 
 from __future__ import annotations
 
@@ -8,44 +8,197 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from has8.errors import BackendError, BadInput
-from has8.registry import Registry
-from hwsim.activity import Activity, Backend, Counts, Executable, Overflow, Run, SegmentRun
-from hwsim.backends.fast.backend import Fast
-from hwsim.backends.lava.backend import Lava
-from hwsim.backends.reference import Reference
+from has8.errors import BadInput
+from hwsim.activity import Activity, Counts, Overflow
+from hwsim.backends.protocol import Backend, Executable, SegmentRun, SegmentState
+from hwsim.backends.registry import find_backend
 from hwsim.boundary import count, decode, encode
-from mapping import Mapped
+from hwsim.names import RECORDS
 from mapping.graph.evaluate import moved
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import OPS, run_node
-from mapping.partition.cut import Segment
+from mapping.mapped import Mapped
+from mapping.partition.segments import Segment
 from mapping.targets.prices import HostLink
-
-BACKENDS: Registry[Callable[[], Backend]] = Registry("backend")
-"""Makers of backends by name."""
-for _maker in (Fast, Reference, Lava):
-    BACKENDS.register(_maker.name)(_maker)
-
-RECORDS = ("spikes", "membranes")
-"""What a run can keep."""
 
 Progress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
+Recorded = Mapping[str, Mapping[str, Tensor]]
+"""Tensors ``[T, N, *shape]`` by chip segment and by port or population."""
 
-def find_backend(backend: str | Backend) -> Backend:
-    """A backend by name, or the one given, checked to be available.
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class Run:
+    """What a mapped model did with some samples.
+
+    Args:
+        backend: the name of the backend that ran the chip segments.
+        logits: ``float32[N, classes]``, the model's output; time first if it has steps.
+        activity: counts over all samples.
+        spikes: if recorded, those of every population by segment and population,
+            ``bool[T, N, *shape]``; else empty.
+        inputs: if recorded with the spikes, those into every port by segment and port,
+            ``bool[T, N, *shape]``.
+        membranes: if recorded, those of every population at the end of each step.
+        arithmetic: what each population was computed in, in words; empty where the backend has
+            but one.
+        state: if kept, what each chip segment remembers after the last step.
+    """
+
+    backend: str
+    logits: Tensor
+    activity: Activity
+    spikes: Recorded = field(default_factory=dict)
+    inputs: Recorded = field(default_factory=dict)
+    membranes: Recorded = field(default_factory=dict)
+    arithmetic: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, SegmentState] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """What was run, in a few lines."""
+        kept = [name for name in ("spikes", "membranes", "state") if getattr(self, name)]
+        return (
+            f"Run({self.activity.samples:,} samples on {self.backend}, "
+            f"logits {list(self.logits.shape)}, recorded: {', '.join(kept) or 'nothing'})\n"
+            f"  {self.activity!r}"
+        )
+
+
+class Program:
+    """A mapping made ready to run on one backend; it can run any number of times.
+
+    Args:
+        mapped: from :func:`mapping.map_model`.
+        backend: a name of :mod:`hwsim.names`, or a backend.
 
     Raises:
         UnknownName: for an unknown name.
-        BackendError: if it cannot run here; the message says why.
+        BackendError: if the backend cannot run here, or not this mapping.
     """
-    found = BACKENDS.get(backend)() if isinstance(backend, str) else backend
-    reason = found.unavailable()
-    if reason is not None:
-        raise BackendError(reason)
-    return found
+
+    def __init__(self, mapped: Mapped, backend: str | Backend = "fast") -> None:
+        self.mapped, self.backend = mapped, find_backend(backend)
+        registers = mapped.target.registers
+        self.executables: dict[str, Executable] = {
+            chip.name: self.backend.compile(chip, registers) for chip in mapped.chips
+        }
+        self.sent = {name for segment in mapped.partition.chip for name in segment.inputs}
+        # Images lie as the chip's spikes do; with nothing on the chip, as in the graph's own run.
+        self.memory = torch.channels_last if mapped.chips else torch.contiguous_format
+        self.host_nodes = {
+            s.name: [self._node(node) for node in moved(mapped.graph, s.nodes, torch.empty(0))]
+            for s in mapped.partition.host
+        }
+
+    def run(
+        self,
+        x: Tensor,
+        *,
+        batch_size: int = 128,
+        record: Collection[str] = (),
+        first: int = 0,
+        state: Mapping[str, SegmentState] | None = None,
+        keep_state: bool = False,
+        on_progress: Progress | None = None,
+    ) -> Run:
+        """Run samples: encoders, ANN layers and decoders on the host, the rest on the chip.
+
+        Args:
+            x: ``float32[N, *input_shape]``, as the model takes it.
+            batch_size: samples at a time; memory does not grow with N, unless something is kept.
+            record: what to keep in the result, of :data:`hwsim.names.RECORDS`.
+            first: the number of ``x[0]`` in a run that is done in parts.
+            state: what each chip segment starts from, as an earlier run of as many samples kept
+                it; None is cleared state.
+            keep_state: whether to keep what the chip segments remember after the last step.
+            on_progress: called after each batch with (samples done, samples in all).
+
+        Raises:
+            BadInput: if the shape of ``x`` does not fit, or it is not finite, or the state is
+                not of as many samples.
+            BackendError: if the backend fails, or cannot tell what to record.
+        """
+        _check(self.mapped.graph, x, batch_size, record, state)
+        counts = _Counts(self.mapped.graph, self.mapped.target.link)
+        parts: list[_Part] = []
+        logits: list[Tensor] = []
+        arithmetic: dict[str, str] = {}
+        done = 0
+        with torch.no_grad():
+            for batch in x.split(batch_size):
+                part = _Part(first + done, frozenset(record), keep_state, arithmetic)
+                if state is not None:
+                    part.state = {n: _samples(s, done, len(batch)) for n, s in state.items()}
+                values = self._run_batch(batch.float(), counts, part)
+                logits.append(values[self.mapped.graph.output.name].float())
+                if record or keep_state:
+                    parts.append(part)
+                done += len(batch)
+                if on_progress is not None:
+                    on_progress(done, len(x))
+        return Run(
+            self.backend.name,
+            _stacked(self.mapped, logits),
+            counts.activity(),
+            _together([part.spikes for part in parts]),
+            _together([part.inputs for part in parts]),
+            _together([part.membranes for part in parts]),
+            arithmetic,
+            _states([part.kept for part in parts]),
+        )
+
+    def _run_batch(self, x: Tensor, counts: _Counts, part: _Part) -> dict[str, Tensor]:
+        """Run one batch, and return the tensors by node that are left at its end."""
+        graph, segments = self.mapped.graph, self.mapped.partition.segments
+        values: dict[str, Tensor] = {graph.input.name: self._dense(x)}
+        counts.begin(len(x))
+        for place, segment in enumerate(segments):
+            if segment.side == "host":
+                self._run_host(segment, values, counts)
+            else:
+                self._run_chip(segment, values, counts, part)
+            needed = {name for later in segments[place + 1 :] for name in later.inputs}
+            for name in values.keys() - needed - {graph.output.name}:
+                del values[name]
+        return values
+
+    def _run_host(self, segment: Segment, values: dict[str, Tensor], counts: _Counts) -> None:
+        for node in self.host_nodes[segment.name]:
+            inputs = [values[name] for name in node.inputs]
+            if OPS[node.op].role == "synapse":
+                counts.count(node.inputs[0], inputs[0])
+            if node.op == "encode" and node.name in self.sent:
+                values[node.name], fired = encode(node, inputs[0])
+                counts.add(node.name, fired)
+            elif node.op == "decode" and inputs[0].dtype == torch.bool:
+                values[node.name] = decode(node, inputs[0])
+            else:
+                steps = self.mapped.graph[node.inputs[0]].type.steps
+                values[node.name] = run_node(
+                    OPS[node.op], node, tuple(x.float() for x in inputs), steps
+                )
+
+    def _run_chip(
+        self, segment: Segment, values: dict[str, Tensor], counts: _Counts, part: _Part
+    ) -> None:
+        fed = {name: values[name].bool() for name in segment.inputs}
+        run = self.executables[segment.name](
+            fed,
+            first=part.first,
+            membranes="membranes" in part.record,
+            state=part.state.get(segment.name),
+            keep_state=part.keep_state,
+        )
+        counts.add_chip(segment, fed, run)
+        values.update({name: run.spikes[name].cpu() for name in segment.outputs})
+        part.keep(segment.name, fed, run)
+
+    def _node(self, node: Node) -> Node:
+        return replace(node, tensors={name: self._dense(x) for name, x in node.tensors.items()})
+
+    def _dense(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self.memory) if x.dim() == 4 else x
 
 
 def simulate(
@@ -58,147 +211,94 @@ def simulate(
     first: int = 0,
     on_progress: Progress | None = None,
 ) -> Run:
-    """Run a mapped model: encoders, ANN layers and decoders on the host, the rest on the chip.
+    """Run a mapped model once: what :class:`Program` does, made ready and run.
 
     Args:
         mapped: from :func:`mapping.map_model`.
         x: ``float32[N, *input_shape]``, as the model takes it.
-        backend: a name in :data:`BACKENDS`, or a backend.
+        backend: a name of :mod:`hwsim.names`, or a backend.
         batch_size: samples at a time; memory does not grow with N, unless ``record``.
-        record: what to keep in the result, of :data:`RECORDS`.
+        record: what to keep in the result, of :data:`hwsim.names.RECORDS`.
         first: the number of ``x[0]`` in a run that is done in parts.
-        on_progress: called after each batch.
+        on_progress: called after each batch with (samples done, samples in all).
 
     Raises:
         BadInput: if the shape of ``x`` does not fit, or it is not finite.
         BackendError: if the backend cannot run here, fails, or cannot tell what to record.
     """
+    _check(mapped.graph, x, batch_size, record, None)
+    return Program(mapped, backend).run(
+        x, batch_size=batch_size, record=record, first=first, on_progress=on_progress
+    )
+
+
+def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
+    """The run of all samples, from those of its parts, in their order.
+
+    Args:
+        mapped: what ran.
+        parts: at least one, all by the same backend, with the same things recorded.
+    """
+    activity = parts[0].activity
+    for part in parts[1:]:
+        activity += part.activity
+    return replace(
+        parts[0],
+        logits=_stacked(mapped, [part.logits for part in parts]),
+        activity=activity,
+        spikes=_together([part.spikes for part in parts]),
+        inputs=_together([part.inputs for part in parts]),
+        membranes=_together([part.membranes for part in parts]),
+        state=_states([part.state for part in parts]),
+    )
+
+
+def _check(
+    graph: Graph,
+    x: Tensor,
+    batch_size: int,
+    record: Collection[str],
+    state: Mapping[str, SegmentState] | None,
+) -> None:
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")
-    shape = mapped.graph.input.type.shape
+    shape = graph.input.type.shape
     if tuple(x.shape[1:]) != shape or len(x) == 0:
         raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
     if batch_size < 1:
         raise BadInput(f"batch_size must be at least 1, not {batch_size}")
     if not x.is_floating_point() or not bool(x.float().isfinite().all()):
         raise BadInput(f"images must be finite floats, as the model was trained on, not {x.dtype}")
-    runner = _Runner(mapped, find_backend(backend))
-    parts: list[_Part] = []
-    logits: list[Tensor] = []
-    done = 0
-    with torch.no_grad():
-        for batch in x.split(batch_size):
-            part = runner(batch.float(), record, first + done)
-            logits.append(part.values[mapped.graph.output.name].float())
-            if record:
-                parts.append(part)
-            done += len(batch)
-            if on_progress is not None:
-                on_progress(done, len(x))
-    return Run(
-        runner.backend.name,
-        _stacked(mapped, logits),
-        runner.counts.activity(),
-        _together([part.spikes for part in parts]),
-        _together([part.inputs for part in parts]),
-        _together([part.membranes for part in parts]),
-        runner.arithmetic,
-    )
-
-
-class _Runner:
-    """A mapped model made ready to run batch by batch; it counts on the way."""
-
-    def __init__(self, mapped: Mapped, backend: Backend) -> None:
-        self.graph, self.backend = mapped.graph, backend
-        self.segments = mapped.partition.segments
-        registers = mapped.target.registers
-        self.executables: dict[str, Executable] = {
-            chip.name: backend.compile(chip, registers) for chip in mapped.chips
-        }
-        self.sent = {name for segment in mapped.partition.chip for name in segment.inputs}
-        # Images lie as the chip's spikes do; with nothing on the chip, as in the graph's own run.
-        self.memory = torch.channels_last if mapped.chips else torch.contiguous_format
-        self.host_nodes = {
-            s.name: [self._node(node) for node in moved(self.graph, s.nodes, torch.empty(0))]
-            for s in mapped.partition.host
-        }
-        self.counts = _Counts(self.graph, mapped.target.link)
-        self.arithmetic: dict[str, str] = {}
-
-    def __call__(self, x: Tensor, record: Collection[str], first: int) -> _Part:
-        values: dict[str, Tensor] = {self.graph.input.name: self._dense(x)}
-        part = _Part(values)
-        self.counts.begin(len(x))
-        for place, segment in enumerate(self.segments):
-            if segment.side == "host":
-                self._run_host(segment, values)
-            else:
-                self._run_chip(segment, values, part, record, first)
-            self._forget(values, place)
-        return part
-
-    def _run_host(self, segment: Segment, values: dict[str, Tensor]) -> None:
-        for node in self.host_nodes[segment.name]:
-            inputs = [values[name] for name in node.inputs]
-            if OPS[node.op].role == "synapse":
-                self.counts.count(node.inputs[0], inputs[0])
-            if node.op == "encode" and node.name in self.sent:
-                values[node.name], fired = encode(node, inputs[0])
-                self.counts.add(node.name, fired)
-            elif node.op == "decode" and inputs[0].dtype == torch.bool:
-                values[node.name] = decode(node, inputs[0])
-            else:
-                steps = self.graph[node.inputs[0]].type.steps
-                values[node.name] = run_node(
-                    OPS[node.op], node, tuple(x.float() for x in inputs), steps
-                )
-
-    def _run_chip(
-        self,
-        segment: Segment,
-        values: dict[str, Tensor],
-        part: _Part,
-        record: Collection[str],
-        first: int,
-    ) -> None:
-        fed = {name: values[name].bool() for name in segment.inputs}
-        execute = self.executables[segment.name]
-        run = execute(fed, first=first, membranes="membranes" in record)
-        self.counts.add_chip(segment, fed, run)
-        self.arithmetic.update(run.arithmetic)
-        values.update({name: run.spikes[name].cpu() for name in segment.outputs})
-        if "spikes" in record:
-            part.spikes[segment.name] = dict(run.spikes)
-            part.inputs[segment.name] = fed
-        if "membranes" in record:
-            part.membranes[segment.name] = dict(run.membranes)
-
-    def _node(self, node: Node) -> Node:
-        return replace(node, tensors={name: self._dense(x) for name, x in node.tensors.items()})
-
-    def _dense(self, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=self.memory) if x.dim() == 4 else x
-
-    def _forget(self, values: dict[str, Tensor], place: int) -> None:
-        """Drop what no later segment needs."""
-        needed = {name for segment in self.segments[place + 1 :] for name in segment.inputs}
-        needed.add(self.graph.output.name)
-        for name in [name for name in values if name not in needed]:
-            del values[name]
-
-
-Recorded = dict[str, dict[str, Tensor]]
+    for name, before in (state or {}).items():
+        for registers in before.registers.values():
+            if any(len(register) != len(x) for register in registers.values()):
+                raise BadInput(f"the state of {name!r} must be that of {len(x)} samples")
 
 
 @dataclass(slots=True)
 class _Part:
-    """What is kept of one batch."""
+    """What one batch starts from, and what is kept of it."""
 
-    values: dict[str, Tensor]
-    spikes: Recorded = field(default_factory=dict)
-    inputs: Recorded = field(default_factory=dict)
-    membranes: Recorded = field(default_factory=dict)
+    first: int
+    record: frozenset[str]
+    keep_state: bool
+    arithmetic: dict[str, str]
+    state: dict[str, SegmentState] = field(default_factory=dict)
+    spikes: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    inputs: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    membranes: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    kept: dict[str, SegmentState] = field(default_factory=dict)
+
+    def keep(self, segment: str, fed: Mapping[str, Tensor], run: SegmentRun) -> None:
+        """Keep what was asked for of a segment's run."""
+        self.arithmetic.update(run.arithmetic)
+        if "spikes" in self.record:
+            self.spikes[segment] = dict(run.spikes)
+            self.inputs[segment] = dict(fed)
+        if "membranes" in self.record:
+            self.membranes[segment] = dict(run.membranes)
+        if run.state is not None:
+            self.kept[segment] = run.state
 
 
 class _Counts:
@@ -256,36 +356,46 @@ def _add(totals: dict[str, Counts], name: str, counts: Counts) -> None:
         totals[name] = counts.copy()
 
 
-def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
-    """The run of all samples, from those of its parts, in their order.
-
-    Args:
-        mapped: what ran.
-        parts: at least one, all by the same backend, with the same things recorded.
-    """
-    activity = parts[0].activity
-    for part in parts[1:]:
-        activity += part.activity
-    return replace(
-        parts[0],
-        logits=_stacked(mapped, [part.logits for part in parts]),
-        activity=activity,
-        spikes=_together([part.spikes for part in parts]),
-        inputs=_together([part.inputs for part in parts]),
-        membranes=_together([part.membranes for part in parts]),
-    )
-
-
 def _stacked(mapped: Mapped, logits: Sequence[Tensor]) -> Tensor:
     """The logits of all samples."""
     return torch.cat(list(logits), dim=0 if mapped.graph.output.type.steps is None else 1)
 
 
-def _together(parts: Sequence[Mapping[str, Mapping[str, Tensor]]]) -> Recorded:
+def _together(parts: Sequence[Recorded]) -> dict[str, dict[str, Tensor]]:
     """What was recorded of all samples, ``[T, N, *shape]``."""
     return {
         segment: {
             name: torch.cat([part[segment][name] for part in parts], dim=1) for name in tensors
         }
         for segment, tensors in (parts[0] if parts else {}).items()
+    }
+
+
+def _samples(state: SegmentState, start: int, count: int) -> SegmentState:
+    """The state of some of its samples."""
+    some = slice(start, start + count)
+    registers = {
+        name: {key: register[some] for key, register in of_neurons.items()}
+        for name, of_neurons in state.registers.items()
+    }
+    return SegmentState(registers, {name: past[:, some] for name, past in state.past.items()})
+
+
+def _states(parts: Sequence[Mapping[str, SegmentState]]) -> dict[str, SegmentState]:
+    """The state of all samples."""
+    return {
+        segment: SegmentState(
+            {
+                name: {
+                    key: torch.cat([part[segment].registers[name][key] for part in parts])
+                    for key in registers
+                }
+                for name, registers in state.registers.items()
+            },
+            {
+                name: torch.cat([part[segment].past[name] for part in parts], dim=1)
+                for name in state.past
+            },
+        )
+        for segment, state in (parts[0] if parts else {}).items()
     }

@@ -24,11 +24,17 @@ from has8.blocks import SpikingLayer
 from has8.encoders import Decoder
 from has8.errors import BadInput, CheckpointError
 from has8.kernels import fused
+from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
+from mapping.graph.ops import wiring_of
 from mapping.graph.passes import folded
+from mapping.integers.methods import Method
 from mapping.integers.neurons import ChipNeurons
-from mapping.integers.scales import Method, Scale, Scales, float_layer, to_integers
-from mapping.partition.cut import Partition, synapses_of
+from mapping.integers.quantize import Rounded
+from mapping.integers.rounding import Scale, Scales, float_layer, to_integers
+from mapping.integers.sums import weighted_sums
+from mapping.partition.rules import synapses_of
+from mapping.partition.segments import Partition
 from mapping.pipeline import choose_scales, lower
 from mapping.targets.schema import Registers, Target, load_target
 
@@ -96,30 +102,32 @@ def prepare(
         target: a bundled target's name, the path of a YAML file, or a target.
         calibration: images ``float32[N, C, H, W]``, a few hundred, on which scales are chosen.
         weight_bits: bits of a weight.
-        scales: how they are chosen; see :func:`mapping.map_model`.
-        per_channel: likewise.
+        scales: how scales are chosen, "round" or "search".
+        per_channel: whether a search may give channels different thresholds.
 
     Returns:
         What the model is now tuned for; kept in the checkpoint's provenance.
 
     Raises:
-        TraceError, UnknownName, TargetError: as :func:`mapping.map_model`.
-        BadInput: likewise, or if a layer for the chip is no spiking layer of has8, or nothing
-            goes to the chip.
+        TraceError: if the model cannot be turned into a graph.
+        UnknownName, TargetError: if the target cannot be read.
+        BadInput: if an option is out of range, a layer for the chip is no spiking layer of has8,
+            or nothing goes to the chip.
     """
     chip = target if isinstance(target, Target) else load_target(target)
     graph, partition = lower(model, chip, calibration=calibration)
     layers = _spiking_layers(model, graph, partition)
     _check_called(model, layers, calibration[:1])
-    chosen, _ = choose_scales(graph, partition, chip, calibration, weight_bits, scales, per_channel)
+    chosen = choose_scales(graph, partition, chip, calibration, weight_bits, scales, per_channel)
+    scales_of = {name: item.scale for name, item in chosen.items() if isinstance(item, Rounded)}
     for path, layer in layers.items():
         name = f"{path}.neuron"
-        rule = _Rule(
-            graph[f"{path}.synapses.0"], graph[name], chosen[name], chip.registers, weight_bits
-        )
+        synapse = graph[f"{path}.synapses.0"]
+        wires = wiring_of(graph, synapse)
+        rule = _Rule(synapse, wires, graph[name], scales_of[name], chip.registers, weight_bits)
         parent, _, attribute = path.rpartition(".")
         setattr(model.get_submodule(parent), attribute, QuantizedLayer(layer, rule))
-    return Quantization(chip.name, weight_bits, scales, per_channel, chosen)
+    return Quantization(chip.name, weight_bits, scales, per_channel, scales_of)
 
 
 def _spiking_layers(
@@ -184,9 +192,19 @@ def _unfit(name: str) -> BadInput:
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Of one layer: its graph nodes, without their tensors, and how to round."""
+    """How one layer is rounded.
+
+    Args:
+        synapse: its node of weights; the tensors are not used.
+        wires: who reaches whom through it.
+        neuron: the node that it drives.
+        scale: how its floats become integers.
+        registers: the target's.
+        bits: bits of a weight.
+    """
 
     synapse: Node
+    wires: Wiring
     neuron: Node
     scale: Scale
     registers: Registers
@@ -219,17 +237,18 @@ class QuantizedLayer(SpikingLayer):
 
     def _spikes(self, x: Tensor, narrow: torch.dtype) -> Tensor:
         rule = self._rule
-        floats = float_layer([self._folded()], rule.neuron)
+        floats = float_layer([self._folded()], [rule.wires], rule.neuron)
         integers = to_integers(floats, rule.scale, rule.registers, rule.bits)
         neurons = ChipNeurons.of(floats.beta, rule.registers, x.device)
-        (weight,) = neurons.weights(integers, rule.scale)
+        (weight,) = neurons.weights(integers)
         x, layer = x.flatten(0, 1).to(neurons.dtype), self.synapses[0]
         if narrow == torch.bfloat16:
-            drive: Tensor = _NarrowGradient.apply(x, weight, layer)
+            drive: Tensor = _NarrowGradient.apply(x, weight, layer, rule.wires)
         else:
-            drive = _sums(layer, x, weight)
+            drive = _sums(layer, rule.wires, x, weight)
         alpha = self.neuron.alpha * rule.neuron.attrs["threshold"]
-        spikes = neurons(drive, rule.neuron.type.steps or 1, integers, rule.scale, alpha)
+        drive = drive.reshape(-1, *rule.neuron.type.shape)
+        spikes = neurons(drive, rule.neuron.type.steps or 1, integers, alpha)
         return spikes.to(fused.real(narrow))
 
     def _folded(self) -> Node:
@@ -250,13 +269,16 @@ def _tensors(module: nn.Module, *names: str) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in found.items() if tensor is not None}
 
 
-def _sums(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+def _sums(layer: nn.Module, wires: Wiring, x: Tensor, weight: Tensor) -> Tensor:
     """What a layer makes of spikes with these weights and no bias."""
-    swapped = {"weight": weight}
-    if layer.bias is not None:
-        swapped["bias"] = weight.new_zeros(len(weight))
     with torch.backends.nnpack.flags(enabled=False):
-        sums: Tensor = functional_call(layer, swapped, (x,))
+        if isinstance(layer, nn.Conv2d):  # the layer knows a faster way for few pixels
+            swapped = {"weight": weight}
+            if layer.bias is not None:
+                swapped["bias"] = weight.new_zeros(len(weight))
+            sums: Tensor = functional_call(layer, swapped, (x,))
+        else:
+            sums = weighted_sums(wires, x, weight)
     # cuDNN may take Winograd's algorithm, which multiplies by fractions
     return sums + (sums.round() - sums).detach() if sums.is_cuda else sums
 
@@ -265,16 +287,16 @@ class _NarrowGradient(torch.autograd.Function):
     """:func:`_sums`, exact forwards; backwards in bfloat16, which holds spikes and weights too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, layer: nn.Module) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, layer: nn.Module, wires: Wiring) -> Tensor:
         ctx.save_for_backward(x.bfloat16(), weight.bfloat16())
-        ctx.layer, ctx.dtype = layer, weight.dtype
-        return _sums(layer, x, weight)
+        ctx.layer, ctx.wires, ctx.dtype = layer, wires, weight.dtype
+        return _sums(layer, wires, x, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight = (tensor.requires_grad_() for tensor in ctx.saved_tensors)
         with torch.enable_grad():
-            sums = _sums(ctx.layer, x, weight)
+            sums = _sums(ctx.layer, ctx.wires, x, weight)
         grad_x, grad_weight = torch.autograd.grad(sums, (x, weight), grads[0].bfloat16())
-        return grad_x.to(ctx.dtype), grad_weight.to(ctx.dtype), None
+        return grad_x.to(ctx.dtype), grad_weight.to(ctx.dtype), None, None

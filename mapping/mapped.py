@@ -9,12 +9,15 @@ from typing import Any
 from mapping.chip.segment import ChipSegment
 from mapping.cores.placement import Placement
 from mapping.graph.ir import Graph
-from mapping.integers.quantize import LayerError
-from mapping.partition.cut import Partition
+from mapping.integers.errors import LayerError
+from mapping.partition.segments import Partition
 from mapping.targets.schema import Target
 
+SHOWN = 5
+"""Segments that a mapping's ``repr`` names."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Mapped:
     """A model cut between host and chip.
 
@@ -40,3 +43,20 @@ class Mapped:
     def chip(self, name: str) -> ChipSegment:
         """The chip segment called ``name``."""
         return next(segment for segment in self.chips if segment.name == name)
+
+    def __repr__(self) -> str:
+        """What it is, in a few lines."""
+        model = self.provenance.get("model", {})
+        name = model.get("name", "model") if isinstance(model, Mapping) else "model"
+        placement, host = self.placement, len(self.partition.host)
+        lines = [
+            f"Mapped({name} on {self.target.name}: {placement.cores_used} cores of "
+            f"{placement.chips_used} chips, {host} segments on the host)"
+        ]
+        for chip in self.chips[:SHOWN]:
+            neurons = sum(population.size for population in chip.populations)
+            layers = len(chip.populations)
+            lines.append(f"  {chip.name}: {layers} layers, {neurons:,} neurons, {chip.steps} steps")
+        if len(self.chips) > SHOWN:
+            lines.append(f"  and {len(self.chips) - SHOWN} more segments on the chip")
+        return "\n".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -23,12 +22,16 @@ from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Graph
 from mapping.graph.passes import run_passes
 from mapping.graph.trace.modules import trace
-from mapping.integers.quantize import layer_of, quantize, unclipped_scale
-from mapping.integers.scales import METHODS, Method, Scales
+from mapping.integers.methods import METHODS, Method
+from mapping.integers.quantize import Rounded, quantize
+from mapping.integers.rounding import Scale, Scales, layer_of
+from mapping.integers.scales import unclipped
 from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
-from mapping.partition.cut import Partition, cut
+from mapping.partition.cut import cut
+from mapping.partition.segments import Partition
 from mapping.targets.schema import Target, load_target
+from mapping.verify import check_mapped
 
 
 def map_model(
@@ -72,19 +75,13 @@ def map_model(
     chip = target if isinstance(target, Target) else load_target(target)
     model = deepcopy(model)
     graph, segments = lower(model, chip, partition, calibration, input_shape)
-    chosen, mismatch = choose_scales(
-        graph, segments, chip, calibration, weight_bits, scales, per_channel
-    )
+    chosen = choose_scales(graph, segments, chip, calibration, weight_bits, scales, per_channel)
     quantized = [
         quantize(graph, segment, chip.registers, weight_bits=weight_bits, scales=chosen)
         for segment in segments.chip
     ]
-    chips = tuple(segment for segment, _ in quantized)
-    errors = {
-        name: replace(error, mismatch=mismatch.get(name))
-        for _, found in quantized
-        for name, error in found.items()
-    }
+    chips = tuple(integers for integers, _ in quantized)
+    errors = {name: error for _, of_segment in quantized for name, error in of_segment.items()}
     placement = place(allocate(chips, chip), chips, chip)
     facts = {
         "has8": version("has8"),
@@ -95,7 +92,9 @@ def map_model(
         "per_channel": per_channel,
         **(provenance or {}),
     }
-    return Mapped(graph, segments, chips, errors, placement, chip, facts)
+    mapped = Mapped(graph, segments, chips, errors, placement, chip, facts)
+    check_mapped(mapped)
+    return mapped
 
 
 def lower(
@@ -125,10 +124,17 @@ def choose_scales(
     weight_bits: int,
     scales: Method | Scales,
     per_channel: bool,
-) -> tuple[Scales, dict[str, float]]:
-    """The scale of each population on the chip, and what a search measured of it.
+) -> Mapping[str, Scale | Rounded]:
+    """The scale of each population on the chip, by name, or its integers where they are known.
 
-    The arguments are those of :func:`map_model`.
+    Args:
+        graph: after the passes.
+        partition: of the graph.
+        chip: the target.
+        calibration: images for a search.
+        weight_bits: bits of a weight.
+        scales: a method, or the scales themselves.
+        per_channel: whether a search may give channels different thresholds.
 
     Raises:
         BadInput: if an option is out of range, or a layer at any scale.
@@ -139,16 +145,16 @@ def choose_scales(
     if per_channel and scales != "search":
         raise BadInput("only a search gives channels their own thresholds: use scales='search'")
     if not isinstance(scales, str):
-        return scales, {}
+        return scales
     if scales == "round":
         names = [n for part in partition.chip for n in part.nodes if graph[n].op == "neuron"]
         return {
-            name: unclipped_scale(layer_of(graph, name), name, chip.registers, weight_bits)
+            name: Rounded(unclipped(layer_of(graph, name), name, chip.registers, weight_bits))
             for name in names
-        }, {}
+        }
     if calibration is None:
         raise BadInput("a search for scales needs calibration images: pass a few hundred")
-    found = search_scales(
+    return search_scales(
         graph,
         partition,
         chip.registers,
@@ -156,8 +162,6 @@ def choose_scales(
         weight_bits=weight_bits,
         thresholds=chip.core.threshold_configs if per_channel else 1,
     )
-    chosen = {name: item.scale for name, item in found.items()}
-    return chosen, {name: item.mismatch for name, item in found.items()}
 
 
 def _check_traced(

@@ -1,9 +1,9 @@
 """The living definition of what a chip segment does: int64 NumPy, slow and obvious.
 
 Every other backend is tested equal to this one. All populations run in the same step: a
-population sees the spikes that its source makes in this very step, because the chip's delays only
-shift a layer in time. Where the source comes later in the order, or is the population itself, the
-spikes are those of the step before.
+population sees the spikes that its source makes in this very step, because the time that a chip
+takes for a connection only shifts a layer. Through a synapse with a delay it sees those of as many
+steps before.
 """
 
 from __future__ import annotations
@@ -17,8 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsim.activity import Counts, Overflow, SegmentRun, check_kinds, checked_inputs
-from mapping.chip.arithmetic import Ints, decay, saturate, shift_left, wrap
+from hwsim.activity import Counts, Overflow
+from hwsim.backends.protocol import (
+    SegmentRun,
+    SegmentState,
+    checked_inputs,
+    longest_delays,
+    membrane_dtype,
+)
+from mapping.chip.arithmetic import Ints, shift_left
+from mapping.chip.neurons import State
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.targets.schema import Registers
 
@@ -38,98 +46,140 @@ class Reference:
         """Make a segment ready to run.
 
         Raises:
-            BackendError: if a neuron or synapse is of a kind that is not defined here.
+            BadInput: if populations wait for each other within one step.
         """
-        check_kinds(segment)
-        return ReferenceProgram(segment, registers)
+        return ReferenceProgram(segment, registers, segment.in_order())
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceProgram:
-    """A segment that the reference can run."""
+    """A segment that the reference can run.
+
+    Args:
+        segment: the segment.
+        registers: the target's.
+        order: its populations in the order in which they run within a step.
+    """
 
     segment: ChipSegment
     registers: Registers
+    order: tuple[Population, ...]
 
     def __call__(
-        self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        first: int = 0,
+        membranes: bool = False,
+        state: SegmentState | None = None,
+        keep_state: bool = False,
     ) -> SegmentRun:
         """Run one batch, step by step and in each step population by population.
 
         Args:
             inputs: the spikes of each port, ``bool[T, B, *shape]``.
-            first: of no account, nothing happens by chance.
+            first: has no effect, since nothing happens by chance.
             membranes: whether to keep them.
+            state: what every sample starts from; None is cleared state.
+            keep_state: whether the result has the state after the last step.
 
         Raises:
             BadInput: if a port's spikes are missing or have another shape.
         """
-        given = checked_inputs(self.segment, inputs)
-        ports = {name: spikes.cpu().numpy() for name, spikes in given.items()}
-        samples = next(iter(ports.values())).shape[1]
-        states = [_State(item, samples, self.registers) for item in self.segment.populations]
-        fired = {
-            item.name: np.zeros((self.segment.steps, samples, *item.shape), dtype=bool)
-            for item in self.segment.populations
-        }
-        # The newest spikes of everything: this step's where the source has run already, else
-        # those of the step before, none at first.
-        newest = {item.name: fired[item.name][0].copy() for item in self.segment.populations}
-        kept: dict[str, list[NDArray[np.signedinteger[Any]]]] = {name: [] for name in fired}
-        width = np.int32 if self.registers.state_bits <= 32 else np.int64
+        spikes = {n: s.cpu().numpy() for n, s in checked_inputs(self.segment, inputs).items()}
+        samples = next(iter(spikes.values())).shape[1]
+        for item in self.segment.populations:
+            spikes[item.name] = np.zeros((self.segment.steps, samples, *item.shape), dtype=bool)
+        history = _History(self.segment, spikes, state)
+        layers = [_Layer(item, samples, self.registers, state) for item in self.order]
         for step in range(self.segment.steps):
-            newest |= {name: spikes[step] for name, spikes in ports.items()}
-            for state in states:
-                name = state.population.name
-                fired[name][step] = newest[name] = state.advance(newest)
-                if membranes:
-                    kept[name].append(state.v.astype(width))
+            for layer in layers:
+                arriving = {s: history.at(s.source, step - s.delay) for s in layer.synapses}
+                spikes[layer.name][step] = layer.advance(arriving, membranes)
+        by_name = {layer.name: layer for layer in layers}
+        done = [by_name[item.name] for item in self.segment.populations]
+        width = membrane_dtype(self.registers)
         return SegmentRun(
-            spikes={name: torch.from_numpy(spikes) for name, spikes in fired.items()},
-            updated={item.population.name: np.stack(item.updated) for item in states},
-            overflows={item.population.name: item.overflow for item in states},
-            membranes={n: torch.from_numpy(np.stack(v)) for n, v in kept.items() if v},
+            spikes={layer.name: torch.from_numpy(spikes[layer.name]) for layer in done},
+            updated={layer.name: np.stack(layer.updated) for layer in done},
+            overflows={layer.name: layer.overflow for layer in done},
+            membranes={
+                layer.name: torch.from_numpy(np.stack(layer.membranes)).to(width)
+                for layer in done
+                if membranes
+            },
+            state=history.state({layer.name: layer.state for layer in done})
+            if keep_state
+            else None,
         )
 
 
-class _State:
+class _History:
+    """The spikes of all sources, over the steps of this run and those before that still count."""
+
+    def __init__(
+        self, segment: ChipSegment, spikes: Mapping[str, Spikes], state: SegmentState | None
+    ) -> None:
+        self.spikes = spikes
+        self.past: dict[str, Spikes] = {}
+        for name, delay in longest_delays(segment).items():
+            if state is None:
+                self.past[name] = np.zeros((delay, *spikes[name].shape[1:]), dtype=bool)
+            else:
+                self.past[name] = state.past[name].cpu().numpy()
+
+    def at(self, name: str, step: int) -> Spikes:
+        """The spikes of a source in one step; before 0 are those of the run before."""
+        source = self.spikes if step >= 0 else self.past
+        spikes: Spikes = source[name][step]
+        return spikes
+
+    def state(self, registers: Mapping[str, State]) -> SegmentState:
+        """What is remembered after the last step."""
+        past = {
+            name: np.concatenate([before, self.spikes[name]])[-len(before) :]
+            for name, before in self.past.items()
+        }
+        return SegmentState(
+            {name: {k: torch.from_numpy(x) for k, x in s.items()} for name, s in registers.items()},
+            {name: torch.from_numpy(spikes) for name, spikes in past.items()},
+        )
+
+
+class _Layer:
     """The registers of one population, ``int64[B, *shape]``, and what is counted on the way."""
 
-    def __init__(self, population: Population, samples: int, registers: Registers) -> None:
-        self.population = population
-        self.registers = registers
-        self.u = np.zeros((samples, *population.shape), dtype=np.int64)
-        self.v = np.zeros_like(self.u)
-        bias = shift_left(population.bias.astype(np.int64), population.bias_exp)
-        self.bias = population.per_channel(bias)
-        self.threshold = population.per_channel(population.threshold << registers.threshold_shift)
+    def __init__(
+        self,
+        population: Population,
+        samples: int,
+        registers: Registers,
+        state: SegmentState | None,
+    ) -> None:
+        self.name, self.synapses = population.name, population.synapses
+        self.neuron, self.registers = population.neuron, registers
+        self.zeros = np.zeros((samples, *population.shape), dtype=np.int64)
+        self.state: State = self.neuron.cleared(self.zeros)
+        if state is not None:
+            given = state.registers[self.name]
+            self.state = {name: x.cpu().numpy().astype(np.int64) for name, x in given.items()}
         self.updated: list[Counts] = []
+        self.membranes: list[Ints] = []
         self.overflow = Overflow()
 
-    def advance(self, spikes: Mapping[str, Spikes]) -> Spikes:
-        """One step: current, membrane, spikes; ``spikes`` holds the sources', bool[B, *shape]."""
-        regs, population, before = self.registers, self.population, self.v
-        arriving = np.zeros_like(self.u)
-        for synapse in population.synapses:
-            total = weighted_sum(synapse, spikes[synapse.source].astype(np.int64))
-            arriving += shift_left(total, synapse.weight_exp).reshape(arriving.shape)
-
-        current = decay(self.u, population.du + regs.current_decay_offset, regs.decay_bits)
-        current += shift_left(arriving, regs.synapse_shift)
-        self.u = wrap(current, regs.state_bits, keep_top=regs.keep_top)
-
-        membrane = decay(before, population.dv + regs.membrane_decay_offset, regs.decay_bits)
-        membrane += self.u + self.bias
-        self.v = saturate(membrane, regs.state_bits)
-        self.overflow += Overflow(
-            u_wraps=int(np.count_nonzero(self.u != current)),
-            v_clips=int(np.count_nonzero(self.v != membrane)),
-        )
-
-        fired: Spikes = self.v > self.threshold
-        self.v = np.where(fired, 0, self.v)
-        busy = (before != 0) | (self.u != 0) | (self.bias != 0) | (arriving != 0)
-        self.updated.append(np.count_nonzero(busy, axis=0).astype(np.int64))
+    def advance(self, arriving: Mapping[Synapse, Spikes], membranes: bool) -> Spikes:
+        """One step of all neurons; ``arriving`` holds the spikes of each synapse's source."""
+        drive = self.zeros
+        for synapse, spikes in arriving.items():
+            total = weighted_sum(synapse, spikes.astype(np.int64))
+            drive = drive + shift_left(total, synapse.weight_exp).reshape(drive.shape)
+        step = self.neuron.step(self.state, drive, self.registers)
+        self.state = step.state
+        self.overflow += Overflow(step.wraps, step.clips)
+        self.updated.append(np.count_nonzero(step.updated, axis=0).astype(np.int64))
+        if membranes:
+            self.membranes.append(self.state["v"])
+        fired: Spikes = step.spikes
         return fired
 
 
@@ -137,30 +187,43 @@ def weighted_sum(synapse: Synapse, spikes: Ints) -> Ints:
     """The sum of the weights of all spikes that arrive, before any shift.
 
     Args:
-        synapse: a "conv2d" or a "linear".
-        spikes: of its source in one step, ``int64[B, *shape]``; linear flattens it in C order.
+        synapse: with its wiring.
+        spikes: of its source in one step, ``int64[B, *shape]``.
 
     Returns:
-        ``int64[B, C, H, W]`` or ``int64[B, out]``.
+        ``int64[B, C, H, W]``.
     """
-    weight = synapse.weight.astype(np.int64)
-    if synapse.kind == "linear":
-        total: Ints = spikes.reshape(len(spikes), -1) @ weight.T
-        return total
-    (stride_y, stride_x), (pad_y, pad_x) = synapse.attrs["stride"], synapse.attrs["padding"]
-    (step_y, step_x), groups = synapse.attrs["dilation"], synapse.attrs["groups"]
-    outs, ins, taps_y, taps_x = weight.shape
-    padded = np.pad(spikes, ((0, 0), (0, 0), (pad_y, pad_y), (pad_x, pad_x)))
-    height = (padded.shape[2] - step_y * (taps_y - 1) - 1) // stride_y + 1
-    width = (padded.shape[3] - step_x * (taps_x - 1) - 1) // stride_x + 1
-    total = np.zeros((len(spikes), outs, height, width), dtype=np.int64)
-    for group in range(groups):
-        of_in = slice(group * ins, (group + 1) * ins)
-        of_out = slice(group * (outs // groups), (group + 1) * (outs // groups))
-        for y in range(taps_y):
-            for x in range(taps_x):
-                rows = slice(y * step_y, y * step_y + stride_y * (height - 1) + 1, stride_y)
-                columns = slice(x * step_x, x * step_x + stride_x * (width - 1) + 1, stride_x)
-                seen = padded[:, of_in, rows, columns]
+    wires, weight = synapse.wiring, synapse.weight.astype(np.int64)
+    images = _laid_out(wires, spikes.reshape(len(spikes), *wires.in_shape))
+    total = np.zeros((len(spikes), *wires.out_shape), dtype=np.int64)
+    _, height, width = wires.out_shape
+    rows, cols = wires.rows, wires.cols
+    ins, outs = wires.channels_in // wires.groups, wires.channels_out // wires.groups
+    for group in range(wires.groups):
+        of_in, of_out = (slice(group * n, (group + 1) * n) for n in (ins, outs))
+        for y in range(rows.kernel):
+            for x in range(cols.kernel):
+                down, right = y * rows.dilation, x * cols.dilation
+                seen = images[
+                    :,
+                    of_in,
+                    down : down + rows.stride * (height - 1) + 1 : rows.stride,
+                    right : right + cols.stride * (width - 1) + 1 : cols.stride,
+                ]
                 total[:, of_out] += np.einsum("bihw,oi->bohw", seen, weight[of_out, :, y, x])
     return total
+
+
+def _laid_out(wires: Any, images: Ints) -> Ints:
+    """The source as the window sees it: spread out, with zeros around it or its ends cut off."""
+    places, sizes = [], []
+    for axis in (wires.rows, wires.cols):
+        # the window needs so many elements in all, and the source begins behind the padding
+        reach = axis.stride * (axis.size_out - 1) + axis.dilation * (axis.kernel - 1) + 1
+        at = axis.padding + axis.spread * np.arange(axis.size_in)
+        sizes.append(reach)
+        places.append((np.flatnonzero((at >= 0) & (at < reach)), at))
+    (in_rows, rows), (in_cols, cols) = places
+    laid = np.zeros((*images.shape[:2], *sizes), dtype=np.int64)
+    laid[:, :, rows[in_rows][:, None], cols[in_cols]] = images[:, :, in_rows[:, None], in_cols]
+    return laid

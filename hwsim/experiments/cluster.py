@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from has8.errors import BackendError, Has8Error
-from hwsim.activity import Activity, Backend, Run
+from hwsim.activity import Activity
+from hwsim.backends.protocol import Backend
+from hwsim.backends.registry import BACKENDS
 from hwsim.experiments.fidelity import Agreement, agreements, joined_agreements, paired
-from hwsim.program import BACKENDS, Progress, joined, simulate
+from hwsim.program import Progress, Run, joined, simulate
 from mapping import Mapped
 
 MOST_BATCHES = 8
@@ -95,7 +97,7 @@ def agreements_on_ray(
     on_progress: Progress | None = None,
     retries: int = 3,
 ) -> tuple[Agreement, ...]:
-    """What :func:`hwsim.experiments.fidelity.agreements` does, likewise.
+    """What :func:`hwsim.experiments.fidelity.agreements` does, by the workers of a Ray cluster.
 
     Args:
         mapped: from :func:`mapping.map_model`.
@@ -219,18 +221,6 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """An error of has8's, as plain values: not all of its classes can be pickled."""
-
-    kind: type[Has8Error]
-    message: str
-
-    def error(self) -> Has8Error:
-        """The error again."""
-        return self.kind.__new__(self.kind, self.message)
-
-
 class _Workers:
     """Those of a connected cluster.
 
@@ -265,8 +255,8 @@ class _Workers:
                     return
                 (ready,), _ = self.ray.wait(list(running), num_returns=1)
                 (first, samples), part = running.pop(ready), self.ray.get(ready)
-                if isinstance(part, _Failed):
-                    raise part.error()
+                if isinstance(part, Has8Error):
+                    raise part
                 yield first, samples, part
         finally:
             for left in running:
@@ -286,7 +276,7 @@ def _run_shard(
     try:
         return work(*tensors, first=first, shared=shared)
     except Has8Error as error:
-        return _Failed(type(error), str(error))
+        return error
 
 
 def _shard_size(samples: int, batch_size: int, workers: int) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hwsim.activity import Backend
-from hwsim.program import find_backend, simulate
+from hwsim.backends.protocol import Backend
+from hwsim.program import Program
 from mapping import Mapped
 
 
@@ -84,17 +84,18 @@ def compare(
     Raises:
         BackendError: if one of them cannot run here, or fails.
     """
-    one, two = find_backend(left), find_backend(right)
-    run = simulate(mapped, x, one, batch_size=len(x), record=("spikes",))
+    one, two = Program(mapped, left), Program(mapped, right)
+    run = one.run(x, batch_size=max(1, len(x)), record=("spikes",))
+    names = one.backend.name, two.backend.name
     compared = 0
     for chip in mapped.chips:
-        other = two.compile(chip, mapped.target.registers)(run.inputs[chip.name])
+        other = two.executables[chip.name](run.inputs[chip.name])
         mine = run.spikes[chip.name]
         compared += sum(spikes.numel() for spikes in mine.values())
         found = _first(chip.name, [p.name for p in chip.populations], mine, other.spikes)
         if found is not None:
-            return Comparison(one.name, two.name, len(x), compared, found)
-    return Comparison(one.name, two.name, len(x), compared, None)
+            return Comparison(*names, len(x), compared, found)
+    return Comparison(*names, len(x), compared, None)
 
 
 def _first(

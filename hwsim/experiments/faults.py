@@ -9,7 +9,7 @@ else: neither batches nor processes that share the samples change a run.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from has8.errors import BackendError, BadInput, UnknownName, check_fields
-from hwsim.activity import Backend, Executable, SegmentRun
 from hwsim.backends.fast.layout import logical
+from hwsim.backends.protocol import Backend, Executable, SegmentRun, SegmentState
+from hwsim.backends.registry import find_backend
 from hwsim.boundary import count
 from hwsim.experiments.fidelity import Agreement, agreements, paired
-from hwsim.program import Progress, find_backend
+from hwsim.program import Progress
 from mapping import Mapped
 from mapping.chip.grid import weight_grid
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
@@ -162,19 +163,39 @@ def fault_sweep(
             do not fit each other or the model.
         BackendError: if the backend cannot run here, fails, or a segment has loops.
     """
+
+    def run(backends: Sequence[Backend]) -> tuple[Agreement, ...]:
+        batches = paired(x, labels, batch_size)
+        return agreements(
+            mapped, batches, backends, total=len(x), first=first, on_progress=on_progress
+        )
+
+    return fault_points(faults, severities, backend, run)
+
+
+def fault_points(
+    faults: Faults,
+    severities: Sequence[float],
+    backend: str | Backend,
+    run: Callable[[Sequence[Backend]], Sequence[Agreement]],
+) -> tuple[FaultPoint, ...]:
+    """A sweep over severities, however the samples are run.
+
+    Args:
+        faults: at severity 1.
+        severities: at least one; what all rates are multiplied by.
+        backend: a name, or a backend; it is broken once for each severity.
+        run: given the broken backends, runs the same samples on each of them.
+
+    Raises:
+        BadInput: if there is no severity or one makes a rate no probability.
+        BackendError: if the backend cannot run here.
+    """
     if not severities:
         raise BadInput("there are no severities: name at least one, such as 1")
     scaled = [faults.scaled(severity) for severity in severities]
-    backends = [Faulty(find_backend(backend), item) for item in scaled]
-    found = agreements(
-        mapped,
-        paired(x, labels, batch_size),
-        backends,
-        total=len(x),
-        first=first,
-        on_progress=on_progress,
-    )
-    return tuple(map(FaultPoint, severities, scaled, found))
+    inner = find_backend(backend)
+    return tuple(map(FaultPoint, severities, scaled, run([Faulty(inner, f) for f in scaled])))
 
 
 class Faulty:
@@ -206,8 +227,8 @@ class Faulty:
         """
         if loop := segment.loop():
             raise BackendError(
-                f"population {loop[0]!r} is fed by {loop[1]!r}, which does not run before it; "
-                f"faults are injected only where there are no loops"
+                f"synapse {loop.name!r} closes a loop; faults are injected only where there are "
+                f"no loops"
             )
         executables, alive = {}, {}
         for population in segment.populations:
@@ -233,11 +254,20 @@ class _FaultyProgram:
     alive: Mapping[str, Tensor]
 
     def __call__(
-        self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        first: int = 0,
+        membranes: bool = False,
+        state: SegmentState | None = None,
+        keep_state: bool = False,
     ) -> SegmentRun:
+        """Run one batch; see :class:`hwsim.backends.protocol.Executable`."""
+        if state is not None or keep_state:
+            raise BackendError("faults are injected only into runs from cleared state")
         sent = {p.name: self._kept(p.name, inputs[p.name], first) for p in self.segment.inputs}
         run = SegmentRun({})
-        for population in self.segment.populations:
+        for population in self.segment.in_order():
             name = population.name
             fed = {port.name: sent[port.name] for port in _sources(self.segment, population)}
             part = self.executables[name](fed, first=first, membranes=membranes)

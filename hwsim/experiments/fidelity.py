@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from has8.errors import BadInput
-from hwsim.activity import Backend, Executable, Overflow, Run
+from hwsim.activity import Overflow
+from hwsim.backends.protocol import Backend
 from hwsim.experiments.divergence import Divergence
 from hwsim.experiments.recording import Recording
-from hwsim.program import Progress, find_backend, simulate
+from hwsim.program import Program, Progress, Run
 from mapping import Mapped
-from mapping.chip.segment import ChipSegment
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph, Node
-from mapping.targets.schema import Registers
 
 Batch = tuple[Tensor, Tensor | None]
 """Images ``float32[B, *input_shape]`` and labels ``int64[B]``, if they are known."""
@@ -194,13 +193,11 @@ def agreements(
     Raises:
         BadInput, BackendError: as :func:`agreement`.
     """
-    prepared = [_Prepared(find_backend(backend)) for backend in backends]
-    graph, done = _FloatGraph(mapped), 0
+    programs = [Program(mapped, backend) for backend in backends]
+    graph, done = FloatGraph(mapped), 0
     parts: list[tuple[Agreement, ...]] = []
     for images, labels in batches:
-        parts.append(
-            tuple(_batch(mapped, graph, prepared, images, labels, first + done, recording))
-        )
+        parts.append(tuple(_batch(graph, programs, images, labels, first + done, recording)))
         done += len(images)
         if on_progress is not None:
             on_progress(done, total)
@@ -208,28 +205,27 @@ def agreements(
 
 
 def _batch(
-    mapped: Mapped,
-    graph: _FloatGraph,
-    backends: Iterable[Backend],
+    graph: FloatGraph,
+    programs: Iterable[Program],
     images: Tensor,
     labels: Tensor | None,
     first: int,
     recording: Recording | None,
 ) -> Iterator[Agreement]:
-    """One batch on each backend; the first of them is recorded."""
+    """One batch on each backend; what the first does is recorded."""
     reference: tuple[dict[str, Tensor], Tensor] | None = None
-    for backend in backends:
-        record = {"spikes"}
+    for program in programs:
+        mapped, record = program.mapped, {"spikes"}
         if reference is None and recording is not None:
             record |= recording.record
-        run = simulate(mapped, images, backend, batch_size=len(images), record=record, first=first)
+        run = program.run(images, batch_size=len(images), record=record, first=first)
         if reference is None:  # the run has checked the images
             reference = graph(images.float())
             if recording is not None:
                 recording.add(run, reference[1], labels, first)
         spikes, logits = reference
         layers = tuple(_layers(mapped, run, spikes, first))
-        answers, expected = (_answers(mapped.graph, item) for item in (run.logits, logits))
+        answers, expected = (answers_of(mapped.graph, item) for item in (run.logits, logits))
         yield Agreement(run.backend, answers, expected, labels, layers)
 
 
@@ -267,24 +263,12 @@ def paired(x: Tensor, labels: Tensor | None, batch_size: int) -> Iterator[Batch]
     )
 
 
-class _Prepared:
-    """A backend that makes each segment ready once, though it is asked for every batch."""
+class FloatGraph:
+    """The graph of a mapping in float: the one baseline that a chip is held against.
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend, self.name = backend, backend.name
-        self.executables: dict[str, Executable] = {}
-
-    def unavailable(self) -> str | None:
-        return None
-
-    def compile(self, segment: ChipSegment, registers: Registers) -> Executable:
-        if segment.name not in self.executables:
-            self.executables[segment.name] = self.backend.compile(segment, registers)
-        return self.executables[segment.name]
-
-
-class _FloatGraph:
-    """The graph of a mapping, run in float; keeps the spikes of the layers that the chip has."""
+    Args:
+        mapped: whose graph to run.
+    """
 
     def __init__(self, mapped: Mapped) -> None:
         self.graph = mapped.graph
@@ -296,7 +280,15 @@ class _FloatGraph:
         self.done_after = {user: [n for n in last if last[n] == user] for user in last.values()}
 
     def __call__(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Spikes ``bool[T, B, *shape]`` by layer, and the logits."""
+        """Run a batch.
+
+        Args:
+            x: ``float32[B, *input_shape]``.
+
+        Returns:
+            The spikes ``bool[T, B, *shape]`` of the layers that the chip has, by name, and the
+            logits.
+        """
         values, spikes = {self.graph.input.name: x}, {}
         for node in self.nodes:
             evaluate_nodes(self.graph, (node,), values)
@@ -305,6 +297,28 @@ class _FloatGraph:
             for name in self.done_after.get(node.name, ()):
                 del values[name]
         return spikes, values[self.graph.output.name]
+
+
+def float_answers(
+    mapped: Mapped, x: Tensor, *, batch_size: int = 128, on_progress: Progress | None = None
+) -> Tensor:
+    """The classes that the float graph of a mapping answers.
+
+    Args:
+        mapped: from :func:`mapping.map_model`.
+        x: ``float32[N, *input_shape]``.
+        batch_size: samples at a time.
+        on_progress: called after each batch with (samples done, samples in all).
+
+    Returns:
+        ``int64[N]``, the class with the largest logit; steps are summed.
+    """
+    graph, answers = FloatGraph(mapped), [torch.empty(0, dtype=torch.int64)]
+    for batch in x.split(batch_size):
+        answers.append(answers_of(mapped.graph, graph(batch.float())[1]))
+        if on_progress is not None:
+            on_progress(sum(map(len, answers)), len(x))
+    return torch.cat(answers)
 
 
 def _layers(
@@ -337,7 +351,7 @@ def _layers(
             )
 
 
-def _answers(graph: Graph, logits: Tensor) -> Tensor:
+def answers_of(graph: Graph, logits: Tensor) -> Tensor:
     """The class with the largest logit, ``int64[B]``; steps are summed."""
     node: Node = graph.output
     total = logits if node.type.steps is None else logits.sum(0)

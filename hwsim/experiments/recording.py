@@ -15,8 +15,8 @@ from torch import Tensor
 
 from has8.errors import BadInput
 from has8.files import write_whole
-from hwsim.activity import Run
-from hwsim.program import RECORDS
+from hwsim.names import RECORDS
+from hwsim.program import Run
 from mapping import Mapped
 
 MOST_MEMORY = 0.5

@@ -159,7 +159,12 @@ def _time(mapped: Mapped) -> Iterator[Assumption]:
 
 def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterator[Assumption]:
     offset = mapped.target.registers.membrane_decay_offset
-    still = [p.name for chip in mapped.chips for p in chip.populations if p.dv + offset == 0]
+    still = [
+        p.name
+        for chip in mapped.chips
+        for p in chip.populations
+        if bool((p.neuron.dv + offset == 0).any())
+    ]
     if still:
         yield Assumption(
             f"The neurons of {', '.join(still)} have no leak (dv = {-offset}), which not every "

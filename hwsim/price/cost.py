@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from has8.errors import BadInput
-from hwsim.activity import Activity, Overflow, Run
+from hwsim.activity import Activity, Overflow
 from hwsim.price.assumptions import Assumption, assumptions
 from hwsim.price.counts import (
     BoundaryCounts,
@@ -24,6 +24,7 @@ from hwsim.price.counts import (
 )
 from hwsim.price.timing import Latency, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads
+from hwsim.program import Run
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped

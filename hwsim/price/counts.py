@@ -7,21 +7,20 @@ seen; which synapses a spike reaches is exact at every border.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.activity import Activity, Counts
 from mapping.chip.segment import ChipSegment, Synapse
-from mapping.chip.wiring import Wiring, fan_out, taps, wiring
+from mapping.chip.wiring import Wiring, fan_out, taps
 from mapping.graph.ir import Graph, Kind, Node
-from mapping.graph.ops import OPS
+from mapping.graph.ops import OPS, synapse_of, wiring_of
 from mapping.mapped import Mapped
-from mapping.partition.cut import Segment, Side
+from mapping.partition.segments import Segment, Side
 
 Direction = Literal["in", "out"]
 
@@ -117,7 +116,7 @@ def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
         if segment.side == "chip":
             chip = mapped.chip(segment.name)
             for population in chip.populations:
-                found += [_chip_layer(chip, s, activity) for s in population.synapses]
+                found += [_chip_layer(mapped, chip, s, activity) for s in population.synapses]
         else:
             nodes = (mapped.graph[name] for name in segment.nodes)
             found += [
@@ -184,47 +183,36 @@ def reached(wires: Wiring, per_tap: NDArray[np.int64]) -> NDArray[np.int64]:
     return seen
 
 
-def _chip_layer(chip: ChipSegment, synapse: Synapse, activity: Activity) -> LayerCounts:
-    shape, events = chip.shape_of(synapse.source), activity.events[synapse.source]
-    counts = _operations(
-        synapse.kind, synapse.attrs, synapse.weight, shape, events, chip.steps, spiking=True
-    )
-    return LayerCounts(synapse.name, chip.name, "chip", synapse.kind, True, chip.steps, *counts)
+def _chip_layer(
+    mapped: Mapped, chip: ChipSegment, synapse: Synapse, activity: Activity
+) -> LayerCounts:
+    kind, events = mapped.graph[synapse.name].op, activity.events[synapse.source]
+    counts = _operations(synapse.wiring, synapse.weight, events, chip.steps, spiking=True)
+    return LayerCounts(synapse.name, chip.name, "chip", kind, True, chip.steps, *counts)
 
 
 def _host_layer(graph: Graph, segment: Segment, node: Node, activity: Activity) -> LayerCounts:
-    source = graph[node.inputs[0]]
-    weight, events = node.tensors["weight"].numpy(), activity.events[source.name]
-    steps = source.type.steps or 1
-    spiking = source.type.kind is Kind.SPIKE
-    counts = _operations(
-        node.op, node.attrs, weight, source.type.shape, events, steps, spiking=spiking
-    )
+    source, wires = graph[node.inputs[0]], wiring_of(graph, node)
+    weight = synapse_of(node).canonical(node.attrs, node.tensors["weight"], wires).numpy()
+    steps, spiking = source.type.steps or 1, source.type.kind is Kind.SPIKE
+    counts = _operations(wires, weight, activity.events[source.name], steps, spiking=spiking)
     return LayerCounts(node.name, segment.name, "host", node.op, spiking, steps, *counts)
 
 
 def _operations(
-    kind: str,
-    attrs: Mapping[str, Any],
-    weight: NDArray[np.generic],
-    shape: tuple[int, ...],
-    events: Counts,
-    steps: int,
-    *,
-    spiking: bool,
+    wires: Wiring, weight: NDArray[np.generic], events: Counts, steps: int, *, spiking: bool
 ) -> tuple[int, int, int, int]:
     """(dense, dense_padded, effective, synops) of one layer."""
-    wires = wiring(kind, attrs, weight.shape, shape)
     kernel = (wires.rows.kernel, wires.cols.kernel)
     inputs = wires.channels_in // wires.groups
     by_group = (weight != 0).reshape(wires.groups, -1, inputs, *kernel).sum(1)
     nonzero = by_group.reshape(wires.channels_in, *kernel).astype(np.int64)
-    seen = events.reshape(-1, *shape).sum(0, dtype=np.int64)
-    every = fan_out(kind, attrs, weight.shape, shape)
+    seen = events.reshape(-1, *wires.in_shape).sum(0, dtype=np.int64)
+    every = fan_out(wires)
     dense_padded = prod(wires.out_shape) * inputs * prod(kernel) * steps
     return (
         total(every) * steps,
         dense_padded,
-        total(seen * reached(wires, nonzero).reshape(shape)),
+        total(seen * reached(wires, nonzero)),
         total(seen * every) if spiking else 0,
     )

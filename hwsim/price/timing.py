@@ -14,7 +14,7 @@ from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
-from mapping.partition.cut import Side
+from mapping.partition.segments import Side
 from mapping.targets.prices import Accounting
 from mapping.targets.schema import Target
 

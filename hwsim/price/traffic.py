@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.activity import Activity
-from mapping.chip.segment import ChipSegment, Synapse
-from mapping.chip.wiring import Axis, Ints, Shape3, Wiring, shape3, taps, wiring
-from mapping.cores.placement import Placement, Route, hops, routes
+from mapping.chip.segment import ChipSegment
+from mapping.chip.wiring import Axis, Ints, Shape3, Wiring, shape3, taps
+from mapping.cores.routes import Route, routes
+from mapping.graph.ops import synapse_of
 from mapping.mapped import Mapped
 from mapping.targets.prices import Event
-
-SYNOP: Mapping[str, Event] = {"conv2d": "synop_conv", "linear": "synop_dense"}
-"""The price of one synaptic operation by the kind of layer."""
+from mapping.targets.topology import Topology
 
 CORE_EVENTS: tuple[Event, ...] = (
-    *SYNOP.values(),
+    "synop_conv",
+    "synop_dense",
     "neuron_access",
     "neuron_update",
     "neuron_spike",
@@ -33,8 +33,8 @@ CORE_EVENTS: tuple[Event, ...] = (
 )
 """Events that take a core's time."""
 
-ChipLink = tuple[int, int, int]
-"""A link between neighbouring chips: (chip it leaves, chip it enters, row of routers)."""
+ChipLink = tuple[tuple[int, int], tuple[int, int]]
+"""A link between neighbouring chips: x and y of the router that it leaves, and that it enters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def segment_loads(mapped: Mapped, activity: Activity) -> tuple[SegmentLoad, ...]
     Raises:
         KeyError: if the activity is not that of this mapping.
     """
-    tallies = {chip.name: _Tally(chip, mapped.placement, activity) for chip in mapped.chips}
+    tallies = {chip.name: _Tally(mapped, chip, activity) for chip in mapped.chips}
     for route in routes(mapped.placement, mapped.chips):
         tallies[route.segment].add(route)
     return tuple(tally.load() for tally in tallies.values())
@@ -105,13 +105,17 @@ def segment_loads(mapped: Mapped, activity: Activity) -> tuple[SegmentLoad, ...]
 class _Tally:
     """The counts of one segment while its routes are walked."""
 
-    def __init__(self, chip: ChipSegment, placement: Placement, activity: Activity) -> None:
-        self.chip, self.placement, self.activity = chip, placement, activity
-        self.synapses = {s.name: s for p in chip.populations for s in p.synapses}
+    def __init__(self, mapped: Mapped, chip: ChipSegment, activity: Activity) -> None:
+        self.chip, self.placement, self.activity = chip, mapped.placement, activity
+        self.topology, placement = Topology.of(mapped.target.chip), mapped.placement
+        self.synapses = {synapse.name: synapse for _, synapse in chip.synapses()}
+        self.prices = {name: synapse_of(mapped.graph[name]).price for name in self.synapses}
         self.depth = _depths(chip)
         self.deepest = max(self.depth.values())
         shape = (placement.cores_used, chip.steps + self.deepest)
-        self.by_core: dict[Event, Ints] = {e: np.zeros(shape, np.int64) for e in CORE_EVENTS}
+        self.by_core: dict[Event, Ints] = {
+            event: np.zeros(shape, np.int64) for event in (*CORE_EVENTS, *self.prices.values())
+        }
         for tile in placement.tiles:  # every mapped neuron is visited in every step
             self.by_core["neuron_access"][tile.core] += tile.size * activity.samples
         self.from_host = self.between = self.to_host = 0
@@ -145,11 +149,10 @@ class _Tally:
         """Count the messages of one route and the synapses that they reach."""
         synapse, tile = self.synapses[route.synapse], self.placement.tiles[route.destination]
         events = self.activity.events[route.source]
-        wires = _wiring(self.chip, synapse)
-        messages, synops = _arrivals(wires, events, route.indices, tile.start, tile.stop)
+        messages, synops = _arrivals(synapse.wiring, events, route.indices, tile.start, tile.stop)
         row, window = tile.core, self._window(tile.population)
         self.by_core["message_in"][row, window] += messages
-        self.by_core[SYNOP[synapse.kind]][row, window] += synops
+        self.by_core[self.prices[synapse.name]][row, window] += synops
         if route.sender is None:
             self.from_host += int(messages.sum())
         elif messages.any():
@@ -161,16 +164,16 @@ class _Tally:
         numbers = [self.placement.tiles[place].core for place in (route.sender, route.destination)]
         start, end = (self.placement.cores[number] for number in numbers)
         window = self._window(route.source)
-        way, count = hops(start, end), int(messages.sum())
+        links, count = self.topology.route(start, end), int(messages.sum())
+        crossings = [link for link in links if link.chips is not None]
+        along_x = sum(link.along == "x" for link in links)
         self.by_core["message_out"][numbers[0], window] += messages
         self.between += count
-        self.hops += count * np.array(way)
-        self.ways.add((way.east_west, way.north_south))
-        towards = 1 if end.chip > start.chip else -1
-        for chip in range(start.chip, end.chip, towards):  # X first: it stays in its row
-            link = (chip, chip + towards, start.y)
+        self.hops += count * np.array((along_x, len(links) - along_x, len(crossings)))
+        self.ways.add((along_x, len(links) - along_x))
+        for link in crossings:
             empty = np.zeros(self.chip.steps + self.deepest, np.int64)
-            self.chip_links.setdefault(link, empty)[window] += messages
+            self.chip_links.setdefault((link.start, link.end), empty)[window] += messages
 
     def load(self) -> SegmentLoad:
         """What was counted."""
@@ -192,17 +195,15 @@ class _Tally:
 
 
 def _depths(chip: ChipSegment) -> dict[str, int]:
-    """Connections on the longest way from the host to each population, at least 1."""
+    """Connections on the longest way from the host to each population, at least 1.
+
+    Synapses with a delay do not count: their spikes are late anyway.
+    """
     depth: dict[str, int] = {}
-    for population in chip.populations:
-        sources = (depth.get(synapse.source, 0) for synapse in population.synapses)
+    for population in chip.in_order():
+        sources = (depth.get(s.source, 0) for s in population.synapses if not s.delay)
         depth[population.name] = 1 + max(sources, default=0)
     return depth
-
-
-def _wiring(chip: ChipSegment, synapse: Synapse) -> Wiring:
-    shape = chip.shape_of(synapse.source)
-    return wiring(synapse.kind, synapse.attrs, synapse.weight.shape, shape)
 
 
 def _arrivals(

@@ -9,9 +9,9 @@ from typing import Any
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
 from mapping.graph.ops import OPS
-from mapping.integers.quantize import LayerError
+from mapping.integers.errors import LayerError
 from mapping.mapped import Mapped
-from mapping.partition.cut import Rejection, Segment, Side
+from mapping.partition.segments import Rejection, Segment, Side
 
 
 @dataclass(frozen=True, slots=True)

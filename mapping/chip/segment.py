@@ -1,19 +1,17 @@
-"""What a chip is given: populations of neurons and the synapses between them, all integers.
-
-These types hold NumPy arrays and plain values only, so that a simulator can be given them in an
-interpreter without torch.
-"""
+"""What a chip is given: populations of neurons and the synapses between them, all integers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from math import prod
 
 import numpy as np
-from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
+from has8.errors import BadInput
+from mapping.chip.arithmetic import Ints, largest_drive
+from mapping.chip.neurons import Neuron
+from mapping.chip.wiring import Wiring
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,89 +27,68 @@ class Port:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Synapse:
     """All synapses from one source to one population.
 
     Args:
         name: the graph node it comes from.
         source: a port's or a population's name.
-        kind: "conv2d" or "linear".
-        attrs: for conv2d ``stride``, ``padding``, ``dilation`` (pairs, (H, W) order) and
-            ``groups``; empty for linear.
-        weight: mantissas on the target's grid; ``[out, in/groups, kH, kW]`` or ``[out, in]``.
-        weight_exp: a weight acts as ``weight * 2**weight_exp``, before the shift of 6 bits.
+        wiring: who reaches whom.
+        weight: mantissas on the target's grid, ``int64[C_out, C_in / groups, kH, kW]``.
+        weight_exp: a weight acts as ``weight * 2**weight_exp``, before the target's own shift.
         sign_mode: "mixed", "excitatory" or "inhibitory".
         weight_bits: bits that one stored weight takes.
+        delay: steps after which a spike arrives. At 0 it arrives in the step in which it is sent,
+            since the time that a chip takes for a connection shifts whole layers alike.
     """
 
     name: str
     source: str
-    kind: str
-    attrs: Mapping[str, Any]
-    weight: IntArray
+    wiring: Wiring
+    weight: Ints
     weight_exp: int
     sign_mode: str
     weight_bits: int
+    delay: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Population:
-    """Neurons that share their constants: one layer.
-
-    Per step: ``u = wrap(decay(u, du + 1) + (sum w s << 6))``;
-    ``v = clip(decay(v, dv) + u + bias)``; spike where ``v > threshold << 6``; there ``v = 0``.
+    """Neurons of one layer.
 
     Args:
         name: the neuron's graph node.
         shape: ``(C, H, W)`` or ``(N,)``.
         synapses: what feeds it, in the order of the graph.
-        neuron: the neuron model, "lif" with hard reset.
-        threshold: the mantissa of each channel, ``int64[C]``; the membrane is compared with
-            ``threshold * 64``, strictly.
-        bias: the mantissa of each channel, ``int64[C]``.
-        bias_exp: the bias acts as ``bias * 2**bias_exp`` in every step.
-        du: current decay, 0..4095; the chip adds one, so 4095 lets a current last one step.
-        dv: membrane decay, 0..4096, in 1/4096 a step.
+        neuron: the model with its constants, which broadcast over ``shape``.
     """
 
     name: str
     shape: tuple[int, ...]
     synapses: tuple[Synapse, ...]
-    neuron: str
-    threshold: IntArray
-    bias: IntArray
-    bias_exp: int
-    du: int
-    dv: int
+    neuron: Neuron
 
     @property
     def size(self) -> int:
         """How many neurons."""
-        return int(np.prod(self.shape))
-
-    def per_channel(self, constants: IntArray) -> IntArray:
-        """One number for each channel, ``[C]``, in a shape that broadcasts over the neurons."""
-        return constants.reshape(-1, *(1,) * (len(self.shape) - 1))
+        return prod(self.shape)
 
     @property
-    def most_drive(self) -> int:
+    def largest_drive(self) -> int:
         """The largest possible |sum of weights| into one neuron in one step, before the shift.
 
-        Weight exponents must not be negative.
+        Negative weight exponents count as 0.
         """
         drive = np.zeros(self.shape, np.int64)
+        channel = (-1, *(1,) * (len(self.shape) - 1))
         for synapse in self.synapses:
-            weight = np.abs(synapse.weight) << synapse.weight_exp
-            sums = weight.reshape(len(weight), -1).sum(1)
-            if synapse.kind == "linear":
-                drive += sums.reshape(self.shape)
-            else:
-                drive += self.per_channel(sums)
-        return int(drive.max())
+            sums = largest_drive(synapse.weight) << max(synapse.weight_exp, 0)
+            drive += sums.reshape(self.shape if sums.size == self.size else channel)
+        return int(drive.max(initial=0))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ChipSegment:
     """A part of the network that runs on chip as one piece.
 
@@ -119,7 +96,7 @@ class ChipSegment:
         name: unique in its model.
         steps: steps of one sample; all state is cleared between samples.
         inputs: where spikes come in.
-        populations: in topological order.
+        populations: in any order.
         outputs: names of the populations whose spikes the host (or another segment) needs.
     """
 
@@ -129,16 +106,6 @@ class ChipSegment:
     populations: tuple[Population, ...]
     outputs: tuple[str, ...]
 
-    def loop(self) -> tuple[str, str] | None:
-        """The first population that is fed by itself or a later one, and by which; None if none."""
-        known = {port.name for port in self.inputs}
-        for population in self.populations:
-            for synapse in population.synapses:
-                if synapse.source not in known:
-                    return population.name, synapse.source
-            known.add(population.name)
-        return None
-
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of a port or a population."""
         sources: list[Port | Population] = [*self.inputs, *self.populations]
@@ -147,3 +114,54 @@ class ChipSegment:
     def population(self, name: str) -> Population:
         """The population called ``name``."""
         return next(item for item in self.populations if item.name == name)
+
+    def synapses(self) -> Iterator[tuple[Population, Synapse]]:
+        """Every synapse behind the population that it feeds."""
+        for population in self.populations:
+            for synapse in population.synapses:
+                yield population, synapse
+
+    def in_order(self) -> tuple[Population, ...]:
+        """The populations in an order in which a step can run: sources without delay come first.
+
+        Raises:
+            BadInput: if populations wait for each other within one step.
+        """
+        ordered = self._sorted(delayed=False)
+        if len(ordered) < len(self.populations):
+            left = [p.name for p in self.populations if p not in ordered]
+            raise BadInput(
+                f"the populations {', '.join(left)} wait for each other's spikes of the same step: "
+                f"give a synapse of the loop a delay of at least one step"
+            )
+        return ordered
+
+    def loop(self) -> Synapse | None:
+        """A synapse that closes a loop; None where spikes only go forward."""
+        ordered = self._sorted(delayed=True)
+        left = {p.name for p in self.populations if p not in ordered}
+        return next((s for p, s in self.synapses() if p.name in left and s.source in left), None)
+
+    def _sorted(self, *, delayed: bool) -> tuple[Population, ...]:
+        """The populations that can be sorted behind their sources, those in order as they are.
+
+        Args:
+            delayed: whether synapses with a delay bind too.
+        """
+        known = {port.name for port in self.inputs}
+        ordered: list[Population] = []
+        waiting = list(self.populations)
+        while True:
+            ready = next(
+                (
+                    p
+                    for p in waiting
+                    if all(s.source in known or (s.delay and not delayed) for s in p.synapses)
+                ),
+                None,
+            )
+            if ready is None:
+                return tuple(ordered)
+            waiting.remove(ready)
+            ordered.append(ready)
+            known.add(ready.name)

@@ -1,13 +1,14 @@
-"""Who reaches whom: the wiring of conv2d and linear synapses, exact at every border.
+"""Who reaches whom: the wiring of synapses, exact at every border.
 
-A linear synapse over ``(C, H, W)`` is a convolution whose kernel is the whole map, so one
-description serves both. Along one spatial axis, source ``y`` reaches output ``o`` through tap
-``k`` where ``o * stride + k * dilation - padding == y``.
+Every synapse kind comes down to this description: a window of taps that slides over the source.
+A linear layer over ``(C, H, W)`` is a window as large as the whole map; a transposed convolution
+slides over a source whose elements stand apart. Along one spatial axis, source ``y`` reaches
+output ``o`` through tap ``k`` where ``o * stride + k * dilation - padding == y * spread``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,30 +25,46 @@ Shape3 = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One spatial axis of a convolution, all in elements."""
+    """One spatial axis of a wiring, all in elements.
+
+    Args:
+        kernel: taps of the window, at least 1.
+        stride: from one output's window to the next one's, at least 1.
+        padding: elements in front of the source, and behind it, that are always 0. Negative
+            where the window starts behind the source's first elements.
+        dilation: from one tap to the next, at least 1.
+        size_in: elements of the source, at least 1.
+        spread: from one element of the source to the next, at least 1; what lies between is 0.
+        extra: outputs behind the last whole window, at least 0.
+    """
 
     kernel: int
     stride: int
     padding: int
     dilation: int
     size_in: int
+    spread: int = 1
+    extra: int = 0
 
     @property
     def size_out(self) -> int:
-        """Outputs along the axis."""
-        reach = self.dilation * (self.kernel - 1) + 1
-        return (self.size_in + 2 * self.padding - reach) // self.stride + 1
+        """Outputs along the axis; below 1 where the window does not fit."""
+        extent = (self.size_in - 1) * self.spread + 1 + 2 * self.padding
+        window = self.dilation * (self.kernel - 1) + 1
+        return (extent - window) // self.stride + 1 + self.extra
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
     """The synapses between a source and a population, without their weights.
 
+    Weights that go with it are ``[channels_out, channels_in / groups, rows.kernel, cols.kernel]``.
+
     Args:
         rows: the axis of height.
         cols: the axis of width.
-        channels_in: of the source.
-        channels_out: of the population.
+        channels_in: channels of the source.
+        channels_out: channels of the population.
         groups: independent groups of channels.
     """
 
@@ -58,9 +75,33 @@ class Wiring:
     groups: int
 
     @property
+    def in_shape(self) -> Shape3:
+        """Shape of the source, ``(C, H, W)``."""
+        return self.channels_in, self.rows.size_in, self.cols.size_in
+
+    @property
     def out_shape(self) -> Shape3:
         """Shape of the population, ``(C, H, W)``."""
         return self.channels_out, self.rows.size_out, self.cols.size_out
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the weights."""
+        return (
+            self.channels_out,
+            self.channels_in // self.groups,
+            self.rows.kernel,
+            self.cols.kernel,
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether every source neuron reaches every output through a weight of its own."""
+        return self.groups == 1 and all(
+            (axis.kernel, axis.padding, axis.dilation, axis.spread, axis.size_out)
+            == (axis.size_in, 0, 1, 1, 1)
+            for axis in (self.rows, self.cols)
+        )
 
     def groups_of(self, start: int, stop: int) -> tuple[int, int]:
         """The range of groups that the output channels ``start..stop`` belong to."""
@@ -105,68 +146,37 @@ def shape3(shape: Sequence[int]) -> Shape3:
     raise BadInput(f"expected a shape (N,) or (C, H, W), found {tuple(shape)}")
 
 
-def wiring(
-    kind: str, attrs: Mapping[str, Any], weight_shape: Sequence[int], in_shape: Sequence[int]
-) -> Wiring:
-    """The wiring of one synapse.
+def dense(out: int, in_shape: Sequence[int]) -> Wiring:
+    """The wiring in which every neuron of a source reaches each of ``out`` outputs.
 
     Args:
-        kind: "conv2d" or "linear".
-        attrs: for conv2d ``stride``, ``padding`` and ``dilation`` as pairs, and ``groups``.
-        weight_shape: ``(out, in / groups, kH, kW)`` or ``(out, in)``.
-        in_shape: of the source, ``(C, H, W)`` or ``(N,)``.
+        out: outputs, at least 1.
+        in_shape: shape of the source, ``(N,)`` or ``(C, H, W)``.
 
     Raises:
-        BadInput: if the kind is unknown or the shapes do not agree.
+        BadInput: if the source has neither one nor three axes.
     """
     channels, height, width = shape3(in_shape)
-    if kind == "linear":
-        kernel, groups = (height, width), 1
-        inputs_of_out = weight_shape[1] / (height * width)
-        steps = [(1, 0, 1), (1, 0, 1)]
-    elif kind == "conv2d":
-        kernel, groups = (weight_shape[2], weight_shape[3]), int(attrs["groups"])
-        inputs_of_out = weight_shape[1]
-        steps = list(zip(attrs["stride"], attrs["padding"], attrs["dilation"], strict=True))
-    else:
-        raise BadInput(f"expected a synapse of kind conv2d or linear, found {kind!r}")
-    rows, cols = (
-        Axis(extent, int(stride), int(padding), int(dilation), size)
-        for extent, (stride, padding, dilation), size in zip(
-            kernel, steps, (height, width), strict=True
-        )
-    )
-    found = Wiring(rows, cols, channels, weight_shape[0], groups)
-    agrees = inputs_of_out * groups == channels and weight_shape[0] % groups == 0
-    if not agrees or min(found.out_shape) < 1:
-        raise BadInput(
-            f"{kind} weights {tuple(weight_shape)} do not fit a source {tuple(in_shape)}"
-        )
-    return found
+    rows, cols = (Axis(size, 1, 0, 1, size) for size in (height, width))
+    return Wiring(rows, cols, channels, out, 1)
 
 
-def fan_out(
-    kind: str, attrs: Mapping[str, Any], weight_shape: Sequence[int], in_shape: Sequence[int]
-) -> Ints:
-    """How many synapses each source neuron really has; arguments as for :func:`wiring`.
+def fan_out(wires: Wiring) -> Ints:
+    """How many synapses each source neuron really has.
 
     Returns:
-        ``int64[*in_shape]``; sources near a border, or that a stride skips, have fewer.
-
-    Raises:
-        BadInput: if the kind is unknown or the shapes do not agree.
+        ``int64[C, H, W]``; sources near a border, or that a stride skips, have fewer.
     """
-    wires = wiring(kind, attrs, weight_shape, in_shape)
     rows = (taps(wires.rows) >= 0).sum(1)
     cols = (taps(wires.cols) >= 0).sum(1)
     pixel = rows[:, None] * cols * (wires.channels_out // wires.groups)
-    return np.broadcast_to(pixel, shape3(in_shape)).reshape(tuple(in_shape)).astype(np.int64)
+    return np.broadcast_to(pixel, wires.in_shape).astype(np.int64)
 
 
 @lru_cache(maxsize=4096)
 def taps(axis: Axis) -> Ints:
     """``int64[size_in, kernel]``: the output that a source reaches through a tap, or -1."""
-    source = np.arange(axis.size_in)[:, None] + axis.padding
+    source = np.arange(axis.size_in)[:, None] * axis.spread + axis.padding
     output, rest = np.divmod(source - axis.dilation * np.arange(axis.kernel), axis.stride)
     exists = (rest == 0) & (output >= 0) & (output < axis.size_out)
     return _frozen(np.where(exists, output, -1).astype(np.int64))

@@ -94,7 +94,7 @@ def allocate(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...
     for segment in segments:
         layers = layers_of(segment)
         found = [
-            _tiles(segment.name, _blocks(layers, cuts, target.core), target.core)
+            _tiles(segment.name, blocks_of(layers, cuts, target.core), target.core)
             for cuts in _search(layers, target.core)
         ]
         best = min(found, key=_cores)
@@ -146,10 +146,11 @@ def _search(layers: Sequence[Layer], core: CoreLimits) -> list[Mapping[str, Cut]
         candidates = _Replay(_candidates(layer, core))
         found: dict[object, _State] = {}
         for state in states:
-            fitting = (cut for cut in candidates if _sends(layer, cut, layers, state, core))
-            for cut in islice(fitting, BEAM):
-                new = state.plus(layer.name, cut)
-                key = tuple(new.cuts.get(other.name) for other in layers if _fed(other, ahead))
+            tried = (state.plus(layer.name, cut) for cut in candidates)
+            fitting = (new for new in tried if _sends(layer, layers, new, core))
+            for new in islice(fitting, BEAM):
+                bound = (o for o in layers if _fed(o, ahead) or _feeds(o, ahead, layers))
+                key = tuple(new.cuts.get(other.name) for other in bound)
                 if key not in found or _cost(new) < _cost(found[key]):
                     found[key] = new
         if not found:
@@ -181,12 +182,24 @@ def _within(need: Mapping[str, int], limits: Mapping[str, int]) -> bool:
     return all(amount <= limits[name] for name, amount in need.items())
 
 
-def _sends(
-    layer: Layer, cut: Cut, layers: Sequence[Layer], state: _State, core: CoreLimits
-) -> bool:
-    """Whether the output axons of each tile fit."""
-    needed = axons_out(layer, cut.block, layers, state.cuts, core)
-    return bool(needed.max() <= core.output_axons)
+def _feeds(layer: Layer, names: set[str], layers: Sequence[Layer]) -> bool:
+    """Whether a layer closes a loop: whether it feeds some layers in front of it."""
+    return any(other.name in names and _fed(other, {layer.name}) for other in layers)
+
+
+def _sends(layer: Layer, layers: Sequence[Layer], state: _State, core: CoreLimits) -> bool:
+    """Whether the output axons of each tile fit, of all layers that the newest cut bears on.
+
+    These are the layer that was cut and, where it closes a loop, those behind that feed it.
+    """
+    senders = [layer, *(o for o in layers if o.name in state.cuts and _fed(layer, {o.name}))]
+    return all(
+        bool(
+            axons_out(s, state.cuts[s.name].block, layers, state.cuts, core).max(initial=0)
+            <= core.output_axons
+        )
+        for s in senders
+    )
 
 
 def _does_not_fit(
@@ -219,14 +232,34 @@ def _does_not_fit(
 
 
 @dataclass(frozen=True, slots=True)
-class _Block:
-    """A tile that has no place yet."""
+class Block:
+    """A tile that has no core yet.
+
+    Args:
+        layer: that it is a part of.
+        cut: of the layer.
+        start: its first neuron, ``(C, H, W)``.
+        stop: one past its last.
+        output_axons: that it needs.
+    """
 
     layer: Layer
     cut: Cut
     start: Shape3
     stop: Shape3
     output_axons: int
+
+    @property
+    def place(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """First neuron and one past the last, in the axes of the population."""
+        axes = len(self.layer.population.shape)
+        return self.start[:axes], self.stop[:axes]
+
+    @property
+    def axons(self) -> dict[str, str]:
+        """The axon type of each synapse, by the synapse's name."""
+        names = (synapse.name for synapse in self.layer.population.synapses)
+        return dict(zip(names, self.cut.axons, strict=True))
 
     def need(self, core: CoreLimits, offset: int) -> dict[str, int]:
         """What it takes of a core behind ``offset`` other neurons."""
@@ -237,8 +270,14 @@ class _Block:
         }
 
 
-def _blocks(layers: Sequence[Layer], cuts: Mapping[str, Cut], core: CoreLimits) -> list[_Block]:
-    """All tiles of a segment, in the order of layers and places."""
+def blocks_of(layers: Sequence[Layer], cuts: Mapping[str, Cut], core: CoreLimits) -> list[Block]:
+    """All blocks of a segment, in the order of layers and places.
+
+    Args:
+        layers: of the segment.
+        cuts: of each layer by name.
+        core: whose axon types the cuts use.
+    """
     found = []
     for layer in layers:
         cut = cuts[layer.name]
@@ -246,25 +285,23 @@ def _blocks(layers: Sequence[Layer], cuts: Mapping[str, Cut], core: CoreLimits) 
         for place in np.ndindex(*sent.shape):
             start = [at * size for at, size in zip(place, cut.block, strict=True)]
             stop = [min(a + n, e) for a, n, e in zip(start, cut.block, layer.shape, strict=True)]
-            found.append(_Block(layer, cut, shape3(start), shape3(stop), int(sent[place])))
+            found.append(Block(layer, cut, shape3(start), shape3(stop), int(sent[place])))
     return found
 
 
-def _tiles(segment: str, blocks: Sequence[_Block], core: CoreLimits) -> list[Tile]:
+def _tiles(segment: str, blocks: Sequence[Block], core: CoreLimits) -> list[Tile]:
     """The blocks on as few cores as first fit finds, counted from 0."""
     seats = first_fit([partial(block.need, core) for block in blocks], core.limits)
     tiles = []
     for block, seat in zip(blocks, seats, strict=True):
-        population = block.layer.population
-        axes = len(population.shape)
-        names = (synapse.name for synapse in population.synapses)
+        start, stop = block.place
         tiles.append(
             Tile(
                 segment=segment,
-                population=population.name,
-                start=block.start[:axes],
-                stop=block.stop[:axes],
-                axons=dict(zip(names, block.cut.axons, strict=True)),
+                population=block.layer.name,
+                start=start,
+                stop=stop,
+                axons=block.axons,
                 need=seat.need,
                 core=seat.core,
                 offset=seat.offset,

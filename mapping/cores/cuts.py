@@ -23,7 +23,6 @@ from mapping.chip.wiring import (
     multiplicity,
     patterns,
     shape3,
-    wiring,
 )
 from mapping.cores.need import axon_types, input_axons, memory
 from mapping.cores.pack import LONGEST
@@ -73,18 +72,11 @@ class Cut:
 
 
 def layers_of(segment: ChipSegment) -> list[Layer]:
-    """The populations of a segment, in its order.
-
-    Raises:
-        BadInput: if a synapse's shapes do not agree.
-    """
+    """The populations of a segment, in its order."""
     return [
         Layer(
             population,
-            tuple(
-                wiring(s.kind, s.attrs, s.weight.shape, segment.shape_of(s.source))
-                for s in population.synapses
-            ),
+            tuple(synapse.wiring for synapse in population.synapses),
             population.name in segment.outputs,
         )
         for population in segment.populations
@@ -155,14 +147,29 @@ def held(
         memory(wires, synapse.weight_bits, start, stop, offset, core.packing)
         for wires, synapse in zip(layer.wires, layer.population.synapses, strict=True)
     ]
+    tables = layer.population.neuron.tables
     return {
         "neurons": prod(b - a for a, b in zip(start, stop, strict=True)),
         "synapse_bits": sum(part.words for part in parts) * core.packing.word_bits,
         LONGEST: max((part.longest for part in parts), default=0),
         "synapse_formats": sum(part.formats for part in parts),
-        "threshold_configs": len(set(layer.population.threshold[start[0] : stop[0]].tolist())),
-        "compartment_configs": 1,
+        **{table: _entries(layer, names, start, stop) for table, names in tables.items()},
     }
+
+
+def _entries(layer: Layer, names: Sequence[str], start: Shape3, stop: Shape3) -> int:
+    """Different values that some constants of the neurons take together within a block."""
+    neuron, axes = layer.population.neuron, len(layer.population.shape)
+    block = tuple(slice(a, b) for a, b in zip(start[:axes], stop[:axes], strict=True))
+    parts = []
+    for name in names:
+        values = getattr(neuron, name)
+        here = zip(values.shape, block, strict=False)
+        parts.append(values[tuple(slice(None) if n == 1 else part for n, part in here)])
+    if all(part.size == 1 for part in parts):
+        return 1
+    rows = np.stack([part.reshape(-1) for part in np.broadcast_arrays(*parts)])
+    return int(np.unique(rows, axis=1).shape[1])
 
 
 def axons_in(
@@ -184,6 +191,8 @@ def axons_out(
 ) -> Ints:
     """Output axons of each block of a layer, given the cuts of the layers that it feeds.
 
+    Layers that it feeds and that have no cut yet are left out.
+
     Returns:
         ``int64[blocks of channels, of rows, of columns]``.
     """
@@ -196,7 +205,7 @@ def axons_out(
     needed: Ints = np.einsum("c,h,w->chw", *ones) * layer.to_host
     for other in layers:
         for place, synapse in enumerate(other.population.synapses):
-            if synapse.source == layer.name:
+            if synapse.source == layer.name and other.name in cuts:
                 wires, cut = other.wires[place], cuts[other.name]
                 axon = core.axons[cut.axons[place]]
                 channels = channel_multiplicity(wires, cut.block[0])

@@ -1,4 +1,4 @@
-"""The graph that the tool-chain works on: nodes, and what flows between them.
+"""The graph that the tool-chain works on: nodes, and the signals that flow between them.
 
 Nothing here knows HAS-8. Steps, coding and neuron are data: the number of steps is part of an
 edge's type, the coding is an attribute of an encoder node, the neuron's constants are attributes
@@ -27,19 +27,24 @@ class Kind(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class TensorType:
-    """The type of an edge.
+class Signal:
+    """What travels on an edge.
 
     Args:
         shape: of one sample, without the batch and the time axis, e.g. ``(C, H, W)``.
         kind: values or spikes.
         steps: length T of the time axis, or None where there is none. With T the tensor is
             time first, ``[T, B, *shape]``; without it is ``[B, *shape]``.
+        bits: width of a spike, at least 1: 1 is a spike or none, more is a graded spike. Values
+            have no width and keep 1.
+        signed: whether a spike can be negative.
     """
 
     shape: tuple[int, ...]
     kind: Kind = Kind.VALUE
     steps: int | None = None
+    bits: int = 1
+    signed: bool = False
 
     @property
     def size(self) -> int:
@@ -51,7 +56,8 @@ class TensorType:
 
     def __str__(self) -> str:
         time = f"{self.steps} steps of " if self.steps else ""
-        return f"{time}{self.kind.value}[{'x'.join(map(str, self.shape))}]"
+        width = f"{'signed ' if self.signed else ''}{self.bits}-bit " if self.bits > 1 else ""
+        return f"{time}{width}{self.kind.value}[{'x'.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Node:
     name: str
     op: str
     inputs: tuple[str, ...]
-    type: TensorType
+    type: Signal
     attrs: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
 

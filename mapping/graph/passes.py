@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph
-from mapping.graph.ops import OPS
+from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
 from mapping.graph.ops.pool import LINEAR
 from mapping.graph.verify import verify_graph
@@ -57,7 +57,7 @@ def folded(front: Node, norm: Node) -> dict[str, Tensor]:
     bias = offset
     if "bias" in front.tensors:
         bias = front.tensors["bias"].double() * factor + offset
-    weight = weight * factor.view(-1, *(1,) * (weight.dim() - 1))
+    weight = synapse_of(front).scaled(front.attrs, weight, factor)
     return {"weight": weight.float(), "bias": bias.float()}
 
 

@@ -16,8 +16,9 @@ from torch.autograd.function import once_differentiable
 from has8 import kernels
 from has8.errors import BadInput
 from has8.kernels import fused
-from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS
-from mapping.integers.scales import Integers, Scale, membrane_decay, most_current
+from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, largest_state
+from mapping.integers.rounding import Integers
+from mapping.integers.scales import membrane_decay
 from mapping.targets.schema import Registers
 
 
@@ -30,7 +31,7 @@ class ChipNeurons:
         limit: where the membrane saturates, either way.
         dtype: in which nothing rounds: float32 where the decay is a shift, else float64.
         synapse_shift: a weight acts times ``2**synapse_shift``.
-        threshold_shift: a threshold likewise.
+        threshold_shift: a threshold acts times ``2**threshold_shift``.
     """
 
     kept: float
@@ -63,36 +64,33 @@ class ChipNeurons:
             )
         return ChipNeurons(
             kept / full,
-            most_current(registers),
+            largest_state(registers.state_bits),
             torch.float32 if narrow else torch.float64,
             registers.synapse_shift,
             registers.threshold_shift,
         )
 
-    def weights(self, integers: Integers, scale: Scale) -> list[Tensor]:
+    def weights(self, integers: Integers) -> list[Tensor]:
         """The weights of each synapse in units of the registers."""
         return [
             (weight * 2.0 ** (exponent + self.synapse_shift)).to(self.dtype)
-            for weight, exponent in zip(integers.weights, scale.exponents, strict=True)
+            for weight, exponent in zip(integers.weights, integers.scale.exponents, strict=True)
         ]
 
-    def __call__(
-        self, drive: Tensor, steps: int, integers: Integers, scale: Scale, alpha: float = 2.0
-    ) -> Tensor:
+    def __call__(self, drive: Tensor, steps: int, integers: Integers, alpha: float = 2.0) -> Tensor:
         """Spikes of a population.
 
         Args:
             drive: sums of :meth:`weights` in all steps, ``[T * B, C, ...]``.
             steps: T.
             integers: the population's.
-            scale: likewise.
             alpha: width of the arctan surrogate, in thresholds.
 
         Returns:
             0.0 and 1.0, ``[T, B, C, ...]``, in the type of ``drive``.
         """
         bias = (integers.bias * 2**integers.bias_exp).to(drive.dtype)
-        threshold = bias.new_tensor(scale.thresholds) * 2**self.threshold_shift
+        threshold = bias.new_tensor(integers.scale.thresholds) * 2**self.threshold_shift
         rule = (steps, self.kept, self.limit, alpha)
         spikes: Tensor = _Run.apply(drive, bias, threshold, *rule)
         over_time: Tensor = spikes.unflatten(0, (steps, -1))
@@ -177,7 +175,7 @@ def _gradient(
     limit: int,
     alpha: float,
 ) -> Tensor:
-    """Of the drive, from that of the spikes, both ``[T * B, C, ...]``."""
+    """The gradient of the drive from that of the spikes, both ``[T * B, C, ...]``."""
     membranes = _membranes(drive, bias, threshold, steps, kept, limit)
     threshold, incoming = _broad(threshold, drive), incoming.unflatten(0, (steps, -1))
     away = (membranes / threshold).sub_(1).mul_(torch.pi / 2 * alpha)

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph
-from mapping.graph.ops import OPS
 from mapping.integers.neurons import ChipNeurons
-from mapping.integers.quantize import layer_of
-from mapping.integers.scales import FloatLayer, Scale, largest_scale, to_integers
-from mapping.partition.cut import Partition
+from mapping.integers.quantize import Rounded
+from mapping.integers.rounding import FloatLayer, Integers, Scale, layer_of, to_integers
+from mapping.integers.scales import at_largest_scale
+from mapping.integers.sums import weighted_sums
+from mapping.partition.segments import Partition
 from mapping.targets.schema import Registers
 
 FINENESS = 4
@@ -35,19 +36,6 @@ IMAGES = 32
 """At a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The result for one population.
-
-    Args:
-        scale: of the candidates, the one with the fewest spikes that differ.
-        mismatch: the part of all its spikes that differ, in [0, 1].
-    """
-
-    scale: Scale
-    mismatch: float
-
-
 def search_scales(
     graph: Graph,
     partition: Partition,
@@ -56,8 +44,8 @@ def search_scales(
     *,
     weight_bits: int = 8,
     thresholds: int = 1,
-) -> dict[str, Found]:
-    """A scale for each population on the chip; deterministic.
+) -> dict[str, Rounded]:
+    """Each population on the chip, rounded at the scale that was found; deterministic.
 
     Args:
         graph: after the passes, batch norms folded.
@@ -72,7 +60,7 @@ def search_scales(
             neurons cannot be evaluated exactly.
     """
     values = {graph.input.name: images}
-    found: dict[str, Found] = {}
+    found: dict[str, Rounded] = {}
     for place, segment in enumerate(partition.segments):
         evaluate_nodes(graph, moved(graph, segment.nodes, images), values)
         if segment.side == "chip":
@@ -95,27 +83,28 @@ def _search_layer(
     inputs: Mapping[str, Tensor],
     bits: int,
     levels: int,
-) -> tuple[Found, Tensor]:
-    """The scale of one population, and its spikes with it."""
+) -> tuple[Rounded, Tensor]:
+    """One population at its best scale, and its spikes there."""
     layer = layer_of(graph, name)
-    run = _Evaluated(layer, graph[name].attrs, registers, bits, inputs)
-    base = largest_scale(layer, name, registers, bits)
-    candidates = [base]
+    run = _Evaluated(layer, graph[name].type.shape, registers, bits, inputs)
+    base = at_largest_scale(layer, name, registers, bits)
+    candidates = [base.scale]
     misses = [run.misses(base, target)]
     best, waited = _least(misses, levels), 0
-    for scale in _candidates(layer, base, registers):
+    for scale in _candidates(layer, base.scale, registers):
         candidates.append(scale)
-        misses.append(run.misses(scale, target))
+        misses.append(run.misses(run.rounded(scale), target))
         now = _least(misses, levels)
         best, waited = (now, 0) if now < best else (best, waited + 1)
         if waited == PATIENCE:
             break
     table = torch.stack(misses)
     # Channels share one exponent of their biases, so that a mixture is not just its parts.
-    choices = dict.fromkeys(_mixed(candidates, table, count) for count in (1, levels))
-    scale = min(choices, key=lambda scale: int(run.misses(scale, target).sum()))
-    spikes = run(scale)
-    return Found(scale, float((spikes != target).double().mean())), spikes
+    mixtures = dict.fromkeys(_mixed(candidates, table, count) for count in (1, levels))
+    choices = [run.rounded(scale) for scale in mixtures]
+    integers = min(choices, key=lambda integers: int(run.misses(integers, target).sum()))
+    spikes = run(integers)
+    return Rounded(integers, float((spikes != target).double().mean())), spikes
 
 
 def _candidates(layer: FloatLayer, base: Scale, registers: Registers) -> Iterator[Scale]:
@@ -165,37 +154,40 @@ def _mixed(candidates: list[Scale], misses: Tensor, levels: int) -> Scale:
 
 @dataclass(frozen=True, slots=True)
 class _Evaluated:
-    """A layer that can be run with any scale on the same input spikes."""
+    """A layer that can be run with any integers on the same input spikes."""
 
     layer: FloatLayer
-    neuron: Mapping[str, float]
+    shape: tuple[int, ...]
     registers: Registers
     bits: int
     inputs: Mapping[str, Tensor]
 
-    def __call__(self, scale: Scale) -> Tensor:
+    def rounded(self, scale: Scale) -> Integers:
+        """The layer's integers at a scale."""
+        return to_integers(self.layer, scale, self.registers, self.bits)
+
+    def __call__(self, integers: Integers) -> Tensor:
         """Spikes ``[T, N, C, ...]``, float32."""
         samples = next(iter(self.inputs[n.inputs[0]] for n in self.layer.synapses)).shape[1]
         starts = range(0, samples, IMAGES)
-        return torch.cat([self._part(scale, start) for start in starts], dim=1)
+        return torch.cat([self._part(integers, start) for start in starts], dim=1)
 
-    def misses(self, scale: Scale, target: Tensor) -> Tensor:
+    def misses(self, integers: Integers, target: Tensor) -> Tensor:
         """``int64[C]``: spikes that are not those of ``target``."""
-        differ = self(scale) != target
+        differ = self(integers) != target
         axes = [axis for axis in range(differ.dim()) if axis != 2]
         return differ.sum(axes)
 
-    def _part(self, scale: Scale, start: int) -> Tensor:
+    def _part(self, integers: Integers, start: int) -> Tensor:
         layer = self.layer
         neurons = ChipNeurons.of(layer.beta, self.registers, layer.bias.device)
-        integers = to_integers(layer, scale, self.registers, self.bits)
         drive = None
         with torch.no_grad(), torch.backends.nnpack.flags(enabled=False):
-            for node, weight in zip(layer.synapses, neurons.weights(integers, scale), strict=True):
+            for node, wires, weight in zip(
+                layer.synapses, layer.wirings, neurons.weights(integers), strict=True
+            ):
                 x = self.inputs[node.inputs[0]][:, start : start + IMAGES].flatten(0, 1)
-                part = OPS[node.op].run(
-                    replace(node, tensors={"weight": weight}), x.to(neurons.dtype)
-                )
+                part = weighted_sums(wires, x.to(neurons.dtype), weight)
                 drive = part if drive is None else drive + part
             assert drive is not None
-            return neurons(drive, layer.steps, integers, scale).float()
+            return neurons(drive.reshape(-1, *self.shape), layer.steps, integers).float()

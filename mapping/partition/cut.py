@@ -1,140 +1,17 @@
-"""Who runs where: which nodes a chip can take, why it cannot take the others, and the cut."""
+"""The cut of a graph into segments of host and chip."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
 
 import networkx as nx
 
 from has8.errors import BadInput
-from mapping.graph.ir import Graph, Kind, Node
-from mapping.graph.ops import OPS
+from mapping.graph.ir import Graph, Node
+from mapping.partition.rules import current_nodes, reject
+from mapping.partition.segments import Partition, Rejection, Segment, Side
 from mapping.targets.schema import Registers
-
-Side = Literal["host", "chip"]
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Nodes that run together on one side.
-
-    Args:
-        name: unique; for a chip segment the common prefix of its nodes' names.
-        side: "host" or "chip".
-        nodes: in an order in which they can run.
-        inputs: nodes outside it whose results it needs.
-        outputs: its nodes whose results others need, or the model's output.
-        reason: why it is on this side, in one sentence.
-    """
-
-    name: str
-    side: Side
-    nodes: tuple[str, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A node that stays on the host although it works on steps, or an ANN layer.
-
-    Args:
-        node: its name.
-        reason: what a chip would need that it does not give.
-    """
-
-    node: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """Segments in an order in which they can run, and what could not go to the chip."""
-
-    segments: tuple[Segment, ...]
-    rejections: tuple[Rejection, ...]
-
-    @property
-    def chip(self) -> tuple[Segment, ...]:
-        """The segments on the chip."""
-        return tuple(s for s in self.segments if s.side == "chip")
-
-    @property
-    def host(self) -> tuple[Segment, ...]:
-        """The segments on the host."""
-        return tuple(s for s in self.segments if s.side == "host")
-
-
-def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
-    """The convolutions and linear layers whose sum is a neuron's current.
-
-    Returns:
-        The synapse nodes, or a sentence that says what stands in the way.
-    """
-    found: list[Node] = []
-    pending = [graph[graph[neuron].inputs[0]]]
-    while pending:
-        node = pending.pop()
-        if node.op == "add":
-            pending.extend(graph[name] for name in node.inputs)
-        elif OPS[node.op].role != "synapse":
-            return f"its current comes from {node.name!r} ({node.op}), not from synapses alone"
-        elif graph[node.inputs[0]].type.kind is not Kind.SPIKE:
-            return f"{node.name!r} takes {graph[node.inputs[0]].type}, and a chip takes only spikes"
-        else:
-            found.append(node)
-        if len(graph.consumers(node.name)) != 1:
-            return f"the current of {node.name!r} is used elsewhere too"
-    return found[::-1]
-
-
-def reject(graph: Graph, registers: Registers) -> dict[str, str]:
-    """Every node that computes and that the chip cannot take, with the reason.
-
-    Encoders, decoders, shapes and the input are the boundary, not candidates, and are left out.
-    """
-    reasons: dict[str, str] = {}
-    taken: set[str] = set()
-    for node in graph:
-        if node.op != "neuron":
-            continue
-        parts = synapses_of(graph, node.name)
-        if node.attrs["model"] not in registers.neurons:
-            reasons[node.name] = f"the target has no {node.attrs['model']!r} neuron"
-        elif node.attrs["reset"] not in registers.resets:
-            reasons[node.name] = f"the target has no reset by {node.attrs['reset']!r}"
-        elif isinstance(parts, str):
-            reasons[node.name] = parts
-        else:
-            taken.update(_current_nodes(graph, node.name), [node.name])
-    for node in graph:
-        if node.name in taken or node.name in reasons or node.op in ("input", "flatten"):
-            continue
-        if OPS[node.op].role in ("encode", "decode"):
-            continue
-        if node.type.steps is None:
-            reasons[node.name] = "works on values without time steps: an ANN layer"
-        elif OPS[node.op].role == "host":
-            reasons[node.name] = f"the target has no {node.op} of spikes"
-        else:
-            reasons[node.name] = "its neuron stays on the host"
-    return reasons
-
-
-def _current_nodes(graph: Graph, neuron: str) -> list[str]:
-    """Synapse and addition nodes between a neuron and the spikes that drive it."""
-    names: list[str] = []
-    pending = [graph[neuron].inputs[0]]
-    while pending:
-        name = pending.pop()
-        names.append(name)
-        if graph[name].op == "add":
-            pending.extend(graph[name].inputs)
-    return names
 
 
 def cut(graph: Graph, registers: Registers, select: str | Sequence[str] = "all") -> Partition:
@@ -156,7 +33,7 @@ def cut(graph: Graph, registers: Registers, select: str | Sequence[str] = "all")
     owner = {}
     for node in graph:
         if node.op == "neuron" and node.name not in rejected:
-            owner.update(dict.fromkeys([*_current_nodes(graph, node.name), node.name], node.name))
+            owner.update(dict.fromkeys([*current_nodes(graph, node.name), node.name], node.name))
     chip = _chip_segments(graph, owner)
     wanted = _selected(select, [segment.name for segment in chip])
     for segment in chip:
@@ -229,7 +106,7 @@ def _chip_segments(
         first = [nodes[0].name for nodes in groups]
         names = [named.get(node, name) for node, name in zip(first, names, strict=True)]
     return [
-        _segment(graph, name, "chip", nodes, "spiking layers between an encoder and a decoder")
+        segment_of(graph, name, "chip", nodes, "spiking layers between an encoder and a decoder")
         for name, nodes in zip(names, groups, strict=True)
     ]
 
@@ -252,7 +129,16 @@ def _names(groups: list[list[str]]) -> list[str]:
     return names
 
 
-def _segment(graph: Graph, name: str, side: Side, nodes: list[Node], reason: str) -> Segment:
+def segment_of(graph: Graph, name: str, side: Side, nodes: list[Node], reason: str) -> Segment:
+    """A segment of some nodes, with what goes in and out.
+
+    Args:
+        graph: that they are of.
+        name: the segment's.
+        side: where it runs.
+        nodes: in an order in which they can run.
+        reason: why it is on this side.
+    """
     inside = {node.name for node in nodes}
     inputs = dict.fromkeys(s for node in nodes for s in node.inputs if s not in inside)
     outputs = [
@@ -278,5 +164,5 @@ def _in_order(
     for place, (when, nodes) in enumerate(sorted(host.items())):
         reasons = dict.fromkeys(rejected[n.name] for n in nodes if n.name in rejected)
         reason = "; ".join(reasons) or "encoding and decoding run on the host"
-        timed.append((when, _segment(graph, f"host{place}", "host", nodes, reason)))
+        timed.append((when, segment_of(graph, f"host{place}", "host", nodes, reason)))
     return tuple(segment for _, segment in sorted(timed, key=lambda item: item[0]))

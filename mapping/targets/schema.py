@@ -185,6 +185,7 @@ class Chip(Data, frozen=True, kw_only=True):
         tile_spikes_per_ns: spikes that cross one tile border in a nanosecond.
         chip_link_slowdown: how many times slower a link between chips is than one within.
         boards: chips of each board that was built, by name.
+        board_height: chips from south to north, which are filled column by column; 1 is a row.
     """
 
     mesh_width: Positive
@@ -193,6 +194,7 @@ class Chip(Data, frozen=True, kw_only=True):
     tile_spikes_per_ns: AboveZero
     chip_link_slowdown: Annotated[float, Meta(ge=1)]
     boards: Mapping[str, Positive]
+    board_height: Positive = 1
 
     @property
     def cores(self) -> int:

@@ -1,7 +1,8 @@
 """Batched simulation, equal to the reference bit for bit, by arithmetic that cannot round.
 
-A population's weighted sums over all steps are one convolution (:mod:`hwsim.backends.fast.sums`), its neurons
-one pass over them (:mod:`hwsim.backends.fast.neurons`), for as many samples at a time as the cache holds. Which
+A population's weighted sums over all steps are one convolution
+(:mod:`hwsim.backends.fast.sums`), its neurons one pass over them
+(:mod:`hwsim.backends.fast.neurons`), for as many samples at a time as the cache holds. Which
 arithmetic each layer gets follows from bounds on its integers, before anything runs.
 """
 
@@ -16,10 +17,17 @@ import torch
 from torch import Tensor
 
 from has8.errors import BackendError
-from hwsim.activity import Counts, SegmentRun, check_kinds, checked_inputs
+from hwsim.activity import Counts
 from hwsim.backends.fast.layout import logical, stored
-from hwsim.backends.fast.neurons import Lif, Tally, compile_lif
+from hwsim.backends.fast.neurons import Defined, Neurons, Tally, compile_neurons, define
 from hwsim.backends.fast.sums import Sums, compile_sums
+from hwsim.backends.protocol import (
+    SegmentRun,
+    SegmentState,
+    checked_inputs,
+    longest_delays,
+    membrane_dtype,
+)
 from mapping.chip.segment import ChipSegment, Population
 from mapping.targets.schema import Registers
 
@@ -31,7 +39,7 @@ class Fast:
     """The fast backend.
 
     Args:
-        device: where to run, "cpu" or a CUDA device; on CUDA float64 is used throughout, since
+        device: where to run, "cpu" or a CUDA device; on CUDA float64 is used for all sums, since
             its float32 convolutions may take algorithms that round.
     """
 
@@ -50,53 +58,85 @@ class Fast:
         """Choose each layer's arithmetic and move the integers to the device.
 
         Raises:
-            BackendError: if a population feeds itself or an earlier one, is of an unknown kind,
-                or needs arithmetic that floating point would round.
+            BackendError: if populations feed each other in a loop, or one needs arithmetic that
+                floating point would round.
         """
-        check_kinds(segment)
         if loop := segment.loop():
             raise BackendError(
-                f"population {loop[0]!r} is driven by {loop[1]!r}, which comes after it; the fast "
-                f"backend runs no recurrent connections, the reference does"
+                f"synapse {loop.name!r} closes a loop; the fast backend runs no recurrent "
+                f"connections, the reference does"
             )
-        for synapse in (s for population in segment.populations for s in population.synapses):
+        for _, synapse in segment.synapses():
             if synapse.weight_exp < 0:
                 raise BackendError(
                     f"synapse {synapse.name!r} has the weight exponent {synapse.weight_exp}, "
                     f"which shifts sums to the right; only the reference and Lava do that"
                 )
-        layers = tuple(_layer(segment, p, registers, self.device) for p in segment.populations)
-        return FastProgram(segment, layers, self.device)
+        layers = tuple(_layer(segment, p, registers, self.device) for p in segment.in_order())
+        return FastProgram(segment, layers, membrane_dtype(registers), self.device)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One population; its neurons have channels last."""
+    """One population; its neurons have channels last.
+
+    ``neurons`` run from cleared state, ``defined`` from any.
+    """
 
     name: str
     shape: tuple[int, ...]
     sums: tuple[Sums, ...]
-    lif: Lif
+    neurons: Neurons
+    defined: Defined
 
     @property
     def arithmetic(self) -> str:
         """What it is computed in, in words."""
         sums = {sums.arithmetic for sums in self.sums}
         kinds = " and ".join(sorted(sums)) or "no"
-        return f"{kinds} sums, {'int32' if self.lif.compiled else 'float'} neurons"
+        return f"{kinds} sums, {self.neurons.arithmetic} neurons"
 
     def run(
-        self, sources: Mapping[str, Tensor], tally: Tally, membranes: bool
+        self, sources: Mapping[str, Tensor], tally: Tally, membranes: torch.dtype | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Spikes ``[B, T, ..., C]`` and membranes, from the spikes of all sources, likewise."""
-        some = next(iter(sources.values()))
-        samples, steps = some.shape[:2]
-        spikes = some.new_empty(samples, steps, *self.shape)
-        kept = torch.empty_like(spikes, dtype=self.lif.membrane_dtype) if membranes else None
+        """Spikes ``[B, T, ..., C]`` and membranes, from the spikes of all sources in the same order.
+
+        Args:
+            sources: by name, those with delays among them by :func:`_delayed`.
+            tally: to count in.
+            membranes: the type to keep membranes in; None keeps none.
+        """
+        spikes, kept = self._empty(sources, membranes)
+        samples, steps = spikes.shape[:2]
         for chunk in self.chunks(samples, steps):
             part = None if kept is None else kept[chunk]
-            self.lif(self.drive(sources, chunk, steps), tally, spikes[chunk], part)
+            self.neurons(self.drive(sources, chunk, steps), tally, spikes[chunk], part)
         return spikes, kept
+
+    def run_from(
+        self,
+        state: Mapping[str, Tensor] | None,
+        sources: Mapping[str, Tensor],
+        tally: Tally,
+        membranes: torch.dtype | None,
+    ) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor]]:
+        """The same from a given state, by the neurons' definition; also the state afterwards."""
+        spikes, kept = self._empty(sources, membranes)
+        samples, steps = spikes.shape[:2]
+        drive = self.drive(sources, slice(0, samples), steps)
+        if state is None:
+            begin = self.defined.neuron.cleared(torch.zeros_like(drive[:, 0], dtype=torch.int64))
+        else:
+            begin = {k: x.to(drive.device).long().movedim(1, -1) for k, x in state.items()}
+        end = self.defined.advance(begin, drive, tally, spikes, kept)
+        return spikes, kept, {name: x.movedim(-1, 1) for name, x in end.items()}
+
+    def _empty(
+        self, sources: Mapping[str, Tensor], membranes: torch.dtype | None
+    ) -> tuple[Tensor, Tensor | None]:
+        some = next(iter(sources.values()))
+        spikes = some.new_empty(*some.shape[:2], *self.shape)
+        return spikes, None if membranes is None else torch.empty_like(spikes, dtype=membranes)
 
     def chunks(self, samples: int, steps: int) -> Iterator[slice]:
         """The samples in slices of nearly the same size, as many at a time as CHUNK allows."""
@@ -110,54 +150,112 @@ class _Layer:
         samples = chunk.stop - chunk.start
         drive: Tensor | None = None
         for sums in self.sums:
-            part = sums(sources[sums.source][chunk].flatten(0, 1)).reshape(-1, *self.shape)
+            spikes = sources[_delayed(sums.source, sums.delay)][chunk].flatten(0, 1)
+            part = sums(spikes).reshape(-1, *self.shape)
             drive = part if drive is None else drive + part
         if drive is None:
-            drive = self.lif.bias.new_zeros(samples * steps, *self.shape, dtype=torch.float32)
+            some = next(iter(sources.values()))
+            drive = some.new_zeros(samples * steps, *self.shape, dtype=torch.float32)
         split: Tensor = drive.unflatten(0, (samples, steps))
         return split
 
 
 @dataclass(frozen=True, slots=True)
 class FastProgram:
-    """A segment that the fast backend can run."""
+    """A segment that the fast backend can run.
+
+    Args:
+        segment: the segment.
+        layers: its populations in the order in which they run.
+        membrane_dtype: what membranes are kept in.
+        device: where it runs.
+    """
 
     segment: ChipSegment
     layers: tuple[_Layer, ...]
+    membrane_dtype: torch.dtype
     device: torch.device
 
     def __call__(
-        self, inputs: Mapping[str, Tensor], *, first: int = 0, membranes: bool = False
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        first: int = 0,
+        membranes: bool = False,
+        state: SegmentState | None = None,
+        keep_state: bool = False,
     ) -> SegmentRun:
         """Run one batch.
 
         Args:
             inputs: the spikes of each port, ``bool[T, B, *shape]``.
-            first: of no account, nothing happens by chance.
+            first: has no effect, since nothing happens by chance.
             membranes: whether to keep them.
+            state: what every sample starts from; None is cleared state.
+            keep_state: whether the result has the state after the last step.
 
         Raises:
             BadInput: if a port's spikes are missing or have another shape.
         """
         given = checked_inputs(self.segment, inputs)
-        sources = {name: stored(spikes.to(self.device)) for name, spikes in given.items()}
-        spikes, tallies, kept = {}, {}, {}
+        sources: dict[str, Tensor] = {}
+        past: dict[str, Tensor] = {}
+        for name, port in given.items():
+            self._add(sources, past, name, stored(port.to(self.device)), state)
+        spikes, tallies, kept, registers = {}, {}, {}, {}
+        kind = self.membrane_dtype if membranes else None
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for layer in self.layers:
                 tally = tallies[layer.name] = Tally((self.segment.steps, *layer.shape))
-                fired, states = layer.run(sources, tally, membranes)
-                sources[layer.name] = fired
+                if state is None and not keep_state:
+                    fired, states = layer.run(sources, tally, kind)
+                else:
+                    before = None if state is None else state.registers[layer.name]
+                    fired, states, after = layer.run_from(before, sources, tally, kind)
+                    registers[layer.name] = after
+                self._add(sources, past, layer.name, fired, state)
                 spikes[layer.name] = logical(fired)
                 if states is not None:
                     kept[layer.name] = logical(states)
+        names = [population.name for population in self.segment.populations]
         return SegmentRun(
-            spikes,
-            {name: _counts(tally.updated) for name, tally in tallies.items()},
-            {name: tally.overflow for name, tally in tallies.items()},
-            kept,
-            {name: _counts(tally.fired) for name, tally in tallies.items()},
+            {name: spikes[name] for name in names},
+            {name: _counts(tallies[name].updated) for name in names},
+            {name: tallies[name].overflow for name in names},
+            {name: kept[name] for name in names if membranes},
+            {name: _counts(tallies[name].fired) for name in names},
             {layer.name: layer.arithmetic for layer in self.layers},
+            SegmentState(registers, past) if keep_state else None,
         )
+
+    def _add(
+        self,
+        sources: dict[str, Tensor],
+        past: dict[str, Tensor],
+        name: str,
+        spikes: Tensor,
+        state: SegmentState | None,
+    ) -> None:
+        """Enter a source's spikes ``[B, T, ..., C]``, and once more for each delay behind it."""
+        sources[name] = spikes
+        longest = longest_delays(self.segment).get(name, 0)
+        if not longest:
+            return
+        if state is None:
+            before = spikes.new_zeros(len(spikes), longest, *spikes.shape[2:])
+        else:
+            before = stored(state.past[name].to(self.device))
+        whole, steps = torch.cat([before, spikes], dim=1), spikes.shape[1]
+        for _, synapse in self.segment.synapses():
+            if synapse.source == name and synapse.delay:
+                start = longest - synapse.delay
+                sources[_delayed(name, synapse.delay)] = whole[:, start : start + steps]
+        past[name] = logical(whole[:, -longest:])
+
+
+def _delayed(name: str, delay: int) -> str:
+    """The key of a source's spikes that arrive so many steps late."""
+    return f"{name}\0{delay}" if delay else name
 
 
 def _counts(counted: Tensor) -> Counts:
@@ -170,6 +268,7 @@ def _layer(
 ) -> _Layer:
     sums, unit = compile_sums(segment, population, device)
     narrow = all(part.planned != "float64" for part in sums)
-    lif = compile_lif(population, registers, segment.steps, unit, narrow, device)
+    neurons = compile_neurons(population, registers, segment.steps, unit, narrow, device)
     channels, *sides = population.shape
-    return _Layer(population.name, (*sides, channels), sums, lif)
+    defined = define(population, registers, unit, device)
+    return _Layer(population.name, (*sides, channels), sums, neurons, defined)

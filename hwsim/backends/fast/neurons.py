@@ -1,117 +1,137 @@
-"""Leaky integrate and fire over all steps of a sample, in whole numbers: compiled, or in torch.
+"""A population's neurons over all steps of a sample, in whole numbers.
 
-Spikes, drives and membranes lie sample by sample with channels last, ``[B, T, H, W, C]`` or
-``[B, T, N]``, so that a sample's steps are neighbours and a convolution's output needs no move.
+Compiled where a kernel knows the model and its integers fit, else the definition itself, step by
+step on torch's int64. Spikes, drives and membranes lie sample by sample with channels last,
+``[B, T, H, W, C]`` or ``[B, T, N]``, so that a sample's steps are neighbours and a convolution's
+output needs no move.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from has8.errors import BackendError
 from hwsim import kernels
 from hwsim.activity import Overflow
-from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS
+from mapping.chip.arithmetic import Ints, shift_left
+from mapping.chip.neurons import Lif, Neuron, constants, with_constants
 from mapping.chip.segment import Population
 from mapping.targets.schema import Registers
 
 KERNEL_BITS = 30
 """The kernels hold whole numbers of up to so many bits."""
+INT64_BITS = 62
+"""The definition's numbers, products with a decay included, must be of no more bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lif:
-    """A population's neurons, worked out from its integers.
+class Neurons(Protocol):
+    """A population's neurons, ready to run."""
 
-    ``kept_u`` and ``kept_v`` are what a decay leaves, of ``2**decay_bits``. ``may_wrap`` and
-    ``may_clip`` say whether a register can leave its range at all.
-    """
-
-    threshold: Tensor
-    bias: Tensor
-    shift: int
-    kept_u: int
-    kept_v: int
-    decay_bits: int
-    state_bits: int
-    keep_top: bool
-    may_wrap: bool
-    may_clip: bool
-    most: int
-    compiled: bool
+    @property
+    def arithmetic(self) -> str:
+        """What they are computed in, in one word."""
 
     def __call__(
         self, drive: Tensor, tally: Tally, spikes: Tensor, membranes: Tensor | None
     ) -> None:
-        """Run some samples.
+        """Run some samples from cleared state.
 
         Args:
-            drive: whole numbers ``[B, T, ..., C]``, in units of ``2**shift``.
+            drive: whole numbers ``[B, T, ..., C]``, in units of a power of two.
             tally: to count in.
             spikes: of the same shape, bool, dense; to write to.
-            membranes: of the same shape, ``int32`` (``int64`` where registers have more than 32
-                bits), dense; to write those at the end of each step to, or None.
+            membranes: of the same shape, in what :func:`membrane_dtype` says, dense; to write
+                those at the end of each step to, or None.
         """
-        if not self.compiled:
-            self._plain(drive, tally, spikes, membranes)
-            return
-        drive = drive.contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Leaky integrate and fire in the compiled kernel.
+
+    Args:
+        threshold: ``int32[period]``; neuron ``i``, channels last, has that of ``i % period``.
+        bias: ``int32[period]``.
+        period: the number of channels, or of neurons where each has its own constants.
+        shift: of the drive's unit to the register's.
+        kept_u: what a decay leaves of the current, of ``2**decay_bits``.
+        kept_v: what a decay leaves of the membrane, of ``2**decay_bits``.
+        registers: the target's.
+        may_overflow: whether a register can leave its range at all.
+    """
+
+    threshold: Tensor
+    bias: Tensor
+    period: int
+    shift: int
+    kept_u: int
+    kept_v: int
+    registers: Registers
+    may_overflow: bool
+    arithmetic: str = "int32"
+
+    def __call__(
+        self, drive: Tensor, tally: Tally, spikes: Tensor, membranes: Tensor | None
+    ) -> None:
+        """Run some samples; see :class:`Neurons`."""
+        drive, r = drive.contiguous(), self.registers
         samples, steps = drive.shape[:2]
         kernels.call(
-            "lif", samples, steps, drive[0, 0].numel(), drive.shape[-1], drive, self.shift,
-            self.bias, self.threshold, self.kept_u, self.kept_v, self.decay_bits, self.state_bits,
-            self.keep_top, self.may_wrap or self.may_clip, spikes, tally.fired, tally.updated,
+            "lif", samples, steps, drive[0, 0].numel(), self.period, drive, self.shift,
+            self.bias, self.threshold, self.kept_u, self.kept_v, r.decay_bits, r.state_bits,
+            r.keep_top, self.may_overflow, spikes, tally.fired, tally.updated,
             tally.overflows, membranes,
         )  # fmt: skip
 
-    def _plain(self, drive: Tensor, tally: Tally, spikes: Tensor, membranes: Tensor | None) -> None:
-        drive = drive.to(self._float(drive)) * 2**self.shift
-        bias, threshold = self.bias.to(drive), self.threshold.to(drive)
-        u = v = torch.zeros_like(drive[:, 0])
+
+@dataclass(frozen=True, slots=True)
+class Defined:
+    """Any model, by its own definition on int64.
+
+    Args:
+        neuron: with its constants as tensors, channels last.
+        shift: of the drive's unit to that of a weight.
+        registers: the target's.
+    """
+
+    neuron: Neuron
+    shift: int
+    registers: Registers
+    arithmetic: str = "int64"
+
+    def __call__(
+        self, drive: Tensor, tally: Tally, spikes: Tensor, membranes: Tensor | None
+    ) -> None:
+        """Run some samples; see :class:`Neurons`."""
+        state = self.neuron.cleared(torch.zeros_like(drive[:, 0], dtype=torch.int64))
+        self.advance(state, drive, tally, spikes, membranes)
+
+    def advance(
+        self,
+        state: Mapping[str, Tensor],
+        drive: Tensor,
+        tally: Tally,
+        spikes: Tensor,
+        membranes: Tensor | None,
+    ) -> Mapping[str, Tensor]:
+        """Run some samples from a given state, and return the state after the last step."""
         for t in range(drive.shape[1]):
-            before, u = v, self._current(u, drive[:, t], tally)
-            v = self._membrane(v, u + bias, tally)
-            busy = (before != 0) | (u != 0) | (drive[:, t] != 0) | (bias != 0)
-            fires = torch.gt(v, threshold, out=spikes[:, t])
-            v = v.masked_fill(fires, 0)
-            tally.updated[t] += busy.sum(0).to(tally.updated)
-            tally.fired[t] += fires.sum(0).to(tally.fired)
+            step = self.neuron.step(state, drive[:, t].long() << self.shift, self.registers)
+            state = step.state
+            spikes[:, t] = step.spikes
+            tally.updated[t] += step.updated.sum(0).to(tally.updated)
+            tally.fired[t] += step.spikes.sum(0).to(tally.fired)
+            tally.overflows[0] += step.wraps
+            tally.overflows[1] += step.clips
             if membranes is not None:
-                membranes[:, t] = v
-
-    @property
-    def membrane_dtype(self) -> torch.dtype:
-        """What recorded membranes are kept in."""
-        return torch.int32 if self.state_bits <= 32 else torch.int64
-
-    def _float(self, drive: Tensor) -> torch.dtype:
-        """The narrowest type in which nothing here rounds: powers of two scale exactly."""
-        powers = all(kept & (kept - 1) == 0 for kept in (self.kept_u, self.kept_v))
-        narrow = powers and not self.may_wrap and self.most <= 1 << FLOAT32_BITS
-        return torch.float32 if narrow and drive.dtype == torch.float32 else torch.float64
-
-    def _current(self, u: Tensor, drive: Tensor, tally: Tally) -> Tensor:
-        current = drive
-        if self.kept_u:
-            current = drive + torch.trunc(u * (self.kept_u / 2**self.decay_bits))
-        if not self.may_wrap:
-            return current
-        full = 1 << self.state_bits
-        top = full // 2 if self.keep_top else full // 2 - 1
-        wrapped = top - torch.remainder(top - current, full)
-        tally.overflows[0] += int((wrapped != current).sum())
-        return wrapped
-
-    def _membrane(self, v: Tensor, added: Tensor, tally: Tally) -> Tensor:
-        v = torch.trunc(v * (self.kept_v / 2**self.decay_bits)) + added
-        if self.may_clip:
-            limit = (1 << (self.state_bits - 1)) - 1
-            tally.overflows[1] += int((v.abs() > limit).sum())
-            v = v.clamp(-limit, limit)
-        return v
+                membranes[:, t] = state["v"]
+        return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +158,34 @@ class Tally:
         return Overflow(*self.overflows.tolist())
 
 
-def compile_lif(
+def define(
+    population: Population, registers: Registers, unit: int, device: torch.device
+) -> Defined:
+    """A population's neurons by their definition.
+
+    Args:
+        population: the integers.
+        registers: the target's.
+        unit: exponent of the unit that its drive comes in, before the chip's own shift.
+        device: where it is to run.
+    """
+    neuron = population.neuron
+    tensors = {
+        name: torch.from_numpy(_channels_last(values, population.shape)).to(device)
+        for name, values in constants(neuron).items()
+    }
+    return Defined(with_constants(neuron, tensors), unit, registers)
+
+
+def compile_neurons(
     population: Population,
     registers: Registers,
     steps: int,
     unit: int,
     narrow: bool,
     device: torch.device,
-) -> Lif:
-    """A population's neurons.
+) -> Neurons:
+    """A population's neurons in the fastest arithmetic that holds their integers.
 
     Args:
         population: the integers.
@@ -157,47 +196,59 @@ def compile_lif(
         device: where it is to run.
 
     Raises:
-        BackendError: if some integer could have more bits than float64 holds.
+        BackendError: if some integer could have more bits than int64 holds.
     """
     half = 1 << (registers.state_bits - 1)
-    full = 1 << registers.decay_bits
-    bias = population.bias << population.bias_exp
-    threshold = population.threshold << registers.threshold_shift
-    kept_u = full - (population.du + registers.current_decay_offset)
-    kept_v = full - (population.dv + registers.membrane_decay_offset)
+    most_drive = population.largest_drive << registers.synapse_shift
+    none = np.zeros((), np.int64)
+    bias = shift_left(*(getattr(population.neuron, name, none) for name in ("bias", "bias_exp")))
+    most = 2 * half + most_drive + int(abs(bias).max(initial=0))
+    if (bits := most.bit_length() + registers.decay_bits) > INT64_BITS:
+        raise BackendError(
+            f"population {population.name!r} needs integers of {bits} bits and the fast backend "
+            f"has {INT64_BITS}; use the reference"
+        )
+    in_kernel = narrow and device.type == "cpu" and kernels.available()
+    compiled = _compiled(population, registers, steps, unit) if in_kernel else None
+    return compiled or define(population, registers, unit, device)
 
-    most_drive = population.most_drive << registers.synapse_shift
+
+def _compiled(
+    population: Population, registers: Registers, steps: int, unit: int
+) -> Compiled | None:
+    """The kernel's neurons; None where it does not know the model or its integers do not fit."""
+    neuron, r = population.neuron, registers
+    if not isinstance(neuron, Lif) or neuron.du.size > 1 or neuron.dv.size > 1:
+        return None
+    half, full = 1 << (r.state_bits - 1), 1 << r.decay_bits
+    bias = shift_left(neuron.bias, neuron.bias_exp)
+    threshold = neuron.threshold << r.threshold_shift
+    kept_u = full - (int(neuron.du) + r.current_decay_offset)
+    kept_v = full - (int(neuron.dv) + r.membrane_decay_offset)
+    most_drive = population.largest_drive << r.synapse_shift
     most_u = most_drive if kept_u == 0 else half + most_drive  # before it is wrapped
     most_bias = int(abs(bias).max(initial=0))
     most_v = half + min(most_u, half) + most_bias  # before it is clipped
     most = max(most_u, most_v)
-    bits = most.bit_length() + registers.decay_bits  # of a product with a decay
-    if bits > FLOAT64_BITS:
-        raise BackendError(
-            f"population {population.name!r} needs integers of {bits} bits and float64 is exact "
-            f"up to {FLOAT64_BITS}; use the reference"
-        )
-    largest = max(most + half, int(threshold.max(initial=0)))
-    in_kernel = (
-        narrow and device.type == "cpu" and largest < 1 << KERNEL_BITS and kernels.available()
-    )
-    kind = torch.int32 if in_kernel else torch.float64
-    return Lif(
-        threshold=torch.from_numpy(threshold).to(device, kind),
-        bias=torch.from_numpy(bias).to(device, kind),
-        shift=unit + registers.synapse_shift,
-        kept_u=kept_u,
-        kept_v=kept_v,
-        decay_bits=registers.decay_bits,
-        state_bits=registers.state_bits,
-        keep_top=registers.keep_top,
-        may_wrap=most_u >= half,
-        may_clip=_reach(min(most_u, half), most_bias, kept_v / full, steps) >= half,
-        most=most,
-        compiled=in_kernel,
+    if max(most + half, int(threshold.max(initial=0))) >= 1 << KERNEL_BITS:
+        return None
+    reach = (min(most_u, half) + most_bias) * sum((kept_v / full) ** t for t in range(steps))
+    each = [_channels_last(values, population.shape) for values in (threshold, bias)]
+    threshold, bias = (np.ascontiguousarray(v).reshape(-1) for v in np.broadcast_arrays(*each))
+    return Compiled(
+        torch.from_numpy(threshold.astype(np.int32)),
+        torch.from_numpy(bias.astype(np.int32)),
+        len(bias),
+        unit + r.synapse_shift,
+        kept_u,
+        kept_v,
+        r,
+        most_u >= half or reach >= half,
     )
 
 
-def _reach(most_u: int, most_bias: int, kept: float, steps: int) -> float:
-    """How far a membrane can get in so many steps if it is never clipped."""
-    return (most_u + most_bias) * sum(kept**t for t in range(steps))
+def _channels_last(values: Ints, shape: tuple[int, ...]) -> Ints:
+    """Constants that broadcast over ``(C, ...)``, in axes that broadcast over ``(..., C)``."""
+    axes: Any = values.reshape((1,) * (len(shape) - values.ndim) + values.shape)
+    moved: Ints = np.ascontiguousarray(np.moveaxis(axes, 0, -1))
+    return moved

@@ -28,6 +28,8 @@ from torch.nn import functional as F
 from has8.errors import BackendError
 from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, Ints
 from mapping.chip.segment import ChipSegment, Population, Synapse
+from mapping.chip.wiring import Wiring, taps
+from mapping.integers.sums import plain_window, weighted_sums
 
 Arithmetic = Literal["int8", "float32", "float64"]
 
@@ -42,7 +44,7 @@ SMALL = 4
 
 
 Window = tuple[list[int], list[int], list[int], int]
-"""Stride, padding, dilation and groups of a convolution."""
+"""Stride, padding, dilation and groups of a convolution, as torch takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,10 @@ class Sums:
         weight: int8 mantissas, or floats in units of the population's drive; ``[O, I, kH, kW]``
             or ``[out, in]``.
         scale: what sums of bytes are multiplied by, a power of two.
-        window: of a convolution; None for a matrix.
+        window: of a convolution that torch knows; None for others, and for a matrix.
         every: for a matrix that every so-many pixels goes through, in rows and columns.
+        wires: of what is neither a matrix nor a convolution that torch knows.
+        delay: of the source's spikes, in steps.
     """
 
     source: str
@@ -67,6 +71,8 @@ class Sums:
     scale: float
     window: Window | None
     every: tuple[int, int] | None = None
+    wires: Wiring | None = None
+    delay: int = 0
     _packed: dict[tuple[int, ...], Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -77,7 +83,7 @@ class Sums:
     def __call__(self, spikes: Tensor) -> Tensor:
         """Sums over spikes ``bool[N, ...]``: floats ``[N, ...]``, all whole numbers."""
         if self.every is None:
-            return self._sums(spikes if self.window else spikes.flatten(1))
+            return self._sums(spikes if self.window or self.wires else spikes.flatten(1))
         rows, columns = self.every
         pixels = spikes[:, ::rows, ::columns].contiguous()
         return self._sums(pixels.flatten(0, 2)).view(*pixels.shape[:3], -1)
@@ -95,11 +101,18 @@ class Sums:
         return self.weight.to(torch.float32) * self.scale
 
     def _in_floats(self, spikes: Tensor, weight: Tensor) -> Tensor:
-        if self.window is None:
+        if self.window is None and self.wires is None:
             return F.linear(spikes.to(weight.dtype), weight)
+        if self.wires is not None:  # a flat source is one of one pixel
+            spikes = spikes.view(len(spikes), *self.wires.in_shape[1:], -1)
         images = spikes.permute(0, 3, 1, 2).to(weight.dtype)
         with torch.backends.nnpack.flags(enabled=False):
-            sums = F.conv2d(images, weight, None, *self.window).permute(0, 2, 3, 1)
+            if self.wires is not None:
+                sums = weighted_sums(self.wires, images, weight)
+            else:
+                assert self.window is not None
+                sums = F.conv2d(images, weight, None, *self.window)
+            sums = sums.permute(0, 2, 3, 1)
         return sums.round_() if sums.is_cuda else sums
 
     def _prove(self, shape: torch.Size) -> None:
@@ -154,46 +167,57 @@ def compile_sums(
     Raises:
         BackendError: if the sums could be larger than float64 holds.
     """
-    matrices = [_wires(segment, population, synapse) for synapse in population.synapses]
+    forms = [_form(segment, population, synapse) for synapse in population.synapses]
     exponents = [
-        _shared_exponent(matrix) + synapse.weight_exp
-        for (matrix, *_), synapse in zip(matrices, population.synapses, strict=True)
+        _shared_exponent(form.weight) + synapse.weight_exp
+        for form, synapse in zip(forms, population.synapses, strict=True)
     ]
     unit = min(exponents, default=0)
-    bound = population.most_drive >> unit
+    bound = population.largest_drive >> unit
     if bound.bit_length() > FLOAT64_BITS:
         raise BackendError(
             f"population {population.name!r} could add up {bound.bit_length()} bits and float64 is "
             f"exact up to {FLOAT64_BITS}; use the reference"
         )
     sums = []
-    for synapse, (matrix, window, every), exponent in zip(
-        population.synapses, matrices, exponents, strict=True
-    ):
-        mantissas = matrix >> (exponent - synapse.weight_exp)
+    for synapse, form, exponent in zip(population.synapses, forms, exponents, strict=True):
+        mantissas = form.weight >> (exponent - synapse.weight_exp)
         image = segment.shape_of(synapse.source)
-        arithmetic = _arithmetic(mantissas, window, image, bound, device)
+        arithmetic = _arithmetic(mantissas, form, image, bound, device)
         if arithmetic == "int8":
             weight = torch.from_numpy(mantissas).to(torch.int8)
         else:
-            whole = torch.from_numpy((matrix << synapse.weight_exp) >> unit)
+            whole = torch.from_numpy((form.weight << synapse.weight_exp) >> unit)
             weight = whole.to(device, getattr(torch, arithmetic))
-            if window is not None:
+            if weight.dim() == 4:
                 weight = weight.contiguous(memory_format=torch.channels_last)
         scale = 2.0 ** (exponent - unit)
-        sums.append(Sums(synapse.source, arithmetic, weight, scale, window, every))
+        sums.append(
+            Sums(
+                synapse.source,
+                arithmetic,
+                weight,
+                scale,
+                form.window,
+                form.every,
+                form.wires,
+                synapse.delay,
+            )
+        )
     return tuple(sums), unit
 
 
 def _arithmetic(
-    weight: Ints, window: Window | None, image: tuple[int, ...], bound: int, device: torch.device
+    weight: Ints, form: _Form, image: tuple[int, ...], bound: int, device: torch.device
 ) -> Arithmetic:
     """The fastest that is exact for these weights, if no sum of the population exceeds a bound."""
     most = int(np.abs(weight).max(initial=0))
     if device.type != "cpu" or bound > 1 << FLOAT32_BITS or most > 1 << BFLOAT16_BITS:
         return "float64"
     fits = weight.min(initial=0) >= -128 and weight.max(initial=0) <= 127
-    common = window is None or _common(window, image, weight.shape)
+    common = form.wires is None and (
+        form.window is None or _common(form.window, image, weight.shape)
+    )
     return "int8" if fits and common and multiplies_bytes() else "float32"
 
 
@@ -221,23 +245,34 @@ def _shared_exponent(weight: Ints) -> int:
     return (bits & -bits).bit_length() - 1 if bits else 0
 
 
-def _wires(
-    segment: ChipSegment, population: Population, synapse: Synapse
-) -> tuple[Ints, Window | None, tuple[int, int] | None]:
-    """Weights, window and pixels of a synapse, with channels last where it is a matrix."""
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What a synapse is computed as; see :class:`Sums`."""
+
+    weight: Ints
+    window: Window | None = None
+    every: tuple[int, int] | None = None
+    wires: Wiring | None = None
+
+
+def _form(segment: ChipSegment, population: Population, synapse: Synapse) -> _Form:
+    """A matrix where it is one, else a convolution; with channels last where it is a matrix."""
     source, target = segment.shape_of(synapse.source), population.shape
-    if synapse.kind == "linear":
-        matrix = _channels_last(synapse.weight, source, 1)
-        return _channels_last(matrix, target, 0), None, None
+    wires, weight = synapse.wiring, synapse.weight
+    axes = wires.rows, wires.cols
+    if wires.full:
+        matrix = weight.reshape(len(weight), -1)
+        return _Form(_channels_last(_channels_last(matrix, source, 1), target, 0))
+    if len(source) != 3 or not all(map(plain_window, axes)):
+        return _Form(weight, wires=wires)
     stride, padding, dilation = (
-        list(synapse.attrs[key]) for key in ("stride", "padding", "dilation")
+        [getattr(axis, name) for axis in axes] for name in ("stride", "padding", "dilation")
     )
-    groups = int(synapse.attrs["groups"])
-    if groups == 1 and max(prod(source[1:]), prod(target[1:])) <= SMALL:
-        return _unrolled(synapse, source, target), None, None
-    if groups == 1 and synapse.weight.shape[2:] == (1, 1) and padding == [0, 0]:
-        return synapse.weight[:, :, 0, 0], None, (stride[0], stride[1])
-    return synapse.weight, (stride, padding, dilation, groups), None
+    if wires.groups == 1 and max(prod(source[1:]), prod(target[1:])) <= SMALL:
+        return _Form(_unrolled(wires, weight))
+    if wires.groups == 1 and weight.shape[2:] == (1, 1) and padding == [0, 0]:
+        return _Form(weight[:, :, 0, 0], every=(stride[0], stride[1]))
+    return _Form(weight, window=(stride, padding, dilation, wires.groups))
 
 
 def _channels_last(matrix: Ints, shape: tuple[int, ...], axis: int) -> Ints:
@@ -246,16 +281,13 @@ def _channels_last(matrix: Ints, shape: tuple[int, ...], axis: int) -> Ints:
     return matrix.take(order, axis)
 
 
-def _unrolled(synapse: Synapse, source: tuple[int, ...], target: tuple[int, ...]) -> Ints:
+def _unrolled(wires: Wiring, weight: Ints) -> Ints:
     """A convolution as a matrix between all neurons, channels last on both axes."""
-    (channels, height, width), weight = source, synapse.weight
-    outputs, high, wide = target
-    stride, padding, dilation = (synapse.attrs[key] for key in ("stride", "padding", "dilation"))
+    (channels, height, width), (outputs, high, wide) = wires.in_shape, wires.out_shape
     matrix = np.zeros((high, wide, outputs, height, width, channels), np.int64)
-    for y, x, row, column in np.ndindex(high, wide, *weight.shape[2:]):
-        v = y * stride[0] - padding[0] + row * dilation[0]
-        u = x * stride[1] - padding[1] + column * dilation[1]
-        if 0 <= v < height and 0 <= u < width:
+    rows, cols = taps(wires.rows), taps(wires.cols)
+    for v, u, row, column in np.ndindex(height, width, *weight.shape[2:]):
+        if (y := rows[v, row]) >= 0 and (x := cols[u, column]) >= 0:
             matrix[y, x, :, v, u] = weight[:, :, row, column]
     return matrix.reshape(high * wide * outputs, height * width * channels)
 

@@ -22,13 +22,13 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
+from has8.errors import BackendError
 
 Array = NDArray[Any]
 
@@ -39,14 +39,6 @@ ANSWER_S = 60.0
 """Seconds that an interpreter may take to say whether it has a package."""
 
 
-class IsolatedError(Exception):
-    """Isolated work that failed or cannot be done, in one sentence.
-
-    Where torch may be imported, callers raise it again as a ``BackendError``: ``has8.errors`` lies
-    in a package that imports torch.
-    """
-
-
 def interpreter_with(package: str, python: str) -> str:
     """The absolute path of an interpreter that has a package.
 
@@ -55,11 +47,11 @@ def interpreter_with(package: str, python: str) -> str:
         python: the interpreter as the user names it, a path or a command.
 
     Raises:
-        IsolatedError: if it is missing, no Python, or lacks the package.
+        BackendError: if it is missing, no Python, or lacks the package.
     """
     found = shutil.which(python)
     if found is None:
-        raise IsolatedError(f"there is no program {python!r}")
+        raise BackendError(f"there is no program {python!r}")
     path = str(Path(found).absolute())  # its links are kept: they tell Python its environment
     code = f"print('Python', flush=True); import {package}"
     try:
@@ -81,34 +73,39 @@ def interpreter_with(package: str, python: str) -> str:
         is_python = has_package = False
     if not (is_python and has_package):
         reason = f"cannot import {package}" if is_python else "is no Python"
-        raise IsolatedError(f"{python!r} {reason}")
+        raise BackendError(f"{python!r} {reason}")
     return path
 
 
 def run_isolated(
-    module: str, job: Mapping[str, Any], timeout_s: float, what: str, python: str = sys.executable
+    module: str,
+    job: Mapping[str, Any],
+    timeout_s: float,
+    what: str,
+    python: str = sys.executable,
+    *,
+    code: Sequence[str] = (),
 ) -> list[Array]:
     """Run a module's function ``work`` on a job, in a fresh interpreter.
 
     Args:
-        module: importable by name; may import this file, NumPy and what ``python`` has. Its
-            ``work`` gets the job as plain data (what has a name is a namespace, sequences are
-            lists) and returns arrays.
-        job: dataclasses, namespaces, mappings with names as keys, sequences, numbers, text and
-            arrays.
+        module: importable by name; may import this file, ``code``, NumPy and what ``python`` has.
+            Its ``work`` gets the job (its sequences are lists) and returns arrays.
+        job: mappings with names as keys, sequences, numbers, text and arrays.
         timeout_s: seconds after which the worker and all its processes are ended.
         what: the work in words, to begin an error message with.
         python: the absolute path of the interpreter.
+        code: modules and packages of ours that the worker is given beside ``module``.
 
     Returns:
         The arrays that the function made.
 
     Raises:
-        IsolatedError: if the worker dies or takes longer than ``timeout_s``.
+        BackendError: if the worker dies or takes longer than ``timeout_s``.
     """
     with tempfile.TemporaryDirectory(prefix="has8-") as name:
         folder = Path(name)
-        _copy_code(folder, module)
+        _copy_code(folder, [__name__, module, *code])
         _write(folder, job)
         with (folder / "log.txt").open("w+") as log:
             _run([python, "-m", __name__, module, name], log, timeout_s, what)
@@ -152,10 +149,6 @@ def _write(folder: Path, job: Mapping[str, Any]) -> None:
     arrays: dict[str, Array] = {}
 
     def plain(value: Any) -> Any:
-        if is_dataclass(value):
-            return {field.name: getattr(value, field.name) for field in fields(value)}
-        if isinstance(value, SimpleNamespace):
-            return vars(value)
         if isinstance(value, np.ndarray):
             arrays[str(len(arrays))] = value
             return {"array": str(len(arrays) - 1)}
@@ -167,27 +160,28 @@ def _write(folder: Path, job: Mapping[str, Any]) -> None:
 
 def _read(folder: Path) -> dict[str, Any]:
     def revive(found: dict[str, Any]) -> Any:
-        if found.keys() == {"array"}:
-            return arrays[found["array"]]
-        return SimpleNamespace(**found) if "name" in found else found
+        return arrays[found["array"]] if found.keys() == {"array"} else found
 
     with np.load(folder / "job.npz") as arrays:
         job: dict[str, Any] = json.loads((folder / "job.json").read_text(), object_hook=revive)
     return job
 
 
-def _copy_code(folder: Path, module: str) -> None:
-    """Put what the worker imports of ours into its folder."""
-    parts = __package__.split(".")
-    packages = [".".join(parts[: n + 1]) for n in range(len(parts))]
-    for name in (*packages, __name__, module):
-        spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.origin is not None, f"{name} has no file"
-        place = folder.joinpath(*name.split("."))
-        if spec.submodule_search_locations is not None:
-            place /= "__init__"
-        place.parent.mkdir(exist_ok=True, parents=True)
-        shutil.copyfile(spec.origin, place.with_suffix(".py"))
+def _copy_code(folder: Path, names: Sequence[str]) -> None:
+    """Put modules and packages, and the packages that they lie in, into the worker's folder."""
+    for name in names:
+        parts = name.split(".")
+        for count in range(1, len(parts) + 1):
+            spec = importlib.util.find_spec(".".join(parts[:count]))
+            assert spec is not None and spec.origin is not None, f"{name} has no file"
+            place = folder.joinpath(*parts[:count])
+            if spec.submodule_search_locations is None:
+                shutil.copyfile(spec.origin, place.with_suffix(".py"))
+                continue
+            place.mkdir(exist_ok=True)
+            whole = count == len(parts)
+            for file in Path(spec.origin).parent.glob("*.py" if whole else "__init__.py"):
+                shutil.copyfile(file, place / file.name)
 
 
 def _environment(python: str) -> dict[str, str]:
@@ -218,7 +212,7 @@ def _run(command: Sequence[str], log: IO[str], timeout_s: float, what: str) -> N
         try:
             code = worker.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise IsolatedError(
+            raise BackendError(
                 f"{what} took longer than {timeout_s:g} s and was stopped; run fewer samples or "
                 "raise the time limit"
             ) from None
@@ -229,7 +223,7 @@ def _run(command: Sequence[str], log: IO[str], timeout_s: float, what: str) -> N
         lines = [line.strip() for line in log.read().splitlines()]
         errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
         reason = " / ".join((errors or lines)[-3:])
-        raise IsolatedError(f"{what} ended with code {code}: {reason or 'it said nothing'}")
+        raise BackendError(f"{what} ended with code {code}: {reason or 'it said nothing'}")
 
 
 def _end_group(worker: subprocess.Popen[bytes]) -> None:

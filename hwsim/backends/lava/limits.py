@@ -1,20 +1,18 @@
 """What Lava runs bit for bit as a target does, and what is refused because it would not.
 
-Lava cannot clear a loop between samples: it would carry spikes from one into the next. And its LIF
-wraps only once, so a current must not reach three times its range. Needs NumPy alone: segments and
-registers may be anything with the attributes of the types named here.
+Lava cannot clear a loop between samples, nor what a delay holds back: it would carry spikes from
+one into the next. And its LIF wraps only once, so a current must not reach three times its range.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from hwsim.backends.lava.isolate import IsolatedError
+from has8.errors import BackendError
+from mapping.chip.neurons import Lif
+from mapping.chip.segment import ChipSegment, Population
 
 if TYPE_CHECKING:
-    from mapping.chip.segment import ChipSegment, Population
     from mapping.targets.schema import Registers
 
 FIXED_REGISTERS = {
@@ -31,11 +29,15 @@ FIXED_REGISTERS = {
 def check_faithful(segment: ChipSegment, registers: Registers) -> None:
     """Hold a segment to what Lava runs bit for bit.
 
+    Args:
+        segment: any.
+        registers: the target's, or anything with the same attributes.
+
     Raises:
-        IsolatedError: if Lava would run it otherwise; says why.
+        BackendError: if Lava would run it otherwise; says why.
     """
     if reason := _unfaithful(segment, registers):
-        raise IsolatedError(reason)
+        raise BackendError(reason)
 
 
 def _unfaithful(segment: ChipSegment, registers: Registers) -> str | None:
@@ -44,34 +46,38 @@ def _unfaithful(segment: ChipSegment, registers: Registers) -> str | None:
         found = getattr(registers, key)
         if found != value:
             return f"Lava's LIF has {key} = {value} and the target {found}; use another backend"
-    known = {port.name for port in segment.inputs}
-    for population in segment.populations:
-        if population.neuron != "lif":
-            return f"Lava runs only 'lif' here and {population.name!r} is {population.neuron!r}"
-        for synapse in population.synapses:
-            if synapse.source not in known:
-                return (
-                    f"population {population.name!r} is fed by {synapse.source!r}, which does not "
-                    "run before it; Lava cannot clear a loop between samples, use the reference"
-                )
-        known.add(population.name)
-        current, limit = _largest_current(population, registers)
-        if current >= limit:
+    if loop := segment.loop():
+        return (
+            f"synapse {loop.name!r} closes a loop, which Lava cannot clear between samples; use "
+            f"the reference"
+        )
+    for _, synapse in segment.synapses():
+        if synapse.delay:
             return (
-                f"population {population.name!r} could reach a current of {current:,}, but Lava "
-                f"wraps as the target does only below {limit:,}; use another backend"
+                f"synapse {synapse.name!r} has a delay, whose spikes Lava cannot clear between "
+                f"samples; use another backend"
             )
+    for population in segment.populations:
+        if reason := _unfaithful_neurons(population, registers):
+            return reason
     return None
 
 
-def _largest_current(population: Population, registers: Registers) -> tuple[int, int]:
-    """What |u| cannot exceed before it wraps, and below what Lava wraps it as the target does."""
+def _unfaithful_neurons(population: Population, registers: Registers) -> str | None:
+    """Why Lava would not run a population's neurons bit for bit; None if it does."""
+    name, neuron = population.name, population.neuron
+    if not isinstance(neuron, Lif):
+        return f"Lava runs only 'lif' here and {name!r} is {neuron.model!r}"
+    for key in ("du", "dv", "bias_exp"):
+        if getattr(neuron, key).size > 1:
+            return f"Lava's LIF has one {key} for all neurons, and {name!r} has several"
     half = 1 << (registers.state_bits - 1)
-    kept = (1 << registers.decay_bits) - population.du - registers.current_decay_offset
-    largest = half if kept else 0
-    for synapse in population.synapses:
-        weight = synapse.weight.reshape(len(synapse.weight), -1).astype(np.int64)
-        positive, negative = weight.clip(min=0).sum(axis=1), weight.clip(max=0).sum(axis=1)
-        total = int(np.max(np.maximum(positive, -negative)))
-        largest += total << max(synapse.weight_exp, 0) << registers.synapse_shift
-    return largest, 3 * half if registers.keep_top else half
+    kept = (1 << registers.decay_bits) - int(neuron.du) - registers.current_decay_offset
+    current = (half if kept else 0) + (population.largest_drive << registers.synapse_shift)
+    limit = 3 * half if registers.keep_top else half
+    if current >= limit:
+        return (
+            f"population {name!r} could reach a current of {current:,}, but Lava "
+            f"wraps as the target does only below {limit:,}; use another backend"
+        )
+    return None

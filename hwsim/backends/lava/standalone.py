@@ -1,7 +1,7 @@
-"""``python -m hwsim.backends.lava``: the chip segments of a saved mapping in Lava, from spikes in a file.
+"""``python -m hwsim.backends.lava``: chip segments of a saved mapping in Lava, from spikes in a file.
 
-For environments that have Lava and nothing else of what has8 needs. So the mapping is read here
-with NumPy alone (``mapping/artifact.py`` writes it), and errors are one sentence on stderr.
+For environments that have Lava and NumPy and nothing else of what has8 needs. Errors are one
+sentence on stderr.
 """
 
 from __future__ import annotations
@@ -12,26 +12,24 @@ import json
 import math
 import os
 import sys
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from has8.errors import BackendError, Has8Error
+from has8.files import write_whole
 from hwsim.backends.lava.backend import run_worker
-from hwsim.backends.lava.isolate import IsolatedError
 from hwsim.backends.lava.limits import check_faithful
+from mapping.chip.archive import read
+from mapping.chip.check import check_segment
+from mapping.chip.segment import ChipSegment
+from mapping.chip.serial import unpack
 
 Arrays = dict[str, NDArray[Any]]
-
-FORMAT, VERSION = "has8-mapped", 2
-"""The artefact that is read here; ``mapping.artifact`` has the same."""
-
-INTEGERS = {f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)}
-"""NumPy's names of safetensors' integer types."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     try:
         _run(options.name, options.input, options.output, options.timeout)
-    except IsolatedError as error:
+    except Has8Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -48,33 +46,31 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def read_mapping(path: Path) -> tuple[list[Any], Any]:
+def read_mapping(path: Path) -> tuple[list[ChipSegment], Any]:
     """The chip segments and the registers of a saved mapping, with NumPy alone.
 
     Returns:
-        Namespaces with the attributes of ``mapping.chip.segment.ChipSegment`` and
+        The segments, and a namespace with the attributes of
         ``mapping.targets.schema.Registers``.
 
     Raises:
-        IsolatedError: if the file is missing, is no has8 artefact, or is damaged.
+        BackendError: if the file is missing, is no has8 artefact, or is damaged.
     """
-    with _opened(path, "mapped model", "write it with has8-map"), zipfile.ZipFile(path) as archive:
-        manifest = json.loads(archive.read("manifest.json"))
-        if (manifest["format"], manifest["version"]) != (FORMAT, VERSION):
-            raise ValueError(
-                f"{manifest['format']!r} version {manifest['version']}, and this has8 reads "
-                f"version {VERSION}"
-            )
-        arrays = _chip_arrays(archive.read("tensors.safetensors"))
+    with _opened(path, "mapped model", "write it with has8-map"):
+        content, arrays = read(path)
+        manifest = json.loads(content)
         registers = SimpleNamespace(**manifest["target"]["registers"])
-        return [_segment(chip, arrays) for chip in manifest["chips"]], registers
+        segments = [unpack(chip, arrays) for chip in manifest["chips"]]
+        for segment in segments:
+            check_segment(segment, registers)  # type: ignore[arg-type]
+    return segments, registers
 
 
-def read_inputs(path: Path, segments: Sequence[Any]) -> dict[str, Arrays]:
+def read_inputs(path: Path, segments: Sequence[ChipSegment]) -> dict[str, Arrays]:
     """The input spikes, ``bool[T, N, *shape]`` by segment and port, of every segment that has all.
 
     Raises:
-        IsolatedError: if the file is missing or damaged, holds no segment's inputs, or inputs of
+        BackendError: if the file is missing or damaged, holds no segment's inputs, or inputs of
             another type or shape.
     """
     found: dict[str, Arrays] = {}
@@ -88,7 +84,7 @@ def read_inputs(path: Path, segments: Sequence[Any]) -> dict[str, Arrays]:
             else:
                 found[segment.name] = {name: stored[key] for name, key in keys.items()}
     if not found:
-        raise IsolatedError(
+        raise BackendError(
             f"{path} holds the inputs of no chip segment: expected arrays like {missing!r}, as "
             "has8 simulate --record spikes writes them"
         )
@@ -143,7 +139,7 @@ def _run(name: Path, inputs: Path, output: Path, timeout_s: float) -> None:
         not output.is_file() or output.samefile(name) or output.samefile(inputs)
     )
     if taken or not os.access(output.absolute().parent, os.W_OK):
-        raise IsolatedError(
+        raise BackendError(
             f"cannot write {output}: name a new file in a folder that can be written to"
         )
     for segment in segments:
@@ -159,7 +155,7 @@ def _run(name: Path, inputs: Path, output: Path, timeout_s: float) -> None:
         values = sum(array.size for array in spikes.values())
         samples = next(iter(spikes.values())).shape[1]
         print(f"{segment.name}: {samples} samples, {values:,} spike values", flush=True)
-    _write_whole(output, lambda file: np.savez_compressed(file, **fired))
+    write_whole(output, lambda file: np.savez_compressed(file, **fired))
 
 
 @contextlib.contextmanager
@@ -168,71 +164,20 @@ def _opened(path: Path, kind: str, hint: str) -> Any:
     try:
         yield
     except OSError as error:
-        raise IsolatedError(f"cannot read {path} ({error.strerror or error}): {hint}") from None
+        raise BackendError(f"cannot read {path} ({error.strerror or error}): {hint}") from None
     except Exception as error:  # a broken archive can raise anything
         said = f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
-        raise IsolatedError(f"{path} is no {kind} or is damaged ({said}): {hint}") from None
+        raise BackendError(f"{path} is no {kind} or is damaged ({said}): {hint}") from None
 
 
-def _chip_arrays(content: bytes) -> Arrays:
-    """The arrays of the chip segments from a safetensors file.
-
-    Source: the format's description, https://github.com/huggingface/safetensors: eight bytes with
-    the header's length, a header in JSON, and the tensors' bytes, all little-endian.
-    """
-    start = 8 + int.from_bytes(content[:8], "little")
-    arrays = {}
-    for name, entry in json.loads(content[8:start]).items():
-        if name.startswith("chip/"):
-            first, last = entry["data_offsets"]
-            flat = np.frombuffer(content[start + first : start + last], INTEGERS[entry["dtype"]])
-            arrays[name] = flat.reshape(entry["shape"]).astype(np.int64)
-    return arrays
-
-
-def _segment(chip: Mapping[str, Any], arrays: Arrays) -> SimpleNamespace:
-    populations = []
-    for entry in chip["populations"]:
-        name = entry["name"]
-        synapses = [
-            SimpleNamespace(**synapse, weight=arrays[f"chip/{name}/{place}"])
-            for place, synapse in enumerate(entry["synapses"])
-        ]
-        constants = {key: arrays[f"chip/{name}/{key}"] for key in ("threshold", "bias")}
-        populations.append(SimpleNamespace(**{**entry, "synapses": synapses, **constants}))
-    ports = [SimpleNamespace(**port) for port in chip["inputs"]]
-    return SimpleNamespace(**{**chip, "inputs": ports, "populations": populations})
-
-
-def _check_inputs(segment: Any, inputs: Arrays) -> None:
+def _check_inputs(segment: ChipSegment, inputs: Arrays) -> None:
     samples = next(iter(inputs.values())).shape[1:2]
     for port in segment.inputs:
         spikes = inputs[port.name]
         want = (segment.steps, *samples, *port.shape)
         if spikes.dtype != bool or spikes.shape != want or 0 in want:
-            raise IsolatedError(
+            raise BackendError(
                 f"{segment.name}/inputs/{port.name} is {spikes.dtype}{list(spikes.shape)}, "
                 f"expected bool[T, N, *shape] = bool[{segment.steps}, N, "
                 f"{', '.join(map(str, port.shape))}] with the same N > 0 for all of a segment's"
             )
-
-
-def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that its name holds the old content or the new, never a part.
-
-    ``has8.training.checkpoint`` has the same, but imports torch.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with draft.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise IsolatedError(
-            f"cannot write {path} ({error.strerror or error}): choose another place"
-        ) from None

@@ -1,30 +1,25 @@
-"""The layers that the tool-chain knows: one file each, listed here.
+"""The layers that the tool-chain knows: one file each.
 
-To support another layer, write one file with the facts of :class:`mapping.graph.ops.op.Op` and add it
-to the list below. Without a chip role it stays on the host, and the mapping says so.
+To support another layer, write one file here with a tuple ``OPS`` of
+:class:`mapping.graph.ops.op.Op`. Without a chip role a layer stays on the host, and the mapping
+says so.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from torch import nn
 
-from mapping.graph.ops import (
-    activation,
-    add,
-    batchnorm,
-    coding,
-    conv2d,
-    linear,
-    neuron,
-    pool,
-    shape,
-)
-from mapping.graph.ops.op import Op, run_node
+from mapping.chip.wiring import Wiring
+from mapping.graph.ir import Graph, Node
+from mapping.graph.ops.op import Op, SynapseKind, run_node
 
 OPS: dict[str, Op] = {
     op.name: op
-    for file in (shape, conv2d, linear, batchnorm, activation, pool, add, coding, neuron)
-    for op in file.OPS
+    for file in iter_modules(__path__)
+    for op in getattr(import_module(f"{__name__}.{file.name}"), "OPS", ())
 }
 """Every kind of node by name."""
 
@@ -41,4 +36,17 @@ def op_of(module: nn.Module) -> Op | None:
     return None
 
 
-__all__ = ["OPS", "Op", "op_of", "run_node"]
+def synapse_of(node: Node) -> SynapseKind:
+    """How a node of the role "synapse" becomes synapses."""
+    kind = OPS[node.op].synapse
+    assert kind is not None, f"{node.name} is no synapse"
+    return kind
+
+
+def wiring_of(graph: Graph, node: Node) -> Wiring:
+    """Who reaches whom through a node of the role "synapse"."""
+    source = graph[node.inputs[0]].type
+    return synapse_of(node).wiring(node.attrs, node.tensors["weight"], source)
+
+
+__all__ = ["OPS", "Op", "op_of", "run_node", "synapse_of", "wiring_of"]

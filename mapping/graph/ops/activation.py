@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Lowered, Op
 
 
@@ -21,11 +21,11 @@ def _slope(module: nn.LeakyReLU) -> Lowered:
 
 
 def infer(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """The shape stays."""
     (given,) = inputs
-    return TensorType(given.shape, Kind.VALUE, given.steps)
+    return Signal(given.shape, Kind.VALUE, given.steps)
 
 
 def relu(node: Node, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Lowered, Op
 
 
@@ -16,13 +16,13 @@ def _nothing(module: nn.Module) -> Lowered:
 
 
 def infer(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """Two spikes add to 0, 1 or 2, so the sum is a value."""
     left, right = inputs
     if (left.shape, left.steps) != (right.shape, right.steps):
         raise ValueError(f"it adds equal shapes, not {left} and {right}")
-    return TensorType(left.shape, Kind.VALUE, left.steps)
+    return Signal(left.shape, Kind.VALUE, left.steps)
 
 
 def add(node: Node, left: Tensor, right: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Lowered, Op, parameters
 
 
@@ -22,13 +22,13 @@ def lower(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Lowered:
 
 
 def infer(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """The shape stays; spikes become values."""
     (given,) = inputs
     if given.shape[0] != len(tensors["running_mean"]):
         raise ValueError(f"it takes {len(tensors['running_mean'])} channels, not {given}")
-    return TensorType(given.shape, Kind.VALUE, given.steps)
+    return Signal(given.shape, Kind.VALUE, given.steps)
 
 
 def run(node: Node, x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from has8.encoders import (
     encode_latency,
     encode_phase,
 )
-from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Lowered, Op, parameters
 
 Encoder = (
@@ -56,13 +56,13 @@ def lower_encoder(module: Encoder) -> Lowered:
 
 
 def infer_encoder(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """Values without a time axis get one, as spikes or as values."""
     (given,) = inputs
     if given.steps is not None:
         raise ValueError(f"it encodes values without a time axis, not {given}")
-    return TensorType(
+    return Signal(
         given.shape,
         Kind.VALUE if attrs["coding"] == DuplicateEncoder.coding else Kind.SPIKE,
         attrs["steps"],
@@ -87,13 +87,13 @@ def lower_decoder(module: Decoder) -> Lowered:
 
 
 def infer_decoder(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """The time axis goes."""
     (given,) = inputs
     if given.steps != len(tensors["weights"]):
         raise ValueError(f"it decodes {len(tensors['weights'])} steps, not {given}")
-    return TensorType(given.shape, Kind.VALUE, None)
+    return Signal(given.shape, Kind.VALUE, None)
 
 
 def decode(node: Node, x: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from has8.kernels.conv import Conv2d
-from mapping.graph.ir import Kind, Node, TensorType
-from mapping.graph.ops.op import Lowered, Op, pair, parameters, window
+from mapping.chip.wiring import Axis, Wiring
+from mapping.graph.ir import Kind, Node, Signal
+from mapping.graph.ops.op import Lowered, Op, SynapseKind, pair, parameters, scaled_outputs
 
 
 def lower(module: nn.Conv2d) -> Lowered:
@@ -37,23 +38,41 @@ def lower(module: nn.Conv2d) -> Lowered:
 
 
 def infer(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """``(C, H, W) -> (O, H', W')``."""
     (given,) = inputs
-    weight = tensors["weight"]
-    if len(given.shape) != 3 or given.shape[0] != weight.shape[1] * attrs["groups"]:
+    channels = tensors["weight"].shape[1] * attrs["groups"]
+    if len(given.shape) != 3 or given.shape[0] != channels:
+        raise ValueError(f"it takes images of {channels} channels, not {given}")
+    wires = wiring(attrs, tensors["weight"], given)
+    if min(wires.out_shape) < 1:
+        kernel = "x".join(map(str, tensors["weight"].shape[2:]))
         raise ValueError(
-            f"it takes images of {weight.shape[1] * attrs['groups']} channels, not {given}"
+            f"a window of {kernel} (stride {attrs['stride']}, padding {attrs['padding']}) does not "
+            f"fit into {given}"
         )
-    extents = [
-        window(given.shape[1 + a], weight.shape[2 + a], *(attrs[k][a] for k in _WINDOW))
-        for a in (0, 1)
-    ]
-    return TensorType((weight.shape[0], *extents), Kind.VALUE, given.steps)
+    return Signal(wires.out_shape, Kind.VALUE, given.steps)
 
 
-_WINDOW = ("stride", "padding", "dilation")
+def wiring(attrs: Mapping[str, Any], weight: Tensor, source: Signal) -> Wiring:
+    """A window that slides over the source."""
+    channels, *extents = source.shape
+    rows, cols = (
+        Axis(kernel, *map(int, window), size)
+        for kernel, window, size in zip(
+            weight.shape[2:],
+            zip(attrs["stride"], attrs["padding"], attrs["dilation"], strict=True),
+            extents,
+            strict=True,
+        )
+    )
+    return Wiring(rows, cols, channels, int(weight.shape[0]), int(attrs["groups"]))
+
+
+def canonical(attrs: Mapping[str, Any], weight: Tensor, wires: Wiring) -> Tensor:
+    """The weights as they are."""
+    return weight
 
 
 def run(node: Node, x: Tensor) -> Tensor:
@@ -69,4 +88,14 @@ def run(node: Node, x: Tensor) -> Tensor:
     )
 
 
-OPS = (Op("conv2d", (nn.Conv2d, Conv2d), lower, infer, run, role="synapse"),)
+OPS = (
+    Op(
+        "conv2d",
+        (nn.Conv2d, Conv2d),
+        lower,
+        infer,
+        run,
+        role="synapse",
+        synapse=SynapseKind(wiring, canonical, scaled_outputs, "synop_conv"),
+    ),
+)

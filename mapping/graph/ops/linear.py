@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapping.graph.ir import Kind, Node, TensorType
-from mapping.graph.ops.op import Lowered, Op, parameters
+from mapping.chip.wiring import Wiring, dense
+from mapping.graph.ir import Kind, Node, Signal
+from mapping.graph.ops.op import Lowered, Op, SynapseKind, parameters, scaled_outputs
 
 
 def lower(module: nn.Linear) -> Lowered:
@@ -18,14 +19,24 @@ def lower(module: nn.Linear) -> Lowered:
 
 
 def infer(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """``(in,) -> (out,)``; spikes of an image of as many elements are taken in C, H, W order."""
     (given,) = inputs
     outputs, size = tensors["weight"].shape
     if given.size != size or (len(given.shape) > 1 and given.kind is not Kind.SPIKE):
         raise ValueError(f"it takes vectors of {size}, not {given}")
-    return TensorType((outputs,), Kind.VALUE, given.steps)
+    return Signal((outputs,), Kind.VALUE, given.steps)
+
+
+def wiring(attrs: Mapping[str, Any], weight: Tensor, source: Signal) -> Wiring:
+    """Every source neuron reaches every output."""
+    return dense(len(weight), source.shape)
+
+
+def canonical(attrs: Mapping[str, Any], weight: Tensor, wires: Wiring) -> Tensor:
+    """The inputs in the axes of the source."""
+    return weight.reshape(wires.weight_shape)
 
 
 def run(node: Node, x: Tensor) -> Tensor:
@@ -33,4 +44,14 @@ def run(node: Node, x: Tensor) -> Tensor:
     return F.linear(x.flatten(1), node.tensors["weight"], node.tensors.get("bias"))
 
 
-OPS = (Op("linear", (nn.Linear,), lower, infer, run, role="synapse"),)
+OPS = (
+    Op(
+        "linear",
+        (nn.Linear,),
+        lower,
+        infer,
+        run,
+        role="synapse",
+        synapse=SynapseKind(wiring, canonical, scaled_outputs, "synop_dense"),
+    ),
+)

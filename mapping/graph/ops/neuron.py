@@ -10,7 +10,7 @@ from torch import Tensor
 
 from has8.kernels import fused
 from has8.neurons import ATAN_ALPHA, Leaky
-from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Lowered, Op
 
 
@@ -28,13 +28,13 @@ def lower(module: Leaky) -> Lowered:
 
 
 def infer(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """Currents become spikes."""
     (given,) = inputs
     if given.steps is None:
         raise ValueError(f"a neuron runs over time steps, and {given} has none; encode it first")
-    return TensorType(given.shape, Kind.SPIKE, given.steps)
+    return Signal(given.shape, Kind.SPIKE, given.steps)
 
 
 def lif(node: Node, current: Tensor) -> Tensor:

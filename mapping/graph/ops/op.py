@@ -8,12 +8,32 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mapping.graph.ir import Node, TensorType
+from mapping.chip.wiring import Wiring
+from mapping.graph.ir import Node, Signal
 
 Lowered = tuple[Mapping[str, Any], Mapping[str, Tensor]]
 """(attributes, tensors) of a node."""
 
 Role = Literal["host", "synapse", "neuron", "input", "encode", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class SynapseKind:
+    """How a layer becomes synapses; with it, all that a chip, a simulator or a price needs.
+
+    Args:
+        wiring: who reaches whom, from attributes, weights and the source's signal.
+        canonical: the weights, as the layer has them, as ``[C_out, C_in / groups, kH, kW]`` of
+            that wiring; gradients pass through.
+        scaled: the weights, as the layer has them, with each output channel times a factor of its
+            own, ``[C_out]``.
+        price: which of a chip's synaptic operations one of its synapses is.
+    """
+
+    wiring: Callable[[Mapping[str, Any], Tensor, Signal], Wiring]
+    canonical: Callable[[Mapping[str, Any], Tensor, Wiring], Tensor]
+    scaled: Callable[[Mapping[str, Any], Tensor, Tensor], Tensor]
+    price: Literal["synop_conv", "synop_dense", "synop_sparse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +48,18 @@ class Op:
             :class:`ValueError` with a sentence if they do not fit together.
         run: float semantics; tensors are ``[B, ...]``, or ``[T, B, ...]`` if ``sees_time``.
         role: what it can be on a chip; "host" if nothing.
+        synapse: how it becomes synapses, where ``role`` is "synapse".
         sees_time: whether ``run`` wants the time axis; otherwise time is merged into the batch.
     """
 
     name: str
     modules: tuple[type[nn.Module], ...]
     lower: Callable[[Any], Lowered]
-    infer: Callable[[Mapping[str, Any], Mapping[str, Tensor], tuple[TensorType, ...]], TensorType]
+    infer: Callable[[Mapping[str, Any], Mapping[str, Tensor], tuple[Signal, ...]], Signal]
     run: Callable[..., Tensor]
     role: Role = "host"
     sees_time: bool = False
+    synapse: SynapseKind | None = None
 
 
 def run_node(op: Op, node: Node, inputs: tuple[Tensor, ...], steps: int | None) -> Tensor:
@@ -54,6 +76,11 @@ def run_node(op: Op, node: Node, inputs: tuple[Tensor, ...], steps: int | None) 
     merged = op.run(node, *(x.flatten(0, 1) for x in inputs))
     split: Tensor = merged.unflatten(0, (steps, -1))
     return split
+
+
+def scaled_outputs(attrs: Mapping[str, Any], weight: Tensor, factor: Tensor) -> Tensor:
+    """Weights whose first axis is that of the outputs, with each of these times a factor."""
+    return weight * factor.view(-1, *(1,) * (weight.dim() - 1))
 
 
 def pair(value: Any) -> list[int]:

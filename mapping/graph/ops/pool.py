@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mapping.graph.ir import Kind, Node, TensorType
+from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Lowered, Op, pair, window
 
 
@@ -37,8 +37,8 @@ def _to_one(module: nn.AdaptiveAvgPool2d) -> Lowered:
 
 
 def infer(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     """``(C, H, W) -> (C, H', W')``."""
     (given,) = inputs
     if len(given.shape) != 3:
@@ -49,7 +49,7 @@ def infer(
             window(given.shape[1 + a], *(attrs[k][a] for k in ("kernel", "stride", "padding")))
             for a in (0, 1)
         ]
-    return TensorType((given.shape[0], *extents), Kind.VALUE, given.steps)
+    return Signal((given.shape[0], *extents), Kind.VALUE, given.steps)
 
 
 def maxpool(node: Node, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mapping.graph.ir import Node, TensorType
+from mapping.graph.ir import Node, Signal
 from mapping.graph.ops.op import Lowered, Op
 
 
@@ -22,15 +22,15 @@ def _flatten_of(module: nn.Flatten) -> Lowered:
 
 
 def _infer_flat(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     (given,) = inputs
-    return TensorType((given.size,), given.kind, given.steps)
+    return Signal((given.size,), given.kind, given.steps)
 
 
 def _infer_same(
-    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[TensorType, ...]
-) -> TensorType:
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
     return inputs[0]
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from has8.blocks import OverTime
 from has8.errors import TraceError
-from mapping.graph.ir import Graph, Node, TensorType, sorted_graph
+from mapping.graph.ir import Graph, Node, Signal, sorted_graph
 from mapping.graph.ops import OPS, op_of
 
 FUNCTIONS: dict[Any, str] = {
@@ -85,10 +85,10 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
             f"branch on values or loop over tensors: move such code into a module of its own "
             f"that mapping.graph.ops lists"
         ) from error
-    return _lower(model, traced, tracer.scopes, TensorType(tuple(input_shape)))
+    return _lower(model, traced, tracer.scopes, Signal(tuple(input_shape)))
 
 
-def _lower(model: nn.Module, traced: fx.Graph, scopes: dict[str, str], given: TensorType) -> Graph:
+def _lower(model: nn.Module, traced: fx.Graph, scopes: dict[str, str], given: Signal) -> Graph:
     nodes: dict[str, Node] = {}
     names: dict[fx.Node, str] = {}
     for item in traced.nodes:

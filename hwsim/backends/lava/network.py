@@ -1,0 +1,272 @@
+"""A chip segment as Lava processes, and their run: the only file that imports Lava.
+
+It runs in a worker of its own, which must never import torch: torch inside a Lava process hangs.
+This is also the only file that knows Lava's axis order: everything lies reversed there, (W, H, C)
+for (C, H, W).
+
+Each connection in Lava takes one step, so a population sees a sample later by its depth; its state
+is cleared just then, and samples stream back to back. Where paths of different lengths meet, the
+shorter is delayed. ``limits.py`` refuses what Lava would not run bit for bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapping.chip.arithmetic import Ints
+from mapping.chip.neurons import Lif
+from mapping.chip.segment import ChipSegment, Population, Synapse
+from mapping.chip.serial import unpack
+from mapping.chip.wiring import Wiring, taps
+
+Spikes = NDArray[np.bool_]
+Shape = tuple[int, ...]
+
+MOST_GROUPS = 127
+"""Lava's Conv keeps its number of groups in an int8."""
+
+
+def simulate(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str, Spikes]:
+    """Run a segment in Lava, in this process: not where torch has been imported.
+
+    Args:
+        segment: one that :func:`hwsim.backends.lava.limits.check_faithful` accepts.
+        inputs: the spikes of each port, ``bool[T, B, *shape]``.
+
+    Returns:
+        The spikes of each population, aligned with the inputs, ``bool[T, B, *shape]``.
+    """
+    steps, samples = next(iter(inputs.values())).shape[:2]
+    network = _Network(segment, inputs)
+    fired = {}
+    for name, stream in network.run().items():
+        start = network.depth[name]
+        stream = stream[start : start + samples * steps]
+        fired[name] = stream.reshape(samples, steps, *stream.shape[1:]).swapaxes(0, 1)
+    return fired
+
+
+class _Network:
+    """The Lava processes of one segment, connected, and a sink for each population's spikes."""
+
+    def __init__(self, segment: ChipSegment, inputs: Mapping[str, Spikes]) -> None:
+        self.inputs, self.period = inputs, segment.steps
+        self.shape: dict[str, Shape] = {}
+        self.depth: dict[str, int] = {}
+        for port in segment.inputs:
+            self.shape[port.name], self.depth[port.name] = tuple(port.shape), 0
+        ordered = segment.in_order()
+        for population in ordered:
+            depths = [self.depth[synapse.source] for synapse in population.synapses]
+            self.depth[population.name] = 1 + max(depths, default=0)
+            self.shape[population.name] = tuple(population.shape)
+        samples = next(iter(inputs.values())).shape[1]
+        self.steps = samples * self.period + max(self.depth.values())
+        self.models: dict[Any, Any] = {}
+        self.taps: dict[tuple[str, int], Any] = {}
+        self.sinks: dict[str, Any] = {}
+        for population in ordered:
+            self._add(population)
+
+    def run(self) -> dict[str, Spikes]:
+        """Every population's spikes in every step, ``bool[steps, *shape]``."""
+        from lava.magma.core.run_conditions import RunSteps
+        from lava.magma.core.run_configs import Loihi2SimCfg
+
+        # Naming each process's model saves Lava's search of whole folders, most of its start-up.
+        config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=self.models)
+        streams = {
+            name: np.empty((self.steps, *self.shape[name]), dtype=bool) for name in self.sinks
+        }
+        waiting = dict(self.sinks)
+        while waiting:  # once for each part of the network that hangs together
+            head = next(iter(waiting.values()))
+            head.create_runtime(run_cfg=config, compile_config={"pypy_channel_size": 2})
+            part = [name for name, sink in waiting.items() if sink.runtime is head.runtime]
+            for start in range(0, self.steps, self.period):
+                stop = min(start + self.period, self.steps)
+                head.run(RunSteps(num_steps=stop - start))
+                for name in part:
+                    for step in range(start, stop):
+                        streams[name][step] = waiting[name].receive().T
+            head.stop()
+            waiting = {name: sink for name, sink in waiting.items() if name not in part}
+        return streams
+
+    def _process(self, model: Any, **settings: Any) -> Any:
+        """A new Lava process that runs a given model."""
+        process = model.implements_process(**settings)
+        self.models[process] = model
+        return process
+
+    def _add(self, population: Population) -> None:
+        """Enter a population, its synapses and its sink."""
+        from lava.magma.core.process.process import LogConfig
+        from lava.proc.io.extractor import PyLoihiExtractorModel
+        from lava.proc.lif.models import PyLifResetModelBitAcc
+
+        name, shape, neuron = population.name, self.shape[population.name], population.neuron
+        assert isinstance(neuron, Lif)
+        bias, threshold = (
+            np.broadcast_to(constants, shape).T.copy()
+            for constants in (neuron.bias, neuron.threshold)
+        )
+        one_threshold = bool((threshold == threshold.flat[0]).all())
+        neurons = self._process(
+            PyLifResetModelBitAcc if one_threshold else _neurons_with_thresholds(),
+            shape=shape[::-1],
+            du=int(neuron.du),
+            dv=int(neuron.dv),
+            vth=int(threshold.flat[0]) if one_threshold else threshold,
+            bias_mant=bias,
+            bias_exp=int(neuron.bias_exp),
+            reset_interval=self.period,
+            # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
+            reset_offset=(1 + self.depth[name]) % self.period,
+        )
+        for synapse in population.synapses:
+            delay = self.depth[name] - self.depth[synapse.source] - 1
+            self._connect(synapse, self._tap(synapse.source, delay), neurons.a_in)
+        self.taps[name, 0] = neurons.s_out
+        self.sinks[name] = self._process(
+            PyLoihiExtractorModel,
+            shape=shape[::-1],
+            buffer_size=self.period,
+            log_config=LogConfig(level=logging.INFO),  # or Lava hides why a process died
+        )
+        neurons.s_out.connect(self.sinks[name].in_port)
+
+    def _tap(self, name: str, delay: int) -> Any:
+        """The port that sends the spikes of ``name``, ``delay`` steps late."""
+        from lava.proc.conv.models import PyConvModelFixed
+        from lava.proc.io.source import PySendModelFixed
+
+        if (name, delay) not in self.taps:
+            shape = self.shape[name]
+            if name in self.inputs:
+                data = np.zeros((self.steps, *shape), dtype=np.int32)
+                stream = self.inputs[name].swapaxes(0, 1).reshape(-1, *shape)
+                data[delay : delay + len(stream)] = stream
+                port = self._process(PySendModelFixed, data=data.T.copy()).s_out
+            else:  # a convolution with a single 1 does nothing but take a step
+                line = (int(np.prod(shape)), 1, 1)
+                one = np.ones((1, 1, 1, 1), dtype=np.int32)
+                relay = self._process(PyConvModelFixed, weight=one, input_shape=line)
+                self._tap(name, delay - 1).reshape(line).connect(relay.s_in)
+                port = relay.a_out.reshape(shape[::-1])
+            self.taps[name, delay] = port
+        return self.taps[name, delay]
+
+    def _connect(self, synapse: Synapse, source: Any, target: Any) -> None:
+        """Connect two ports through a synapse."""
+        from lava.proc.conv.models import PyConvModelFixed
+        from lava.proc.dense.models import PyDenseModelBitAcc
+        from lava.proc.sparse.models import PySparseModelBitAcc
+
+        wires, weight = synapse.wiring, synapse.weight
+        if wires.full:
+            shape = (*target.shape[::-1], *source.shape[::-1])
+            outs, ins = np.split(np.arange(len(shape)), [len(target.shape)])
+            matrix = weight.reshape(shape).transpose(*outs[::-1], *ins[::-1])
+            matrix = matrix.reshape(len(weight), -1)
+            self._connect_matrix(PyDenseModelBitAcc, matrix, synapse, source, target)
+            return
+        axes = wires.cols, wires.rows
+        plain = all(a.spread == 1 and a.extra == 0 and a.padding >= 0 for a in axes)
+        # Lava's Conv ignores its exponent
+        if not plain or synapse.weight_exp < 0 or wires.groups > MOST_GROUPS:
+            matrix = _sparse(wires, weight)
+            self._connect_matrix(PySparseModelBitAcc, matrix, synapse, source, target)
+            return
+        # Lava convolves where torch correlates, hence the flip.
+        kernel = weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1)
+        process = self._process(
+            PyConvModelFixed,
+            weight=(kernel << synapse.weight_exp).astype(np.int32),
+            input_shape=source.shape,
+            groups=wires.groups,
+            **{
+                name: [getattr(axis, name) for axis in axes]
+                for name in ("stride", "padding", "dilation")
+            },
+        )
+        source.connect(process.s_in)
+        process.a_out.connect(target)
+
+    def _connect_matrix(
+        self, model: Any, matrix: Any, synapse: Synapse, source: Any, target: Any
+    ) -> None:
+        """Connect two ports, flattened, through a matrix with the synapse's weights."""
+        from lava.utils.weightutils import SignMode, clip_weights, truncate_weights
+
+        mode = SignMode[synapse.sign_mode.upper()]
+        kept = truncate_weights(clip_weights(synapse.weight, mode, 8), mode, 8)
+        if (kept != synapse.weight).any():
+            raise ValueError(f"Lava would alter the {synapse.sign_mode} weights of {synapse.name}")
+        process = self._process(
+            model, weights=matrix, weight_exp=synapse.weight_exp, sign_mode=mode
+        )
+        source.reshape(process.s_in.shape).connect(process.s_in)
+        process.a_out.reshape(target.shape).connect(target)
+
+
+@functools.cache
+def _neurons_with_thresholds() -> Any:
+    """Lava's neurons, but with a threshold each; Lava's have one threshold together."""
+    from lava.magma.core.model.py.type import LavaPyType
+    from lava.magma.core.process.variable import Var
+    from lava.proc.lif.models import PyLifResetModelBitAcc
+    from lava.proc.lif.process import LIFReset
+
+    class Neurons(LIFReset):  # type: ignore[misc]
+        def __init__(self, *, vth: Any, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.vth = Var(shape=vth.shape, init=vth)
+
+    class Model(PyLifResetModelBitAcc):  # type: ignore[misc]
+        implements_process = Neurons  # Lava's decorator for this refuses subclasses
+        vth = LavaPyType(np.ndarray, np.int32, precision=17)
+
+    return Model
+
+
+def _sparse(wires: Wiring, weight: Ints) -> Any:
+    """Any wiring as a sparse matrix, with both sides in Lava's axis order."""
+    from scipy.sparse import csr_matrix
+
+    (channels, height, width), (outputs, high, wide) = wires.in_shape, wires.out_shape
+    ins, outs = channels // wires.groups, outputs // wires.groups
+    into, out_of = np.arange(outputs), np.arange(channels).reshape(wires.groups, ins)
+    sources = out_of[into // outs]  # [outputs, ins]
+    parts = []
+    for v, u, row, column in np.ndindex(height, width, *weight.shape[2:]):
+        y, x = taps(wires.rows)[v, row], taps(wires.cols)[u, column]
+        if y >= 0 and x >= 0:
+            at = np.broadcast_to((((x * high) + y) * outputs + into)[:, None], sources.shape)
+            source = ((u * height) + v) * channels + sources
+            parts.append((weight[:, :, row, column], at, source))
+    values, rows, columns = (np.concatenate([p[i].ravel() for p in parts]) for i in range(3))
+    shape = (outputs * high * wide, channels * height * width)
+    return csr_matrix((values, (rows, columns)), shape=shape)
+
+
+def work(job: Mapping[str, Any]) -> list[Spikes]:
+    """The worker's work: a segment's spikes, population by population.
+
+    Args:
+        job: "segment" and "arrays" as :func:`mapping.chip.serial.pack` makes them, and "inputs",
+            the spikes of each port by name.
+    """
+    if "torch" in sys.modules:
+        raise RuntimeError("torch was imported in Lava's worker, where it would hang")
+    logging.basicConfig()
+    segment = unpack(job["segment"], job["arrays"])
+    fired = simulate(segment, job["inputs"])
+    return [fired[population.name] for population in segment.populations]

@@ -1,0 +1,137 @@
+"""What every simulator of a chip segment takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from has8.errors import BadInput
+from hwsim.activity import Counts, Overflow
+from mapping.chip.segment import ChipSegment
+from mapping.targets.schema import Registers
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentState:
+    """All that a segment remembers from one step to the next.
+
+    Args:
+        registers: registers of each population's neurons by name, ``int64[B, *shape]``.
+        past: spikes of each source that a delayed synapse has yet to deliver, the newest last,
+            ``bool[D, B, *shape]`` with the longest of its delays as D.
+    """
+
+    registers: Mapping[str, Mapping[str, Tensor]]
+    past: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentRun:
+    """What one segment did with one batch.
+
+    Args:
+        spikes: spikes of each population, ``bool[T, B, *shape]``.
+        updated: how many samples updated each neuron in each step (state, bias or input not
+            zero), ``int64[T, *shape]`` for each population; empty where a backend cannot tell.
+        overflows: registers that left their range, for each population; empty where a backend
+            cannot tell.
+        membranes: if asked for, membranes of each population at the end of each step, after its
+            resets, ``int32[T, B, *shape]``, or int64 where registers have more than 32 bits.
+        fired: how many samples fired, ``int64[T, *shape]`` for each population, where the
+            backend has counted that already.
+        arithmetic: what each population was computed in, in words; empty where a backend has but
+            one way.
+        state: if asked for, what is remembered after the last step.
+    """
+
+    spikes: Mapping[str, Tensor]
+    updated: Mapping[str, Counts] = field(default_factory=dict)
+    overflows: Mapping[str, Overflow] = field(default_factory=dict)
+    membranes: Mapping[str, Tensor] = field(default_factory=dict)
+    fired: Mapping[str, Counts] = field(default_factory=dict)
+    arithmetic: Mapping[str, str] = field(default_factory=dict)
+    state: SegmentState | None = None
+
+
+class Executable(Protocol):
+    """A segment made ready to run."""
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        first: int = 0,
+        membranes: bool = False,
+        state: SegmentState | None = None,
+        keep_state: bool = False,
+    ) -> SegmentRun:
+        """Run one batch.
+
+        Args:
+            inputs: the spikes of each port, ``bool[T, B, *shape]``.
+            first: the number of the batch's first sample in the whole run. Only what happens by
+                chance depends on it.
+            membranes: whether to keep them.
+            state: what every sample starts from; None is cleared state.
+            keep_state: whether the result has the state after the last step.
+
+        Raises:
+            BadInput: if a port's spikes are missing or have another shape.
+            BackendError: if the backend cannot tell membranes or state that are asked for.
+        """
+
+
+class Backend(Protocol):
+    """A way to run chip segments: three members."""
+
+    name: str
+
+    def unavailable(self) -> str | None:
+        """Why it cannot run here, in one sentence; None if it can."""
+
+    def compile(self, segment: ChipSegment, registers: Registers) -> Executable:
+        """Make a segment ready to run."""
+
+
+def membrane_dtype(registers: Registers) -> torch.dtype:
+    """What recorded membranes are kept in."""
+    return torch.int32 if registers.state_bits <= 32 else torch.int64
+
+
+def longest_delays(segment: ChipSegment) -> dict[str, int]:
+    """The longest delay of the synapses of each source that has delayed ones, in steps."""
+    delays: dict[str, int] = {}
+    for _, synapse in segment.synapses():
+        if synapse.delay:
+            delays[synapse.source] = max(synapse.delay, delays.get(synapse.source, 0))
+    return delays
+
+
+def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The spikes of a segment's ports, bool.
+
+    Raises:
+        BadInput: if a port's spikes are missing or have another shape, or there is no sample.
+    """
+    checked: dict[str, Tensor] = {}
+    for port in segment.inputs:
+        if port.name not in inputs:
+            raise BadInput(
+                f"segment {segment.name!r} needs the spikes of {port.name!r}, but was given only "
+                f"{sorted(inputs)}"
+            )
+        spikes = inputs[port.name].detach()
+        samples = next(iter(checked.values()), spikes).shape[1:2]
+        shape = (segment.steps, *samples, *port.shape)
+        if tuple(spikes.shape) != shape or 0 in shape:
+            raise BadInput(
+                f"the spikes of {port.name!r} have shape {list(spikes.shape)}, but segment "
+                f"{segment.name!r} takes [steps, batch, *shape] = {list(shape)} of at least one "
+                "sample"
+            )
+        checked[port.name] = spikes.bool()
+    return checked

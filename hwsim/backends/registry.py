@@ -1,0 +1,31 @@
+"""The simulators by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from has8.errors import BackendError
+from has8.registry import Registry
+from hwsim.backends.fast.backend import Fast
+from hwsim.backends.lava.backend import Lava
+from hwsim.backends.protocol import Backend
+from hwsim.backends.reference import Reference
+
+BACKENDS: Registry[Callable[[], Backend]] = Registry("backend")
+"""Makers of backends by name."""
+for _maker in (Fast, Reference, Lava):
+    BACKENDS.register(_maker.name)(_maker)
+
+
+def find_backend(backend: str | Backend) -> Backend:
+    """A backend by name, or the one given, checked to be available.
+
+    Raises:
+        UnknownName: for an unknown name.
+        BackendError: if it cannot run here; the message says why.
+    """
+    found = BACKENDS.get(backend)() if isinstance(backend, str) else backend
+    reason = found.unavailable()
+    if reason is not None:
+        raise BackendError(reason)
+    return found

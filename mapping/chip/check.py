@@ -1,0 +1,130 @@
+"""What must hold for a chip segment: the one check of integers that are made, saved or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from has8.errors import BadInput
+from mapping.chip.grid import weight_grid
+from mapping.chip.neurons import NEURONS, constants
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
+from mapping.chip.wiring import Axis, shape3
+
+if TYPE_CHECKING:
+    from mapping.targets.schema import Registers
+
+MOST_DELAY = 1 << 16
+"""Steps; a longer delay is an error of whoever wrote it, not a network."""
+
+
+def check_segment(segment: ChipSegment, registers: Registers) -> None:
+    """Hold a segment to its own structure and to what the target's registers can hold.
+
+    Args:
+        segment: any.
+        registers: the target's.
+
+    Raises:
+        BadInput: with the first thing that is wrong, in one sentence.
+    """
+    for name, problem in _problems(segment, registers):
+        raise BadInput(f"layer {name!r} does not fit the target's arithmetic: {problem}")
+    segment.in_order()
+
+
+def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str, str]]:
+    sources: list[Port | Population] = [*segment.inputs, *segment.populations]
+    names = [item.name for item in sources]
+    if len(set(names)) < len(names):
+        yield segment.name, "two of its ports or populations have the same name"
+    if not (_whole(segment.steps) and segment.steps >= 1):
+        yield segment.name, f"it runs {segment.steps} steps, and at least one is needed"
+    for item in sources:
+        if len(item.shape) not in (1, 3) or not all(_whole(n) and n >= 1 for n in item.shape):
+            yield item.name, f"its shape must be (N,) or (C, H, W), not {item.shape}"
+    for output in segment.outputs:
+        if output not in names[len(segment.inputs) :]:
+            yield segment.name, f"its output {output!r} is no population of it"
+    for population in segment.populations:
+        yield from ((population.name, problem) for problem in _of_neurons(population, registers))
+    for population, synapse in segment.synapses():
+        if synapse.source not in names:
+            yield synapse.name, f"its source {synapse.source!r} is neither port nor population"
+        else:
+            source = segment.shape_of(synapse.source)
+            for problem in _of_synapse(synapse, source, population.shape, registers):
+                yield synapse.name, problem
+
+
+def _of_neurons(population: Population, registers: Registers) -> Iterator[str]:
+    neuron = population.neuron
+    if type(neuron) is not NEURONS.get(neuron.model):
+        yield f"its neuron model {neuron.model!r} is unknown; known are {', '.join(NEURONS)}"
+        return
+    if neuron.model not in registers.neurons:
+        offered = ", ".join(registers.neurons)
+        yield f"the target has no {neuron.model!r} neurons, it has {offered}"
+    for name, values in constants(neuron).items():
+        if not isinstance(values, np.ndarray) or values.dtype != np.int64:
+            yield f"its {name} must be int64 arrays"
+            return
+        if not _broadcasts(values.shape, population.shape):
+            yield (
+                f"its {name} of shape {values.shape} must be one value, one a channel or one a "
+                f"neuron of {population.shape}"
+            )
+            return
+    yield from neuron.faults(registers)
+
+
+def _of_synapse(
+    synapse: Synapse, source: tuple[int, ...], target: tuple[int, ...], registers: Registers
+) -> Iterator[str]:
+    wires, weight = synapse.wiring, synapse.weight
+    if not (_sound(wires.rows) and _sound(wires.cols)) or not (
+        _whole(wires.groups) and wires.groups >= 1 and _whole(wires.channels_out)
+    ):
+        yield "its wiring must have whole numbers in range"
+        return
+    if wires.channels_in % wires.groups or wires.channels_out % wires.groups:
+        yield f"its {wires.groups} groups do not divide its channels"
+        return
+    if wires.in_shape != shape3(source) or wires.out_shape != shape3(target):
+        yield f"it wires {wires.in_shape} to {wires.out_shape}, not {source} to {target}"
+        return
+    if weight.dtype != np.int64 or weight.shape != wires.weight_shape:
+        yield f"its weights must be int64 of shape {wires.weight_shape}, not {weight.shape}"
+        return
+    if synapse.weight_bits not in registers.weight_bits:
+        yield f"weights of {synapse.weight_bits} bits are not among {registers.weight_bits}"
+        return
+    low, high, step = weight_grid(registers, synapse.weight_bits, synapse.sign_mode)
+    if ((weight < low) | (weight > high) | (weight % step != 0)).any():
+        yield (
+            f"its {synapse.sign_mode} weights of {synapse.weight_bits} bits must be on the grid "
+            f"{low}, {low + step} ... {high}"
+        )
+    least, most = registers.weight_exp_min, registers.weight_exp_max
+    if not (_whole(synapse.weight_exp) and least <= synapse.weight_exp <= most):
+        yield f"its weight exponent must be from {least} to {most}, not {synapse.weight_exp}"
+    if not (_whole(synapse.delay) and 0 <= synapse.delay <= MOST_DELAY):
+        yield f"its delay must be from 0 to {MOST_DELAY} steps, not {synapse.delay}"
+
+
+def _sound(axis: Axis) -> bool:
+    sizes = (axis.kernel, axis.stride, axis.dilation, axis.size_in, axis.spread)
+    whole = all(_whole(size) for size in (*sizes, axis.padding, axis.extra))
+    return whole and min(sizes) >= 1 and axis.extra >= 0 and axis.size_out >= 1
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _broadcasts(shape: Sequence[int], over: Sequence[int]) -> bool:
+    """Whether an array has one value, one a channel or one a neuron."""
+    channel = (over[0], *(1,) * (len(over) - 1))
+    return tuple(shape) in ((), channel, tuple(over))

@@ -1,0 +1,118 @@
+"""Who sends spikes to whom: the routes between tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mapping.chip.segment import ChipSegment, Synapse
+from mapping.chip.wiring import Ints, Shape3, reach, shape3
+from mapping.cores.allocate import Tile
+from mapping.cores.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The source neurons that send their spikes to one tile, through one synapse.
+
+    Each spike of each of them is one message.
+
+    Args:
+        segment: the segment's name.
+        synapse: the synapse's name.
+        source: the name of the port or population.
+        sender: the tile that holds them, as a place in ``Placement.tiles``; None for a port,
+            whose spikes come from the host.
+        destination: the tile that they reach, as a place in ``Placement.tiles``.
+        indices: their channels, rows and columns; all combinations of these send.
+    """
+
+    segment: str
+    synapse: str
+    source: str
+    sender: int | None
+    destination: int
+    indices: tuple[Ints, Ints, Ints]
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons send."""
+        return prod(map(len, self.indices))
+
+    def messages(self, spikes: NDArray[np.int64]) -> int:
+        """How many messages go this way.
+
+        Args:
+            spikes: the spikes of each neuron of the source, ``int64[*shape]``.
+        """
+        return int(spikes.reshape(shape3(spikes.shape))[np.ix_(*self.indices)].sum())
+
+
+def routes(placement: Placement, segments: Iterable[ChipSegment]) -> Iterator[Route]:
+    """Who sends to whom: a route for each synapse, tile that it feeds and tile that feeds it.
+
+    Two tiles of one core have axons of their own, so they are two destinations.
+
+    Args:
+        placement: of the segments.
+        segments: with the synapses.
+    """
+    for segment in segments:
+        grids = {
+            population.name: _Grid(placement.tiles, segment.name, population.name)
+            for population in segment.populations
+        }
+        for population in segment.populations:
+            for synapse in population.synapses:
+                for destination in grids[population.name].places.values():
+                    masks = _masks(synapse, placement.tiles[destination])
+                    grid = grids.get(synapse.source)
+                    for sender, indices in grid.split(masks) if grid else [(None, masks)]:
+                        yield Route(
+                            segment.name,
+                            synapse.name,
+                            synapse.source,
+                            sender,
+                            destination,
+                            indices,
+                        )
+
+
+class _Grid:
+    """The tiles of one population by their first neurons."""
+
+    def __init__(self, tiles: Sequence[Tile], segment: str, population: str) -> None:
+        self.places = {
+            _corner(tile): at
+            for at, tile in enumerate(tiles)
+            if (tile.segment, tile.population) == (segment, population)
+        }
+        self.starts = [np.unique([start[axis] for start in self.places]) for axis in range(3)]
+
+    def split(
+        self, indices: tuple[Ints, Ints, Ints]
+    ) -> Iterator[tuple[int, tuple[Ints, Ints, Ints]]]:
+        """The indices that fall into each tile, for tiles with any."""
+        parts = []
+        for starts, along in zip(self.starts, indices, strict=True):
+            pieces = np.split(along, np.searchsorted(along, starts[1:]))
+            parts.append([(int(s), p) for s, p in zip(starts, pieces, strict=True) if len(p)])
+        for (c, channels), (h, rows), (w, cols) in product(*parts):
+            yield self.places[c, h, w], (channels, rows, cols)
+
+
+def _masks(synapse: Synapse, tile: Tile) -> tuple[Ints, Ints, Ints]:
+    """Channels, rows and columns of the source that reach a tile."""
+    channels, rows, cols = reach(synapse.wiring, _corner(tile), shape3(tile.stop))
+    return np.flatnonzero(channels), np.flatnonzero(rows), np.flatnonzero(cols)
+
+
+def _corner(tile: Tile) -> Shape3:
+    """The first neuron of a tile, in three axes."""
+    c, h, w = tile.start if len(tile.start) == 3 else (tile.start[0], 0, 0)
+    return c, h, w

@@ -1,0 +1,83 @@
+"""How far a layer's integers are from its floats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mapping.chip.neurons import Lif
+from mapping.chip.segment import Population
+from mapping.integers.rounding import FloatLayer
+from mapping.integers.scales import worst_current
+from mapping.targets.schema import Registers
+
+
+@dataclass(frozen=True, slots=True)
+class LayerError:
+    """How far a quantised population is from its float layer, in thresholds.
+
+    Args:
+        weight: the largest error of one weight.
+        current: the largest possible error of the current of one step, over all input spikes.
+        bias: the largest error of a bias, for one step.
+        decay: the error of the factor that decays the membrane.
+        membrane: a bound on the membrane's error after the last step, as long as every spike
+            so far was the float layer's and no register overflowed.
+        clipped: weights and biases that were out of range, and are further off than rounding is.
+        mismatch: the part of the spikes on the calibration images that are not the float layer's,
+            in [0, 1]; None if nobody measured it.
+    """
+
+    weight: float
+    current: float
+    bias: float
+    decay: float
+    membrane: float
+    clipped: int = 0
+    mismatch: float | None = None
+
+
+def layer_error(
+    layer: FloatLayer,
+    population: Population,
+    clipped: int,
+    registers: Registers,
+    mismatch: float | None = None,
+) -> LayerError:
+    """How far a population is from the layer that it was rounded from.
+
+    Args:
+        layer: in thresholds; its tensors on the CPU.
+        population: its integers, with one threshold and bias a channel.
+        clipped: weights and biases that are further off than rounding is.
+        registers: the target's.
+        mismatch: the part of its spikes that differ on calibration images, if it was measured.
+    """
+    neuron = population.neuron
+    assert isinstance(neuron, Lif)
+    threshold, given_bias = neuron.threshold.reshape(-1), neuron.bias.reshape(-1)
+    weights = [weight.numpy() for weight in layer.weights]
+    bias = layer.bias.numpy()
+    unit = threshold * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
+    effective = [
+        s.weight * 2.0**s.weight_exp / unit.reshape(-1, *(1,) * (s.weight.ndim - 1))
+        for s in population.synapses
+    ]
+    differences = [w - e for w, e in zip(weights, effective, strict=True)]
+    current = worst_current(differences)
+    steps_per_threshold = threshold * 2.0**registers.threshold_shift
+    resolution = float(np.max(1 / steps_per_threshold))
+    effective_bias = given_bias * 2.0 ** int(neuron.bias_exp) / steps_per_threshold
+    bias_error = float(np.abs(bias - effective_bias).max(initial=0))
+    full = 1 << registers.decay_bits
+    kept = 1 - (int(neuron.dv) + registers.membrane_decay_offset) / full
+    decay = abs(layer.beta - kept)
+    # The membrane before each step is within what the steps before could have added.
+    drive = worst_current(weights) + float(np.abs(bias).max(initial=0))
+    error = reach = 0.0
+    for _ in range(layer.steps):
+        error = error * kept + decay * reach + resolution + current + bias_error
+        reach = reach * layer.beta + drive
+    weight = max(float(np.abs(d).max(initial=0)) for d in differences)
+    return LayerError(weight, current, bias_error, decay, error, clipped, mismatch)

@@ -1,0 +1,183 @@
+"""From floats to legal integers: a small frozen value says how, rounding is a pure function of it.
+
+Everything here works on torch tensors in float64, so that training can pass gradients through the
+very rounding that mapping does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mapping.chip.arithmetic import largest_drive, largest_state
+from mapping.chip.grid import weight_grid
+from mapping.chip.wiring import Wiring
+from mapping.graph.ir import Graph, Node
+from mapping.graph.ops import synapse_of, wiring_of
+from mapping.partition.rules import synapses_of
+from mapping.targets.schema import Registers
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How one population's floats become integers.
+
+    Args:
+        thresholds: the mantissa of each channel's threshold, at least 1.
+        exponents: of the weights of each synapse.
+        sign_modes: of each synapse, "mixed", "excitatory" or "inhibitory".
+    """
+
+    thresholds: tuple[int, ...]
+    exponents: tuple[int, ...]
+    sign_modes: tuple[str, ...]
+
+
+Scales = Mapping[str, Scale]
+"""By the population's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloatLayer:
+    """A population in thresholds: gain applied, divided by the threshold.
+
+    Args:
+        synapses: the nodes that it comes from.
+        wirings: who reaches whom through each of them.
+        weights: weights of each synapse, ``float64[C_out, C_in / groups, kH, kW]``.
+        bias: the sum of their biases, ``float64[C]``.
+        beta: what is left of the membrane after a step.
+        steps: steps of a sample.
+    """
+
+    synapses: tuple[Node, ...]
+    wirings: tuple[Wiring, ...]
+    weights: tuple[Tensor, ...]
+    bias: Tensor
+    beta: float
+    steps: int
+
+
+def layer_of(graph: Graph, neuron: str) -> FloatLayer:
+    """The float layer that ends in a neuron that the chip can take."""
+    synapses = synapses_of(graph, neuron)
+    assert not isinstance(synapses, str), synapses
+    return float_layer(synapses, [wiring_of(graph, node) for node in synapses], graph[neuron])
+
+
+def float_layer(synapses: Sequence[Node], wirings: Sequence[Wiring], neuron: Node) -> FloatLayer:
+    """The synapses and the neuron that they drive; gradients pass to the nodes' tensors."""
+    factor = neuron.attrs["gain"] / neuron.attrs["threshold"]
+    weights = tuple(
+        synapse_of(node).canonical(node.attrs, node.tensors["weight"].double() * factor, wires)
+        for node, wires in zip(synapses, wirings, strict=True)
+    )
+    bias = weights[0].new_zeros(len(weights[0]))
+    for node in synapses:
+        if "bias" in node.tensors:
+            bias = bias + node.tensors["bias"].double() * factor
+    assert neuron.type.steps is not None
+    return FloatLayer(
+        tuple(synapses), tuple(wirings), weights, bias, neuron.attrs["beta"], neuron.type.steps
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """A population's integers, as whole numbers in float64.
+
+    Args:
+        scale: how they were rounded.
+        weights: mantissas of each synapse, on the target's grid.
+        bias: mantissas, ``[C]``.
+        bias_exp: their common exponent.
+        clipped: weights that are further off than rounding explains, and biases out of range.
+        worst: the largest possible |current|, in units of the register, before weights had to
+            shrink lest it wrap around.
+    """
+
+    scale: Scale
+    weights: tuple[Tensor, ...]
+    bias: Tensor
+    bias_exp: int
+    clipped: int
+    worst: int
+
+
+class _Round(torch.autograd.Function):
+    """Rounding to whole numbers, halves to even, that passes gradients straight through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0]
+
+
+def _rounded(x: Tensor) -> Tensor:
+    whole: Tensor = _Round.apply(x)
+    return whole
+
+
+def to_integers(layer: FloatLayer, scale: Scale, registers: Registers, bits: int) -> Integers:
+    """Round a layer to integers that are legal on the target whatever the scale.
+
+    Weights go to the nearest point of the grid, and those beyond its ends to the ends. The weights
+    of a channel whose current could still wrap around all shrink, towards zero. Gradients pass
+    straight through rounding; what is clipped gets none.
+
+    Args:
+        layer: in thresholds.
+        scale: one threshold for each channel of the layer, the rest for each synapse.
+        registers: the target's.
+        bits: width of the grid's weights.
+    """
+    thresholds = layer.bias.new_tensor(scale.thresholds)
+    unit = thresholds * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
+    weights, clipped = [], 0
+    worst = torch.zeros_like(thresholds)
+    for weight, exponent, mode in zip(
+        layer.weights, scale.exponents, scale.sign_modes, strict=True
+    ):
+        low, high, step = weight_grid(registers, bits, mode)
+        scaled = weight * unit.view(-1, *(1,) * (weight.dim() - 1)) / 2**exponent / step
+        mantissa = _rounded(scaled.clamp(low // step, high // step)) * step
+        clipped += int(((scaled * step - mantissa).detach().abs() > step / 2).sum())
+        weights.append(mantissa)
+        worst += largest_drive(mantissa.detach()) * 2**exponent
+    limit = largest_state(registers.state_bits) >> registers.synapse_shift
+    if bool((worst > limit).any()):
+        weights = [
+            _shrunk(mantissa, (limit / worst).clamp(max=1), weight_grid(registers, bits, mode)[2])
+            for mantissa, mode in zip(weights, scale.sign_modes, strict=True)
+        ]
+        clipped += sum(int(w[worst > limit].numel()) for w in weights)
+    bias, bias_exp, outside = _bias(
+        layer.bias * thresholds * 2.0**registers.threshold_shift, registers
+    )
+    largest = int(worst.max()) << registers.synapse_shift
+    return Integers(scale, tuple(weights), bias, bias_exp, clipped + outside, largest)
+
+
+def _shrunk(mantissa: Tensor, factor: Tensor, step: int) -> Tensor:
+    """Each channel times its factor, to the grid's next point towards zero."""
+    smaller = (mantissa.detach() * factor.view(-1, *(1,) * (mantissa.dim() - 1)) / step).trunc()
+    return mantissa + (smaller * step - mantissa.detach())  # whole numbers: exact
+
+
+def _bias(scaled: Tensor, registers: Registers) -> tuple[Tensor, int, int]:
+    """Mantissas, the smallest common exponent at which they are in range, how many never are."""
+    largest = min(registers.bias_max, -registers.bias_min)
+    most = float(scaled.detach().abs().max()) if len(scaled) else 0.0
+    exponent = 0
+    while exponent < registers.bias_exp_max and round(most / 2**exponent) > largest:
+        exponent += 1
+    exact = scaled / 2**exponent
+    outside = int((exact.detach().round().abs() > largest).sum())
+    return _rounded(exact.clamp(-largest, largest)), exponent, outside

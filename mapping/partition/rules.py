@@ -1,0 +1,75 @@
+"""Which nodes a chip can take, and why it cannot take the others."""
+
+from __future__ import annotations
+
+from mapping.graph.ir import Graph, Kind, Node
+from mapping.graph.ops import OPS
+from mapping.targets.schema import Registers
+
+
+def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
+    """The convolutions and linear layers whose sum is a neuron's current.
+
+    Returns:
+        The synapse nodes, or a sentence that says what stands in the way.
+    """
+    found: list[Node] = []
+    pending = [graph[graph[neuron].inputs[0]]]
+    while pending:
+        node = pending.pop()
+        if node.op == "add":
+            pending.extend(graph[name] for name in node.inputs)
+        elif OPS[node.op].role != "synapse":
+            return f"its current comes from {node.name!r} ({node.op}), not from synapses alone"
+        elif graph[node.inputs[0]].type.kind is not Kind.SPIKE:
+            return f"{node.name!r} takes {graph[node.inputs[0]].type}, and a chip takes only spikes"
+        else:
+            found.append(node)
+        if len(graph.consumers(node.name)) != 1:
+            return f"the current of {node.name!r} is used elsewhere too"
+    return found[::-1]
+
+
+def reject(graph: Graph, registers: Registers) -> dict[str, str]:
+    """Every node that computes and that the chip cannot take, with the reason.
+
+    Encoders, decoders, shapes and the input are the boundary, not candidates, and are left out.
+    """
+    reasons: dict[str, str] = {}
+    taken: set[str] = set()
+    for node in graph:
+        if node.op != "neuron":
+            continue
+        parts = synapses_of(graph, node.name)
+        if node.attrs["model"] not in registers.neurons:
+            reasons[node.name] = f"the target has no {node.attrs['model']!r} neuron"
+        elif node.attrs["reset"] not in registers.resets:
+            reasons[node.name] = f"the target has no reset by {node.attrs['reset']!r}"
+        elif isinstance(parts, str):
+            reasons[node.name] = parts
+        else:
+            taken.update(current_nodes(graph, node.name), [node.name])
+    for node in graph:
+        if node.name in taken or node.name in reasons or node.op in ("input", "flatten"):
+            continue
+        if OPS[node.op].role in ("encode", "decode"):
+            continue
+        if node.type.steps is None:
+            reasons[node.name] = "works on values without time steps: an ANN layer"
+        elif OPS[node.op].role == "host":
+            reasons[node.name] = f"the target has no {node.op} of spikes"
+        else:
+            reasons[node.name] = "its neuron stays on the host"
+    return reasons
+
+
+def current_nodes(graph: Graph, neuron: str) -> list[str]:
+    """Synapse and addition nodes between a neuron and the spikes that drive it."""
+    names: list[str] = []
+    pending = [graph[neuron].inputs[0]]
+    while pending:
+        name = pending.pop()
+        names.append(name)
+        if graph[name].op == "add":
+            pending.extend(graph[name].inputs)
+    return names
