@@ -50,13 +50,17 @@ class Mapped:
         name = model.get("name", "model") if isinstance(model, Mapping) else "model"
         placement, host = self.placement, len(self.partition.host)
         lines = [
-            f"Mapped({name} on {self.target.name}: {placement.cores_used} cores of "
-            f"{placement.chips_used} chips, {host} segments on the host)"
+            f"Mapped({name} on {self.target.name}: {_many(placement.cores_used, 'core')} on "
+            f"{_many(placement.chips_used, 'chip')}, {_many(host, 'segment')} on the host)"
         ]
         for chip in self.chips[:SHOWN]:
             neurons = sum(population.size for population in chip.populations)
-            layers = len(chip.populations)
-            lines.append(f"  {chip.name}: {layers} layers, {neurons:,} neurons, {chip.steps} steps")
+            layers = _many(len(chip.populations), "layer")
+            lines.append(f"  {chip.name}: {layers}, {neurons:,} neurons, {chip.steps} steps")
         if len(self.chips) > SHOWN:
             lines.append(f"  and {len(self.chips) - SHOWN} more segments on the chip")
         return "\n".join(lines)
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"

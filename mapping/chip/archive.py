@@ -33,7 +33,7 @@ def write(file: BinaryIO, manifest: bytes, arrays: Mapping[str, NDArray[Any]]) -
     entries = {MANIFEST: manifest}
     for name in sorted(arrays):
         content = io.BytesIO()
-        np.save(content, np.ascontiguousarray(arrays[name]), allow_pickle=False)
+        np.save(content, np.asarray(arrays[name], order="C"), allow_pickle=False)
         entries[f"{name}{SUFFIX}"] = content.getvalue()
     entries[DIGEST] = digest(entries).encode()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

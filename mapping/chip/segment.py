@@ -13,6 +13,9 @@ from mapping.chip.arithmetic import Ints, largest_drive
 from mapping.chip.neurons import Neuron
 from mapping.chip.wiring import Wiring
 
+SHOWN = 8
+"""Populations that a segment's ``repr`` shows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -27,7 +30,7 @@ class Port:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Synapse:
     """All synapses from one source to one population.
 
@@ -52,8 +55,13 @@ class Synapse:
     weight_bits: int
     delay: int = 0
 
+    def __repr__(self) -> str:
+        wires = self.wiring
+        late = f", {self.delay} steps late" if self.delay else ""
+        return f"Synapse({self.name}: {wires.in_shape} to {wires.out_shape}{late})"
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Population:
     """Neurons of one layer.
 
@@ -68,6 +76,9 @@ class Population:
     shape: tuple[int, ...]
     synapses: tuple[Synapse, ...]
     neuron: Neuron
+
+    def __repr__(self) -> str:
+        return f"Population({self.name}: {self.size:,} {self.neuron.model} neurons {self.shape})"
 
     @property
     def size(self) -> int:
@@ -88,7 +99,7 @@ class Population:
         return int(drive.max(initial=0))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ChipSegment:
     """A part of the network that runs on chip as one piece.
 
@@ -105,6 +116,12 @@ class ChipSegment:
     inputs: tuple[Port, ...]
     populations: tuple[Population, ...]
     outputs: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        layers = "".join(f"\n  {population!r}" for population in self.populations[:SHOWN])
+        more = len(self.populations) - SHOWN
+        rest = f"\n  and {more} more" if more > 0 else ""
+        return f"ChipSegment({self.name}: {self.steps} steps){layers}{rest}"
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of a port or a population."""

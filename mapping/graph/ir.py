@@ -17,6 +17,10 @@ import networkx as nx
 from torch import Tensor
 
 
+SHOWN = 8
+"""Nodes that a graph's ``repr`` shows."""
+
+
 class Kind(str, Enum):
     """What travels on an edge."""
 
@@ -60,7 +64,7 @@ class Signal:
         return f"{time}{width}{self.kind.value}[{'x'.join(map(str, self.shape))}]"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Node:
     """One operation.
 
@@ -84,8 +88,11 @@ class Node:
         object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
         object.__setattr__(self, "tensors", MappingProxyType(dict(self.tensors)))
 
+    def __repr__(self) -> str:
+        return f"Node({self.name}: {self.op}({', '.join(self.inputs)}) -> {self.type})"
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Graph:
     """Nodes in an order in which they can be run; the last is the output.
 
@@ -106,6 +113,11 @@ class Graph:
                 raise ValueError(f"node {node.name!r} is defined twice")
             index[node.name] = node
         object.__setattr__(self, "_index", MappingProxyType(index))
+
+    def __repr__(self) -> str:
+        shown = [f"  {node!r}" for node in self.nodes[:SHOWN]]
+        more = [f"  and {len(self.nodes) - SHOWN} more"] if len(self.nodes) > SHOWN else []
+        return "\n".join([f"Graph of {len(self.nodes)} nodes", *shown, *more])
 
     def __getitem__(self, name: str) -> Node:
         return self._index[name]
