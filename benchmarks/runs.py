@@ -20,9 +20,9 @@ from has8 import TrainConfig, fit, load_data
 from has8.data import Data
 from has8.errors import BadInput
 from has8.files import write_whole
-from has8.training.fit import new_model
 from has8.training.hardware import Hardware
 from has8.training.history import Report
+from has8.training.new_model import new_model
 from has8.training.recipes import RECIPES
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import has8
+from has8.training.history import Progress
 
 MODEL = Path(__file__).parent / "models" / "digits.pt"
 OPTIONS = {"base": 24, "depth": 2, "head": [64]}
@@ -41,7 +42,7 @@ def main() -> None:
     )
 
 
-def report(now: has8.training.fit.Progress) -> None:
+def report(now: Progress) -> None:
     """Print a line for each epoch."""
     if now.finished:
         epoch = now.finished

@@ -16,7 +16,7 @@ from has8.encoders import (
     rate_weights,
 )
 from has8.errors import BadInput
-from has8.kernels import fused
+from has8.kernels import fused, paths
 from has8.neurons import Leaky, make_neuron
 
 
@@ -95,8 +95,8 @@ class SpikingLayer(SpikingBranch):
 
     Args:
         layer: stateless, ``[N, ...] -> [N, C, ...]``.
-        neuron: what its outputs drive.
-        norm: of C channels, or None.
+        neuron: the neuron that the layer's outputs drive.
+        norm: batch norm of the layer's C channels, or None.
     """
 
     def __init__(self, layer: nn.Module, neuron: Leaky, norm: nn.BatchNorm2d | None = None) -> None:
@@ -108,9 +108,9 @@ class SpikingLayer(SpikingBranch):
         """``[T, B, ...]`` to spikes ``[T, B, C, ...]``; decoded, to values ``[B, C, ...]``."""
         layer, norm = self.synapses[0], self.norm
         exact = type(self.neuron) is Leaky and (decode is None or type(decode) is Decoder)
-        if exact and fused.usable(x, self.synapses, self.neuron, norm, decode):
+        if exact and paths.usable(x, self.synapses, self.neuron, norm, decode):
             merged = layer(x.flatten(0, 1))
-            if fused.usable(merged) and fused.normalises(norm, merged):
+            if paths.usable(merged) and fused.normalises(norm, merged):
                 weights = None if decode is None else decode.weights
                 return fused.spikes(merged, len(x), self.neuron.fused_constants, norm, weights)
             currents = (merged if norm is None else norm(merged)).unflatten(0, (len(x), -1))
@@ -144,10 +144,10 @@ class HybridBlock(nn.Module):
     average of the decoded values is the same, for an eighth of the work.
 
     Args:
-        ann: values to values.
-        snn: the spiking branch.
-        coding: how to encode and decode.
-        pool: average pooling of the spiking branch, or None.
+        ann: the branch of values, ``[B, ...] -> [B, ...]``.
+        snn: the spiking branch, ``[T, B, ...] -> [T, B, ...]``.
+        coding: how the spiking branch is encoded and decoded.
+        pool: average pooling behind the spiking branch, or None.
     """
 
     def __init__(

@@ -11,17 +11,23 @@
     └── TrainingError    training that cannot go on (a loss that is not finite)
 
 The message is one sentence for a person: what, what was expected, what to do. The command
-line prints it and exits with code 1; it never shows a traceback for one of these.
+line prints it and exits with code 1; it never shows a traceback for one of these. An error that
+crosses processes arrives with its message and its fields.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 
 class Has8Error(Exception):
     """The root: catch this to catch every error that has8 raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle message and fields, whatever arguments a class is made with."""
+        return Exception.__new__, (type(self), *self.args), self.__dict__
 
 
 class UnknownName(Has8Error):
@@ -31,13 +37,18 @@ class UnknownName(Has8Error):
         kind: what was looked for, in words ("model", "target").
         name: the name that was asked for.
         known: the names that exist.
+
+    Attributes:
+        known: the names that exist, sorted.
+        nearest: the known name that is most like ``name``; None if none is like it.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        near = get_close_matches(name, names, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(names)}")
+        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        near = get_close_matches(name, self.known, n=1, cutoff=0.4)
+        self.nearest = near[0] if near else None
+        hint = f"did you mean {self.nearest!r}? " if near else ""
+        super().__init__(f"unknown {kind} {name!r}: {hint}known are {', '.join(self.known)}")
 
 
 class BadInput(Has8Error):
@@ -48,8 +59,8 @@ def check_fields(owner: object, rules: Mapping[str, tuple[bool, str]]) -> None:
     """Hold the fields of a settings object to their rules.
 
     Args:
-        owner: whose fields they are.
-        rules: by field, whether it holds, and what was expected, in words.
+        owner: the object that has the fields.
+        rules: for the name of each field, whether its rule holds, and the rule in words.
 
     Raises:
         BadInput: for the first field whose rule does not hold.
@@ -80,9 +91,14 @@ class DoesNotFit(Has8Error):
         need: the smallest need that any tiling reaches, in the resource's unit.
         have: the target's limit, in the same unit.
         hint: what the user can do.
+
+    Attributes:
+        layer, resource, need, have, hint: the arguments.
     """
 
     def __init__(self, layer: str, resource: str, *, need: int, have: int, hint: str) -> None:
+        self.layer, self.resource, self.hint = layer, resource, hint
+        self.need, self.have = need, have
         super().__init__(
             f"layer {layer!r} does not fit on a core: it needs at least {need:,} {resource} "
             f"and a core has {have:,}; {hint}"

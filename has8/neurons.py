@@ -11,7 +11,8 @@ from snntorch import surrogate
 from torch import Tensor
 
 from has8.errors import BadInput
-from has8.kernels import fused
+from has8.kernels import fused, paths
+from has8.kernels.storage import real
 
 ATAN_ALPHA = 2.0
 """Width of the arctan surrogate (HAS-8, below equation 22)."""
@@ -20,20 +21,42 @@ NEURONS: dict[str, tuple[float, float]] = {"lif": (0.5, 0.5), "if": (1.0, 1.0)}
 """(beta, gain) of the neurons that HAS-8 names: the paper's IF and the released LIF, tau = 2."""
 
 
-class _Run(torch.autograd.Function):
-    """``snn.Leaky`` with reset to zero over all steps, in the order of its own operations.
+@torch.no_grad()
+def leaky(
+    currents: Tensor, beta: float, threshold: float, gain: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Leaky integrate and fire with reset to zero over all steps, without a gradient.
 
-    What :mod:`has8.kernels.fused` does in compiled kernels, for machines that have none.
+    Starting from ``v = 0``, each step does ``v = beta v + gain i``, fires for ``v > threshold``,
+    and then clears the membranes that fired: ``v = (1 - s) v``. These are the operations of
+    ``snn.Leaky`` in their order, so that results are equal to its, bit for bit. Compiled kernels
+    (:mod:`has8.kernels.fused`) compute the same in one pass.
+
+    Args:
+        currents: inputs i of all steps, ``[T, B, ...]``.
+        beta: part of the membrane that is left after a step.
+        threshold: the neuron fires when its membrane is above it.
+        gain: factor on the input.
+
+    Returns:
+        Membranes v before their reset, and spikes s of 0.0 and 1.0, each ``[T, B, ...]``.
     """
+    membranes, spikes = torch.empty_like(currents), torch.empty_like(currents)
+    membrane = torch.zeros_like(currents[0])
+    for t, current in enumerate(currents):
+        drive = current if gain == 1 else current * gain
+        torch.add(membrane * beta, drive, out=membranes[t])
+        torch.gt(membranes[t], threshold, out=spikes[t])
+        membrane = (1 - spikes[t]) * membranes[t]
+    return membranes, spikes
+
+
+class _Run(torch.autograd.Function):
+    """:func:`leaky` with the arctan surrogate as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: float, threshold: float, alpha: float) -> Any:
-        membranes, spikes = torch.empty_like(x), torch.empty_like(x)
-        mem = torch.zeros_like(x[0])
-        for t in range(len(x)):
-            torch.add(mem * beta, x[t], out=membranes[t])
-            torch.gt(membranes[t], threshold, out=spikes[t])
-            mem = (1 - spikes[t]) * membranes[t]
+        membranes, spikes = leaky(x, beta, threshold)
         ctx.save_for_backward(membranes, spikes)
         ctx.constants = (beta, threshold, alpha)
         return spikes
@@ -70,8 +93,8 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
     outlives a forward.
 
     Args:
-        beta: what is left of the membrane after a step, in [0, 1].
-        threshold: positive.
+        beta: part of the membrane that is left after a step, in [0, 1].
+        threshold: the neuron fires when its membrane is above it; positive.
         gain: factor on the input; with ``beta = gain = 1/2`` this is the released HAS-8 LIF,
             ``v += (x - v) / 2``.
         alpha: width of the arctan surrogate ``(alpha/2) / (1 + (pi alpha (v - threshold)/2)^2)``.
@@ -108,9 +131,9 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Currents ``[T, B, ...]`` to spikes ``[T, B, ...]`` of 0.0 and 1.0."""
-        if fused.usable(x):
+        if paths.usable(x):
             return fused.spikes(x.flatten(0, 1), len(x), self.fused_constants)
-        dtype, x = x.dtype, x.to(fused.real(x.dtype))  # a membrane needs more than 8 bits
+        dtype, x = x.dtype, x.to(real(x.dtype))  # a membrane needs more than 8 bits
         beta, threshold = self.constants
         spikes: Tensor = _Run.apply(
             x if self.gain == 1 else x * self.gain, beta, threshold, self.alpha

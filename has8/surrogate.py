@@ -6,7 +6,8 @@ the derivative of a smooth periodic wave. Each slope here is a function of (x, k
 :func:`rescale` is the paper's order-aware factor (equation 14) on top of it.
 
 The authors' published code adds a constant 1/2 to the Fourier slope that is not the derivative
-of anything printed: ``fourier_released`` has it, ``fourier`` not, ``constant_half`` nothing else.
+of anything printed. ``fourier_released`` has it, ``fourier`` lacks it, and ``constant_half`` is
+the constant alone.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ ALPHA = -10.0
 """Steepness of the sigmoid and tanh waves, as released."""
 
 COSINE_POWERS = (256.0, -512.0, 336.0, -80.0, 5.0)
-"""Of cos**9, cos**7, .. cos: the sum of cos(n x) over the released harmonics n = 1, 3, .. 9, with
-one cosine for all."""
+"""Coefficients of cos**9, cos**7, .. cos in the sum of cos(n x) over the released harmonics
+n = 1, 3, .. 9: a polynomial in one cosine, so that only one has to be computed."""
 
 
 def rescale(plane: int) -> float:
@@ -75,9 +76,9 @@ def fourier_released(x: Tensor, plane: int) -> Tensor:
 
 @SLOPES.register("constant_half")
 def constant_half(x: Tensor, plane: int) -> Tensor:
-    """What ``fourier_released`` adds to ``fourier``, alone: 1/2 for every plane, to be rescaled.
+    """1/2 for every plane, to be rescaled: what ``fourier_released`` adds to ``fourier``.
 
-    For the question whether the released Fourier slope owes its accuracy to this constant.
+    It answers whether the released Fourier slope owes its accuracy to this constant.
     """
     return torch.full_like(x, 0.5)
 

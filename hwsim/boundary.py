@@ -77,7 +77,7 @@ def count(x: Tensor, batch_axis: int) -> Counts:
 
 
 def _count_spikes(x: Tensor) -> Counts:
-    """Of ``bool[T, B, *shape]``."""
+    """The counts of spikes ``bool[T, B, *shape]``."""
     dense = stored(x).cpu().numpy().view(np.uint8)
     total = np.zeros(dense.shape[1:], np.int64)
     for start in range(0, len(dense), 255):  # as many as a byte can count

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from has8.errors import BadInput
-from hwsim.activity import Activity, Counts, Overflow
+from hwsim.activity import Activity
 from hwsim.backends.protocol import Backend, Executable, SegmentRun, SegmentState
 from hwsim.backends.registry import find_backend
-from hwsim.boundary import count, decode, encode
+from hwsim.boundary import decode, encode
+from hwsim.counting import Counter
 from hwsim.names import RECORDS
 from mapping.graph.evaluate import moved
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import OPS, run_node
 from mapping.mapped import Mapped
 from mapping.partition.segments import Segment
-from mapping.targets.prices import HostLink
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
 Recorded = Mapping[str, Mapping[str, Tensor]]
@@ -100,7 +100,7 @@ class Program:
         first: int = 0,
         state: Mapping[str, SegmentState] | None = None,
         keep_state: bool = False,
-        on_progress: Progress | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Run:
         """Run samples: encoders, ANN layers and decoders on the host, the rest on the chip.
 
@@ -120,7 +120,7 @@ class Program:
             BackendError: if the backend fails, or cannot tell what to record.
         """
         _check(self.mapped.graph, x, batch_size, record, state)
-        counts = _Counts(self.mapped.graph, self.mapped.target.link)
+        counts = Counter(self.mapped.graph, self.mapped.target.link)
         parts: list[_Part] = []
         logits: list[Tensor] = []
         arithmetic: dict[str, str] = {}
@@ -148,7 +148,7 @@ class Program:
             _states([part.kept for part in parts]),
         )
 
-    def _run_batch(self, x: Tensor, counts: _Counts, part: _Part) -> dict[str, Tensor]:
+    def _run_batch(self, x: Tensor, counts: Counter, part: _Part) -> dict[str, Tensor]:
         """Run one batch, and return the tensors by node that are left at its end."""
         graph, segments = self.mapped.graph, self.mapped.partition.segments
         values: dict[str, Tensor] = {graph.input.name: self._dense(x)}
@@ -163,7 +163,7 @@ class Program:
                 del values[name]
         return values
 
-    def _run_host(self, segment: Segment, values: dict[str, Tensor], counts: _Counts) -> None:
+    def _run_host(self, segment: Segment, values: dict[str, Tensor], counts: Counter) -> None:
         for node in self.host_nodes[segment.name]:
             inputs = [values[name] for name in node.inputs]
             if OPS[node.op].role == "synapse":
@@ -180,7 +180,7 @@ class Program:
                 )
 
     def _run_chip(
-        self, segment: Segment, values: dict[str, Tensor], counts: _Counts, part: _Part
+        self, segment: Segment, values: dict[str, Tensor], counts: Counter, part: _Part
     ) -> None:
         fed = {name: values[name].bool() for name in segment.inputs}
         run = self.executables[segment.name](
@@ -209,7 +209,7 @@ def simulate(
     batch_size: int = 128,
     record: Collection[str] = (),
     first: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Run:
     """Run a mapped model once: what :class:`Program` does, made ready and run.
 
@@ -299,61 +299,6 @@ class _Part:
             self.membranes[segment] = dict(run.membranes)
         if run.state is not None:
             self.kept[segment] = run.state
-
-
-class _Counts:
-    """Activity so far; memory does not grow with the samples."""
-
-    def __init__(self, graph: Graph, link: HostLink) -> None:
-        self.graph, self.link, self.samples = graph, link, 0
-        self.boundary_bytes: dict[tuple[str, str], int] = {}
-        self.events: dict[str, Counts] = {}
-        self.updated: dict[str, Counts] = {}
-        self.overflows: dict[str, Overflow] = {}
-        self.seen: dict[str, int] = {}
-
-    def begin(self, samples: int) -> None:
-        """A new batch."""
-        self.samples += samples
-        self.seen = {}
-
-    def count(self, name: str, x: Tensor) -> None:
-        """Count what is not zero in the tensor of node ``name``, once in a batch."""
-        if name not in self.seen:
-            self.add(name, count(x, 0 if self.graph[name].type.steps is None else 1))
-
-    def add(self, name: str, counts: Counts) -> None:
-        """Take over what was counted of node ``name``."""
-        self.seen[name] = int(counts.sum())
-        _add(self.events, name, counts)
-
-    def add_chip(self, segment: Segment, fed: Mapping[str, Tensor], run: SegmentRun) -> None:
-        """Count the spikes into and inside a chip segment."""
-        for name, fired in run.fired.items():
-            self.add(name, fired)
-        for name, spikes in (*fed.items(), *run.spikes.items()):
-            self.count(name, spikes)
-        for way, names in (("in", segment.inputs), ("out", segment.outputs)):
-            crossed = sum(self.seen[name] for name in names)
-            bits = self.boundary_bytes.get((segment.name, way), 0)
-            self.boundary_bytes[segment.name, way] = bits + self.link.message_bytes(crossed)
-        for name, updated in run.updated.items():
-            _add(self.updated, name, updated)
-        for name, overflow in run.overflows.items():
-            self.overflows[name] = self.overflows.get(name, Overflow()) + overflow
-
-    def activity(self) -> Activity:
-        """What was counted."""
-        return Activity(
-            self.samples, self.events, self.updated, self.overflows, self.boundary_bytes
-        )
-
-
-def _add(totals: dict[str, Counts], name: str, counts: Counts) -> None:
-    if name in totals:
-        totals[name] += counts
-    else:
-        totals[name] = counts.copy()
 
 
 def _stacked(mapped: Mapped, logits: Sequence[Tensor]) -> Tensor:

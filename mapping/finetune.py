@@ -23,7 +23,7 @@ from torch.func import functional_call
 from has8.blocks import SpikingLayer
 from has8.encoders import Decoder
 from has8.errors import BadInput, CheckpointError
-from has8.kernels import fused
+from has8.kernels import storage
 from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import wiring_of
@@ -230,7 +230,7 @@ class QuantizedLayer(SpikingLayer):
 
     def forward(self, x: Tensor, decode: Decoder | None = None) -> Tensor:
         """``[T, B, ...]`` of 0 and 1 to spikes; decoded, to values."""
-        narrow = fused.narrow_type(x)
+        narrow = storage.narrow_type(x)
         with torch.autocast(x.device.type, enabled=False):  # sums need all their bits
             spikes = self._spikes(x, narrow)
         return spikes if decode is None else decode(spikes)
@@ -249,7 +249,7 @@ class QuantizedLayer(SpikingLayer):
         alpha = self.neuron.alpha * rule.neuron.attrs["threshold"]
         drive = drive.reshape(-1, *rule.neuron.type.shape)
         spikes = neurons(drive, rule.neuron.type.steps or 1, integers, alpha)
-        return spikes.to(fused.real(narrow))
+        return spikes.to(storage.real(narrow))
 
     def _folded(self) -> Node:
         """The synapse with today's weights, and batch norm's running statistics in them."""
@@ -264,7 +264,7 @@ class QuantizedLayer(SpikingLayer):
 
 
 def _tensors(module: nn.Module, *names: str) -> dict[str, Tensor]:
-    """Those of the named parameters and buffers that it has."""
+    """The named parameters and buffers that a module has, as float32."""
     found = {name: getattr(module, name) for name in names}
     return {name: tensor.float() for name, tensor in found.items() if tensor is not None}
 

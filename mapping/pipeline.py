@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from has8.errors import BadInput, TraceError
-from has8.kernels import fused
+from has8.kernels import paths
 from has8.training.calibrate import calibrate
 from mapping.chip.grid import stored_bits
 from mapping.cores.allocate import allocate
@@ -173,7 +173,7 @@ def _check_traced(
         TraceError: if it does not.
     """
     x = torch.linspace(0, 1, prod(shape)).view(1, *shape) if images is None else images[:4]
-    with torch.no_grad(), fused.plain():
+    with torch.no_grad(), paths.plain():
         expected = model(x)
     if not torch.allclose(evaluate(graph, x), expected, rtol=1e-4, atol=1e-4):
         raise TraceError(

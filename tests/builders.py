@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
+from hypothesis import assume
+from hypothesis import strategies as st
 
+from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.wiring import Axis, Wiring, dense, shape3
@@ -31,11 +36,21 @@ def window(
     padding: Pair = 0,
     dilation: Pair = 1,
     groups: int = 1,
+    spread: Pair = 1,
+    extra: Pair = 0,
 ) -> Wiring:
     """The wiring of a convolution with weights ``[out, in / groups, kH, kW]``."""
     channels, *extents = shape3(in_shape)
     rows, cols = (
-        Axis(weight_shape[2 + a], pair(stride)[a], pair(padding)[a], pair(dilation)[a], extents[a])
+        Axis(
+            weight_shape[2 + a],
+            pair(stride)[a],
+            pair(padding)[a],
+            pair(dilation)[a],
+            extents[a],
+            pair(spread)[a],
+            pair(extra)[a],
+        )
         for a in (0, 1)
     )
     return Wiring(rows, cols, channels, weight_shape[0], groups)
@@ -53,7 +68,7 @@ def conv(
     delay: int = 0,
     **attrs: Any,
 ) -> Synapse:
-    """A convolution; ``attrs`` are stride, padding, dilation and groups."""
+    """A convolution; ``attrs`` are those of :func:`window`."""
     wires = window(in_shape, weight.shape, **attrs)
     return Synapse(name, source, wires, weight.astype(np.int64), exp, sign_mode, bits, delay)
 
@@ -132,3 +147,189 @@ def registers(**changed: Any) -> Registers:
     import msgspec
 
     return msgspec.structs.replace(LOIHI.registers, **changed)
+
+
+def gridded(rng: np.random.Generator, shape: Sequence[int], sign_mode: str = "mixed") -> np.ndarray:
+    """Random weights of 8 bits on Loihi's grid."""
+    low, high, step = weight_grid(LOIHI.registers, 8, sign_mode)
+    return rng.integers(low // step, high // step + 1, tuple(shape)) * step
+
+
+def fields(item: Any) -> dict[str, Any]:
+    """The fields of a frozen value by name."""
+    return {name: getattr(item, name) for name in item.__slots__}
+
+
+def shown(run: Any) -> dict[str, Any]:
+    """Everything that a run of a segment tells, as lists, to compare with ``==``."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return (str(value.dtype), value.tolist()) if hasattr(value, "tolist") else value
+
+    told = {name: plain(dict(getattr(run, name))) for name in ("spikes", "updated", "membranes")}
+    told["overflows"] = dict(run.overflows)
+    if run.state is not None:
+        told["registers"] = plain({k: dict(v) for k, v in run.state.registers.items()})
+        told["past"] = plain(dict(run.state.past))
+    return told
+
+
+# ------------------------------------------------------------------ the obvious, in plain loops
+
+Place = tuple[int, int, int]
+
+
+@lru_cache(maxsize=256)
+def single_synapses(wires: Wiring) -> tuple[tuple[Place, Place, tuple[int, int, int, int]], ...]:
+    """Every single synapse: where it comes from, where it goes, which weight it has."""
+    per_in, per_out = wires.channels_in // wires.groups, wires.channels_out // wires.groups
+    found = []
+    places = product(np.ndindex(*wires.out_shape), np.ndindex(*wires.weight_shape[1:]))
+    for (o, *at), (c, *tap) in places:
+        source = []
+        for axis, output, k in zip((wires.rows, wires.cols), at, tap, strict=True):
+            y, between = divmod(
+                output * axis.stride + k * axis.dilation - axis.padding, axis.spread
+            )
+            source.append(y if not between and 0 <= y < axis.size_in else -1)
+        if min(source) >= 0:
+            origin = (o // per_out * per_in + c, source[0], source[1])
+            found.append((origin, (o, at[0], at[1]), (o, c, tap[0], tap[1])))
+    return tuple(found)
+
+
+# ----------------------------------------------------------------------------------- at random
+
+
+@st.composite
+def wirings(draw: st.DrawFn, shape: Sequence[int]) -> Wiring:
+    """The wiring of a dense layer, a convolution, or one whose source is spread out."""
+    kind = draw(st.sampled_from(["dense", "window", "window", "spread"]))
+    if kind == "dense":
+        return dense(draw(st.integers(1, 5)), shape)
+    channels, *extents = shape3(shape)
+    groups = draw(st.sampled_from([g for g in (1, 1, 2, 3) if channels % g == 0]))
+
+    def axis(extent: int) -> Axis:
+        kernel, stride, dilation = (draw(st.integers(1, most)) for most in (3, 2, 2))
+        if kind == "window":
+            return Axis(kernel, stride, draw(st.integers(0, 2)), dilation, extent)
+        padding, spread, extra = (
+            draw(st.integers(low, high)) for low, high in ((-1, 3), (1, 3), (0, 2))
+        )
+        return Axis(kernel, stride, padding, dilation, extent, spread, extra)
+
+    rows, cols = map(axis, extents)
+    assume(1 <= rows.size_out <= 7 and 1 <= cols.size_out <= 7)
+    return Wiring(rows, cols, channels, groups * draw(st.integers(1, 3)), groups)
+
+
+def out_shape(wires: Wiring) -> tuple[int, ...]:
+    """The shape of a population behind a wiring: that of a dense layer is flat."""
+    return wires.out_shape[:1] if wires.full else wires.out_shape
+
+
+def wired(
+    name: str, source: str, wires: Wiring, rng: np.random.Generator, exp: int = 0, delay: int = 0
+) -> Synapse:
+    """A synapse of random mixed weights."""
+    weight = gridded(rng, wires.weight_shape)
+    return Synapse(name, source, wires, weight, exp, "mixed", 8, delay)
+
+
+@st.composite
+def lifs(draw: st.DrawFn, shape: Sequence[int], du: Sequence[int] = (0, 1000, 4095)) -> Lif:
+    """Neurons whose constants are each one value, one a channel or one a neuron."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    channel = (shape[0], *(1,) * (len(shape) - 1))
+
+    def constant(values: Sequence[int]) -> np.ndarray:
+        of = draw(st.sampled_from([(), channel, tuple(shape)]))
+        return np.array(rng.choice(np.array(values), of), np.int64)
+
+    return Lif(
+        du=constant(du),
+        dv=constant((0, 1, 2048, 4095)),
+        threshold=constant((0, 300, 20_000, 131_071)),
+        bias=constant((0, 0, -4095, 77, 4095)),
+        bias_exp=constant((0, 3, 7)),
+    )
+
+
+def _between(draw: st.DrawFn, source: Sequence[int], target: Sequence[int]) -> Wiring | None:
+    """A wiring from one shape to another; None where there is no obvious one."""
+    if len(target) == 1:
+        return dense(target[0], source)
+    if shape3(source)[1:] != tuple(target[1:]):
+        return None
+    kernel = draw(st.sampled_from([1, 3]))
+    weight_shape = (target[0], source[0], kernel, kernel)
+    return window(source, weight_shape, padding=kernel // 2)
+
+
+@st.composite
+def networks(
+    draw: st.DrawFn,
+    *,
+    delays: int = 0,
+    loops: bool = False,
+    exps: tuple[int, int] = (0, 5),
+    du: Sequence[int] = (0, 1000, 4095),
+) -> ChipSegment:
+    """Up to four populations, listed in any order, with shortcuts and two ports.
+
+    Args:
+        delays: the longest delay of synapses that go forward.
+        loops: whether there is a loop at least, through delays of 1 to 3 steps.
+        exps: the range of weight exponents.
+        du: current decays to choose from.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shapes: dict[str, tuple[int, ...]] = {
+        "x": (draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(1, 4))),
+        "y": (draw(st.integers(1, 4)),),
+    }
+    feeds: dict[str, list[Synapse]] = {}
+
+    def add(source: str, target: str, wires: Wiring, least: int, most: int) -> None:
+        exp, delay = draw(st.integers(*exps)), draw(st.integers(least, most))
+        name = f"{target}.{len(feeds[target])}"
+        feeds[target].append(wired(name, source, wires, rng, exp, delay))
+
+    for name in "abcd"[: draw(st.integers(1, 4))]:
+        source = draw(st.sampled_from(["x", *feeds]))
+        wires = draw(wirings(shapes[source]))
+        shapes[name], feeds[name] = out_shape(wires), []
+        add(source, name, wires, 0, delays)
+        for other in draw(st.lists(st.sampled_from(list(shapes)), max_size=1)):
+            if other != name and (more := _between(draw, shapes[other], shapes[name])):
+                add(other, name, more, 0, delays)
+    names = list(feeds)
+    if loops:  # a population behind another one, or the population itself, feeds it
+        back = [(a, b) for place, b in enumerate(names) for a in names[place:]]
+        for source, target in draw(st.lists(st.sampled_from(back), min_size=1, max_size=3)):
+            wires = _between(draw, shapes[source], shapes[target])
+            if wires is None:
+                source, wires = target, _between(draw, shapes[target], shapes[target])
+            assert wires is not None
+            add(source, target, wires, 1, 3)
+        assume(any(_reaches(feeds, target, s.source) for target in feeds for s in feeds[target]))
+    layers = [
+        Population(name, shapes[name], tuple(feeds[name]), draw(lifs(shapes[name], du)))
+        for name in draw(st.permutations(names))
+    ]
+    outputs = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    inputs = {port: shapes[port] for port in ("x", "y")}
+    return segment(*layers, inputs=inputs, outputs=outputs, steps=draw(st.integers(1, 5)))
+
+
+def _reaches(feeds: dict[str, list[Synapse]], name: str, wanted: str) -> bool:
+    """Whether the spikes of one population reach another one, or are its own."""
+    reached, front = {name}, [name]
+    while front:
+        at = front.pop()
+        front += [n for n in feeds if n not in reached and any(s.source == at for s in feeds[n])]
+        reached |= set(front)
+    return wanted in reached

@@ -5,7 +5,7 @@ import torch
 
 from has8 import calibrate, create_model, load_data
 from has8.data import batches
-from has8.kernels import fused
+from has8.kernels import paths
 
 torch.set_num_threads(1)  # tests run in several processes
 
@@ -35,7 +35,7 @@ def _warmed(name, **options):
 @pytest.fixture
 def plain():
     """Plain torch without fast paths, whose rounding a traced graph repeats bit for bit."""
-    with fused.plain():
+    with paths.plain():
         yield
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import with_constants
 from click.testing import CliRunner
 
 import mapping
@@ -66,7 +67,7 @@ def mapped(digits):
 
 def lively(chip: ChipSegment) -> ChipSegment:
     """With thresholds so low that neurons fire though nobody trained them."""
-    layers = (replace(p, threshold=p.threshold // 20) for p in chip.populations)
+    layers = (with_constants(p, threshold=p.neuron.threshold // 20) for p in chip.populations)
     return replace(chip, populations=tuple(layers))
 
 
@@ -82,9 +83,9 @@ def wrapped(act: Any) -> Any:
         def compile(self, segment, registers):
             execute = Fast().compile(segment, registers)
 
-            def run(inputs, *, first=0, membranes=False):
+            def run(inputs, *, first=0, **options):
                 act(first)
-                return execute(inputs, first=first, membranes=membranes)
+                return execute(inputs, first=first, **options)
 
             return run
 

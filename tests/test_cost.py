@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from has8 import create_model
 from has8.errors import BadInput, UnknownName
 from hwsim import estimate, simulate
-from hwsim.activity import Activity, Run
+from hwsim.activity import Activity
+from hwsim.program import Run
 from hwsim.price.cost import chip_energy_pj, convention_uj
 from hwsim.price.counts import boundary_counts, layer_counts, population_counts
 from hwsim.price.traffic import segment_loads
@@ -23,11 +24,12 @@ from mapping import load_target, map_model
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.cores.allocate import allocate
 from mapping.cores.placement import place
-from mapping.graph.ir import Graph, Kind, Node, TensorType
+from mapping.graph.ir import Graph, Kind, Node, Signal
 from mapping.graph.trace.modules import trace
 from mapping.hosts.schema import load_host
 from mapping.mapped import Mapped
-from mapping.partition.cut import Partition, Segment, cut
+from mapping.partition.cut import cut
+from mapping.partition.segments import Partition, Segment
 
 LOIHI = load_target("loihi")
 SMALL = msgspec.structs.replace(
@@ -56,7 +58,7 @@ def population(name, shape, *synapses, dv=0):
 
 def on_chip(chip, target=LOIHI):
     """A mapping that is one chip segment and nothing else."""
-    graph = Graph((Node("image", "input", (), TensorType((1,))),))
+    graph = Graph((Node("image", "input", (), Signal((1,))),))
     names = tuple(p.name for p in chip.populations)
     inputs = tuple(p.name for p in chip.inputs)
     partition = Partition((Segment(chip.name, "chip", names, inputs, chip.outputs, ""),), ())
@@ -266,9 +268,9 @@ def test_a_corner_reaches_one_synapse_and_the_centre_four():
 )
 def test_dense_is_that_of_neurobench(weight, shape, padding, dense, padded):
     attrs = {"stride": [1, 1], "padding": [padding] * 2, "dilation": [1, 1], "groups": 1}
-    out = TensorType((1, *(n + 2 * padding - 2 for n in shape[1:])))
+    out = Signal((1, *(n + 2 * padding - 2 for n in shape[1:])))
     mapped = on_host(
-        Node("x", "input", (), TensorType(shape)),
+        Node("x", "input", (), Signal(shape)),
         Node("c", "conv2d", ("x",), out, attrs, {"weight": torch.ones(weight)}),
     )
     run = Activity(4, {"x": np.full(shape, 4)}, {}, {})
@@ -281,12 +283,12 @@ def fully_connected(kind, weight, steps, events, samples):
     """Counts of one linear layer that spikes or values feed over some steps."""
     outputs, inputs = weight.shape
     mapped = on_host(
-        Node("x", "input", (), TensorType((inputs,), kind, steps)),
+        Node("x", "input", (), Signal((inputs,), kind, steps)),
         Node(
             "fc",
             "linear",
             ("x",),
-            TensorType((outputs,), Kind.VALUE, steps),
+            Signal((outputs,), Kind.VALUE, steps),
             {},
             {"weight": weight},
         ),

@@ -6,6 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from builders import linear, population, registers
+from builders import segment as chip_segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,10 +18,8 @@ from hwsim.backends.reference import Reference
 from hwsim.experiments.faults import strikes
 from mapping import map_model
 from mapping.chip.grid import weight_grid
-from mapping.chip.segment import ChipSegment, Population, Port, Synapse
-from mapping.targets.schema import load_target
 
-LOIHI = load_target("loihi").registers
+LOIHI = registers()
 SOME = Faults(weight_bitflips=0.01, dead_neurons=0.1, dropped_spikes=0.1, seed=7)
 RATES = st.sampled_from([0.0, 1e-4, 1 / 256, 0.02, 0.5, 0.999, 1.0])
 
@@ -27,9 +27,8 @@ RATES = st.sampled_from([0.0, 1e-4, 1 / 256, 0.02, 0.5, 0.999, 1.0])
 def dense(name, source, size, out, rng, *, bits=8, mode="mixed"):
     low, high, step = weight_grid(LOIHI, bits, mode)
     weight = rng.integers(low // step, high // step + 1, (out, size)) * step
-    synapse = Synapse(f"{name}.fc", source, "linear", {}, weight, 0, mode, bits)
-    constants = {"threshold": np.full(out, 300), "bias": np.full(out, 40), "bias_exp": 6}
-    return Population(name, (out,), (synapse,), "lif", **constants, du=4095, dv=2048)
+    synapse = linear(f"{name}.fc", source, (size,), weight, bits=bits, sign_mode=mode)
+    return population(name, (out,), synapse, threshold=300, bias=40, bias_exp=6, dv=2048)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def segment():
     one, two = dense("one", "x", 12, 9, rng), dense("two", "one", 9, 7, rng)
     skip = dense("skip", "x", 12, 7, rng).synapses
     two = replace(two, synapses=(*two.synapses, *skip))
-    return ChipSegment("chip", 5, (Port("x", (12,)),), (one, two), ("two",))
+    return chip_segment(one, two, inputs={"x": (12,)}, outputs=["two"], steps=5, name="chip")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def test_flipped_weights_are_legal_and_all_bits_flipped_is_the_complement(bits, 
             return super().compile(segment, registers)
 
     layer = dense("one", "x", 30, 20, np.random.default_rng(1), bits=bits, mode=mode)
-    segment = ChipSegment("chip", 2, (Port("x", (30,)),), (layer,), ("one",))
+    segment = chip_segment(layer, inputs={"x": (30,)}, steps=2, name="chip")
     Faulty(Spy(), Faults(weight_bitflips=rate)).compile(segment, LOIHI)
     low, high, step = weight_grid(LOIHI, bits, mode)
     before, after = layer.synapses[0].weight, seen[0]
@@ -192,7 +191,7 @@ def test_lost_spikes_are_lost_on_the_way_in_and_out(segment, spikes):
 def test_loops_are_refused(segment):
     one, two = segment.populations
     backwards = replace(one, synapses=(replace(one.synapses[0], source="two"),))
-    with pytest.raises(BackendError, match="'one' is fed by 'two'"):
+    with pytest.raises(BackendError, match="'one.fc' closes a loop"):
         Faulty(Fast(), Faults()).compile(replace(segment, populations=(backwards, two)), LOIHI)
 
 

@@ -18,7 +18,7 @@ from has8.cli.map import map_command
 from has8.cli.train import train
 from has8.data import batches
 from has8.errors import BadInput, CheckpointError
-from has8.kernels import fused
+from has8.kernels import paths
 from has8.neurons import Leaky
 from has8.training.checkpoint import save
 from has8.training.recipes import RECIPES
@@ -28,7 +28,8 @@ from mapping import load_target, map_model
 from mapping.chip.arithmetic import decay, saturate
 from mapping.finetune import PROVENANCE, QuantizedLayer, prepare, quantization_of
 from mapping.integers.neurons import ChipNeurons
-from mapping.integers.scales import Integers, Scale, membrane_decay
+from mapping.integers.rounding import Integers, Scale
+from mapping.integers.scales import membrane_decay
 
 TARGET = load_target("loihi")
 DATA = load_data("digits")
@@ -115,7 +116,7 @@ def test_bfloat16_and_plain_torch_make_the_same_spikes(resnet, digits):
     mapped = map_model(bare(model), calibration=digits[:24], weight_bits=3, scales=tuned.scales)
     with torch.autocast("cpu", torch.bfloat16):
         assert_same_spikes(model.eval(), mapped, digits[:8])
-    with fused.plain():
+    with paths.plain():
         assert_same_spikes(model.eval(), mapped, digits[:8])
 
 
@@ -139,21 +140,21 @@ def neurons_of(beta):
     bias = torch.randint(-4000, 4000, (6,)).double()
     chip = ChipNeurons.of(beta, TARGET.registers, torch.device("cpu"))
     drive = torch.randint(-400, 500, (8 * 2, 6, 3, 3)) * 64
-    return chip, drive.to(chip.dtype), Integers((), bias, 1, 0, 0), scale
+    return chip, drive.to(chip.dtype), Integers(scale, (), bias, 1, 0, 0)
 
 
 @pytest.mark.parametrize("most", [150, 1 << 23], ids=["truncates", "saturates"])
 @pytest.mark.parametrize("beta", [0.5, 1.0, 0.3])
 @pytest.mark.parametrize("plain", [False, True])
 def test_neurons_are_those_of_the_chip_where_every_unit_counts(beta, most, plain):
-    chip, _, integers, _ = neurons_of(beta)
+    chip, _, integers = neurons_of(beta)
     limit, dv = (1 << 23) - 1, membrane_decay(beta, TARGET.registers)
     high = limit // 64 if most > limit else 3
     scale = Scale((1, 1, 1, high, high, high), (0,), ("mixed",))
     drive = torch.randint(-most, most, (8 * 4, 6, 5, 5), generator=torch.Generator().manual_seed(1))
     bias = integers.bias % 7
-    with fused.plain() if plain else nullcontext():
-        found = chip(drive.to(chip.dtype), 8, replace(integers, bias=bias), scale)
+    with paths.plain() if plain else nullcontext():
+        found = chip(drive.to(chip.dtype), 8, replace(integers, bias=bias, scale=scale))
     v = np.zeros((4, 6, 5, 5), np.int64)
     constants = (bias * 2, torch.tensor(scale.thresholds) * 64)
     add, threshold = (x.long().numpy().reshape(-1, 1, 1) for x in constants)
@@ -167,12 +168,12 @@ def test_neurons_are_those_of_the_chip_where_every_unit_counts(beta, most, plain
 
 @pytest.mark.parametrize("beta", [0.5, 1.0, 0.3])
 def test_neurons_on_kernels_and_on_plain_torch_agree_forwards_and_backwards(beta):
-    chip, drive, integers, scale = neurons_of(beta)
+    chip, drive, integers = neurons_of(beta)
     found = []
     for plain in (False, True):
         x, bias = drive.clone().requires_grad_(), integers.bias.clone().requires_grad_()
-        with fused.plain() if plain else torch.enable_grad():
-            spikes = chip(x, 8, replace(integers, bias=bias), scale)
+        with paths.plain() if plain else torch.enable_grad():
+            spikes = chip(x, 8, replace(integers, bias=bias))
             (spikes * torch.linspace(-1, 1, spikes.numel()).view_as(spikes)).sum().backward()
         found.append((spikes.detach(), x.grad, bias.grad))
     (spikes, grad, grad_bias), expected = found
@@ -184,11 +185,11 @@ def test_neurons_on_kernels_and_on_plain_torch_agree_forwards_and_backwards(beta
 
 def test_the_gradient_is_that_of_the_float_neuron_in_thresholds():
     """Without a leak nothing is truncated, so that membranes are the same."""
-    chip, drive, integers, scale = neurons_of(1.0)
-    units = torch.tensor(scale.thresholds).view(-1, 1, 1) * 64.0
+    chip, drive, integers = neurons_of(1.0)
+    units = torch.tensor(integers.scale.thresholds).view(-1, 1, 1) * 64.0
     bias = (integers.bias * 2).float().view(-1, 1, 1)
     x = drive.clone().requires_grad_()
-    chip(x, 8, integers, scale).cumsum(0).sum().backward()
+    chip(x, 8, integers).cumsum(0).sum().backward()
     y = ((drive + bias) / units).unflatten(0, (8, 2)).requires_grad_()
     Leaky(beta=1.0)(y).cumsum(0).sum().backward()
     torch.testing.assert_close(x.grad, y.grad.flatten(0, 1) / units, rtol=1e-3, atol=1e-8)
@@ -229,8 +230,9 @@ def assert_same_integers(path, mapped):
 
     for chip, other in zip(load(path).chips, mapped.chips, strict=True):
         for one, two in zip(chip.populations, other.populations, strict=True):
-            assert (one.threshold == two.threshold).all()
-            assert (one.bias << one.bias_exp == two.bias << two.bias_exp).all()
+            a, b = one.neuron, two.neuron
+            assert (a.threshold == b.threshold).all()
+            assert (a.bias << a.bias_exp == b.bias << b.bias_exp).all()
             for a, b in zip(one.synapses, two.synapses, strict=True):
                 assert (a.weight << a.weight_exp == b.weight << b.weight_exp).all()
 

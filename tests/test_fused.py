@@ -15,8 +15,8 @@ from torch import nn
 from has8 import calibrate, create_model, kernels
 from has8.blocks import SpikingLayer
 from has8.encoders import BitPlaneEncoder, Decoder, PaperBitPlaneEncoder, bitplane_weights
-from has8.kernels import fused
-from has8.kernels.fused import SLOPE_KINDS
+from has8.kernels import paths
+from has8.kernels.coding import SLOPE_KINDS
 from has8.neurons import Leaky
 from has8.surrogate import SLOPES
 
@@ -29,7 +29,7 @@ TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}
 def both(run):
     """What ``run`` returns on the compiled and on the plain path."""
     compiled = run()
-    with fused.plain():
+    with paths.plain():
         return compiled, run()
 
 
@@ -347,7 +347,7 @@ def test_shapes_that_do_not_fit_are_refused_on_either_path():
     ):
         with pytest.raises(RuntimeError):
             run()
-        with fused.plain(), pytest.raises(RuntimeError):
+        with paths.plain(), pytest.raises(RuntimeError):
             run()
 
 

@@ -13,7 +13,7 @@ from has8.neurons import Leaky
 from hwsim import compare, simulate
 from mapping import map_model
 from mapping.graph.evaluate import evaluate
-from mapping.graph.ir import Graph, Kind, Node, TensorType
+from mapping.graph.ir import Graph, Kind, Node, Signal
 from mapping.graph.passes import PASSES, fold_batchnorm, run_passes
 from mapping.graph.trace.modules import trace
 from mapping.graph.verify import verify_graph
@@ -106,15 +106,15 @@ def test_adding_a_tensor_to_itself_keeps_both_edges():
 
 def test_types_say_what_is_a_spike(spiking):
     graph = trace(spiking, (1, 8, 8))
-    assert graph["encode"].type == TensorType((1, 8, 8), Kind.SPIKE, 8)
-    assert graph["conv1.0"].type == TensorType((4, 8, 8), Kind.VALUE, 8)
+    assert graph["encode"].type == Signal((1, 8, 8), Kind.SPIKE, 8)
+    assert graph["conv1.0"].type == Signal((4, 8, 8), Kind.VALUE, 8)
     assert graph["sn1"].type.kind is Kind.SPIKE
-    assert graph["add"].type == TensorType((4, 8, 8), Kind.VALUE, 8)  # 0, 1 or 2
+    assert graph["add"].type == Signal((4, 8, 8), Kind.VALUE, 8)  # 0, 1 or 2
     assert graph["decode"].type.steps is None
 
 
 def test_a_graph_refuses_undefined_and_doubled_names():
-    source, t = Node("a", "input", (), TensorType((1,))), TensorType((1,))
+    source, t = Node("a", "input", (), Signal((1,))), Signal((1,))
     with pytest.raises(ValueError, match="before it is defined"):
         Graph((source, Node("b", "relu", ("c",), t)))
     with pytest.raises(ValueError, match="defined twice"):

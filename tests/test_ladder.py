@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import with_constants
 from torch import nn
 
 from has8.blocks import OverTime
@@ -139,7 +140,7 @@ def test_a_wrong_layer_is_found_where_it_is(mapped, digits):
 
         def compile(self, segment, registers):
             populations = tuple(
-                replace(p, threshold=p.threshold * 0 + 1) if p.name == self.layer else p
+                with_constants(p, threshold=np.array(1)) if p.name == self.layer else p
                 for p in segment.populations
             )
             return self.inner.compile(replace(segment, populations=populations), registers)

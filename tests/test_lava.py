@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from has8.errors import BackendError
-from hwsim.activity import SegmentRun
-from hwsim.backends.lava.backend import Lava, lava_python
+from hwsim.backends.protocol import SegmentRun
+from hwsim.backends.lava.backend import Lava
+from hwsim.backends.lava.interpreter import lava_python
 from hwsim.backends.reference import Reference
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.targets.schema import load_target

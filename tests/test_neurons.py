@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from snntorch import surrogate
 
 from has8.errors import BadInput
-from has8.neurons import Leaky, make_neuron
+from has8.neurons import Leaky, leaky, make_neuron
 
 
 # snnTorch's own spikes are float32 whatever its input, so exact equality is a law of float32.
@@ -51,6 +51,37 @@ def test_equals_stepping_snntorch_forward_and_backward(steps, shape, beta, thres
         results.append((spikes.detach(), leaf.grad))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    steps=st.integers(1, 9),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    beta=st.floats(0, 1),
+    threshold=st.floats(0.125, 2),
+    gain=st.sampled_from([1.0, 0.5, 0.3]),
+    seed=st.integers(0, 1000),
+)
+def test_leaky_is_the_recurrence_of_its_definition(steps, dtype, beta, threshold, gain, seed):
+    generator = torch.Generator().manual_seed(seed)
+    currents = torch.randn(steps, 2, 5, generator=generator, dtype=dtype) * 2
+    currents.requires_grad_()
+    membranes, spikes = leaky(currents, beta, threshold, gain)
+    assert not spikes.requires_grad and not membranes.requires_grad
+    v = torch.zeros(2, 5, dtype=dtype)
+    for current, membrane, fired in zip(currents.detach(), membranes, spikes, strict=True):
+        v = v * beta + current * gain
+        assert torch.equal(membrane, v)
+        assert torch.equal(fired, (v > threshold).to(dtype))
+        v = torch.where(v > threshold, torch.zeros_like(v), v)
+
+
+def test_leaky_by_hand():
+    membranes, spikes = leaky(torch.tensor([1.0, 1.0, 1.0, 0.0]).view(4, 1), 0.5, 1.25)
+    assert membranes.flatten().tolist() == [1.0, 1.5, 1.0, 0.5]
+    assert spikes.flatten().tolist() == [0.0, 1.0, 0.0, 0.0]
+    halved, _ = leaky(torch.tensor([[1.0]]), 0.5, 1.25, gain=0.5)
+    assert halved.item() == 0.5
 
 
 def test_state_does_not_outlive_a_forward():

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from has8 import create_model
 from has8.errors import BadInput, CheckpointError
-from has8.kernels import fused
+from has8.kernels import paths
 from has8.models.released import released_state_dict
 
 TABLE_1 = list(
@@ -26,7 +26,7 @@ RESNET = {"in_channels": 2, "num_classes": 5, "base": 3, "depth": 2}
 def path(request, monkeypatch):
     """Encoder and neuron as compiled kernels, where the machine has them, and in plain torch."""
     if request.param == "plain":
-        monkeypatch.setattr(fused, "usable", lambda *_: False)
+        monkeypatch.setattr(paths, "usable", lambda *_: False)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from has8.errors import BadInput
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.cores.allocate import Tile, allocate
-from mapping.cores.placement import Core, Placement, hops, place, routes
+from mapping.cores.placement import Core, Placement, hops, place
+from mapping.cores.routes import routes
 from mapping.targets.schema import Target, load_target
 
 LOIHI = load_target("loihi")

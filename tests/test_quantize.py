@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from builders import registers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -18,12 +19,12 @@ from mapping.chip.arithmetic import decay, saturate, shift_left, wrap
 from mapping.chip.grid import stored_bits, weight_grid
 from mapping.graph.passes import run_passes
 from mapping.graph.trace.modules import trace
-from mapping.integers.quantize import layer_of, quantize
-from mapping.integers.scales import Scale, largest_scale, to_integers
+from mapping.integers.quantize import quantize
+from mapping.integers.rounding import Scale, layer_of, to_integers
+from mapping.integers.scales import at_largest_scale
 from mapping.partition.cut import cut
-from mapping.targets.schema import load_target
 
-REGISTERS = load_target("loihi").registers
+REGISTERS = registers()
 
 
 def one_layer(conv, neuron, shape=(2, 5, 5)):
@@ -58,7 +59,7 @@ scales = {
 
 def drawn_scale(graph, name, bits, threshold, exponent, spread):
     """Any scale at all, however bad, with the signs of the right one."""
-    modes = largest_scale(layer_of(graph, name), name, REGISTERS, bits).sign_modes
+    modes = at_largest_scale(layer_of(graph, name), name, REGISTERS, bits).scale.sign_modes
     channels = len(layer_of(graph, name).bias)
     thresholds = [max(1, threshold >> (place if spread else 0)) for place in range(channels)]
     return Scale(tuple(thresholds), (exponent,), modes)
@@ -66,18 +67,18 @@ def drawn_scale(graph, name, bits, threshold, exponent, spread):
 
 def assert_legal(population, bits):
     """All registers in range, weights on the grid, and no input can make the current wrap."""
-    (synapse,) = population.synapses
+    (synapse,), neuron = population.synapses, population.neuron
     low, high, step = weight_grid(REGISTERS, bits, synapse.sign_mode)
     assert low <= synapse.weight.min()
     assert synapse.weight.max() <= high
     assert not (synapse.weight % step).any()
     assert synapse.weight_bits == stored_bits(REGISTERS, bits)
     assert 0 <= synapse.weight_exp <= REGISTERS.weight_exp_max
-    assert ((population.threshold >= 1) & (population.threshold <= REGISTERS.threshold_max)).all()
-    assert REGISTERS.bias_min <= population.bias.min()
-    assert population.bias.max() <= REGISTERS.bias_max
-    assert 0 <= population.bias_exp <= REGISTERS.bias_exp_max
-    assert 0 <= population.dv <= 1 << REGISTERS.decay_bits
+    assert ((neuron.threshold >= 1) & (neuron.threshold <= REGISTERS.threshold_max)).all()
+    assert REGISTERS.bias_min <= neuron.bias.min()
+    assert neuron.bias.max() <= REGISTERS.bias_max
+    assert 0 <= neuron.bias_exp <= REGISTERS.bias_exp_max
+    assert 0 <= neuron.dv <= 1 << REGISTERS.decay_bits
     worst = (np.abs(synapse.weight) << synapse.weight_exp).reshape(3, -1).sum(1).max()
     assert worst << REGISTERS.synapse_shift < 1 << (REGISTERS.state_bits - 1)
 
@@ -104,15 +105,15 @@ def test_every_integer_is_legal_whatever_the_scale(
     chip, errors = quantize(graph, segment, REGISTERS, weight_bits=bits, scales={name: drawn})
     (population,) = chip.populations
     assert_legal(population, bits)
-    assert population.threshold.tolist() == list(drawn.thresholds)
+    assert population.neuron.threshold.ravel().tolist() == list(drawn.thresholds)
     # what is further off than rounding is counted, and nothing else is
     (synapse,) = population.synapses
     (weight,) = layer_of(graph, name).weights
-    unit = population.per_channel(population.threshold)[..., None] * 2.0**-synapse.weight_exp
+    unit = population.neuron.threshold[..., None] * 2.0**-synapse.weight_exp
     step = weight_grid(REGISTERS, bits, synapse.sign_mode)[2]
     off = np.abs(weight.numpy() * unit - synapse.weight) > step / 2
-    bias = layer_of(graph, name).bias.numpy() * population.threshold * 2.0**6
-    outside = np.abs(np.round(bias / 2**population.bias_exp)) > REGISTERS.bias_max
+    bias = layer_of(graph, name).bias.numpy() * population.neuron.threshold.ravel() * 2.0**6
+    outside = np.abs(np.round(bias / 2**population.neuron.bias_exp)) > REGISTERS.bias_max
     count = off.sum() + outside.sum()
     fits = to_integers(layer_of(graph, name), drawn, REGISTERS, bits).worst < 1 << 23
     assert errors[name].clipped == count if fits else errors[name].clipped >= count
@@ -139,14 +140,15 @@ def test_membrane_error_is_within_its_bound_until_a_spike_differs(
         spikes.flatten(0, 1), conv.tensors["weight"].double(), conv.tensors["bias"].double(), 1, 1
     )
     sums = torch.nn.functional.conv2d(spikes.flatten(0, 1), weight, None, 1, 1)
-    bias = shift_left(population.bias, population.bias_exp)[:, None, None]
+    lif = population.neuron
+    bias = shift_left(lif.bias, lif.bias_exp)
     u = (sums.long().numpy() << REGISTERS.synapse_shift) + bias
-    unit = population.per_channel(population.threshold << REGISTERS.threshold_shift)
+    unit = lif.threshold << REGISTERS.threshold_shift
     v_float, v_int = np.zeros((3, 5, 5)), np.zeros((3, 5, 5), np.int64)
     agree = np.ones((3, 5, 5), bool)
     for t in range(chip.steps):
         v_float = v_float * beta + exact[t].numpy()
-        unclipped = decay(v_int, population.dv) + u[t]
+        unclipped = decay(v_int, lif.dv) + u[t]
         v_int = saturate(unclipped, REGISTERS.state_bits)
         agree &= v_int == unclipped
         error = np.abs(v_float - v_int / unit)
@@ -165,11 +167,11 @@ def test_signs_choose_the_finest_grid_and_the_gain_is_folded():
     assert population.synapses[0].sign_mode == "excitatory"
     effective = population.synapses[0].weight * 2.0 ** population.synapses[0].weight_exp
     expected = graph[population.synapses[0].name].tensors["weight"].numpy() * 0.5
-    unit = population.threshold[0]
+    unit = population.neuron.threshold.flat[0]
     assert np.abs(effective / unit - expected).max() <= 0.5 / unit * 2 ** (
         population.synapses[0].weight_exp
     )
-    assert (population.du, population.dv) == (4095, 2048)
+    assert (population.neuron.du, population.neuron.dv) == (4095, 2048)
     conv.weight.data.neg_()
     graph, segment = one_layer(conv, Leaky())
     assert quantize(graph, segment, REGISTERS)[0].populations[0].synapses[0].sign_mode == (
@@ -193,7 +195,7 @@ def test_one_bit_of_mixed_signs_is_refused_unless_clipping_is_asked_for():
         quantize(graph, segment, REGISTERS, weight_bits=1)
     name = segment.outputs[0]
     layer = layer_of(graph, name)
-    scale = largest_scale(layer, name, REGISTERS, 1)
+    scale = at_largest_scale(layer, name, REGISTERS, 1).scale
     chip, errors = quantize(graph, segment, REGISTERS, weight_bits=1, scales={name: scale})
     (weight,) = layer.weights
     assert set(np.unique(chip.populations[0].synapses[0].weight)) == {-256, 0}
@@ -214,7 +216,7 @@ def test_gradients_pass_rounding_and_stop_where_weights_are_clipped():
     layer = layer_of(graph, segment.outputs[0])
     (weight,) = layer.weights
     live = weight.clone().requires_grad_()
-    scale = largest_scale(layer, "", REGISTERS, 4)
+    scale = at_largest_scale(layer, "", REGISTERS, 4).scale
     doubled = Scale(tuple(2 * v for v in scale.thresholds), scale.exponents, scale.sign_modes)
     integers = to_integers(replace(layer, weights=(live,)), doubled, REGISTERS, 4)
     integers.weights[0].sum().backward()
@@ -235,7 +237,7 @@ def test_wide_layers_cannot_wrap_however_coarse_their_grid(bits):
     graph = run_passes(trace(net, (4096,)))
     chip, _ = quantize(graph, cut(graph, REGISTERS).chip[0], REGISTERS, weight_bits=bits)
     (synapse,) = chip.populations[0].synapses
-    worst = (np.abs(synapse.weight) << synapse.weight_exp).sum(1).max()
+    worst = (np.abs(synapse.weight) << synapse.weight_exp).sum((1, 2, 3)).max()
     assert worst << REGISTERS.synapse_shift < 1 << (REGISTERS.state_bits - 1)
 
 
@@ -253,11 +255,13 @@ def test_a_fine_threshold_leaves_the_membrane_headroom(beta):
     chip, _ = quantize(graph, cut(graph, REGISTERS).chip[0], REGISTERS)
     (population,) = chip.populations
     (synapse,) = population.synapses
-    drive = (np.abs(synapse.weight) << synapse.weight_exp).sum(1).max() << REGISTERS.synapse_shift
+    drive = (np.abs(synapse.weight) << synapse.weight_exp).sum(
+        (1, 2, 3)
+    ).max() << REGISTERS.synapse_shift
     reach = drive * sum(beta**t for t in range(8))
     assert reach < (1 << (REGISTERS.state_bits - 1)) * 1.01
-    assert (population.threshold >= 256).all()
-    assert 0 <= population.dv < 1 << REGISTERS.decay_bits
+    assert (population.neuron.threshold >= 256).all()
+    assert 0 <= population.neuron.dv < 1 << REGISTERS.decay_bits
 
 
 def test_a_layer_of_zeros_is_quantised():
@@ -265,7 +269,7 @@ def test_a_layer_of_zeros_is_quantised():
     graph, segment = one_layer(conv, Leaky())
     population = quantize(graph, segment, REGISTERS)[0].populations[0]
     assert not population.synapses[0].weight.any()
-    assert (population.threshold >= 1).all()
+    assert (population.neuron.threshold >= 1).all()
 
 
 @given(st.integers(-(2**40), 2**40), st.integers(2, 30), st.booleans())

@@ -14,8 +14,9 @@ from has8.data import ArrayImages, Data, load_data
 from has8.errors import BadInput, UnknownName
 from has8.models import create_model, model_options
 from has8.training.hardware import Hardware
+from has8.training.new_model import recipe_options
 from has8.training.optim import learning_rate, make_optimizer
-from has8.training.recipes import RECIPES, TrainConfig, recipe_options
+from has8.training.recipes import RECIPES, TrainConfig
 
 
 def small():

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from has8.errors import BackendError, BadInput
-from hwsim.activity import Overflow, SegmentRun
+from hwsim.activity import Overflow
+from hwsim.backends.protocol import SegmentRun
 from hwsim.backends.reference import Reference
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.targets.schema import Registers, load_target

@@ -16,7 +16,7 @@ from hwsim.activity import Overflow
 from hwsim.experiments.divergence import Comparison, Divergence
 from hwsim.report import render, summarize, to_dict, units
 from mapping import map_model
-from mapping.partition.cut import Rejection
+from mapping.partition.segments import Rejection
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Scales that are searched: no worse than rounding, by the spikes that the reference makes."""
 
+import numpy as np
 import pytest
 
 from has8.errors import BadInput
@@ -67,14 +68,15 @@ def test_the_same_search_gives_the_same_scales(vgg, images):
     )
     for a, b in zip(first.chips, second.chips, strict=True):
         for one, other in zip(a.populations, b.populations, strict=True):
-            assert (one.threshold == other.threshold).all()
-            assert (one.bias == other.bias).all()
+            assert (one.neuron.threshold == other.neuron.threshold).all()
+            assert (one.neuron.bias == other.neuron.bias).all()
     assert first.errors == second.errors
 
 
 def test_channels_have_no_more_thresholds_than_a_core_and_every_tile_fits(resnet, images):
     mapped = map_model(resnet, calibration=images, weight_bits=4, scales="search", per_channel=True)
-    counts = [len(set(p.threshold.tolist())) for chip in mapped.chips for p in chip.populations]
+    thresholds = [p.neuron.threshold for chip in mapped.chips for p in chip.populations]
+    counts = [len(np.unique(of_channels)) for of_channels in thresholds]
     assert 1 < max(counts) <= TARGET.core.threshold_configs
     limits = TARGET.core.limits
     for tile in mapped.placement.tiles:

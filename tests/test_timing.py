@@ -18,10 +18,10 @@ from mapping import load_target, map_model
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.cores.allocate import Tile
 from mapping.cores.placement import place
-from mapping.graph.ir import Graph, Node, TensorType
+from mapping.graph.ir import Graph, Node, Signal
 from mapping.hosts.schema import load_host
 from mapping.mapped import Mapped
-from mapping.partition.cut import Partition, Segment
+from mapping.partition.segments import Partition, Segment
 
 LOIHI = load_target("loihi")
 SMALL = msgspec.structs.replace(
@@ -53,7 +53,7 @@ def chain(cores, target=SMALL):
         Tile("s", n, (0,), (WIDTH,), {}, need, core, 0)
         for n, core in zip(names, cores, strict=True)
     ]
-    graph = Graph((Node("image", "input", (), TensorType((1,))),))
+    graph = Graph((Node("image", "input", (), Signal((1,))),))
     partition = Partition((Segment("s", "chip", tuple(names), ("in",), (names[-1],), ""),), ())
     return Mapped(graph, partition, (chip,), {}, place(tiles, [chip], target), target, {})
 

@@ -23,9 +23,11 @@ from has8.models import create_model
 from has8.training import loop
 from has8.training.checkpoint import load
 from has8.training.fit import evaluate, fit
-from has8.training.hardware import Hardware, stop_signals
+from has8.training.hardware import Hardware
+from has8.training.new_model import recipe_options
 from has8.training.optim import learning_rate
-from has8.training.recipes import RECIPES, TrainConfig, recipe_options
+from has8.training.recipes import RECIPES, TrainConfig
+from has8.training.signals import stop_signals
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.02, label_smoothing=0.05, seed=7)
 

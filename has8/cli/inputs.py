@@ -1,49 +1,17 @@
-"""What commands are given: data that fit a model, and places to write to."""
+"""Checks of what a command is given: data that fit a model, and places to write to."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-import click
+from typing import Any
 
 from has8.data import Data, data_names, load_data
 from has8.errors import BadInput
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
 LONGEST_NAME = 200
-"""Bytes of a file's name; a draft of it is called a little longer."""
-BATCH = 100
-"""Samples at a time."""
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def data_options(command: Command) -> Command:
-    """``--data``, ``--data-root`` and ``--samples`` for a command."""
-    for option in (
-        click.option(
-            "--samples",
-            type=click.IntRange(min=1),
-            default=10_000,
-            show_default=True,
-            help="Test images to run, spread evenly over the test set; fewer if it has fewer.",
-        ),
-        click.option(
-            "--data-root",
-            type=FOLDER,
-            help="Where downloaded data lie.  [default: $HAS8_DATA, else ~/.cache/has8/data]",
-        ),
-        click.option(
-            "--data",
-            help=f"{', '.join(data_names())}, or a folder of images.  "
-            "[default: what it was trained on]",
-        ),
-    ):
-        command = option(command)
-    return command
+"""Longest name of a file, in bytes; while it is written, its draft has a slightly longer one."""
 
 
 def find_data(
@@ -60,8 +28,8 @@ def find_data(
         data: a name or folder; None for what the model was trained on.
         root: where named data lie.
         training: the provenance of the model's training.
-        input_shape: what the model takes, ``(C, H, W)``.
-        class_names: what it knows; None if that was not kept.
+        input_shape: shape of the images that the model takes, ``(C, H, W)``.
+        class_names: classes that the model knows; None if they were not kept.
 
     Raises:
         UnknownName: if it is neither a name nor a folder.
@@ -92,17 +60,19 @@ def check_writable(folder: Path) -> None:
     Raises:
         BadInput: if it is a file, or lies where nothing can be written.
     """
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise BadInput(f"cannot write to {folder}: {there} is no folder that can be written to")
+    nearest = next(
+        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+    )
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise BadInput(f"cannot write to {folder}: {nearest} is no folder that can be written to")
 
 
 def check_new_file(path: Path, *inputs: Path) -> None:
     """Refuse an output file that cannot be written, or would take the place of something else.
 
     Args:
-        path: of the file.
-        inputs: what the command reads.
+        path: the file to write.
+        inputs: the files that the command reads.
 
     Raises:
         BadInput: if its folder cannot be written to, or it is an input or no ordinary file.

@@ -1,57 +1,17 @@
-"""Options of quantisation, for the commands that map and that fine-tune."""
+"""Fine-tuning for a chip, as ``has8 train`` was told to do it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
-import click
 from torch import nn
 
+from has8.cli.options import CALIBRATION, DEFAULT_BITS
 from has8.data import Data
 from has8.errors import BadInput
 from mapping.finetune import Quantization, prepare
-from mapping.integers.scales import METHODS, Method
-
-CALIBRATION = 256
-"""Training images that stand for the data: for encoders' ranges, and to search for scales on."""
-DEFAULT_BITS = 8
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def quantization_options(default: str) -> Callable[[Command], Command]:
-    """``--weight-bits``, ``--scales`` and ``--per-channel``; each is None or false if not given.
-
-    Args:
-        default: what ``--scales`` is then, in words.
-    """
-
-    def added(command: Command) -> Command:
-        for option in (
-            click.option(
-                "--per-channel",
-                is_flag=True,
-                help="Search for a threshold for each channel, as far as a core has them.",
-            ),
-            click.option(
-                "--scales",
-                type=click.Choice(METHODS),
-                help="How floats become integers: round clips nothing; search takes what changes "
-                f"the fewest spikes on {CALIBRATION} training images.  [default: {default}]",
-            ),
-            click.option(
-                "--weight-bits",
-                type=int,
-                help=f"Bits of a weight, 1 to {DEFAULT_BITS}.  [default: {DEFAULT_BITS}]",
-            ),
-        ):
-            command = option(command)
-        return command
-
-    return added
+from mapping.integers.methods import Method
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +19,10 @@ class Quantize:
     """What ``has8 train`` was told about fine-tuning.
 
     Args:
-        target: for which, a name or a file; None for no fine-tuning.
-        weight_bits, scales, per_channel: as given.
+        target: the chip, by name or by file; None for no fine-tuning.
+        weight_bits: bits of a weight; None if the user did not say.
+        scales: how to choose scales; None if the user did not say.
+        per_channel: whether channels may get thresholds of their own.
     """
 
     target: str | None
@@ -70,6 +32,9 @@ class Quantize:
 
     def check(self, start: Path | None) -> None:
         """Refuse options that mean nothing together.
+
+        Args:
+            start: the file of the model to fine-tune, if the user named one.
 
         Raises:
             BadInput: if something is said about quantisation but no target or no model is given.

@@ -4,27 +4,6 @@ Images arrive as float32 in [0, 1], ``[C, H, W]``, without normalisation: the ra
 first encoder belongs to the model, and a recipe that normalises asks :func:`channel_statistics`.
 """
 
-from has8.data.batching import AUGMENTATIONS, batches
-from has8.data.images import (
-    PREPROCESSES,
-    ArrayImages,
-    Batch,
-    FolderImages,
-    ImageDataset,
-    channel_statistics,
-)
-from has8.data.sources import Data, data_names, load_data
+from has8.lazy import lazy as _lazy
 
-__all__ = [
-    "AUGMENTATIONS",
-    "PREPROCESSES",
-    "ArrayImages",
-    "Batch",
-    "Data",
-    "FolderImages",
-    "ImageDataset",
-    "batches",
-    "channel_statistics",
-    "data_names",
-    "load_data",
-]
+__getattr__, __dir__ = _lazy(__name__)

@@ -11,17 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from has8.data.images import Batch, ImageDataset
+from has8.data.names import AUGMENTATIONS
 from has8.errors import BadInput
 
-AUGMENTATIONS = ("none", "flip", "crop", "resized")
-"""What :func:`batches` can do to training images."""
 CROP_PADDING = 4
+"""Pixels of zeros at each side of an image before it is cropped, and so its largest shift."""
 CROP_FROM = 32
-"""Shifts start at images of this side, in pixels: smaller ones would lose too much."""
+"""Side in pixels from which on images are shifted: smaller ones would lose too much."""
 RESIZED_AREA = (0.08, 1.0)
+"""Range of a resized crop's area as a part of the image's (Szegedy et al. 2015, arXiv 1409.4842,
+section 6)."""
 RESIZED_ASPECT = (3 / 4, 4 / 3)
-"""Area of a resized crop as a part of the image's, and width over height
-(Szegedy et al. 2015, arXiv 1409.4842, section 6)."""
+"""Range of a resized crop's width over its height, from the same section."""
 
 
 def batches(
@@ -84,10 +85,10 @@ def _read(
     stream = dataset.read(chunk[part] for chunk in chunks)
     for number, ((images, labels), chunk) in enumerate(zip(stream, chunks, strict=True), first):
         if augment != "none":
-            # each batch has a generator of its own, so that none depends on those before it
+            # Each batch has a generator of its own, so that none depends on those before it.
             key = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(key[0]))
-            # and draws for the whole batch, so that its parts are augmented as it is
+            # It draws for the whole batch, so that a part is augmented as within the whole.
             mirrored = (torch.rand(len(chunk), generator=generator) < 0.5)[part] & dataset.flip
             if augment == "resized":
                 draws = torch.rand(4, len(chunk), generator=generator)[:, part]
@@ -109,7 +110,7 @@ def _shifted(images: Tensor, mirrored: Tensor, margin: int, offsets: Tensor) -> 
     height, width = images.shape[-2:]
     padded = F.pad(images, (margin,) * 4).numpy()
     moved = np.empty(images.shape, np.float32)
-    # copying windows one by one is faster than one gather over all pixels
+    # Copying windows one by one is faster than one gather over all pixels.
     places = zip(padded, moved, *offsets.tolist(), mirrored.tolist(), strict=True)
     for source, target, top, left, mirror in places:
         window = source[:, top : top + height, left : left + width]
@@ -124,13 +125,13 @@ def _resized(images: Tensor, mirrored: Tensor, draws: Tensor) -> Tensor:
     area = RESIZED_AREA[0] + area * (RESIZED_AREA[1] - RESIZED_AREA[0])
     low, high = map(math.log, RESIZED_ASPECT)
     aspect = (low + aspect * (high - low)).exp() * height / width
-    # sides as parts of the image's; a rectangle that would stand out is cut to fit
+    # Sides are parts of the image's; a rectangle that would stand out is cut to fit.
     sides = torch.stack([area * aspect, area / aspect]).sqrt().clamp(max=1)
     x, y = (2 * torch.stack([across, down]) - 1) * (1 - sides)
     wide, tall = sides[0].where(~mirrored, -sides[0]), sides[1]
     zero = torch.zeros(count)
-    place = torch.stack([wide, zero, x, zero, tall, y], 1).view(count, 2, 3)
-    grid = F.affine_grid(place, list(images.shape), align_corners=False)
-    # magnifies only, so that bilinear sampling needs no filter against aliasing
+    affine = torch.stack([wide, zero, x, zero, tall, y], 1).view(count, 2, 3)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    # This only magnifies, so that bilinear sampling needs no filter against aliasing.
     stretched = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     return stretched.clamp_(0, 1)  # rounding may step over 1

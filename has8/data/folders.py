@@ -1,13 +1,13 @@
-"""Folders of class folders: any, and the data sets that are kept so."""
+"""Images in class folders: the known data sets that are kept so, and any other folder."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from has8.data.images import FolderImages
+from has8.data.names import FOLDERS
 from has8.errors import BadInput
 
 FOLDER_SIZE = 224
@@ -15,42 +15,9 @@ FOLDER_SIZE = 224
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-@dataclass(frozen=True, slots=True)
-class KnownFolder:
-    """A data set of class folders.
-
-    Args:
-        places: where it may lie below the data root; the first that holds folders is taken.
-        classes: how many it has when it is whole.
-        without: a folder that is no class.
-        torchvision: torchvision's class that downloads it to the first place, if one does.
-    """
-
-    places: tuple[str, ...]
-    classes: int
-    without: str = ""
-    torchvision: str | None = None
-
-
-KNOWN = {
-    "caltech101": KnownFolder(
-        ("caltech101/101_ObjectCategories", "101_ObjectCategories", "caltech101"),
-        classes=101,
-        without="BACKGROUND_Google",
-        torchvision="Caltech101",
-    ),
-    "caltech256": KnownFolder(
-        ("caltech256/256_ObjectCategories", "256_ObjectCategories", "caltech256"),
-        classes=257,
-        torchvision="Caltech256",
-    ),
-    "imagenet": KnownFolder(("imagenet",), classes=1000),
-}
-
-
 def find_known(name: str, root: Path) -> Path | None:
     """The folder of a known data set below the data root, or of the largest part ``NAME_N``."""
-    for place in KNOWN[name].places:
+    for place in FOLDERS[name].places:
         if _subfolders(root / place):
             return root / place
     parts = {
@@ -109,8 +76,8 @@ def read_folder(
 
 def _classes(folder: Path, without: str = "") -> dict[str, list[Path]]:
     """The image files of each class folder that has any, sorted."""
-    found = {entry.name: _images(entry) for entry in _subfolders(folder) if entry.name != without}
-    return {name: files for name, files in found.items() if files}
+    folders = (entry for entry in _subfolders(folder) if entry.name != without)
+    return {entry.name: files for entry in folders if (files := _images(entry))}
 
 
 def _images(folder: Path) -> list[Path]:

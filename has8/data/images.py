@@ -16,15 +16,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from has8.data.names import PREPROCESSES
 from has8.errors import BadInput
 
 Batch = tuple[Tensor, Tensor]
-
-PREPROCESSES = ("crop", "paper")
-"""How an image file becomes a square; see :class:`FolderImages`."""
+"""Images ``float32[B, C, H, W]`` in [0, 1], and their labels ``int64[B]``."""
 CACHE_BYTES = 1 << 30
-"""An image folder whose decoded images fit here is decoded once and kept."""
+"""A folder whose decoded images take no more than this is decoded once and kept in memory."""
 READ_AT_ONCE = 128
+"""Images of one batch where a caller asks for many without naming a batch size."""
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -93,7 +93,7 @@ class ArrayImages(ImageDataset):
     def read(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
         """See :meth:`ImageDataset.read`."""
         for indices in chunks:
-            # index_select copies whole images: twice as fast as indexing
+            # index_select copies whole images, twice as fast as indexing.
             images = self.images.index_select(0, indices).float().div_(self.levels)
             if self.size is not None and images.shape[-2:] != (self.size, self.size):
                 images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
@@ -189,7 +189,11 @@ def channel_statistics(
 
 
 def check_preprocess(preprocess: str) -> None:
-    """Raises BadInput for a name that is not among :data:`PREPROCESSES`."""
+    """Refuse what is no way to prepare an image.
+
+    Raises:
+        BadInput: for a name that is not in :data:`has8.data.PREPROCESSES`.
+    """
     if preprocess not in PREPROCESSES:
         raise BadInput(f"preprocess must be {' or '.join(PREPROCESSES)}, not {preprocess!r}")
 

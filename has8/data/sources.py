@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from has8.data.folders import KNOWN, find_known, read_folder
+from has8.data.folders import find_known, read_folder
 from has8.data.images import ArrayImages, ImageDataset, check_preprocess
+from has8.data.names import ARRAYS, FOLDERS, data_names
 from has8.errors import BadInput, UnknownName
 
 DIGITS_TRAIN = 1437
+"""Digits to learn from: the first so many of scikit-learn's 1797."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +59,27 @@ def load_data(
     ``cifar100`` (torchvision's files and splits; downloaded when absent).
 
     From files, decoded as they are needed: ``caltech101`` (101 classes, without
-    ``BACKGROUND_Google``, as torchvision and the HAS-8 paper count them), ``caltech256`` (257
-    classes with ``257.clutter``, likewise), both in torchvision's folders, downloaded when
-    absent, or as class folders in ``ROOT/caltech101`` and ``ROOT/caltech256``; ``imagenet``
-    (``ROOT/imagenet`` with ``train/`` and ``val/``, each with a folder for each wnid, as
-    torchvision unpacks it; never downloaded). Where only a part of the classes is there, in the
-    same place or in ``ROOT/NAME_N``, the name of the data says how many: ``caltech101_64``.
+    ``BACKGROUND_Google``) and ``caltech256`` (257 classes, with ``257.clutter``), whose classes
+    are counted as torchvision and the HAS-8 paper count them; they lie in torchvision's folders,
+    downloaded when absent, or as class folders in ``ROOT/caltech101`` and ``ROOT/caltech256``.
+    ``imagenet`` lies in ``ROOT/imagenet`` with ``train/`` and ``val/``, each with a folder for
+    each wnid, as torchvision unpacks it; it is never downloaded. Where only a part of the classes
+    is there, in the same place or in ``ROOT/NAME_N``, the name of the data says how many:
+    ``caltech101_64``.
 
     Any other folder holds either ``train/`` and ``test/`` (or ``val/``), each with one folder of
-    images for each class, or the class folders themselves. Then, and so for both Caltech sets,
-    which have no split of their own, a fifth of each class is held out, chosen by the hash of
-    the file name, so that it is the same everywhere.
+    images for each class, or the class folders themselves. Class folders alone, such as both
+    Caltech sets, have no split: a fifth of each class is held out, chosen by the hash of the file
+    name, so that it is the same everywhere.
 
     Args:
         name: one of the names, or the path of a folder.
         root: where named data lie; by default ``$HAS8_DATA``, else ``~/.cache/has8/data``.
         image_size: side in pixels to which images are resized; by default images in memory keep
             theirs, and those from files become 224 x 224.
-        preprocess: for image files only. "crop" takes the centre square. "paper" is the HAS-8
-            authors' as far as it can be batched: their Resize(224) keeps the aspect ratio, so
-            that images of a batch would differ in shape; here the whole image becomes a square.
+        preprocess: for image files only. "crop" takes the centre square. "paper" resizes the
+            whole image to a square. It stands for the HAS-8 authors' Resize(224), which keeps the
+            aspect ratio, so that images of different shapes could not be batched.
 
     Raises:
         UnknownName: if it is neither a name nor a folder.
@@ -87,13 +89,13 @@ def load_data(
     if image_size is not None and image_size < 1:
         raise BadInput(f"image size must be at least 1 pixel, not {image_size}")
     check_preprocess(preprocess)
-    if name in _IN_MEMORY:
-        train, test, class_names = _IN_MEMORY[name](_root(root), image_size)
-    elif name in KNOWN:
+    if name in ARRAYS:
+        train, test, class_names = _arrays(name, _root(root), image_size)
+    elif name in FOLDERS:
         train, test, class_names = read_folder(
-            _known_folder(name, _root(root)), image_size, preprocess, KNOWN[name].without
+            _known_folder(name, _root(root)), image_size, preprocess, FOLDERS[name].without
         )
-        if len(class_names) != KNOWN[name].classes:
+        if len(class_names) != FOLDERS[name].classes:
             name = f"{name}_{len(class_names)}"
     elif _is_dir(Path(name)):
         train, test, class_names = read_folder(Path(name), image_size, preprocess)
@@ -106,11 +108,6 @@ def load_data(
         raise UnknownName("data set", name, data_names())
     channels, height, width = train[0][0].shape
     return Data(name, train, test, (channels, height, width), class_names, preprocess)
-
-
-def data_names() -> list[str]:
-    """The names that :func:`load_data` takes beside folders."""
-    return sorted([*_IN_MEMORY, *KNOWN])
 
 
 def _is_dir(path: Path) -> bool:
@@ -128,7 +125,20 @@ def _root(root: str | Path | None) -> Path:
 _Split = tuple[ImageDataset, ImageDataset, tuple[str, ...]]
 
 
-def _digits(_: Path, size: int | None) -> _Split:
+def _arrays(name: str, root: Path, size: int | None) -> _Split:
+    """Training images, held-out images and class names of a data set that is held in memory."""
+    kind, flip = ARRAYS[name].torchvision, ARRAYS[name].flip
+    if kind is None:
+        return _digits(size)
+    parts = [_files(kind, root, train=train) for train in (True, False)]
+    train, test = (
+        ArrayImages(_as_uint8(part.data), torch.as_tensor(part.targets), flip=flip, size=size)
+        for part in parts
+    )
+    return train, test, tuple(parts[0].classes)
+
+
+def _digits(size: int | None) -> _Split:
     from sklearn.datasets import load_digits  # takes a second to import
 
     bunch = load_digits()
@@ -139,18 +149,6 @@ def _digits(_: Path, size: int | None) -> _Split:
         for part in (slice(DIGITS_TRAIN), slice(DIGITS_TRAIN, None))
     )
     return train, test, tuple(map(str, bunch.target_names))
-
-
-def _torchvision(kind: str, *, flip: bool) -> Callable[[Path, int | None], _Split]:
-    def load(root: Path, size: int | None) -> _Split:
-        parts = [_files(kind, root, train=train) for train in (True, False)]
-        train, test = (
-            ArrayImages(_as_uint8(part.data), torch.as_tensor(part.targets), flip=flip, size=size)
-            for part in parts
-        )
-        return train, test, tuple(parts[0].classes)
-
-    return load
 
 
 _FAILURES = (RuntimeError, OSError, ValueError, AssertionError, ImportError)
@@ -184,29 +182,20 @@ def _download(kind: str, root: Path, **options: Any) -> Any:
 
 def _known_folder(name: str, root: Path) -> Path:
     """Where a data set of class folders lies; it is downloaded when it is absent and can be."""
-    found = find_known(name, root)
-    if found is None and (kind := KNOWN[name].torchvision):
+    folder = find_known(name, root)
+    if folder is None and (kind := FOLDERS[name].torchvision):
         _download(kind, root)
-        found = find_known(name, root)
-    if found is None:
+        folder = find_known(name, root)
+    if folder is None:
         raise BadInput(
             f"{name} is not in {root / name} and cannot be downloaded: put its class folders "
             "there (imagenet: in train/ and val/), or name the folder above with --data-root or "
             "HAS8_DATA"
         )
-    return found
+    return folder
 
 
 def _as_uint8(images: Tensor | np.ndarray[Any, Any]) -> Tensor:
     """``[N, H, W]`` or ``[N, H, W, C]`` as ``[N, C, H, W]``."""
     tensor = torch.as_tensor(images)
     return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
-
-
-_IN_MEMORY: dict[str, Callable[[Path, int | None], _Split]] = {
-    "digits": _digits,
-    "mnist": _torchvision("MNIST", flip=False),
-    "fashion_mnist": _torchvision("FashionMNIST", flip=True),
-    "cifar10": _torchvision("CIFAR10", flip=True),
-    "cifar100": _torchvision("CIFAR100", flip=True),
-}

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from has8.errors import BadInput
-from has8.kernels import fused
+from has8.kernels import coding as compiled
+from has8.kernels.storage import narrow_type, real
 from has8.surrogate import SLOPES, Slope, plane_factors
 
 STEPS = 8
+"""Bits of a code, each sent in a step of its own."""
 LEVELS = 255
+"""The largest code."""
 
 
 def plane_of_step(order: str) -> tuple[int, ...]:
@@ -135,11 +138,11 @@ class BitPlaneEncoder(nn.Module):
         """``[B, ...] -> [8, B, ...]`` of 0.0 and 1.0."""
         if self.training and not self.frozen:
             self.track(x, self.momentum)
-        if fused.encodes(x, self.slope):
+        if compiled.encodes(x, self.slope):
             lo, span = self.lo.item(), (self.hi - self.lo).item()
             _, factors, order = self._rule
-            return fused.planes(x, lo, span, plane_of_step(order), factors, self.slope)
-        dtype, x = fused.narrow_type(x), x.to(fused.real(x.dtype))
+            return compiled.planes(x, lo, span, plane_of_step(order), factors, self.slope)
+        dtype, x = narrow_type(x), x.to(real(x.dtype))
         planes: Tensor = _BitPlanes.apply(_code(x, self.lo, self.hi), *self._rule)
         return planes.to(dtype)
 
@@ -178,8 +181,8 @@ class _PaperBitPlanes(torch.autograd.Function):
 class PaperBitPlaneEncoder(nn.Module):
     """The encoder of the authors' released code, for comparison with the paper's numbers.
 
-    Its range is that of the whole batch, and only where values leave [0, 1]; nothing is rounded,
-    so plane 0 is not binary; planes come least significant first. No chip can run it.
+    Where values leave [0, 1], they are scaled by the range of the whole batch. Codes are not
+    rounded, so plane 0 is not binary. Planes come least significant first. No chip can run it.
 
     Args:
         slope: a name in :data:`has8.surrogate.SLOPES`.
@@ -200,7 +203,7 @@ class PaperBitPlaneEncoder(nn.Module):
         if low < 0 or high > 1:
             x = torch.ones_like(x) if low == high else (x - low) / (high - low)
         code = x * LEVELS
-        if x.dim() != 2 and fused.encodes(x, self.slope):
-            return fused.planes(code, 0.0, -1.0, range(STEPS), self._rule[1], self.slope)
+        if x.dim() != 2 and compiled.encodes(x, self.slope):
+            return compiled.planes(code, 0.0, -1.0, range(STEPS), self._rule[1], self.slope)
         planes: Tensor = _PaperBitPlanes.apply(code, *self._rule)
         return planes

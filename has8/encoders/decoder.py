@@ -8,7 +8,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from has8.kernels import fused
+from has8.kernels import coding, paths
+from has8.kernels.storage import autocasts, real
 
 
 class Decoder(nn.Module):
@@ -33,11 +34,11 @@ class Decoder(nn.Module):
 
     def forward(self, spikes: Tensor) -> Tensor:
         """``[T, B, ...] -> [B, ...]``."""
-        if fused.usable(spikes):
-            return fused.decode(spikes, self.weights)
-        spikes = spikes.to(fused.real(spikes.dtype))  # codes need 8 bits and a sign
+        if paths.usable(spikes):
+            return coding.decode(spikes, self.weights)
+        spikes = spikes.to(real(spikes.dtype))  # codes need 8 bits and a sign
         device = spikes.device.type
-        full = torch.autocast(device, enabled=False) if fused.autocasts(device) else nullcontext()
+        full = torch.autocast(device, enabled=False) if autocasts(device) else nullcontext()
         with full:
             decoded: Tensor = torch.tensordot(self.weights.to(spikes.dtype), spikes, dims=1)
         return decoded

@@ -16,8 +16,10 @@ import torch
 from has8.kernels import build
 
 SOURCES = ("kernels.c", "template.h")
+"""The file to compile, and the one that it includes."""
 KINDS = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16"}
-"""Storage types; bfloat16 is computed in float32."""
+"""The types that tensors are stored in, with the ends of the kernels' names; bfloat16 is computed
+in float32."""
 
 _ARGUMENTS = {
     "leaky_forward": "nnnnppprrrppp",
@@ -51,8 +53,9 @@ def call(name: str, dtype: torch.dtype, *args: Any) -> None:
     """Run a kernel with torch's number of threads.
 
     Args:
-        name: of the function in ``template.h``.
-        dtype: how large tensors are stored; a key of :data:`KINDS`.
-        args: see :func:`has8.kernels.build.call`.
+        name: the function's name in ``template.h``.
+        dtype: the type that large tensors are stored in; a key of :data:`KINDS`.
+        args: the function's arguments behind the number of threads; see
+            :func:`has8.kernels.build.call`.
     """
     build.call(library(), f"{name}_{KINDS[dtype]}", *args)

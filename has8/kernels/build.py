@@ -34,6 +34,7 @@ _VARIANTS = (
     (),
 )
 _SECONDS = 120
+"""Longest time that the compiler may take."""
 _TYPES = {"n": ctypes.c_long, "r": ctypes.c_double, "p": ctypes.c_void_p, "i": ctypes.c_int32}
 
 
@@ -41,9 +42,10 @@ def load(sources: Sequence[Path], functions: Mapping[str, str]) -> ctypes.CDLL |
     """Load a library of C functions, made from source unless that was done before.
 
     Args:
-        sources: the file to compile, and what it includes.
-        functions: for each function a letter per argument: n a whole number, r a real number,
-            p a pointer, i an int32. Every function's first argument is its number of threads.
+        sources: the file to compile, then the files that it includes.
+        functions: for the name of each function, one letter per argument: n for a whole number,
+            r for a real number, p for a pointer, i for an int32. The first argument of every
+            function is its number of threads.
 
     Returns:
         The library; None, after a warning, where it cannot be had, or if kernels are switched off.
@@ -75,10 +77,10 @@ def call(library: ctypes.CDLL | None, name: str, *args: Any) -> None:
 
     Args:
         library: from :func:`load`.
-        name: of the function.
-        args: behind the number of threads, in the order of the C function; tensors and None are
-            passed as pointers. Tensors must be dense in the memory order and of the type that
-            the kernel expects.
+        name: the function's name.
+        args: the function's arguments behind the number of threads, in its order; tensors and
+            None are passed as pointers. Tensors must be dense in the memory order and of the type
+            that the kernel expects.
     """
     pointers = (arg.data_ptr() if isinstance(arg, Tensor) else arg for arg in args)
     getattr(library, name)(torch.get_num_threads(), *pointers)
@@ -124,7 +126,7 @@ def _built(command: tuple[str, ...], sources: Sequence[Path]) -> ctypes.CDLL:
 
 
 def _compile(command: tuple[str, ...], source: Path, folder: Path) -> Path:
-    """In two steps, since linking with -fopenmp would bring a second OpenMP library."""
+    """Compile and link in two steps: linking with -fopenmp would bring a second OpenMP library."""
     part, whole = folder / "kernels.o", folder / "kernels.so"
     for step in (
         [*command, "-c", str(source), "-o", str(part)],
@@ -135,7 +137,7 @@ def _compile(command: tuple[str, ...], source: Path, folder: Path) -> Path:
 
 
 def _machine() -> str:
-    """What -march=native depends on; caches are shared between machines."""
+    """The facts that -march=native depends on, since machines may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")

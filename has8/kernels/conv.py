@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from has8.kernels import fused
+from has8.kernels import paths
+from has8.kernels.storage import autocasts, narrow_type
 
 BATCH, PIXELS = 32, 4
-"""From so many images on, and up to so many pixels in one, putting the matrix together pays."""
+"""Putting the matrix together pays from so many images on, and up to so many pixels in each."""
 
 Tap = tuple[int, int, int, int, int, int]
 """Row and column of an output pixel, of an input pixel, and of the kernel's weight between them."""
@@ -79,7 +80,7 @@ class Conv2d(nn.Conv2d):
             for v in range(height)
             for u in range(width)
         ]
-        dtype, sides = fused.narrow_type(x), (len(rows), len(columns), height, width)
+        dtype, sides = narrow_type(x), (len(rows), len(columns), height, width)
         pixels = x.permute(0, 2, 3, 1).reshape(len(x), -1)
         out: Tensor = _Product.apply(pixels.to(dtype), self.weight.to(dtype), taps, sides)
         out = out.view(len(x), len(rows), len(columns), -1).permute(0, 3, 1, 2)
@@ -93,8 +94,8 @@ class Conv2d(nn.Conv2d):
             and x.device.type == "cpu"
             and (x.shape[-2:] == (1, 1) or (len(x) >= BATCH and x.shape[-2:].numel() <= PIXELS))
             and len(x) > 0
-            and (x.dtype == self.weight.dtype or fused.autocasts("cpu"))
-            and not fused.must_be_plain()
+            and (x.dtype == self.weight.dtype or autocasts("cpu"))
+            and not paths.must_be_plain()
             and self.groups == 1
             and self.dilation == (1, 1)
             and self.padding_mode == "zeros"

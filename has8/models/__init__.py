@@ -1,4 +1,4 @@
-"""Models by name; each file registers plain functions with ``@MODELS.register``."""
+"""Models by name: each file here registers plain functions with ``@MODELS.register``."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
         name: one of :func:`model_names`.
         num_classes: outputs, at least 2.
         in_channels: channels of the image, at least 1.
-        options: the family's own; see its function (``has8.models.has8_resnet.has8_resnet``, and
-            so on for ``has8_vgg``, ``resnet`` and ``sew_resnet``). Named variants fix one, the
+        options: options of the model's family; see its function, such as
+            :func:`has8.models.has8_resnet.has8_resnet`. Named variants fix one of them, the
             ``base`` of HAS-8's models and the ``depth`` of the others.
 
     Returns:

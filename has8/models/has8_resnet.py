@@ -14,12 +14,13 @@ from has8.models.registry import MODELS, variant
 from has8.models.residual import ANNBlock, SEWBlock, spiking, stem_conv
 
 STEM_CHANNELS = 64
-"""Of the "imagenet" stem, whatever the base, as in the released code."""
+"""Channels of the "imagenet" stem, whatever the base, as in the released code."""
 BLOCKS_PER_STAGE = 2
+"""Hybrid blocks of each stage; a ResNet with 18 layers has as many."""
 
 
 def _stem(in_channels: int, width: int, stem: str, coding: Coding) -> HybridBlock:
-    """The paper's, which quarters the image, or one for small images, which keeps its size."""
+    """The paper's stem, which quarters the image, or one for small images, which keeps its size."""
     ann = nn.Sequential(stem_conv(in_channels, width, stem), nn.BatchNorm2d(width), nn.ReLU())
     snn = spiking(stem_conv(in_channels, width, stem), coding.spiking)
     if stem == "cifar":
@@ -42,11 +43,11 @@ class HAS8ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.image, self.stem, self.stages = image, stem, nn.Sequential()
-        for place, (wide, width) in enumerate(pairwise(widths)):
+        for number, (wide, width) in enumerate(pairwise(widths)):
             stage = nn.Sequential()
             for block in range(BLOCKS_PER_STAGE):
                 inputs = wide if block == 0 else width
-                stride = 2 if block == 0 and place > 0 else 1
+                stride = 2 if block == 0 and number > 0 else 1
                 ann = ANNBlock(inputs, width, kernel, stride)
                 snn = SEWBlock(inputs, width, kernel, stride, coding.spiking)
                 stage.append(HybridBlock(ann, snn, coding))
@@ -91,7 +92,8 @@ def has8_resnet(
         kernel: odd side of the blocks' kernels.
         stem: "imagenet", the paper's: 64 channels whatever the base, 7x7, and pooling, so that the
             image is quartered; or "cifar" for small images: ``base`` channels, 3x3, full size.
-        mean, std: of each channel; the image is normalised by them first. None leaves it.
+        mean, std: statistics of each channel, by which the image is normalised first; None
+            leaves it as it is.
         slope, rescale, order, decoder, neuron, mode: see :class:`has8.blocks.Coding`.
 
     Raises:

@@ -102,7 +102,8 @@ def has8_vgg(
         depth: d of equation 21; there are ``depth + 1`` blocks and each halves the image.
         kernel: odd side of the convolutions' kernels.
         head: widths of the head's hidden layers.
-        mean, std: of each channel; the image is normalised by them first. None leaves it.
+        mean, std: statistics of each channel, by which the image is normalised first; None
+            leaves it as it is.
         slope, rescale, order, decoder, neuron, mode: see :class:`has8.blocks.Coding`.
 
     Raises:

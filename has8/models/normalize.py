@@ -13,12 +13,12 @@ from has8.errors import BadInput
 class Normalize(nn.BatchNorm2d):
     """``(x - mean) / std`` for each channel, with statistics that training leaves alone.
 
-    In the model rather than in the data, so that a saved model takes images in [0, 1] like any
-    other; as a batch norm that is always in evaluation mode it maps like one.
+    It belongs to the model rather than to the data, so that a saved model takes images in [0, 1]
+    like any other. It is a batch norm that stays in evaluation mode, and is mapped like one.
 
     Args:
-        mean: of each channel, images in [0, 1].
-        std: of each channel, above 0.
+        mean: mean of each channel, of images in [0, 1].
+        std: standard deviation of each channel, above 0.
 
     Raises:
         BadInput: if they differ in number or a deviation is not positive.
@@ -36,7 +36,7 @@ class Normalize(nn.BatchNorm2d):
         self.train(False)
 
     def train(self, mode: bool = True) -> Normalize:
-        """Stays in evaluation mode."""
+        """Stay in evaluation mode, whatever the model's mode is."""
         super().train(False)
         return self
 
@@ -44,7 +44,7 @@ class Normalize(nn.BatchNorm2d):
 def normalize(
     in_channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Normalize | nn.Identity:
-    """The layer, or nothing if neither is given.
+    """The layer that normalises, or one that does nothing if neither statistic is given.
 
     Raises:
         BadInput: if only one is given, or their number is not that of the channels.

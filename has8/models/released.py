@@ -20,8 +20,8 @@ def released_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[s
     ``state_dict`` does not tell.
 
     Args:
-        state: of the released ``HAS8VGG`` or, with basic blocks, ``HAS8ResNet``, such as
-            ``torch.load(path, weights_only=True)`` reads it.
+        state: the ``state_dict`` of the released ``HAS8VGG`` or of ``HAS8ResNet`` with basic
+            blocks, as ``torch.load(path, weights_only=True)`` reads it.
         model: a has8_vgg or has8_resnet with ``mode="paper"``, the same widths, and no ``mean``.
 
     Returns:
@@ -36,10 +36,10 @@ def released_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[s
     own = model.state_dict()
     names = {key: _released_name(key, model) for key in own if ".neuron." not in key}
     for key, name in names.items():
-        given = tuple(state[name].shape) if name in state else "missing"
-        if given != tuple(own[key].shape):
+        shape = tuple(state[name].shape) if name in state else "missing"
+        if shape != tuple(own[key].shape):
             raise CheckpointError(
-                f"the released weight {name!r} is {given} and the model needs "
+                f"the released weight {name!r} is {shape} and the model needs "
                 f"{tuple(own[key].shape)} for {key!r}: build it with the widths, depth and "
                 "classes that the weights were trained with"
             )
@@ -67,14 +67,14 @@ def _check(model: nn.Module) -> None:
 def _released_name(key: str, model: nn.Module) -> str:
     """What the released code calls our ``key``; its neurons and encoders hold no tensors."""
     match key.split("."):
-        case ["blocks", place, "ann", *rest]:
-            name = ["dv", place, "adv_block.adv", *rest]
-        case ["blocks", place, "snn", "synapses", *rest]:
-            name = ["dv", place, "sdv_block.sdv", *rest]
+        case ["blocks", block, "ann", *rest]:
+            name = ["dv", block, "adv_block.adv", *rest]
+        case ["blocks", block, "snn", "synapses", *rest]:
+            name = ["dv", block, "sdv_block.sdv", *rest]
         case ["head", "ann", *rest]:
-            name = ["dv", _head_place(model), "adv_block.adv", *rest]
+            name = ["dv", _head_number(model), "adv_block.adv", *rest]
         case ["head", "snn", layer, "synapses", "0", leaf]:  # a neuron follows each layer
-            name = ["dv", _head_place(model), "sdv_block.sdv", str(2 * int(layer)), leaf]
+            name = ["dv", _head_number(model), "sdv_block.sdv", str(2 * int(layer)), leaf]
         case ["stem", "ann", *rest]:
             name = ["init_conv.ann_init_conv.init_conv", *rest]
         case ["stem", "snn", "synapses", *rest]:
@@ -91,7 +91,7 @@ def _released_name(key: str, model: nn.Module) -> str:
     return ".".join(name)
 
 
-def _head_place(model: nn.Module) -> str:
-    """The head stands behind the blocks, the pooling and the flattening."""
+def _head_number(model: nn.Module) -> str:
+    """The head's number: it comes behind the blocks, the pooling and the flattening."""
     assert isinstance(model, HAS8VGG)
     return str(len(model.blocks) + 2)

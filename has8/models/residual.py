@@ -62,16 +62,16 @@ def block_shapes(depth: int, base: int) -> list[list[tuple[int, int, int]]]:
         )
     expansion = EXPANSION if depth >= BOTTLENECK_DEPTH else 1
     stages, inputs = [], base
-    for place, count in enumerate(BLOCKS[depth]):
-        outputs = base * 2**place * expansion
-        strides = [1 if place == 0 else 2] + [1] * (count - 1)
+    for stage, count in enumerate(BLOCKS[depth]):
+        outputs = base * 2**stage * expansion
+        strides = [1 if stage == 0 else 2] + [1] * (count - 1)
         stages.append([(inputs if i == 0 else outputs, outputs, s) for i, s in enumerate(strides)])
         inputs = outputs
     return stages
 
 
 def initialize(model: nn.Module) -> nn.Module:
-    """He's initialisation by fan-out for all convolutions, in place, as both ResNets had it."""
+    """Initialise all convolutions by fan-out (He et al. 2015), in place, as both ResNets do."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -62,7 +62,8 @@ def resnet(
         base: channels of the stem and the first stage's inner convolutions.
         stem: "imagenet", 7x7 and pooling, which quarters the image, or "cifar" for small images,
             3x3 at full size.
-        mean, std: of each channel; the image is normalised by them first. None leaves it.
+        mean, std: statistics of each channel, by which the image is normalised first; None
+            leaves it as it is.
 
     Raises:
         BadInput: for an option out of range.

@@ -86,15 +86,16 @@ def sew_resnet(
         in_channels: channels of the image, which must lie in [0, 1].
         depth: 18, 34 or 50.
         base: channels of the stem and the first stage's inner convolutions.
-        steps: T.
-        coding: of the image, a name in :data:`has8.encoders.IMAGE_CODINGS`: "rate" (random, in
+        steps: T, the steps of the code.
+        coding: the image's, a name in :data:`has8.encoders.IMAGE_CODINGS`: "rate" (random, in
             evaluation too), "ttfs" and "ttfs_log" (one spike a pixel), "phase" (binary digits)
             or "duplicate" (values in every step; the first neurons make the spikes).
         neuron: "if", as published, or "lif", HAS-8's.
         stem: "imagenet", 7x7 and pooling, which quarters the image, or "cifar" for small images,
             3x3 at full size.
-        mean, std: of each channel; the image is normalised by them first. None leaves it. Only
-            for coding="duplicate": the others take values in [0, 1].
+        mean, std: statistics of each channel, by which the image is normalised first; None
+            leaves it as it is. Only coding="duplicate" takes them: the others need values in
+            [0, 1].
 
     Raises:
         BadInput: for an option out of range.

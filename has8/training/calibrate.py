@@ -21,7 +21,7 @@ def calibrate(
         model: any model with :class:`~has8.encoders.BitPlaneEncoder` modules.
         x: images ``[N, C, H, W]`` in [0, 1] that stand for the data; needed only for encoders
             that training never tracked.
-        remeasure: measure all ranges on ``x`` anew.
+        remeasure: whether to measure all ranges on ``x`` anew.
         batch_size: images in one forward pass.
 
     Returns:

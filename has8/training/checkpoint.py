@@ -29,14 +29,14 @@ _CODE_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX",
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What :func:`load` returns.
+    """The content of a model file.
 
     Args:
-        model: with its weights, in evaluation mode, on the CPU.
+        model: the trained model, in evaluation mode, on the CPU.
         config: ``create_model(**config)`` builds the same model with random weights.
         input_shape: ``(C, H, W)`` of one image.
         class_names: one for each output.
-        provenance: versions, data, seed, accuracy: what the writer knew about the training.
+        provenance: what the writer knew about the training: versions, data, seed, accuracy.
     """
 
     model: nn.Module
@@ -57,7 +57,7 @@ def save(
     """Write a model file, whole or not at all.
 
     Args:
-        path: of the new file, ``*.pt`` by custom; folders are made as needed.
+        path: the new file, ``*.pt`` by custom; folders are made as needed.
         model: from :func:`has8.models.create_model`.
         input_shape: ``(C, H, W)`` of one image.
         class_names: one for each output.
@@ -196,15 +196,16 @@ def _holds_code(path: Path) -> bool:
 
 
 def _load_weights(model: nn.Module, state: dict[str, Any], path: str | Path) -> None:
+    """Give a model its weights; a missing, odd or left-over one is named."""
     own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    given = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
-    wrong = sorted(key for key in own.keys() | given.keys() if own.get(key) != given.get(key))
+    saved = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    wrong = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
     try:
         if not wrong:
             model.load_state_dict(state)
             return
         key = wrong[0]
-        detail = f"{key!r} is {given.get(key, 'missing')} there and {own.get(key, 'absent')} here"
+        detail = f"{key!r} is {saved.get(key, 'missing')} there and {own.get(key, 'absent')} here"
     except (RuntimeError, TypeError) as error:
         detail = str(error).splitlines()[-1].strip()
     raise CheckpointError(f"the weights in {path} do not belong to its model: {detail}")

@@ -24,54 +24,19 @@ from torch.optim import Optimizer
 
 from has8.data import Data, ImageDataset
 from has8.errors import BadInput, Has8Error
-from has8.models import create_model
 from has8.training.calibrate import calibrate
 from has8.training.checkpoint import config_of
-from has8.training.hardware import Hardware, launch, stop_signals
-from has8.training.history import Epoch, History, Position, Progress, Report
+from has8.training.hardware import Hardware
+from has8.training.history import Epoch, History, Position, Report
 from has8.training.loop import Run, count_right, summed
 from has8.training.optim import make_optimizer
-from has8.training.recipes import RECIPES, TrainConfig
+from has8.training.processes import launch
+from has8.training.recipes import TrainConfig
 from has8.training.run_folder import MODEL, RunFolder
+from has8.training.signals import stop_signals
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-__all__ = [
-    "RECIPES",
-    "Epoch",
-    "Hardware",
-    "History",
-    "Progress",
-    "Report",
-    "TrainConfig",
-    "evaluate",
-    "fit",
-    "new_model",
-]
-
-
-def new_model(name: str, data: Data, options: Mapping[str, Any], seed: int) -> nn.Module:
-    """A new model for some data, its weights drawn by a seed; the global generator is left alone.
-
-    Args:
-        name: for :func:`has8.models.create_model`.
-        data: whose classes and channels it gets.
-        options: the model's own.
-        seed: of the weights.
-
-    Raises:
-        UnknownName: for an unknown model.
-        BadInput: for an unknown option, or one out of range or of a wrong type.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return create_model(
-                name, num_classes=len(data.class_names), in_channels=data.input_shape[0], **options
-            )
-        except (TypeError, RuntimeError) as error:
-            raise BadInput(f"{name} cannot be built with {dict(options)}: {error}") from error
 
 
 def fit(
@@ -87,15 +52,15 @@ def fit(
 ) -> History:
     """Train a model in place; at the end it is calibrated, and on the device it was trained on.
 
-    SIGTERM and Ctrl-C end the step at hand, put the state to disk and end training, each as it
-    commonly does: with ``SystemExit(143)`` and ``KeyboardInterrupt``. Their ``__cause__`` is a
+    SIGTERM and Ctrl-C let the step at hand end, put the state to disk and then end training as
+    they commonly do: with ``SystemExit(143)`` and ``KeyboardInterrupt``. Their ``__cause__`` is a
     :class:`TrainingError` that says where the run stopped. The same call goes on from there.
 
     Args:
         model: images ``[B, C, H, W]`` to logits ``[B, classes]``.
-        data: what to learn.
-        config: how; :data:`has8.training.recipes.RECIPES` has some by name.
-        hardware: where; by default on one GPU if there is any, else on the CPU.
+        data: the images to learn from, and those to test on.
+        config: the settings; :data:`has8.training.recipes.RECIPES` has some by name.
+        hardware: what to compute on; by default one GPU if there is any, else the CPU.
         out: folder for ``last.pt`` (the state), ``metrics.csv`` and TensorBoard's events, one
             line or point for each epoch; ``best.pt``, the model of the epoch with the highest
             accuracy on the held-out images; and ``model.pt``, the finished model. As ``best.pt``
@@ -104,6 +69,7 @@ def fit(
         resume: whether to go on from ``last.pt`` if it is there; otherwise it is removed.
         on_progress: called in the first process after every step (on a GPU after every few) and
             after every epoch.
+        provenance: further facts that belong to the run, kept with it and with its models.
 
     Raises:
         BadInput: if the model cannot take the images, the hardware is not there, ``last.pt``
@@ -152,9 +118,10 @@ def evaluate(
 
     Args:
         model: images ``[B, C, H, W]`` to logits ``[B, classes]``.
-        dataset: what to classify.
+        dataset: the images to classify.
         batch_size: images in one forward pass.
-        hardware: where, to which the model is moved; None computes where the model is, in float32.
+        hardware: what to compute on, to which the model is moved; None computes where the model
+            is, in float32.
 
     Raises:
         BadInput: if the hardware is not there.
@@ -197,6 +164,7 @@ def _check_shape(model: nn.Module, data: Data) -> None:
 
 
 def _check_batch(config: TrainConfig, images: int, world: int) -> None:
+    """Refuse batches that leave a process with fewer than two images."""
     if min(config.batch_size, images) < 2 * world:
         raise BadInput(
             f"{world} processes need batches of at least {2 * world} images, two each, and there "
@@ -212,23 +180,24 @@ def _restored(
     resume: bool,
 ) -> tuple[list[Epoch], Position]:
     """Where the folder's run stopped; only the first process needs to see the folder."""
-    found: dict[str, Any] | Has8Error | None = None
+    saved: dict[str, Any] | Has8Error | None = None
     if folder and fabric.is_global_zero:
         try:
-            found = folder.read(resume)
+            saved = folder.read(resume)
         except Has8Error as error:
-            found = error
-    found = fabric.broadcast(found)
-    if isinstance(found, Has8Error):
-        raise found
-    if folder and found:
-        return folder.restore(found, model, optimizer)
+            saved = error
+    saved = fabric.broadcast(saved)
+    if isinstance(saved, Has8Error):
+        raise saved
+    if folder and saved:
+        return folder.restore(saved, model, optimizer)
     return [], Position()
 
 
 def _identity(
     model: nn.Module, data: Data, config: TrainConfig, hardware: Hardware
 ) -> dict[str, Any]:
+    """What tells this run from others, as plain values."""
     return {
         "model": config_of(model),
         "data": data.name,

@@ -1,4 +1,4 @@
-"""What a training run came to: epochs, and how far it is."""
+"""How far a training run is, and what its epochs came to."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Epoch:
 
     Args:
         epoch: counted from 1.
-        train_loss: mean over the images, as met on the way.
-        train_accuracy: in [0, 1], as met on the way, augmented.
-        test_accuracy: on the held-out images after the epoch, in [0, 1].
+        train_loss: mean loss over the training images, each as it was met on the way.
+        train_accuracy: accuracy on the augmented training images, as met on the way, in [0, 1].
+        test_accuracy: accuracy on the held-out images after the epoch, in [0, 1].
         seconds: wall time, testing included.
     """
 
@@ -27,18 +27,22 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All epochs of a run, those before a break included."""
+    """All epochs of a run, those before a break included.
+
+    Args:
+        epochs: in their order.
+    """
 
     epochs: tuple[Epoch, ...]
 
     @property
     def accuracy(self) -> float:
-        """Of the finished model on the held-out images, in [0, 1]."""
+        """Accuracy of the finished model on the held-out images, in [0, 1]."""
         return self.epochs[-1].test_accuracy
 
     @property
     def seconds(self) -> float:
-        """Wall time of all epochs."""
+        """Wall time of all epochs, in seconds."""
         return sum(epoch.seconds for epoch in self.epochs)
 
 
@@ -48,11 +52,11 @@ class Progress:
 
     Args:
         epoch: counted from 1.
-        epochs: of the run.
-        images: read in this epoch.
+        epochs: epochs of the whole run.
+        images: images read in this epoch so far.
         total: images of an epoch.
-        loss: mean over the epoch so far.
-        accuracy: on training images in the epoch so far, in [0, 1].
+        loss: mean loss over the epoch so far.
+        accuracy: accuracy on the training images of the epoch so far, in [0, 1].
         finished: the epoch, once it is complete and on disk.
     """
 
@@ -66,6 +70,7 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+"""Called with where training stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +78,11 @@ class Position:
     """A place inside a run, between two steps.
 
     Args:
-        epoch: that the next step belongs to, counted from 1.
+        epoch: the epoch that the next step belongs to, counted from 1.
         step: steps done in that epoch.
-        loss: summed over the epoch's images so far.
+        loss: loss summed over the epoch's images so far.
         correct: images of the epoch that were classified rightly so far.
-        images: of the epoch that were read so far.
+        images: images of the epoch that were read so far.
         seconds: wall time of the epoch so far.
     """
 

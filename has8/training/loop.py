@@ -39,11 +39,16 @@ class Run:
     """What stays the same over a run.
 
     Args:
+        fabric: devices, processes and precision.
         net: the model as Fabric, and torch.compile where asked for, wrapped it; for training.
         model: the same model, bare.
+        optimizer: updates the model's parameters.
+        data: the images to learn from, and those to test on.
         chosen: ``int64[N]``, the training images that the run uses.
-        folder: in the process that writes to one.
-        signalled: the number of the signal that asks to stop, or 0.
+        config: the settings.
+        folder: where the state and the models go; None in a process that does not write.
+        signalled: tells the number of the signal that asks to stop, or 0.
+        on_progress: called after steps and epochs; None for silence.
     """
 
     fabric: Fabric
@@ -80,7 +85,7 @@ class Run:
                 self.report(replace(now, finished=epoch))
 
     def train(self, epochs: list[Epoch], position: Position, began: float) -> Position:
-        """The rest of the epoch, and where it ended.
+        """Train to the end of the epoch, and say where that is.
 
         Raises:
             TrainingError: if loss or weights are not finite.
@@ -157,7 +162,7 @@ class Run:
     def look(
         self, epochs: list[Epoch], sums: Tensor, number: int, step: int, began: float
     ) -> Position:
-        """Where all processes are together; stops them if one was told to.
+        """Where all processes together are; stop them if one was told to.
 
         Raises:
             TrainingError: if the loss is not finite.
@@ -193,7 +198,11 @@ class Run:
         return total / len(dataset)
 
     def check_weights(self, number: int) -> None:
-        """Raises: TrainingError, if a weight is not finite."""
+        """Refuse to go on with broken weights.
+
+        Raises:
+            TrainingError: if a weight is not finite.
+        """
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise _diverged("a weight", number, self.config)
 
@@ -207,9 +216,10 @@ class Run:
         self.check_weights(position.epoch)
         self.save(epochs, position)
         number = self.signalled() or signal.SIGTERM
-        there = self.progress(position)
-        message = f"stopped by {signal.Signals(number).name} in epoch {there.epoch} of " + (
-            f"{there.epochs} after {there.images} of {there.total} images"
+        now = self.progress(position)
+        message = (
+            f"stopped by {signal.Signals(number).name} in epoch {now.epoch} of {now.epochs} after "
+            f"{now.images} of {now.total} images"
         )
         if self.folder:
             message += f"; the same command goes on from {self.folder.path / STATE}"

@@ -15,6 +15,7 @@ WARMUP = 0.05
 WARMUP_EPOCHS = 5
 """Epochs in which the rate of "cosine-epochs" rises (the released code's ImageNet recipe)."""
 MOMENTUM = 0.9
+"""Nesterov momentum of "sgd"."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -47,9 +48,9 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     for the 100 epochs of the released code.
 
     Args:
-        config: with ``lr``, ``schedule`` and ``epochs``.
+        config: its ``lr``, ``schedule`` and ``epochs`` count.
         step: counted from 0.
-        steps: of the run, a multiple of ``config.epochs``.
+        steps: steps of the whole run, a multiple of ``config.epochs``.
     """
     if config.schedule == "constant":
         return config.lr

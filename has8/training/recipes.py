@@ -1,8 +1,9 @@
-"""Recipes: complete settings for training, by name, and what they ask of a model.
+"""Recipes: complete settings for training, by name.
 
 ``modern`` is ours and the default; ``finetune`` is for models that are trained already. ``paper``
 and ``paper-sgdr`` are those of HAS-8 (Luu 2025) as its authors' released code has them, for the
-small data sets and for ImageNet.
+small data sets and for ImageNet. What a recipe asks of the model is in
+:func:`has8.training.new_model.recipe_options`.
 """
 
 from __future__ import annotations
@@ -11,20 +12,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
-from has8.data import AUGMENTATIONS, Data, channel_statistics
+from has8.data.names import AUGMENTATIONS
 from has8.errors import check_fields
-from has8.models import model_options
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant", "cosine-epochs")
-CIFAR_STEM_UP_TO = 64
-"""Side in pixels up to which ``modern`` takes the stem that keeps the image's size."""
-STATISTICS_IMAGES = 50_000
-"""Images, spread evenly over the training images, that per-channel statistics are taken of."""
-SMALLEST_STD = 1e-4
-"""Of a channel, so that one that never varies can be divided by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +32,11 @@ class TrainConfig:
         weight_decay: decoupled and on weights only (no biases, no norms) for "adamw"; an L2
             penalty on all parameters for "adam" and "sgd", as PyTorch has it.
         optimizer: "adamw", "adam", or "sgd" (Nesterov, momentum 0.9).
-        schedule: see :func:`has8.training.optim.learning_rate`.
+        schedule: how the learning rate changes; see :func:`has8.training.optim.learning_rate`.
         label_smoothing: probability mass spread over all classes, in [0, 1).
-        augment: see :func:`has8.data.batches`.
+        augment: how training images are changed at random; see :func:`has8.data.batches`.
         clip_norm: largest norm of the gradient over all parameters; None does not clip.
-        seed: of order, augmentation, subset and dropout, at least 0.
+        seed: at least 0; it decides the order, the augmentation, the subset and dropout.
         subset: train on so many images, drawn at random by the seed; None for all.
 
     Raises:
@@ -106,25 +99,3 @@ RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
 )
 """Settings by name. The paper calls its ImageNet schedule SGDR, that is, with warm restarts; the
 released code has none, nor has ``paper-sgdr``. Their images are not normalised."""
-
-
-def recipe_options(recipe: str, model: str, data: Data) -> dict[str, Any]:
-    """What a recipe asks of the model, as options of :func:`has8.models.create_model`.
-
-    ``modern`` takes, where the model's family has these options, ``stem="cifar"`` for images of
-    up to 64 pixels a side, and ``mean`` and ``std`` of each channel of the training images (of
-    50,000 of them where there are more), rounded to 4 digits. The paper's recipes ask for nothing.
-
-    Raises:
-        UnknownName: for an unknown model.
-    """
-    if recipe != "modern":
-        return {}
-    known, options = model_options(model), dict[str, Any]()
-    if "stem" in known and max(data.input_shape[1:]) <= CIFAR_STEM_UP_TO:
-        options["stem"] = "cifar"
-    if {"mean", "std"} <= set(known):
-        mean, std = channel_statistics(data.train, STATISTICS_IMAGES)
-        options["mean"] = [round(value, 4) for value in mean]
-        options["std"] = [max(round(value, 4), SMALLEST_STD) for value in std]
-    return options

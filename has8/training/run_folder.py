@@ -30,7 +30,7 @@ EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
 """TensorBoard's files: the columns of METRICS as scalars."""
 FORMAT, VERSION = "has8-training", 2
 LONGEST = 300
-"""Characters of a value in a message."""
+"""Most characters of a value in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class RunFolder:
     """A folder, and what tells its run from others.
 
     Args:
-        path: of the folder.
+        path: the folder.
         identity: plain values that must be equal for a run to be resumed.
     """
 
@@ -70,12 +70,12 @@ class RunFolder:
         self._check(identity if isinstance(identity, dict) else {})
         return saved
 
-    def _check(self, there: Mapping[str, Any]) -> None:
-        names = sorted(self.identity.keys() | there.keys())
+    def _check(self, saved: Mapping[str, Any]) -> None:
+        names = sorted(self.identity.keys() | saved.keys())
         differ = [
-            f"{name} is {_short(there.get(name))} there and {_short(self.identity.get(name))} here"
+            f"{name} is {_short(saved.get(name))} there and {_short(self.identity.get(name))} here"
             for name in names
-            if there.get(name) != self.identity.get(name)
+            if saved.get(name) != self.identity.get(name)
         ]
         if differ:
             raise BadInput(
@@ -86,7 +86,7 @@ class RunFolder:
     def restore(
         self, saved: Mapping[str, Any], model: nn.Module, optimizer: Optimizer
     ) -> tuple[list[Epoch], Position]:
-        """Bring model and optimiser to where the run stopped; its epochs, and its place.
+        """Bring model and optimiser to where the run stopped; return its epochs and its position.
 
         Raises:
             CheckpointError: if the state is incomplete.
@@ -122,7 +122,7 @@ class RunFolder:
         write_whole(self.path / STATE, lambda file: torch.save(payload, file))
 
     def write_metrics(self, epochs: Sequence[Epoch]) -> None:
-        """Write METRICS."""
+        """Write one line for each epoch to METRICS."""
         table = io.StringIO()
         rows = csv.writer(table, lineterminator="\n")
         rows.writerow(field.name for field in fields(Epoch))
@@ -133,10 +133,10 @@ class RunFolder:
         """Write a calibrated copy of the model, as :func:`has8.training.checkpoint.save` does.
 
         Args:
-            name: of the file, MODEL or BEST.
-            model: left as it is.
-            data: what it learned.
-            epoch: after which it is.
+            name: the file's, MODEL or BEST.
+            model: the model after the epoch; it is left as it is.
+            data: the images that it learned from.
+            epoch: the last epoch that it was trained in.
         """
         finished = calibrate(deepcopy(model).to(memory_format=torch.contiguous_format))
         save(
@@ -153,7 +153,7 @@ class RunFolder:
 
 
 def _short(value: object) -> str:
-    """A value as it is written, its beginning if that is long."""
+    """A value as Python writes it, cut off where that is long."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
@@ -162,7 +162,8 @@ def _short(value: object) -> str:
 def tensorboard(folder: Path, epochs: Sequence[Epoch]) -> Iterator[Callable[[Epoch], None]]:
     """Write all epochs so far into a new event file, then those that the yielded function is given.
 
-    Its own files of before are removed, so that a resumed run has no point twice and misses none.
+    Event files that the run wrote before are removed, so that a resumed run has no point twice and
+    misses none.
     """
     from tensorboardX import SummaryWriter
 
@@ -177,8 +178,8 @@ def tensorboard(folder: Path, epochs: Sequence[Epoch]) -> Iterator[Callable[[Epo
         writer.flush()
 
     try:
-        for place, epoch in enumerate(epochs, 1):
-            add(epoch, ago=sum(later.seconds for later in epochs[place:]))
+        for number, epoch in enumerate(epochs, 1):
+            add(epoch, ago=sum(later.seconds for later in epochs[number:]))
         yield add
     finally:
         writer.close()

@@ -19,7 +19,7 @@ from hwsim.activity import Activity
 from hwsim.backends.protocol import Backend
 from hwsim.backends.registry import BACKENDS
 from hwsim.experiments.fidelity import Agreement, agreements, joined_agreements, paired
-from hwsim.program import Progress, Run, joined, simulate
+from hwsim.program import OnProgress, Run, joined, simulate
 from mapping import Mapped
 
 MOST_BATCHES = 8
@@ -42,7 +42,7 @@ def simulate_on_ray(
     address: str | None = None,
     batch_size: int = 128,
     record: Collection[str] = (),
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     retries: int = 3,
 ) -> Run:
     """What :func:`hwsim.simulate` does, by the workers of a Ray cluster.
@@ -94,7 +94,7 @@ def agreements_on_ray(
     total: int,
     address: str | None = None,
     batch_size: int = 128,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     retries: int = 3,
 ) -> tuple[Agreement, ...]:
     """What :func:`hwsim.experiments.fidelity.agreements` does, by the workers of a Ray cluster.
@@ -151,7 +151,7 @@ def _spread(
     total: int,
     batch_size: int,
     address: str | None,
-    on_progress: Progress | None,
+    on_progress: OnProgress | None,
     retries: int,
 ) -> list[Any]:
     """The results of all shards, in the order of their samples."""
@@ -179,6 +179,8 @@ def _cluster(address: str | None) -> Iterator[Any]:
         BackendError: if Ray is missing or the cluster cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Else, under `uv run`, each worker gets a copy of the folder and an environment built anew.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
         import ray.exceptions
@@ -222,7 +224,7 @@ def _reach(address: str) -> None:
 
 
 class _Workers:
-    """Those of a connected cluster.
+    """The workers of a connected cluster.
 
     Raises:
         BackendError: if it has no cores.

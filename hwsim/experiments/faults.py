@@ -24,7 +24,7 @@ from hwsim.backends.protocol import Backend, Executable, SegmentRun, SegmentStat
 from hwsim.backends.registry import find_backend
 from hwsim.boundary import count
 from hwsim.experiments.fidelity import Agreement, agreements, paired
-from hwsim.program import Progress
+from hwsim.program import OnProgress
 from mapping import Mapped
 from mapping.chip.grid import weight_grid
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
@@ -96,7 +96,7 @@ class Faults:
         return {name: getattr(self, field) for name, field in _FIELDS.items()}
 
     def scaled(self, severity: float) -> Faults:
-        """The same faults with all probabilities multiplied.
+        """These faults with all probabilities multiplied.
 
         Raises:
             BadInput: if the severity is negative or makes a probability larger than 1.
@@ -140,7 +140,7 @@ def fault_sweep(
     *,
     batch_size: int = 128,
     first: int = 0,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[FaultPoint, ...]:
     """How a mapped model fares as more and more of the chip is broken.
 

@@ -16,7 +16,7 @@ from hwsim.activity import Overflow
 from hwsim.backends.protocol import Backend
 from hwsim.experiments.divergence import Divergence
 from hwsim.experiments.recording import Recording
-from hwsim.program import Program, Progress, Run
+from hwsim.program import OnProgress, Program, Run
 from mapping import Mapped
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph, Node
@@ -58,7 +58,7 @@ class LayerAgreement:
         return self.differing / self.values
 
     def __add__(self, other: LayerAgreement) -> LayerAgreement:
-        """Of the samples of both."""
+        """The agreement over the samples of both."""
         both = [found for found in (self.first, other.first) if found is not None]
         known = self.overflow is not None and other.overflow is not None
         return replace(
@@ -131,7 +131,7 @@ def agreement(
     batch_size: int = 128,
     first: int = 0,
     recording: Recording | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Agreement:
     """Run a mapped model and compare it with its float graph, layer by layer.
 
@@ -172,9 +172,9 @@ def agreements(
     total: int,
     first: int = 0,
     recording: Recording | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> tuple[Agreement, ...]:
-    """The same for several backends, over images that are read as they are needed.
+    """Run a mapped model on several backends, over images that are read as they are needed.
 
     The float graph runs once for each batch, however many backends are compared with it.
 
@@ -300,7 +300,7 @@ class FloatGraph:
 
 
 def float_answers(
-    mapped: Mapped, x: Tensor, *, batch_size: int = 128, on_progress: Progress | None = None
+    mapped: Mapped, x: Tensor, *, batch_size: int = 128, on_progress: OnProgress | None = None
 ) -> Tensor:
     """The classes that the float graph of a mapping answers.
 

@@ -34,7 +34,7 @@ class _Array:
 
     @property
     def bytes_each(self) -> int:
-        """Of one sample."""
+        """Bytes of one sample."""
         return (self.steps or 1) * math.prod(self.shape) * np.dtype(self.kind).itemsize
 
     def zeros(self, samples: int) -> NDArray[Any]:

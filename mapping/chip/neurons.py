@@ -74,7 +74,7 @@ class Lif:
 
     Args:
         du: decay of the current, in ``1 / 2**decay_bits`` a step.
-        dv: decay of the membrane, likewise in ``1 / 2**decay_bits`` a step.
+        dv: decay of the membrane, in ``1 / 2**decay_bits`` a step.
         threshold: mantissa of the threshold; the comparison is strict.
         bias: mantissa of what is added to the membrane in every step.
         bias_exp: exponent of the bias.
@@ -145,7 +145,7 @@ def constants(neuron: Neuron) -> dict[str, Ints]:
 
 
 def with_constants(neuron: Any, values: Mapping[str, Any]) -> Any:
-    """The same neuron with other constants, arrays or tensors."""
+    """A neuron of the same model with other constants, arrays or tensors."""
     return replace(neuron, **values)
 
 

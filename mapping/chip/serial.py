@@ -86,7 +86,7 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Chip
 
 
 def narrow(integers: NDArray[np.int64]) -> NDArray[Any]:
-    """The same integers in the narrowest type that holds them all."""
+    """Integers in the narrowest type that holds them all."""
     low, high = integers.min(initial=0), integers.max(initial=0)
     return integers.astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(high)))
 

@@ -1,8 +1,8 @@
 """Layers to tiles that fit cores: as few cores as a search over tilings finds.
 
 Every population is cut into equal blocks of channels, rows and columns. What a block takes of a
-core is counted exactly (:mod:`mapping.cores.need`); its output axons depend on how the layers that it
-feeds are cut, so the search goes from the outputs to the inputs, and a beam keeps the best cuts
+core is counted exactly (:mod:`mapping.cores.need`); its output axons depend on how the layers that
+it feeds are cut, so the search goes from the outputs to the inputs, and a beam keeps the best cuts
 of the layers behind it. At equal cores the cut with fewer messages wins. In the end small tiles
 share a core where all limits hold.
 """

@@ -1,7 +1,8 @@
 """A layer in blocks: the ways to cut it, and what each block takes of a core.
 
-What a block takes depends on its place only through the borders of the layer, so a cut is judged
-by one block of each class. Output axons depend on how the layers behind are cut.
+What a block takes depends on its place only through the borders of the layer and the constants of
+its neurons, so a cut is judged by one block of each class. Output axons depend on how the layers
+behind are cut.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ class Layer:
         population: with its integers.
         wires: the wiring of each synapse.
         to_host: whether its spikes leave the chip.
+        kinds: a number for each place along each axis, equal where the constants of the neurons
+            are that a core keeps in tables; empty along an axis that has no part in them.
     """
 
     population: Population
     wires: tuple[Wiring, ...]
     to_host: bool
+    kinds: tuple[tuple[int, ...], ...]
 
     @property
     def name(self) -> str:
@@ -78,9 +82,24 @@ def layers_of(segment: ChipSegment) -> list[Layer]:
             population,
             tuple(synapse.wiring for synapse in population.synapses),
             population.name in segment.outputs,
+            tuple(_kinds(population, axis) for axis in range(3)),
         )
         for population in segment.populations
     ]
+
+
+def _kinds(population: Population, axis: int) -> tuple[int, ...]:
+    """The kind of each place along an axis; see :class:`Layer`."""
+    names = [name for table in population.neuron.tables.values() for name in table]
+    parts = [
+        np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+        for values in (getattr(population.neuron, name) for name in names)
+        if values.ndim > axis and values.shape[axis] > 1
+    ]
+    if not parts:
+        return ()
+    _, kinds = np.unique(np.concatenate(parts, axis=1), axis=0, return_inverse=True)
+    return tuple(kinds.reshape(-1).tolist())
 
 
 def tilings(layer: Layer, neurons: int) -> list[tuple[int, int, Shape3]]:
@@ -114,7 +133,7 @@ def axon_choices(layer: Layer, core: CoreLimits) -> Iterator[tuple[str, ...]]:
 def classes(layer: Layer, block: Shape3) -> Iterator[tuple[Shape3, Shape3]]:
     """Start and stop of one block of each class; blocks of a class take the same."""
     spans = [
-        _representatives(layer.wires, axis, extent, size)
+        _representatives(layer.wires, layer.kinds[axis], axis, extent, size)
         for axis, (extent, size) in enumerate(zip(layer.shape, block, strict=True))
     ]
     for (c0, c1), (h0, h1), (w0, w1) in product(*spans):
@@ -123,13 +142,13 @@ def classes(layer: Layer, block: Shape3) -> Iterator[tuple[Shape3, Shape3]]:
 
 @lru_cache(maxsize=8192)
 def _representatives(
-    wires: tuple[Wiring, ...], axis: int, extent: int, size: int
+    wires: tuple[Wiring, ...], kinds: tuple[int, ...], axis: int, extent: int, size: int
 ) -> tuple[tuple[int, int], ...]:
     """One block of each class along one axis."""
     found: dict[object, tuple[int, int]] = {}
     for start in range(0, extent, size):
         stop = min(start + size, extent)
-        key: list[object] = [stop - start]
+        key: list[object] = [stop - start, frozenset(kinds[start:stop])]
         for w in wires:
             if axis == 0:
                 key.append(start % (w.channels_out // w.groups) if w.groups > 1 else 0)

@@ -16,7 +16,6 @@ from typing import Any
 import networkx as nx
 from torch import Tensor
 
-
 SHOWN = 8
 """Nodes that a graph's ``repr`` shows."""
 
@@ -148,7 +147,7 @@ class Graph:
         ]
 
     def networkx(self) -> nx.MultiDiGraph:
-        """The same as a MultiDiGraph; an edge's key is the input slot, so x + x keeps both."""
+        """The nodes as a MultiDiGraph; an edge's key is the input slot, so x + x keeps both."""
         graph = nx.MultiDiGraph()
         graph.add_nodes_from((node.name, {"node": node}) for node in self.nodes)
         for node in self.nodes:

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from has8 import kernels
 from has8.errors import BadInput
-from has8.kernels import fused
+from has8.kernels import paths, storage
 from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, largest_state
 from mapping.integers.rounding import Integers
 from mapping.integers.scales import membrane_decay
@@ -42,7 +42,7 @@ class ChipNeurons:
 
     @staticmethod
     def of(beta: float, registers: Registers, device: torch.device) -> ChipNeurons:
-        """Those whose membrane keeps ``beta`` in a step.
+        """Neurons whose membrane keeps ``beta`` in a step.
 
         Raises:
             BadInput: if float64 could not hold the registers exactly, or a current would last
@@ -114,9 +114,9 @@ class _Run(torch.autograd.Function):
         limit: int,
         alpha: float,
     ) -> Tensor:
-        ctx.compiled = fused.usable(drive)
+        ctx.compiled = paths.usable(drive)
         if ctx.compiled:
-            drive = fused.dense(drive)
+            drive = storage.dense(drive)
         ctx.save_for_backward(drive, bias, threshold)
         ctx.rule = (steps, kept, limit, alpha)
         if not ctx.compiled:
@@ -137,7 +137,7 @@ class _Run(torch.autograd.Function):
             grad = _gradient(grads[0], drive, bias, threshold, *ctx.rule)
             return grad, grad.transpose(0, 1).flatten(1).sum(1), *(None,) * 5
         steps, kept, limit, alpha = ctx.rule
-        incoming = fused.like(grads[0], drive)
+        incoming = storage.like(grads[0], drive)
         grad, sums = torch.empty_like(drive), torch.zeros(len(bias), dtype=torch.float64)
         kernels.call(
             "chip_backward", drive.dtype, steps, drive.numel() // steps, drive.shape[1], drive,

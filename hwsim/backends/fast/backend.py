@@ -99,7 +99,7 @@ class _Layer:
     def run(
         self, sources: Mapping[str, Tensor], tally: Tally, membranes: torch.dtype | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Spikes ``[B, T, ..., C]`` and membranes, from the spikes of all sources in the same order.
+        """Spikes ``[B, T, ..., C]`` and membranes, from the spikes of all sources, laid out alike.
 
         Args:
             sources: by name, those with delays among them by :func:`_delayed`.
@@ -120,7 +120,7 @@ class _Layer:
         tally: Tally,
         membranes: torch.dtype | None,
     ) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor]]:
-        """The same from a given state, by the neurons' definition; also the state afterwards."""
+        """Run from a given state, by the neurons' definition; also gives the state afterwards."""
         spikes, kept = self._empty(sources, membranes)
         samples, steps = spikes.shape[:2]
         drive = self.drive(sources, slice(0, samples), steps)

@@ -240,7 +240,7 @@ def _common(window: Window, image: tuple[int, ...], weight: tuple[int, ...]) -> 
 
 
 def _shared_exponent(weight: Ints) -> int:
-    """Of the largest power of two that divides all weights."""
+    """The exponent of the largest power of two that divides all weights."""
     bits = int(np.bitwise_or.reduce(np.abs(weight), axis=None)) if weight.size else 0
     return (bits & -bits).bit_length() - 1 if bits else 0
 

@@ -1,4 +1,4 @@
-"""``python -m hwsim.backends.lava``: chip segments of a saved mapping in Lava, from spikes in a file.
+"""``python -m hwsim.backends.lava``: a saved mapping's chip segments in Lava, spikes from a file.
 
 For environments that have Lava and NumPy and nothing else of what has8 needs. Errors are one
 sentence on stderr.

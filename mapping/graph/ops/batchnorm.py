@@ -45,7 +45,7 @@ def run(node: Node, x: Tensor) -> Tensor:
 
 
 def factor_and_offset(node: Node) -> tuple[Tensor, Tensor]:
-    """The same as ``x * factor + offset``, float64 ``[C]``: folding rounds only once."""
+    """Batch norm as ``x * factor + offset``, float64 ``[C]`` each, so that folding rounds once."""
     t = {name: tensor.double() for name, tensor in node.tensors.items()}
     factor = 1 / torch.sqrt(t["running_var"] + node.attrs["eps"])
     offset = -t["running_mean"] * factor

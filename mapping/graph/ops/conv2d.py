@@ -58,16 +58,14 @@ def infer(
 def wiring(attrs: Mapping[str, Any], weight: Tensor, source: Signal) -> Wiring:
     """A window that slides over the source."""
     channels, *extents = source.shape
-    rows, cols = (
-        Axis(kernel, *map(int, window), size)
-        for kernel, window, size in zip(
-            weight.shape[2:],
-            zip(attrs["stride"], attrs["padding"], attrs["dilation"], strict=True),
-            extents,
-            strict=True,
+
+    def axis(place: int) -> Axis:
+        stride, padding, dilation = (
+            int(attrs[key][place]) for key in ("stride", "padding", "dilation")
         )
-    )
-    return Wiring(rows, cols, channels, int(weight.shape[0]), int(attrs["groups"]))
+        return Axis(int(weight.shape[2 + place]), stride, padding, dilation, extents[place])
+
+    return Wiring(axis(0), axis(1), channels, int(weight.shape[0]), int(attrs["groups"]))
 
 
 def canonical(attrs: Mapping[str, Any], weight: Tensor, wires: Wiring) -> Tensor:

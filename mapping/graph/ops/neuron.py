@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from has8.kernels import fused
+from has8.kernels import fused, paths
 from has8.neurons import ATAN_ALPHA, Leaky
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Lowered, Op
@@ -40,7 +40,7 @@ def infer(
 def lif(node: Node, current: Tensor) -> Tensor:
     """Leaky integrate and fire with reset to zero: ``[T, B, ...]`` to spikes."""
     beta, threshold, gain = (node.attrs[k] for k in ("beta", "threshold", "gain"))
-    if fused.usable(current):  # the same operations in the same order, in one pass
+    if paths.usable(current):  # the same operations in the same order, in one pass
         constants = fused.Constants(beta, threshold, gain, ATAN_ALPHA)
         return fused.spikes(current.flatten(0, 1), len(current), constants)
     spikes = torch.empty_like(current)

@@ -26,11 +26,11 @@ FUNCTIONS: dict[Any, str] = {
     torch.flatten: "flatten",
     "flatten": "flatten",
 }
-"""Functions and tensor methods that become a node, beside the modules that mapping.graph.ops lists."""
+"""Functions and tensor methods that become a node; mapping.graph.ops lists the modules."""
 
 
 class _Tracer(fx.Tracer):
-    """Stops at modules that have a file in mapping.graph.ops; applies OverTime's layers as they are."""
+    """Stops at modules that a file of mapping.graph.ops lowers; runs OverTime's layers."""
 
     def __init__(self) -> None:
         super().__init__()

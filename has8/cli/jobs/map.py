@@ -1,0 +1,143 @@
+"""The job of ``has8-map``: map a trained model, run it as the chip would, price it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from torch import Tensor
+
+from has8 import Checkpoint, load_checkpoint
+from has8.cli.inputs import check_writable, find_data
+from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
+from has8.cli.progress import stages
+from has8.errors import BackendError
+from has8.files import write_whole
+from hwsim import compare, estimate, simulate
+from hwsim.backends.lava.backend import Lava
+from hwsim.experiments.divergence import Comparison
+from hwsim.experiments.fidelity import answers_of, float_answers
+from hwsim.report import render, summarize, to_dict
+from mapping import Mapped, load_target, map_model, save
+from mapping.finetune import quantization_of
+from mapping.hosts.schema import load_host
+from mapping.integers.methods import Method
+from mapping.integers.rounding import Scales
+
+
+def run_map(
+    *,
+    model: Path,
+    target: str,
+    host: str,
+    partition: str,
+    data: str | None,
+    data_root: Path | None,
+    samples: int,
+    verify: str,
+    verify_samples: int,
+    weight_bits: int | None,
+    scales: Method | None,
+    per_channel: bool,
+    out: Path,
+    full: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Do what the options of :func:`has8.cli.map.map_command` ask for."""
+    checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
+    check_writable(out)
+    source = find_data(
+        data,
+        data_root,
+        training=checkpoint.provenance,
+        input_shape=checkpoint.input_shape,
+        class_names=checkpoint.class_names,
+    )
+    bits, chosen = _scales(checkpoint, chip.name, weight_bits, scales, per_channel)
+    with stages(quiet) as stage:
+        stage("mapping")
+        calibration, _ = source.train.tensors(CALIBRATION)
+        mapped = map_model(
+            checkpoint.model,
+            chip,
+            _names(partition),
+            calibration=calibration,
+            weight_bits=bits,
+            scales=chosen,
+            per_channel=per_channel,
+            provenance={
+                "data": source.name,
+                "class_names": list(checkpoint.class_names),
+                "training": dict(checkpoint.provenance),
+            },
+        )
+        images, labels = source.test.tensors(samples)
+        done = stage("float model")
+        answers = float_answers(mapped, images, batch_size=BATCH, on_progress=done)
+        run = simulate(mapped, images, batch_size=BATCH, on_progress=stage("chip simulation"))
+        verified, unverified = None, "not asked for"
+        if verify == "lava":
+            stage("checking against Lava")
+            verified, unverified = _verify(mapped, images[:verify_samples])
+        cost = estimate(mapped, run, processor)
+    summary = summarize(
+        mapped,
+        cost,
+        model=model.stem,
+        accuracy_float=_accuracy(answers, labels),
+        accuracy_mapped=_accuracy(answers_of(mapped.graph, run.logits), labels),
+        verified=verified,
+        unverified=unverified,
+    )
+    report = json.dumps(to_dict(summary), indent=2)
+    artefact = save(mapped, out / f"{model.stem}.h8")
+    report_file = out / f"{model.stem}.report.json"
+    write_whole(report_file, lambda file: file.write(f"{report}\n".encode()))
+    if as_json:
+        click.echo(report)
+    else:
+        render(Console(highlight=False), summary, full=full)
+        click.echo(f"\n{artefact}\n{report_file}")
+    if verified is not None and not verified.equal:
+        raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
+
+
+def _scales(
+    checkpoint: Checkpoint,
+    chip: str,
+    weight_bits: int | None,
+    scales: Method | None,
+    per_channel: bool,
+) -> tuple[int, Method | Scales]:
+    """Bits and scales: as told, else as the model was fine-tuned for this chip, else the usual."""
+    tuned = quantization_of(checkpoint.provenance)
+    told = weight_bits is not None or scales is not None or per_channel
+    if tuned is not None and tuned.target == chip and not told:
+        return tuned.weight_bits, tuned.scales
+    method: Method = "search" if per_channel else "round"
+    return DEFAULT_BITS if weight_bits is None else weight_bits, scales or method
+
+
+def _names(partition: str) -> str | list[str]:
+    names = [name.strip() for name in partition.split(",") if name.strip()]
+    return partition if partition in ("all", "none") else names
+
+
+def _accuracy(answers: Tensor, labels: Tensor) -> float:
+    return float((answers == labels).double().mean())
+
+
+def _verify(mapped: Mapped, images: Tensor) -> tuple[Comparison | None, str]:
+    """The comparison with Lava, or why there is none."""
+    if not mapped.chips:
+        return None, "nothing runs on the chip"
+    reason = Lava().unavailable()
+    if reason is not None:
+        return None, reason
+    try:
+        return compare(mapped, images, "fast", "lava"), ""
+    except BackendError as error:  # the simulation's results are worth keeping
+        return None, str(error)

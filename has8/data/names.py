@@ -1,0 +1,73 @@
+"""Data sets that have a name, and the ways to prepare and to augment images.
+
+Plain data without torch, so that a command's help, which lists the names, comes at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PREPROCESSES = ("crop", "paper")
+"""How an image file becomes a square; see :class:`has8.data.FolderImages`."""
+AUGMENTATIONS = ("none", "flip", "crop", "resized")
+"""What :func:`has8.data.batches` can do to training images."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownArrays:
+    """A data set that is held in memory.
+
+    Args:
+        torchvision: torchvision's class that reads and downloads it; None for the digits that
+            come with scikit-learn.
+        flip: whether an image keeps its class when mirrored left to right.
+    """
+
+    torchvision: str | None
+    flip: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFolder:
+    """A data set of class folders.
+
+    Args:
+        places: where it may lie below the data root; the first that holds folders is taken.
+        classes: how many it has when it is whole.
+        without: a folder that is no class.
+        torchvision: torchvision's class that downloads it to the first place, if one does.
+    """
+
+    places: tuple[str, ...]
+    classes: int
+    without: str = ""
+    torchvision: str | None = None
+
+
+ARRAYS = {
+    "digits": KnownArrays(None, flip=False),
+    "mnist": KnownArrays("MNIST", flip=False),
+    "fashion_mnist": KnownArrays("FashionMNIST", flip=True),
+    "cifar10": KnownArrays("CIFAR10", flip=True),
+    "cifar100": KnownArrays("CIFAR100", flip=True),
+}
+
+FOLDERS = {
+    "caltech101": KnownFolder(
+        ("caltech101/101_ObjectCategories", "101_ObjectCategories", "caltech101"),
+        classes=101,
+        without="BACKGROUND_Google",
+        torchvision="Caltech101",
+    ),
+    "caltech256": KnownFolder(
+        ("caltech256/256_ObjectCategories", "256_ObjectCategories", "caltech256"),
+        classes=257,
+        torchvision="Caltech256",
+    ),
+    "imagenet": KnownFolder(("imagenet",), classes=1000),
+}
+
+
+def data_names() -> list[str]:
+    """The names that :func:`has8.data.load_data` takes beside folders, sorted."""
+    return sorted([*ARRAYS, *FOLDERS])

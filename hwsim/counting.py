@@ -1,0 +1,74 @@
+"""Counting what happens in a run, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from hwsim.activity import Activity, Counts, Overflow
+from hwsim.backends.protocol import SegmentRun
+from hwsim.boundary import count
+from mapping.graph.ir import Graph
+from mapping.partition.segments import Segment
+from mapping.targets.prices import HostLink
+
+
+class Counter:
+    """The activity of a run so far; memory does not grow with the samples.
+
+    Args:
+        graph: of the mapping.
+        link: the way between host and chip.
+    """
+
+    def __init__(self, graph: Graph, link: HostLink) -> None:
+        self.graph, self.link, self.samples = graph, link, 0
+        self.boundary_bytes: dict[tuple[str, str], int] = {}
+        self.events: dict[str, Counts] = {}
+        self.updated: dict[str, Counts] = {}
+        self.overflows: dict[str, Overflow] = {}
+        self.seen: dict[str, int] = {}
+
+    def begin(self, samples: int) -> None:
+        """A new batch."""
+        self.samples += samples
+        self.seen = {}
+
+    def count(self, name: str, x: Tensor) -> None:
+        """Count what is not zero in the tensor of node ``name``, once in a batch."""
+        if name not in self.seen:
+            self.add(name, count(x, 0 if self.graph[name].type.steps is None else 1))
+
+    def add(self, name: str, counts: Counts) -> None:
+        """Take over what was counted of node ``name``."""
+        self.seen[name] = int(counts.sum())
+        _add(self.events, name, counts)
+
+    def add_chip(self, segment: Segment, fed: Mapping[str, Tensor], run: SegmentRun) -> None:
+        """Count the spikes into and inside a chip segment."""
+        for name, fired in run.fired.items():
+            self.add(name, fired)
+        for name, spikes in (*fed.items(), *run.spikes.items()):
+            self.count(name, spikes)
+        for way, names in (("in", segment.inputs), ("out", segment.outputs)):
+            crossed = sum(self.seen[name] for name in names)
+            bits = self.boundary_bytes.get((segment.name, way), 0)
+            self.boundary_bytes[segment.name, way] = bits + self.link.message_bytes(crossed)
+        for name, updated in run.updated.items():
+            _add(self.updated, name, updated)
+        for name, overflow in run.overflows.items():
+            self.overflows[name] = self.overflows.get(name, Overflow()) + overflow
+
+    def activity(self) -> Activity:
+        """What was counted."""
+        return Activity(
+            self.samples, self.events, self.updated, self.overflows, self.boundary_bytes
+        )
+
+
+def _add(totals: dict[str, Counts], name: str, counts: Counts) -> None:
+    if name in totals:
+        totals[name] += counts
+    else:
+        totals[name] = counts.copy()
