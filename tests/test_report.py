@@ -17,6 +17,7 @@ from hwsim.experiments.divergence import Comparison, Divergence
 from hwsim.report import render, summarize, to_dict, units
 from mapping import map_model
 from mapping.partition.segments import Rejection
+from mapping.targets.figures import Figure
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +158,26 @@ def test_the_full_page_has_every_assumption_with_source_and_title(summary):
     assert all((squeezed(item.text) in short) == item.main for item in items)
     assert f"and {sum(not item.main for item in items)} more" in short
     assert "IEEE Micro 38(1):82-99, 2018" in full
+
+
+def test_the_full_page_parts_sentences_figures_caveats_and_sources(summary):
+    lines = page(summary, 100, full=True).splitlines()
+    titles = ["Assumptions", "Other figures that the prices rest on", "Caveats", "Sources"]
+    places = [lines.index(title) for title in titles]
+    assert places == sorted(places)
+    figures = squeezed(" ".join(lines[places[1] : places[2]]))
+    assert "Accounting sanafe: synop_conv 24 pJ, 3.1 ns;" in figures
+    assert "Other figures" not in page(summary)
+
+
+def test_an_energy_is_shown_with_its_range(summary):
+    total = summary.cost.energy_uj.total
+    assert total.low < total.value < total.high
+    shown = units.span(total, units.energy)
+    assert f"{units.energy(total)} a sample{shown}" in squeezed(page(summary))
+    assert units.span(Figure.exact(5.0, "µJ"), units.energy) == ""
+    assert units.span(Figure(2e3, 1e3, 3e3, "µJ"), units.energy) == " (1.00 to 3.00 mJ)"
+    assert units.span(Figure(2e3, 1.0, 3e3, "µJ"), units.energy) == " (1.00 µJ to 3.00 mJ)"
 
 
 def test_a_difference_between_backends_is_loud(summary):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,9 +18,10 @@ from has8.errors import BadInput, TargetError, UnknownName
 from hwsim.price.timing import barrier_ns
 from mapping.chip.grid import stored_bits, weight_grid
 from mapping.hosts.schema import Host, host_names, load_host
-from mapping.targets.figures import Citation
+from mapping.targets.figures import Figure, Trust
 from mapping.targets.prices import EVENTS
 from mapping.targets.schema import Registers, Target, load_target, target_names
+from mapping.targets.sheets import Citation, Sheet, figures_of
 
 LOIHI = load_target("loihi")
 FILE = Path(mapping.__file__).parent / "targets" / "loihi.yaml"
@@ -25,7 +29,7 @@ FILE = Path(mapping.__file__).parent / "targets" / "loihi.yaml"
 
 def figures(value: object, path: str = "") -> list[str]:
     """Paths of all values that are no texts, citations and titles aside."""
-    if isinstance(value, msgspec.Struct):
+    if isinstance(value, msgspec.Struct) and not isinstance(value, Figure):
         value = {field: getattr(value, field) for field in value.__struct_fields__}
     if isinstance(value, dict):
         parts = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
@@ -69,6 +73,37 @@ def test_a_citation_is_the_nearest_one() -> None:
     assert cited["accountings.davies2018.events.synop_conv.pj"].trust == "Q"
 
 
+@pytest.mark.parametrize("sheet", [LOIHI, *map(load_host, host_names())], ids=lambda s: s.name)
+def test_every_figure_knows_its_place_and_source(sheet: Sheet) -> None:
+    found = [*figures_of(sheet)]
+    assert found
+    assert {figure.path for figure in found} <= set(figures(sheet))
+    for figure in found:
+        assert figure.sheet == sheet.name
+        assert figure.cited == {figure}
+        cited = sheet.citations[figure.path]
+        assert (figure.source, figure.trust) == (cited.source, cited.trust)
+
+
+def test_every_price_of_a_target_is_a_figure() -> None:
+    plain = set(figures(LOIHI)) - {figure.path for figure in figures_of(LOIHI)}
+    assert {path.partition(".")[0] for path in plain} == {"registers", "core", "chip"}
+    assert {path for path in plain if path.startswith("chip.")} == {
+        "chip.mesh_width",
+        "chip.mesh_height",
+        "chip.cores_per_tile",
+        "chip.board_height",
+        *(f"chip.boards.{board}" for board in LOIHI.chip.boards),
+    }
+
+
+def test_a_published_range_is_kept() -> None:
+    static = LOIHI.power.static_mw
+    assert (static.low, static.value, static.high, static.unit) == (29.7, 104.4, 178.0, "mW")
+    exact = LOIHI.link.exchange_us
+    assert exact.low == exact.value == exact.high == 340.0
+
+
 def test_every_reference_is_used() -> None:
     for sheet in (LOIHI, *map(load_host, host_names())):
         sources = " ".join(citation.source for citation in sheet.citations.values())
@@ -95,11 +130,12 @@ def test_limits_of_loihi() -> None:
 def test_energies_of_loihi() -> None:
     sanafe, davies = LOIHI.accounting(), LOIHI.accounting("davies2018")
     assert sanafe is LOIHI.accounting("sanafe")
-    assert (sanafe.events["synop_conv"].pj, sanafe.events["synop_conv"].ns) == (24.0, 3.1)
-    assert davies.events["synop_dense"].pj == 23.6
+    conv = sanafe.events["synop_conv"]
+    assert (conv.pj.value, conv.ns.value) == (24.0, 3.1)
+    assert davies.events["synop_dense"].pj.value == 23.6
     # the paper's 81 pJ of an active neuron are an access and an update
     active = davies.events["neuron_access"].pj + davies.events["neuron_update"].pj
-    assert active == pytest.approx(81.0)
+    assert active.value == pytest.approx(81.0)
     assert all(set(one.events) == set(EVENTS) for one in (sanafe, davies))
     with pytest.raises(UnknownName, match="did you mean 'sanafe'"):
         LOIHI.accounting("sana-fe")
@@ -107,12 +143,12 @@ def test_energies_of_loihi() -> None:
 
 def test_the_barrier_is_read_off_the_tables() -> None:
     sanafe, davies = LOIHI.accounting("sanafe"), LOIHI.accounting("davies2018")
-    assert barrier_ns(LOIHI, sanafe, 2) == 1000
-    assert barrier_ns(LOIHI, sanafe, 32) == 1800
-    assert barrier_ns(LOIHI, davies, 1) == 113
-    assert barrier_ns(LOIHI, sanafe, 3) == pytest.approx(1200)
-    assert barrier_ns(LOIHI, sanafe, 29, chips=256) == 14300
-    assert 1800 < barrier_ns(LOIHI, sanafe, 29, chips=2) < 14300
+    assert barrier_ns(LOIHI, sanafe, 2).value == 1000
+    assert barrier_ns(LOIHI, sanafe, 32).value == 1800
+    assert barrier_ns(LOIHI, davies, 1).value == 113
+    assert barrier_ns(LOIHI, sanafe, 3).value == pytest.approx(1200)
+    assert barrier_ns(LOIHI, sanafe, 29, chips=256).value == 14300
+    assert 1800 < barrier_ns(LOIHI, sanafe, 29, chips=2).value < 14300
 
 
 @given(st.integers(1, 8), st.sampled_from(LOIHI.registers.sign_modes))
@@ -151,23 +187,24 @@ def test_a_weight_that_cannot_be_stored_is_refused() -> None:
 @pytest.mark.parametrize("name", host_names())
 def test_a_price_of_a_host_is_its_power_over_its_peak(name: str) -> None:
     host = load_host(name)
-    assert host.pj_per_mac == pytest.approx(host.peak_pj_per_mac / host.utilisation)
+    at_peak = host.peak_pj_per_mac.value
+    assert host.pj_per_mac.value == pytest.approx(at_peak / host.utilisation.value)
     if host.power_w is not None and host.peak_gmacs is not None:
-        assert host.peak_pj_per_mac == pytest.approx(
-            1000 * host.power_w / host.peak_gmacs, rel=0.01
-        )
+        assert at_peak == pytest.approx(1000 * host.power_w.value / host.peak_gmacs.value, rel=0.01)
 
 
 def test_the_measured_host_agrees_with_its_measurement() -> None:
     host = load_host("jetson-tx1")
-    assert host.latency_us(172_800, launches=3) == pytest.approx(1e6 / 419, rel=0.01)
-    assert host.power_w is not None
-    assert host.pj_per_mac * 172_800 == pytest.approx(1e12 * host.power_w / 419, rel=0.01)
+    latency = host.latency_us(172_800, launches=3)
+    assert latency is not None and host.power_w is not None
+    assert latency.value == pytest.approx(1e6 / 419, rel=0.01)
+    energy = host.pj_per_mac * 172_800
+    assert energy.value == pytest.approx(1e12 * host.power_w.value / 419, rel=0.01)
 
 
 def test_literature_constants() -> None:
     host = load_host("horowitz-45nm")
-    assert (host.pj_per_mac, host.pj_per_ac) == (4.6, 0.9)
+    assert (host.pj_per_mac.value, host.pj_per_ac.value) == (4.6, 0.9)
     assert host.latency_us(1_000_000, launches=3) is None
 
 
@@ -177,6 +214,71 @@ def test_literature_constants() -> None:
 def test_a_target_survives_json() -> None:
     for kind, value in ((Target, LOIHI), (Host, load_host())):
         assert msgspec.json.decode(msgspec.json.encode(value), type=kind) == value
+
+
+@given(
+    st.sampled_from([*figures_of(LOIHI)]),
+    st.floats(1.0, 1e9),
+    st.floats(1.0, 1e9),
+    st.sampled_from(["", "my board"]),
+    st.sampled_from("PQSDM"),
+)
+def test_any_target_survives_json(
+    figure: Figure, value: float, more: float, source: str, trust: Trust
+) -> None:
+    value = value // 1  # messages have whole bits
+    mine = Figure(value, 1.0, value + more // 1, figure.unit, source, trust)
+    target = with_entry(LOIHI, figure.path, mine)
+    again = msgspec.json.decode(msgspec.json.encode(target), type=Target)
+    assert again == target != LOIHI
+    assert msgspec.json.encode(again) == msgspec.json.encode(target)
+    (placed,) = (one for one in figures_of(target) if one.path == figure.path)
+    assert placed == msgspec.structs.replace(mine, sheet="loihi", path=figure.path)
+    assert (figure.path in target.citations) == bool(source)
+
+
+def with_entry(value: object, path: str, figure: Figure) -> Any:
+    """The structure with another figure at a path."""
+    key, _, rest = path.partition(".")
+    if isinstance(value, Mapping):
+        keys = {str(name): name for name in value}
+        new = with_entry(value[keys[key]], rest, figure) if rest else figure
+        return {**value, keys[key]: new}
+    assert isinstance(value, msgspec.Struct)
+    new = with_entry(getattr(value, key), rest, figure) if rest else figure
+    return msgspec.structs.replace(value, **{key: new})
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        (5.0, "expected a Figure, found 5.0; write Figure.exact"),
+        (Figure.exact(5.0, "ms"), "is in µs, not in ms"),
+        (Figure.exact(5.0), "is in µs, not in none"),
+        (Figure.exact(-5.0, "µs"), "Expected float >= 0.0, found -5"),
+        (Figure(5.0, -5.0, 6.0, "µs"), "Expected float >= 0.0, found -5"),
+        (Figure(5.0, 5.0, float("inf"), "µs"), "must be a finite number, found inf"),
+    ],
+)
+def test_a_figure_that_does_not_suit_its_place_is_refused(entry: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=f"link.exchange_us: {re.escape(problem)}"):
+        with_entry(LOIHI, "link.exchange_us", entry)
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "number"),
+    [
+        (("link", "exchange_us"), "low", -1.0),
+        (("link", "exchange_us"), "high", 3.0),
+        (("link", "bits_per_message"), "value", 31.5),
+        (("chip", "chip_link_slowdown"), "low", 0.5),
+    ],
+)
+def test_damaged_json_is_refused(path: tuple[str, str], field: str, number: float) -> None:
+    plain = json.loads(msgspec.json.encode(LOIHI))
+    plain[path[0]][path[1]][field] = number
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(json.dumps(plain), type=Target)
 
 
 def test_registers_do_not_change_and_take_no_others() -> None:
@@ -245,6 +347,47 @@ def test_sources_may_be_left_out(tmp_path: Path) -> None:
             "source: D18 Table 2, trust: Q}\n  chip_link",
             "source: D18 Table 2, trust: X}\n  chip_link",
             "chip.tile_spikes_per_ns: Invalid enum value 'X' - at $.trust",
+        ),
+        (
+            "{value: 340.0, ",
+            "{value: 340.0, low: 400, ",
+            "link.exchange_us: the value 340 lies outside of its range, 400 to 340",
+        ),
+        (
+            "{value: 340.0, ",
+            "{value: 340.0, high: 1e3, ",
+            "link.exchange_us.high: Expected float, got str, found '1e3'; "
+            "YAML takes this for text, write 1000.0",
+        ),
+        (
+            "{value: 340.0, ",
+            "{value: 340.0, low: -1, ",
+            "link.exchange_us.low: Expected float >= 0.0, found -1",
+        ),
+        (
+            "{value: 340.0, ",
+            "{value: .inf, ",
+            "link.exchange_us: must be a finite number, found inf",
+        ),
+        (
+            "{value: 340.0, ",
+            "{low: 340.0, ",
+            "link.exchange_us.value: is missing; add it",
+        ),
+        (
+            "{value: 340.0, ",
+            "{value: 340.0, hihg: 400, ",
+            "link.exchange_us.hihg: unknown key, known are value, low, high, source, trust",
+        ),
+        (
+            "bits_per_message: {value: 32, ",
+            "bits_per_message: {value: 32.5, ",
+            "link.bits_per_message: Expected int, got float, found 32.5",
+        ),
+        (
+            '{value: 1024, source: "D18; NL block.py; NX optimization.py"',
+            '{value: 1024, high: 2048, source: "D18; NL block.py; NX optimization.py"',
+            "core.neurons: is a limit and takes no range; leave out low and high",
         ),
         ("link:\n", "link: 3\nlunk:\n", "lunk: unknown key, did you mean link?"),
         (

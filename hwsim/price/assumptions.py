@@ -1,19 +1,26 @@
 """What a price rests on, in sentences that carry the source and trust of their figures.
 
-The trust tags are those of :mod:`mapping.targets.figures`: P primary, Q primary as quoted, S secondary,
-D derived, M assumed.
+Sentences written by hand say what the model does and quote the figures that matter most. All other
+figures that a price rests on are listed behind them, so that none is missing. The trust tags are
+those of :mod:`mapping.targets.figures`: P primary, Q primary as quoted, S secondary, D derived,
+M assumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from hwsim.price.counts import PopulationCounts
+from mapping.chip.neurons import constants
 from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
-from mapping.targets.figures import Sheet, Trust
+from mapping.targets.figures import Figure, Trust
 from mapping.targets.schema import Target
+from mapping.targets.sheets import Sheet, figures_of
+
+Kind = Literal["sentence", "figures", "caveat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +33,28 @@ class Assumption:
             for a caveat that a target or host states about itself.
         trust: how far to trust it.
         main: whether it belongs into a short list.
+        kind: "sentence", written by hand; "figures", a list of those that no sentence quotes; or
+            "caveat", which a target or host states about itself.
+        figures: those whose numbers the sentence gives; all have its source and trust.
     """
 
     text: str
     source: str = "has8"
     trust: Trust = "M"
     main: bool = False
+    kind: Kind = "sentence"
+    figures: tuple[Figure, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.text} [{self.source}; {self.trust}]"
 
 
 def assumptions(
-    mapped: Mapped, host: Host, convention: Host, populations: Iterable[PopulationCounts]
+    mapped: Mapped,
+    host: Host,
+    convention: Host,
+    populations: Iterable[PopulationCounts],
+    cited: Iterable[Figure],
 ) -> tuple[Assumption, ...]:
     """Everything that the prices of a run of this mapping rest on.
 
@@ -47,48 +63,49 @@ def assumptions(
         host: runs the host segments.
         convention: holds the constants of the literature.
         populations: the neuron updates of the run.
+        cited: the entries of target and hosts that the prices rest on.
+
+    Returns:
+        Sentences, the main ones first; together they quote every figure of ``cited``.
     """
-    found = [*_host(host), *_convention(convention)]
+    sentences = [*_host(host), *_convention(convention)]
     if mapped.chips:
-        found += [*_chip(mapped.target), *_link(mapped.target), *_time(mapped)]
-        found += _neurons(mapped, populations)
-        found += [_caveat(mapped.target, text) for text in mapped.target.caveats]
-    found += [_caveat(host, text) for text in host.caveats]
-    return tuple(sorted(found, key=lambda item: not item.main))
+        sentences += [*_chip(mapped.target), *_link(mapped.target), *_time(mapped)]
+        sentences += _neurons(mapped, populations)
+    quoted = {figure for sentence in sentences for figure in sentence.figures}
+    sentences += _listed(set(cited) - quoted, (mapped.target, host, convention))
+    if mapped.chips:
+        sentences += [_caveat(mapped.target, text) for text in mapped.target.caveats]
+    sentences += [_caveat(host, text) for text in host.caveats]
+    return tuple(sorted(sentences, key=lambda sentence: not sentence.main))
 
 
-def _cited(sheet: Sheet, path: str, text: str, *, main: bool = False) -> Assumption:
-    """A sentence about the figure at ``path`` of a target or host."""
-    citation = sheet.citations.get(path)
-    if citation is None:
-        return Assumption(text, sheet.name, "M", main)
-    return Assumption(text, citation.source, citation.trust, main)
+def _quoting(figure: Figure, text: str, *, main: bool = False) -> Assumption:
+    """A sentence that gives a figure's number."""
+    return Assumption(text, figure.source or figure.sheet, figure.trust, main, figures=(figure,))
 
 
 def _caveat(sheet: Sheet, text: str) -> Assumption:
-    return Assumption(text.strip(), f"caveat of {sheet.name}", "D")
+    return Assumption(text.strip(), f"caveat of {sheet.name}", "D", kind="caveat")
 
 
 def _chip(target: Target) -> Iterator[Assumption]:
     power = target.power
-    yield _cited(
-        target,
-        "power.static_mw",
-        f"A chip draws {power.static_mw:g} mW without work as long as a sample takes, host time "
-        f"included; published are {power.static_low_mw:g} to {power.static_high_mw:g} mW.",
+    static = power.static_mw
+    yield _quoting(
+        static,
+        f"A chip draws {static:g} mW without work as long as a sample takes, host time included; "
+        f"published are {static.low:g} to {static.high:g} mW.",
         main=True,
     )
-    yield _cited(
-        target,
-        "power.x86_mw",
+    yield _quoting(
+        power.x86_mw,
         f"The embedded processors of a chip draw {power.x86_mw:g} mW on top for the same time.",
     )
     for name, accounting in target.accountings.items():
-        yield _cited(
-            target,
-            f"accountings.{name}.events.synop_conv.pj",
-            f"Accounting {name}: {accounting.description.strip()}",
-        )
+        price = accounting.events["synop_conv"].pj
+        text = f"Accounting {name}: {accounting.description.strip()}"
+        yield Assumption(text, price.source or target.name, price.trust)
     yield Assumption(
         "A spike costs one message for each tile that it reaches, and one synaptic operation for "
         "each synapse, those with a weight of zero included: they are stored like all others."
@@ -111,28 +128,24 @@ def _chip(target: Target) -> Iterator[Assumption]:
 
 def _link(target: Target) -> Iterator[Assumption]:
     link = target.link
-    yield _cited(
-        target,
-        "link.exchange_us",
+    yield _quoting(
+        link.exchange_us,
         f"Each chip segment takes {link.exchange_us:,g} µs to exchange spikes with the host, in "
         f"and out.",
         main=True,
     )
-    yield _cited(
-        target,
-        "link.sample_us",
+    yield _quoting(
+        link.sample_us,
         f"Feeding and resetting the chip takes {link.sample_us:,g} µs once a sample; such times "
         f"depend on board and driver more than on the chip.",
         main=True,
     )
-    yield _cited(
-        target,
-        "link.bits_per_message",
-        f"A spike between host and chip is a message of {link.bits_per_message} bits.",
+    yield _quoting(
+        link.bits_per_message,
+        f"A spike between host and chip is a message of {link.bits_per_message:g} bits.",
     )
-    yield _cited(
-        target,
-        "link.pj_per_bit",
+    yield _quoting(
+        link.pj_per_bit,
         f"Moving a bit between host and chip takes {link.pj_per_bit:g} pJ.",
     )
 
@@ -148,22 +161,23 @@ def _time(mapped: Mapped) -> Iterator[Assumption]:
         "within the mesh is not counted."
     )
     if mapped.placement.chips_used > 1:
-        yield _cited(
-            mapped.target,
-            "chip.chip_link_slowdown",
+        slowdown = chip.chip_link_slowdown
+        yield Assumption(
             f"A link between two chips, one for each row of routers, passes "
-            f"{chip.tile_spikes_per_ns / chip.chip_link_slowdown:.3g} spikes a nanosecond; its "
-            f"energy is that of a hop.",
+            f"{chip.tile_spikes_per_ns / slowdown:.3g} spikes a nanosecond; its energy is that of "
+            f"a hop.",
+            slowdown.source or slowdown.sheet,
+            slowdown.trust,
         )
 
 
 def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterator[Assumption]:
     offset = mapped.target.registers.membrane_decay_offset
+    decays = {
+        p.name: constants(p.neuron).get("dv") for chip in mapped.chips for p in chip.populations
+    }
     still = [
-        p.name
-        for chip in mapped.chips
-        for p in chip.populations
-        if bool((p.neuron.dv + offset == 0).any())
+        name for name, dv in decays.items() if dv is not None and bool((dv + offset == 0).any())
     ]
     if still:
         yield Assumption(
@@ -179,24 +193,21 @@ def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterato
 
 
 def _host(host: Host) -> Iterator[Assumption]:
-    yield _cited(
-        host,
-        "utilisation",
+    yield _quoting(
+        host.utilisation,
         f"The host ({host.description}) reaches {host.utilisation * 100:.3g} % of its peak, so a "
         f"MAC takes {host.pj_per_mac:.3g} pJ; it computes zeros too, and padding is left out.",
         main=True,
     )
-    yield _cited(
-        host, "peak_pj_per_mac", f"At its peak the host takes {host.peak_pj_per_mac:g} pJ a MAC."
-    )
+    at_peak = host.peak_pj_per_mac
+    yield _quoting(at_peak, f"At its peak the host takes {at_peak:g} pJ a MAC.")
     if host.launch_us is not None and host.peak_gmacs is not None:
-        yield _cited(
-            host,
-            "launch_us",
+        yield _quoting(
+            host.launch_us,
             f"The host starts an operation in {host.launch_us:,g} µs, a neuron anew in every step; "
             f"that is in its time, not in its energy.",
         )
-        yield _cited(host, "peak_gmacs", f"The host's peak is {host.peak_gmacs:g} GMAC/s.")
+        yield _quoting(host.peak_gmacs, f"The host's peak is {host.peak_gmacs:g} GMAC/s.")
     else:
         yield Assumption(
             "The host's speed is not known, so its time is left out of the latency, and of what "
@@ -211,9 +222,51 @@ def _host(host: Host) -> Iterator[Assumption]:
 
 
 def _convention(constants: Host) -> Iterator[Assumption]:
-    yield _cited(
-        constants,
-        "peak_pj_per_mac",
+    yield _quoting(
+        constants.peak_pj_per_mac,
         f"By the convention of the literature a MAC costs {constants.pj_per_mac:g} pJ and a "
         f"synaptic operation {constants.pj_per_ac:g} pJ: arithmetic alone, not a measurement.",
     )
+
+
+def _listed(figures: Iterable[Figure], sheets: Sequence[Sheet]) -> Iterator[Assumption]:
+    """Figures that no sentence quotes, a line for each subject, source and trust."""
+    order = [figure for sheet in sheets for figure in figures_of(sheet)]
+    places = {figure: place for place, figure in reversed([*enumerate(order)])}
+    groups: dict[tuple[str, str, Trust], list[Figure]] = {}
+    for figure in sorted(figures, key=lambda figure: places.get(figure, len(order))):
+        key = (_subject(figure, sheets[0].name), figure.source or figure.sheet, figure.trust)
+        groups.setdefault(key, []).append(figure)
+    for (subject, source, trust), members in groups.items():
+        prices: dict[str, list[str]] = {}
+        for figure in members:
+            prices.setdefault(_name(figure), []).append(_number(figure))
+        text = "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in prices.items())
+        text = f"{subject}: {text}."
+        yield Assumption(text, source, trust, kind="figures", figures=tuple(members))
+
+
+def _subject(figure: Figure, target: str) -> str:
+    """What a figure says something about, such as ``Accounting sanafe``."""
+    section, *keys = figure.path.split(".")
+    if figure.sheet != target:
+        return f"Host {figure.sheet}"
+    if section == "accountings":
+        return f"Accounting {keys[0]}"
+    return section.partition("_")[0].capitalize()
+
+
+def _name(figure: Figure) -> str:
+    """A figure's name within its subject, such as ``synop_conv`` or ``barrier over 4 tiles``."""
+    *sections, key = figure.path.split(".")
+    if sections and sections[-1].endswith("barrier_ns"):
+        thing = "chip" if len(sections) == 1 else "tile"
+        return f"barrier over {key} {thing}{'' if key == '1' else 's'}"
+    return sections[-1] if "events" in sections else key
+
+
+def _number(figure: Figure) -> str:
+    number = f"{figure.value:,g} {figure.unit}".rstrip()
+    if figure.low == figure.high:
+        return number
+    return f"{number} ({figure.low:,g} to {figure.high:,g})"

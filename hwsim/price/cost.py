@@ -22,57 +22,18 @@ from hwsim.price.counts import (
     layer_counts,
     population_counts,
 )
+from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
 from hwsim.price.timing import Latency, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads
 from hwsim.program import Run
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped
+from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting, Event
 
 CONVENTION = "horowitz-45nm"
 """The host profile with the constants that most papers on spiking networks use."""
-
-PART = {"synop": "synapse", "neuron": "soma", "message": "network", "hop": "network"}
-"""The part of the energy that an event belongs to, by the first word of its name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Energy:
-    """The energy of one sample in microjoules, by part.
-
-    Args:
-        synapse: synaptic operations on the chip.
-        soma: neuron updates on the chip.
-        network: messages and hops on the chip.
-        static: what the chips in use draw without work, for as long as a sample takes.
-        x86: their embedded processors, for as long as a sample takes.
-        link: spikes between host and chip.
-        host: multiply-accumulates of the host's layers.
-    """
-
-    synapse: float
-    soma: float
-    network: float
-    static: float
-    x86: float
-    link: float
-    host: float
-
-    @property
-    def dynamic(self) -> float:
-        """What the chip's cores and mesh need for their work."""
-        return self.synapse + self.soma + self.network
-
-    @property
-    def work(self) -> float:
-        """What is spent on events, messages and arithmetic on both sides, and not on waiting."""
-        return self.dynamic + self.link + self.host
-
-    @property
-    def total(self) -> float:
-        """The sum of all parts."""
-        return self.dynamic + self.static + self.x86 + self.link + self.host
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +42,12 @@ class Price:
 
     energy_uj: Energy
     latency: Latency
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """All parts of both."""
+        times = self.latency.parts_us.values()
+        return *self.energy_uj.parts.values(), *(time for time in times if time is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +61,21 @@ class HostOnly:
     """
 
     macs: int
-    energy_uj: float
-    latency_us: float | None
+    energy_uj: Figure
+    latency_us: Figure | None
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Its prices that are known."""
+        return (self.energy_uj, *(() if self.latency_us is None else (self.latency_us,)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CostReport:
     """Counts over all samples of a run, and prices of one sample.
+
+    Prices are figures: each has a value, the range of it, and the entries of target and host that
+    it rests on.
 
     Args:
         samples: of the run; the counts of what follows are sums over these unless said
@@ -135,7 +110,7 @@ class CostReport:
     prices: Mapping[str, Price]
     default_accounting: str
     host_only: HostOnly
-    convention_uj: float
+    convention_uj: Figure
     overflow: Overflow
     assumptions: tuple[Assumption, ...]
     references: Mapping[str, str]
@@ -151,7 +126,7 @@ class CostReport:
         return self.price.energy_uj
 
     @property
-    def latency_us(self) -> float:
+    def latency_us(self) -> Figure:
         """Microseconds of one sample by the target's default accounting."""
         return self.price.latency.total_us
 
@@ -185,6 +160,22 @@ class CostReport:
         """How often each event on the chip happened, over all samples."""
         return joined_events(load.events() for load in self.loads)
 
+    @property
+    def cited(self) -> frozenset[Figure]:
+        """The entries of target and hosts that any of the prices rests on."""
+        return _cited(self.prices, self.host_only, self.convention_uj)
+
+    def __repr__(self) -> str:
+        cores, chips = _many(self.cores_used, "core"), _many(self.chips_used, "chip")
+        return "\n".join(
+            (
+                f"CostReport({self.target} with {self.host}, {_many(self.samples, 'sample')})",
+                f"  energy   {self.energy_uj.total} a sample by {self.default_accounting}",
+                f"  latency  {self.latency_us} a sample",
+                f"  chip     {cores} on {chips}",
+            )
+        )
+
     def _mean(self, counts: Iterable[int]) -> float:
         return sum(counts) / self.samples
 
@@ -212,6 +203,9 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
     target = mapped.target
     work = _Work(mapped, processor, activity.samples, layers, boundaries, loads)
     prices = {name: work.price(accounting) for name, accounting in target.accountings.items()}
+    alone = _host_only(mapped, layers, processor)
+    literature = convention_uj(layers, activity.samples, convention)
+    cited = _cited(prices, alone, literature)
     return CostReport(
         samples=activity.samples,
         target=target.name,
@@ -224,52 +218,28 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         loads=loads,
         prices=prices,
         default_accounting=target.default_accounting,
-        host_only=_host_only(mapped, layers, processor),
-        convention_uj=convention_uj(layers, activity.samples, convention),
+        host_only=alone,
+        convention_uj=literature,
         overflow=sum(activity.overflows.values(), Overflow()),
-        assumptions=assumptions(mapped, processor, convention, populations),
+        assumptions=assumptions(mapped, processor, convention, populations, cited),
         references={**convention.references, **processor.references, **target.references},
     )
 
 
-def chip_energy_pj(events: Mapping[Event, int], accounting: Accounting) -> dict[str, float]:
-    """The dynamic energy of a chip's events in picojoules: synapse, soma and network.
-
-    Args:
-        events: how often each happened; those left out did not.
-        accounting: the prices.
-    """
-    parts = dict.fromkeys(PART.values(), 0.0)
-    for event, count in events.items():
-        parts[PART[event.split("_")[0]]] += count * accounting.events[event].pj
-    return parts
+def _many(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def joined_events(events: Iterable[Mapping[Event, int]]) -> dict[Event, int]:
-    """The sum of the counts of several segments."""
-    joined: dict[Event, int] = {}
-    for found in events:
-        for event, count in found.items():
-            joined[event] = joined.get(event, 0) + count
-    return joined
-
-
-def convention_uj(layers: Iterable[LayerCounts], samples: int, constants: Host) -> float:
-    """Microjoules of one sample by constants for a MAC and an accumulate.
-
-    As in the literature: dense MACs where values feed a layer, synaptic operations where spikes
-    do, wherever the layer runs; no memory, no neurons, no traffic.
-    """
-    macs = accumulates = 0
-    for layer in layers:
-        macs += 0 if layer.spiking else layer.dense
-        accumulates += layer.synops
-    return (macs * constants.pj_per_mac + accumulates / samples * constants.pj_per_ac) * 1e-6
+def _cited(prices: Mapping[str, Price], alone: HostOnly, convention: Figure) -> frozenset[Figure]:
+    figures = [*alone.figures, convention]
+    for price in prices.values():
+        figures += price.figures
+    return frozenset().union(*(figure.cited for figure in figures))
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What all accountings price alike."""
+    """What every accounting prices."""
 
     mapped: Mapped
     host: Host
@@ -288,35 +258,36 @@ class _Work:
         macs = sum(host_macs(self.layers).values())
         # milliwatts times microseconds are nanojoules
         chip_us = self.mapped.placement.chips_used * time.total_us
-        energy = Energy(
+        energy = {
             **{part: pj / self.samples * 1e-6 for part, pj in chip.items()},
-            static=target.power.static_mw * chip_us * 1e-3,
-            x86=target.power.x86_mw * chip_us * 1e-3,
-            link=link_pj / self.samples * 1e-6,
-            host=macs * self.host.pj_per_mac * 1e-6,
-        )
-        return Price(energy, time)
+            "static": target.power.static_mw * chip_us * 1e-3,
+            "x86": target.power.x86_mw * chip_us * 1e-3,
+            "link": link_pj / self.samples * 1e-6,
+            "host": macs * self.host.pj_per_mac * 1e-6,
+        }
+        return Price(Energy(**{part: uj.with_unit("µJ") for part, uj in energy.items()}), time)
 
 
 def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> HostOnly:
     macs = sum(layer.dense for layer in layers)
     launches = launches_of(mapped.graph)
-    return HostOnly(macs, macs * host.pj_per_mac * 1e-6, host.latency_us(macs, launches))
+    energy_uj = (macs * host.pj_per_mac * 1e-6).with_unit("µJ")
+    return HostOnly(macs, energy_uj, host.latency_us(macs, launches))
 
 
 def _check(mapped: Mapped, activity: Activity) -> None:
     """The run must have counted what feeds each layer and leaves each population."""
-    want: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for chip in mapped.chips:
         names = [*(port.name for port in chip.inputs), *(p.name for p in chip.populations)]
-        want.update({name: (chip.steps, *chip.shape_of(name)) for name in names})
+        shapes.update({name: (chip.steps, *chip.shape_of(name)) for name in names})
     for segment in mapped.partition.host:
         for node in (mapped.graph[name] for name in segment.nodes):
             if OPS[node.op].role == "synapse":
-                given = mapped.graph[node.inputs[0]]
-                steps = () if given.type.steps is None else (given.type.steps,)
-                want[given.name] = (*steps, *given.type.shape)
-    for name, shape in want.items():
+                source = mapped.graph[node.inputs[0]]
+                steps = () if source.type.steps is None else (source.type.steps,)
+                shapes[source.name] = (*steps, *source.type.shape)
+    for name, shape in shapes.items():
         if name not in activity.events or activity.events[name].shape != shape:
             raise BadInput(
                 f"the run is not of this mapping: it should have counted {name!r} as "

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hwsim.price.counts import LayerCounts
 from hwsim.price.traffic import SegmentLoad
 from mapping.graph.ir import Node
@@ -15,11 +12,15 @@ from mapping.graph.ops import OPS
 from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
 from mapping.partition.segments import Side
+from mapping.targets.arithmetic import FigureArray, interpolate, largest
+from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting
 from mapping.targets.schema import Target
 
 FREE = ("input", "flatten", "identity")
 """Operations that a host does not start: they only rename a tensor."""
+
+NO_TIME = Figure.exact(0.0, "µs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class SegmentTime:
     name: str
     side: Side
     steps: int
-    work_us: float | None
-    barrier_us: float = 0.0
+    work_us: Figure | None
+    barrier_us: Figure = NO_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +54,33 @@ class Latency:
     """
 
     segments: tuple[SegmentTime, ...]
-    exchange_us: float
-    sample_us: float
+    exchange_us: Figure
+    sample_us: Figure
 
     @property
-    def chip_us(self) -> float:
+    def chip_us(self) -> Figure:
         """Work of all chip segments, without barriers."""
-        return sum(s.work_us or 0.0 for s in self.segments if s.side == "chip")
+        times = (s.work_us for s in self.segments if s.side == "chip")
+        return sum((time for time in times if time is not None), NO_TIME)
 
     @property
-    def barrier_us(self) -> float:
+    def barrier_us(self) -> Figure:
         """All barriers."""
-        return sum(s.barrier_us for s in self.segments)
+        return sum((s.barrier_us for s in self.segments), NO_TIME)
 
     @property
-    def host_us(self) -> float | None:
+    def host_us(self) -> Figure | None:
         """Work of all host segments; None if the host's speed is not known."""
-        times = [s.work_us for s in self.segments if s.side == "host"]
-        return None if None in times else sum(time or 0.0 for time in times)
+        total = NO_TIME
+        for segment in self.segments:
+            if segment.side == "host":
+                if segment.work_us is None:
+                    return None
+                total += segment.work_us
+        return total
 
     @property
-    def parts_us(self) -> dict[str, float | None]:
+    def parts_us(self) -> dict[str, Figure | None]:
         """The parts by name; they add up to the total."""
         return {
             "chip": self.chip_us,
@@ -84,9 +91,9 @@ class Latency:
         }
 
     @property
-    def total_us(self) -> float:
+    def total_us(self) -> Figure:
         """All parts that are known."""
-        return sum(part or 0.0 for part in self.parts_us.values())
+        return sum((part for part in self.parts_us.values() if part is not None), NO_TIME)
 
 
 def latency(
@@ -121,7 +128,7 @@ def latency(
     return Latency(
         tuple(times),
         exchange_us=len(loads) * link.exchange_us,
-        sample_us=link.sample_us if loads else 0.0,
+        sample_us=link.sample_us if loads else NO_TIME,
     )
 
 
@@ -137,26 +144,27 @@ def chip_time(
     busiest = step_ns(load, samples, accounting, target)
     steps = load.steps + load.depth
     barrier = barrier_ns(target, accounting, placement.active_routers, placement.chips_used)
+    work_us, barrier_us = busiest.sum() / 1e3, steps * barrier / 1e3
     return SegmentTime(
-        load.segment, "chip", steps, float(busiest.sum()) / 1e3, steps * barrier / 1e3
+        load.segment, "chip", steps, work_us.with_unit("µs"), barrier_us.with_unit("µs")
     )
 
 
-def step_ns(
-    load: SegmentLoad, samples: int, accounting: Accounting, target: Target
-) -> NDArray[np.float64]:
-    """Nanoseconds of each chip step without its barrier, ``float64[steps + depth]``."""
+def step_ns(load: SegmentLoad, samples: int, accounting: Accounting, target: Target) -> FigureArray:
+    """Nanoseconds of each chip step without its barrier, figures of shape ``[steps + depth]``."""
     price = accounting.events
-    cores = sum(counts * price[event].ns for event, counts in load.by_core.items())
-    per_message = target.chip.chip_link_slowdown / target.chip.tile_spikes_per_ns
+    first, *others = (counts * price[event].ns for event, counts in load.by_core.items())
+    cores = sum(others, first)
+    chip = target.chip
+    per_message = (chip.chip_link_slowdown / chip.tile_spikes_per_ns).with_unit("ns")
     links = [counts * per_message for counts in load.chip_links.values()]
-    busiest: NDArray[np.float64] = np.vstack([cores, *links]).max(0) / samples
+    busiest = largest(cores.max(0), *links) / samples
     x_ns, y_ns = price["hop_east_west"].ns, price["hop_north_south"].ns
-    longest = max((x * x_ns + y * y_ns for x, y in load.ways), default=0.0)
-    return busiest + longest
+    ways = [x * x_ns + y * y_ns for x, y in load.ways]
+    return busiest + largest(*ways) if ways else busiest
 
 
-def barrier_ns(target: Target, accounting: Accounting, tiles: int, chips: int = 1) -> float:
+def barrier_ns(target: Target, accounting: Accounting, tiles: int, chips: int = 1) -> Figure:
     """Nanoseconds of the barrier that ends a step, read off the tables.
 
     Between two entries of a table the value is interpolated linearly; outside it is the nearest
@@ -168,15 +176,10 @@ def barrier_ns(target: Target, accounting: Accounting, tiles: int, chips: int = 
         tiles: active router tiles of the busiest chip, at least 1.
         chips: chips in use.
     """
-    on_chip = _interpolate(accounting.barrier_ns, tiles)
+    on_chip = interpolate(accounting.barrier_ns, tiles)
     if chips == 1:
         return on_chip
-    return _interpolate({1: on_chip, **target.chip_barrier_ns}, chips)
-
-
-def _interpolate(table: Mapping[int, float], at: int) -> float:
-    points = sorted(table.items())
-    return float(np.interp(at, [x for x, _ in points], [y for _, y in points]))
+    return interpolate({1: on_chip, **target.chip_barrier_ns}, chips)
 
 
 def host_macs(layers: Iterable[LayerCounts]) -> Mapping[str, int]:

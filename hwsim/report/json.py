@@ -6,18 +6,22 @@ from dataclasses import asdict
 from typing import Any
 
 from hwsim.experiments.divergence import Comparison
-from hwsim.price.cost import CostReport, Energy
+from hwsim.price.assumptions import Assumption
+from hwsim.price.cost import CostReport, Price
 from hwsim.price.counts import LayerCounts
-from hwsim.price.timing import Latency
+from hwsim.price.energy import Energy
+from hwsim.price.timing import SegmentTime
 from hwsim.price.traffic import SegmentLoad
 from hwsim.report.summary import Summary
+from mapping.targets.figures import Figure
 
 
 def to_dict(summary: Summary) -> dict[str, Any]:
     """The summary as plain dictionaries, lists, strings and numbers.
 
     Units are in the keys: ``energy_uj`` in microjoules and ``latency_us`` in microseconds, both
-    of one sample and by the target's default accounting. ``macs`` are the dense
+    of one sample and by the target's default accounting. Keys with ``_range_`` hold the lowest and
+    highest of what the same key without it holds. ``macs`` are the dense
     multiply-accumulates of one sample on the host, ``synops`` the synaptic operations of one
     sample on the chip. Keys that end in ``_total`` are exact integers over all ``samples``.
     """
@@ -41,13 +45,10 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "synops": cost.synops,
         "macs": cost.host_macs,
         "energy_uj": _energy(cost.energy_uj),
-        "latency_us": cost.latency_us,
+        "latency_us": cost.latency_us.value,
         **_prices(cost),
         **_counts(cost),
-        "assumptions": [
-            {"text": item.text, "source": item.source, "trust": item.trust}
-            for item in cost.assumptions
-        ],
+        "assumptions": [_assumption(assumption) for assumption in cost.assumptions],
         "references": dict(cost.references),
     }
 
@@ -66,24 +67,75 @@ def _verified(comparison: Comparison | None, reason: str) -> dict[str, Any]:
 
 
 def _prices(cost: CostReport) -> dict[str, Any]:
+    alone = cost.host_only
     return {
         "default_accounting": cost.default_accounting,
-        "accountings": {
-            name: {"energy_uj": _energy(price.energy_uj), "latency_us": _latency(price.latency)}
-            for name, price in cost.prices.items()
+        "accountings": {name: _price(price) for name, price in cost.prices.items()},
+        "host_only": {
+            "macs": alone.macs,
+            "energy_uj": alone.energy_uj.value,
+            "latency_us": _value(alone.latency_us),
+            "energy_range_uj": _range(alone.energy_uj),
+            "latency_range_us": _range(alone.latency_us),
         },
-        "host_only": asdict(cost.host_only),
-        "convention_uj": cost.convention_uj,
+        "convention_uj": cost.convention_uj.value,
+    }
+
+
+def _price(price: Price) -> dict[str, Any]:
+    energies = {**price.energy_uj.parts, "total": price.energy_uj.total}
+    times = {**price.latency.parts_us, "total": price.latency.total_us}
+    return {
+        "energy_uj": _energy(price.energy_uj),
+        "latency_us": {
+            **{part: _value(time) for part, time in times.items()},
+            "segments": [_segment(segment) for segment in price.latency.segments],
+        },
+        "energy_range_uj": {part: _range(energy) for part, energy in energies.items()},
+        "latency_range_us": {part: _range(time) for part, time in times.items()},
     }
 
 
 def _energy(energy: Energy) -> dict[str, float]:
-    return {**asdict(energy), "total": energy.total}
+    parts = {part: figure.value for part, figure in energy.parts.items()}
+    return {**parts, "total": energy.total.value}
 
 
-def _latency(latency: Latency) -> dict[str, Any]:
-    segments = [asdict(segment) for segment in latency.segments]
-    return {**latency.parts_us, "total": latency.total_us, "segments": segments}
+def _segment(segment: SegmentTime) -> dict[str, Any]:
+    return {
+        "name": segment.name,
+        "side": segment.side,
+        "steps": segment.steps,
+        "work_us": _value(segment.work_us),
+        "barrier_us": segment.barrier_us.value,
+    }
+
+
+def _value(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.value
+
+
+def _range(figure: Figure | None) -> list[float] | None:
+    return None if figure is None else [figure.low, figure.high]
+
+
+def _assumption(assumption: Assumption) -> dict[str, Any]:
+    return {
+        "text": assumption.text,
+        "source": assumption.source,
+        "trust": assumption.trust,
+        "kind": assumption.kind,
+        "figures": [
+            {
+                "sheet": figure.sheet,
+                "path": figure.path,
+                "value": figure.value,
+                "range": [figure.low, figure.high],
+                "unit": figure.unit,
+            }
+            for figure in assumption.figures
+        ],
+    }
 
 
 def _counts(cost: CostReport) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class SegmentSummary:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Summary:
     """All that a report shows of one mapped, simulated and priced model.
 
@@ -66,6 +66,18 @@ class Summary:
     unverified: str = ""
     errors: Mapping[str, LayerError] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sides = [segment.side for segment in self.partition]
+        known = {"float": self.accuracy_float, "mapped": self.accuracy_mapped}
+        accuracy = [f"{name} {share:.2%}" for name, share in known.items() if share is not None]
+        return "\n".join(
+            (
+                f"Summary({self.model}, accuracy {', '.join(accuracy) or 'unknown'})",
+                f"  segments {sides.count('chip')} on the chip, {sides.count('host')} on the host",
+                f"  {self.cost!r}".replace("\n", "\n  "),
+            )
+        )
 
 
 def summarize(

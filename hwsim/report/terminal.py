@@ -8,12 +8,13 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hwsim.price.assumptions import Assumption
-from hwsim.price.cost import CostReport, Price
+from hwsim.price.assumptions import Kind
+from hwsim.price.cost import CostReport
 from hwsim.report import units
 from hwsim.report.screen import Row, empty_table, facts, heading, indented
 from hwsim.report.summary import Summary
 from hwsim.report.units import count, many, percent
+from mapping.targets.figures import Figure
 
 ENERGY_PARTS = {
     "synapse": "synaptic operations",
@@ -34,6 +35,17 @@ TIME_PARTS = {
     "sample": "feeding and resetting",
 }
 """What a person reads for each part of the latency."""
+
+ASSUMPTIONS: dict[Kind, str] = {
+    "sentence": "Assumptions",
+    "figures": "Other figures that the prices rest on",
+    "caveat": "Caveats",
+}
+"""The headings of the full list, by the kind of assumption."""
+
+TRUST = (
+    "P read in a primary source; Q primary, as quoted elsewhere; S secondary; D derived; M assumed"
+)
 
 SIDE_STYLE = {"host": "", "chip": "cyan"}
 NAMES = 3
@@ -61,8 +73,11 @@ def render(console: Console, summary: Summary, *, full: bool = False) -> None:
         indented(console, _prices(cost))
         console.print()
     indented(console, facts(_comparison(cost)))
-    heading(console, "Assumptions")
-    indented(console, *_assumptions(cost, full=full))
+    if full:
+        _all_assumptions(console, cost)
+    else:
+        heading(console, "Assumptions")
+        indented(console, *_main_assumptions(cost))
 
 
 def _headline(summary: Summary) -> Iterator[Row]:
@@ -93,11 +108,14 @@ def _headline(summary: Summary) -> Iterator[Row]:
         clips = many(cost.overflow.v_clips, "membrane")
         yield "overflow", Text(f"{wraps} wrapped, {clips} clipped", "yellow")
     dynamic = f", {units.energy(cost.energy_uj.dynamic)} of it for events on the chip"
-    energy = (units.energy(cost.energy_uj.total), "bold")
-    yield "energy", Text.assemble(energy, " a sample", dynamic if cost.cores_used else "")
+    total = cost.energy_uj.total
+    energy = (units.energy(total), "bold"), " a sample", units.span(total, units.energy)
+    yield "energy", Text.assemble(*energy, dynamic if cost.cores_used else "")
     partial = cost.price.latency.host_us is None
     without = ", without the host's layers" if partial else ""
-    yield "latency", Text.assemble((units.time(cost.latency_us), "bold"), " a sample", without)
+    latency = cost.latency_us
+    span = units.span(latency, units.time)
+    yield "latency", Text.assemble((units.time(latency), "bold"), " a sample", span, without)
 
 
 def _verified(summary: Summary) -> Text:
@@ -143,28 +161,24 @@ def _prices(cost: CostReport) -> Table:
     names = sorted(cost.prices, key=lambda name: name != cost.default_accounting)
     prices = [cost.prices[name] for name in names]
     table = empty_table("accounting", *names, "share", left=1)
-    energies = [[_part(p, part) for part in ("total", *ENERGY_PARTS)] for p in prices]
+    energies = [[p.energy_uj.total, *p.energy_uj.parts.values()] for p in prices]
     _add_parts(table, "energy", ENERGY_PARTS.values(), energies, units.ENERGY, "µJ")
     table.add_section()
-    times = [[p.latency.total_us, *(t or 0.0 for t in p.latency.parts_us.values())] for p in prices]
+    times = [[p.latency.total_us, *p.latency.parts_us.values()] for p in prices]
     _add_parts(table, "latency", TIME_PARTS.values(), times, units.TIME, "µs")
     return table
-
-
-def _part(price: Price, part: str) -> float:
-    value: float = getattr(price.energy_uj, part)
-    return value
 
 
 def _add_parts(
     table: Table,
     title: str,
     parts: Iterable[str],
-    values: Sequence[Sequence[float]],
+    figures: Sequence[Sequence[Figure | None]],
     scale: tuple[str, ...],
     base: str,
 ) -> None:
-    """The total, then its parts; ``values`` holds a list for each column, the total first."""
+    """The total, then its parts; ``figures`` holds a list for each column, the total first."""
+    values = [[0.0 if figure is None else figure.value for figure in column] for column in figures]
     unit, numbers = units.column([v for column in values for v in column], scale, base)
     rows = len(values[0])
     columns = [numbers[place : place + rows] for place in range(0, len(numbers), rows)]
@@ -188,22 +202,31 @@ def _comparison(cost: CostReport) -> Iterator[Row]:
     yield "convention", Text(f"{literature} by the constants of the literature, no measurement")
 
 
-def _assumptions(cost: CostReport, *, full: bool) -> Iterator[RenderableType]:
-    shown = [item for item in cost.assumptions if full or item.main]
+def _main_assumptions(cost: CostReport) -> Iterator[RenderableType]:
+    shown = [item for item in cost.assumptions if item.main]
     for item in shown:
-        yield _bullet(item, full=full)
+        yield _bullet(Text(item.text))
     hidden = len(cost.assumptions) - len(shown)
     if hidden:
         yield Text(f"and {hidden} more", "dim")
-    if full:
-        yield facts((name, Text(title, "dim")) for name, title in _cited(cost).items())
 
 
-def _bullet(item: Assumption, *, full: bool) -> Table:
+def _all_assumptions(console: Console, cost: CostReport) -> None:
+    """Every assumption with its source and trust, and the titles of the sources."""
+    for kind, title in ASSUMPTIONS.items():
+        items = [item for item in cost.assumptions if item.kind == kind]
+        if items:
+            heading(console, title)
+        for item in items:
+            text = Text.assemble(item.text, (f" [{item.source}; {item.trust}]", "dim"))
+            indented(console, _bullet(text))
+    heading(console, "Sources")
+    indented(console, facts((name, Text(title, "dim")) for name, title in _cited(cost).items()))
+    indented(console, Text(TRUST, "dim"))
+
+
+def _bullet(text: Text) -> Table:
     row = Table.grid(padding=(0, 1))
-    text = Text(item.text)
-    if full:
-        text.append(f" [{item.source}; {item.trust}]", "dim")
     row.add_row("-", text)
     return row
 

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import SupportsFloat
+
+from mapping.targets.figures import Figure
 
 ENERGY = ("pJ", "nJ", "µJ", "mJ", "J", "kJ")
 TIME = ("ns", "µs", "ms", "s")
 COUNT = ("", "k", "M", "G", "T")
 
 
-def energy(microjoules: float) -> str:
+def energy(microjoules: SupportsFloat) -> str:
     """An energy, such as ``12.3 µJ``."""
-    return _with_unit(microjoules, ENERGY, "µJ")
+    return _with_unit(float(microjoules), ENERGY, "µJ")
 
 
-def time(microseconds: float) -> str:
+def time(microseconds: SupportsFloat) -> str:
     """A time, such as ``1.05 ms``."""
-    return _with_unit(microseconds, TIME, "µs")
+    return _with_unit(float(microseconds), TIME, "µs")
+
+
+def span(figure: Figure, text: Callable[[float], str]) -> str:
+    """The range of a figure behind its value, such as `` (1.42 to 3.57 mJ)``; empty without one.
+
+    Args:
+        figure: the value and its range.
+        text: :func:`energy` or :func:`time`.
+    """
+    if figure.low == figure.high:
+        return ""
+    low, high = text(figure.low), text(figure.high)
+    number, unit = low.split()
+    return f" ({number if high.endswith(f' {unit}') else low} to {high})"
 
 
 def count(number: float) -> str:

@@ -8,13 +8,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from msgspec import Meta
-
-from mapping.targets.figures import AboveZero, NonNegative, Sheet, find_sheet, sheet_names
+from mapping.targets.figures import Figure
+from mapping.targets.sheets import (
+    AboveZero,
+    Microseconds,
+    NonNegative,
+    Share,
+    Sheet,
+    Unit,
+    find_sheet,
+    sheet_names,
+)
 
 DEFAULT_HOST = "jetson-orin-nano"
 
 _HERE = Path(__file__).parent
+
+OperationPicojoules = Annotated[Figure, Unit("pJ", AboveZero)]
 
 
 class Host(Sheet, frozen=True, kw_only=True):
@@ -33,29 +43,30 @@ class Host(Sheet, frozen=True, kw_only=True):
         launch_us: microseconds to start one layer; None if unknown.
     """
 
-    peak_pj_per_mac: AboveZero
-    peak_pj_per_ac: AboveZero
-    utilisation: Annotated[float, Meta(gt=0, le=1)]
-    peak_gmacs: AboveZero | None = None
-    power_w: AboveZero | None = None
-    idle_w: NonNegative | None = None
-    launch_us: NonNegative | None = None
+    peak_pj_per_mac: OperationPicojoules
+    peak_pj_per_ac: OperationPicojoules
+    utilisation: Annotated[Figure, Unit("", Share)]
+    peak_gmacs: Annotated[Figure, Unit("GMAC/s", AboveZero)] | None = None
+    power_w: Annotated[Figure, Unit("W", AboveZero)] | None = None
+    idle_w: Annotated[Figure, Unit("W", NonNegative)] | None = None
+    launch_us: Microseconds | None = None
 
     @property
-    def pj_per_mac(self) -> float:
+    def pj_per_mac(self) -> Figure:
         """Energy of one multiply-accumulate at the stated utilisation, in picojoules."""
         return self.peak_pj_per_mac / self.utilisation
 
     @property
-    def pj_per_ac(self) -> float:
+    def pj_per_ac(self) -> Figure:
         """Energy of one accumulate at the stated utilisation, in picojoules."""
         return self.peak_pj_per_ac / self.utilisation
 
-    def latency_us(self, macs: int, launches: int) -> float | None:
+    def latency_us(self, macs: int, launches: int) -> Figure | None:
         """Microseconds that ``launches`` layers of ``macs`` in all take; None if unknown."""
         if self.peak_gmacs is None or self.launch_us is None:
             return None
-        return launches * self.launch_us + macs / (self.peak_gmacs * self.utilisation * 1e3)
+        working = macs / (self.peak_gmacs * self.utilisation * 1e3)
+        return launches * self.launch_us + working.with_unit("µs")
 
 
 def host_names() -> list[str]:

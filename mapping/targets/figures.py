@@ -1,9 +1,14 @@
-"""Figures with sources: YAML files whose numbers say where they come from.
+"""Numbers that know their range and what they rest on.
 
-On any mapping of such a file the two keys ``source`` and ``trust`` speak for every figure below
-them, and a single figure may be written ``{value: 23.6, source: "Davies 2018", trust: Q}``.
-Reading gives typed, frozen structures of plain numbers, and the citations by path beside them.
-The trust tags:
+A :class:`Figure` is a number with the lowest and highest that it may be, its unit, and where it
+comes from. Arithmetic on figures keeps the range by interval arithmetic, and the result knows every
+entry of a sheet that went into it (:attr:`Figure.cited`). The value itself goes through the same
+operations on floats as plain numbers would, bit for bit.
+
+Interval arithmetic takes every figure to vary by itself, so a range is never too narrow, and too
+wide where one figure enters twice.
+
+The tags of trust:
 
 - P: read in a primary repository, notebook or log
 - Q: from a primary paper, seen as quoted elsewhere
@@ -14,221 +19,170 @@ The trust tags:
 
 from __future__ import annotations
 
-import collections.abc
-from collections.abc import Hashable, Mapping
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import msgspec
-import yaml
 
-from has8.errors import TargetError, UnknownName
+if TYPE_CHECKING:
+    from mapping.targets.arithmetic import Array, FigureArray
 
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
-AboveZero = Annotated[float, msgspec.Meta(gt=0)]
 Trust = Literal["P", "Q", "S", "D", "M"]
 
 
-class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The base of all structures that are read from such files."""
+class Figure(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A number, its range, and where it comes from.
 
-
-class Citation(Data, frozen=True, kw_only=True):
-    """Where a figure comes from, and how far to trust it."""
-
-    source: str
-    trust: Trust
-
-
-class Sheet(Data, frozen=True, kw_only=True):
-    """A whole file.
+    Figures are equal where all their fields are; ``<`` and its kin compare values. A format
+    specification such as ``f"{figure:.1f}"`` formats the value alone.
 
     Args:
-        name: of what it describes.
-        description: one line.
-        caveats: what a reader of any result should know.
-        references: full titles of the short names that sources use.
-        citations: source and trust by the figure's path, such as ``registers.state_bits``.
-    """
-
-    name: str
-    description: str
-    caveats: tuple[str, ...] = ()
-    references: Mapping[str, str] = {}
-    citations: Mapping[str, Citation] = {}
-
-
-SheetT = TypeVar("SheetT", bound=Sheet)
-
-
-def load_sheet(kind: type[SheetT], path: Path) -> SheetT:
-    """Read a file.
-
-    Args:
-        kind: the structure that its top level has.
-        path: of the YAML file.
+        value: the number to reckon with.
+        low: the lowest that it may be, at most ``value``.
+        high: the highest that it may be, at least ``value``.
+        unit: such as "pJ"; empty for a pure number.
+        source: where it was published; empty for a computed figure and where none is stated.
+        trust: a tag of :mod:`mapping.targets.figures`; "M" for a computed figure where any of
+            ``leaves`` has it, else "D".
+        sheet: the name of the target or host that states it; empty for a computed figure.
+        path: its place in that sheet, such as ``power.static_mw``.
+        leaves: for a computed figure, the entries of sheets that went into it.
 
     Raises:
-        TargetError: if it is missing, no YAML, or an entry is missing, unknown, of the wrong
-            type or out of range; the message has the entry's path within the file.
+        ValueError: if not ``low <= value <= high``.
     """
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise TargetError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except UnicodeDecodeError:
-        raise TargetError(f"{path}: is not a text file in UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise TargetError(f"{path}:{line} {problem}") from None
-    except (TypeError, ValueError, RecursionError) as error:  # odd keys, dates, nesting
-        raise TargetError(f"{path}: is not YAML that can be read ({error})") from None
-    citations: dict[str, Citation] = {}
-    try:
-        sheet = _read(kind, raw, "", None, citations)
-    except _EntryError as wrong:
-        raise TargetError(f"{path}: {wrong}") from None
-    read: SheetT = msgspec.structs.replace(sheet, citations=citations)
-    return read
+
+    value: float
+    low: float
+    high: float
+    unit: str = ""
+    source: str = ""
+    trust: Trust = "M"
+    sheet: str = ""
+    path: str = ""
+    leaves: frozenset[Figure] = frozenset()
+
+    __array_ufunc__ = None  # an array times a figure is the figure's to compute
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not self.low <= self.value <= self.high:
+            low, value, high = (_text(x) for x in (self.low, self.value, self.high))
+            raise ValueError(f"the value {value} lies outside of its range, {low} to {high}")
+
+    @classmethod
+    def exact(cls, value: float, unit: str = "", *, source: str = "", trust: Trust = "M") -> Figure:
+        """A number without a range; one without a source either is nothing to cite."""
+        return cls(value, value, value, unit, source, trust)
+
+    @property
+    def cited(self) -> frozenset[Figure]:
+        """The entries that it rests on: itself if a sheet states it, else its leaves."""
+        return frozenset({self}) if self.path or self.source else self.leaves
+
+    def with_unit(self, unit: str) -> Figure:
+        """The same figure in another unit: what a conversion by hand ends with."""
+        return computed(self.value, self.low, self.high, unit, self.cited)
+
+    @overload
+    def __add__(self, other: Figure | float) -> Figure: ...
+    @overload
+    def __add__(self, other: FigureArray | Array) -> FigureArray: ...
+    def __add__(self, other: Any) -> Any:
+        return _arithmetic().add(self, other)
+
+    @overload
+    def __radd__(self, other: float) -> Figure: ...
+    @overload
+    def __radd__(self, other: Array) -> FigureArray: ...
+    def __radd__(self, other: Any) -> Any:
+        return _arithmetic().add(other, self)
+
+    @overload
+    def __sub__(self, other: Figure | float) -> Figure: ...
+    @overload
+    def __sub__(self, other: FigureArray | Array) -> FigureArray: ...
+    def __sub__(self, other: Any) -> Any:
+        return _arithmetic().subtract(self, other)
+
+    @overload
+    def __rsub__(self, other: float) -> Figure: ...
+    @overload
+    def __rsub__(self, other: Array) -> FigureArray: ...
+    def __rsub__(self, other: Any) -> Any:
+        return _arithmetic().subtract(other, self)
+
+    @overload
+    def __mul__(self, other: Figure | float) -> Figure: ...
+    @overload
+    def __mul__(self, other: FigureArray | Array) -> FigureArray: ...
+    def __mul__(self, other: Any) -> Any:
+        return _arithmetic().multiply(self, other)
+
+    @overload
+    def __rmul__(self, other: float) -> Figure: ...
+    @overload
+    def __rmul__(self, other: Array) -> FigureArray: ...
+    def __rmul__(self, other: Any) -> Any:
+        return _arithmetic().multiply(other, self)
+
+    @overload
+    def __truediv__(self, other: Figure | float) -> Figure: ...
+    @overload
+    def __truediv__(self, other: FigureArray | Array) -> FigureArray: ...
+    def __truediv__(self, other: Any) -> Any:
+        return _arithmetic().divide(self, other)
+
+    @overload
+    def __rtruediv__(self, other: float) -> Figure: ...
+    @overload
+    def __rtruediv__(self, other: Array) -> FigureArray: ...
+    def __rtruediv__(self, other: Any) -> Any:
+        return _arithmetic().divide(other, self)
+
+    def __neg__(self) -> Figure:
+        return computed(-self.value, -self.high, -self.low, self.unit, self.cited)
+
+    def __lt__(self, other: Figure | float) -> bool:
+        return self.value < float(other)
+
+    def __le__(self, other: Figure | float) -> bool:
+        return self.value <= float(other)
+
+    def __gt__(self, other: Figure | float) -> bool:
+        return self.value > float(other)
+
+    def __ge__(self, other: Figure | float) -> bool:
+        return self.value >= float(other)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
+
+    def __str__(self) -> str:
+        number = f"{_text(self.value)} {self.unit}".rstrip()
+        if self.low == self.high:
+            return number
+        return f"{number} ({_text(self.low)} to {_text(self.high)})"
+
+    __repr__ = __str__
 
 
-def find_sheet(kind: type[SheetT], word: str, folder: Path, name_or_path: str | Path) -> SheetT:
-    """Read a bundled file by its name, or any file by its path.
-
-    Args:
-        kind: the structure that its top level has.
-        word: what it describes, for messages ("target").
-        folder: where the bundled ones lie.
-        name_or_path: what ends in ``.yaml`` or ``.yml`` or holds a separator is a path.
-
-    Raises:
-        UnknownName: if none is called so.
-        TargetError: if the file is missing or wrong; the message has the path of the entry.
-    """
-    text = str(name_or_path)
-    if text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
-        return load_sheet(kind, Path(text))
-    if text not in sheet_names(folder):
-        raise UnknownName(word, text, sheet_names(folder))
-    return load_sheet(kind, folder / f"{text}.yaml")
+def computed(value: float, low: float, high: float, unit: str, cited: frozenset[Figure]) -> Figure:
+    """A figure that was reckoned from the entries ``cited``."""
+    trust: Trust = "M" if any(leaf.trust == "M" for leaf in cited) else "D"
+    return Figure(value, low, high, unit, trust=trust, leaves=cited)
 
 
-def sheet_names(folder: Path) -> list[str]:
-    """Names of the files in a folder, sorted."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+def _arithmetic() -> ModuleType:
+    """What reckons with figures: imported when used, since it takes NumPy, and help does not."""
+    from mapping.targets import arithmetic
+
+    return arithmetic
 
 
-class _EntryError(Exception):
-    """An entry and what is wrong with it."""
-
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(f"{path}: {problem}" if path else problem)
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which would silently keep the last of two equal keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read(
-    kind: Any, raw: object, path: str, cite: Citation | None, found: dict[str, Citation]
-) -> Any:
-    """``raw`` as a value of type ``kind``; enters the citations of its figures in ``found``."""
-    if isinstance(raw, dict):
-        raw, cite = _peel(raw, path, cite)
-    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
-        return _read_struct(bare, _mapping(raw, path), path, cite, found)
-    if get_origin(bare) is collections.abc.Mapping:
-        of_key, of_value = get_args(bare)
-        read = {
-            _leaf(of_key, key, path): _read(of_value, item, _join(path, key), cite, found)
-            for key, item in _mapping(raw, path).items()
-        }
-        if kind is not bare and not read:
-            raise _EntryError(path, "needs at least one entry")
-        return read
-    value = _leaf(kind, raw, path)
-    if cite is not None and not isinstance(value, str):
-        found[path] = cite
-    return value
-
-
-def _read_struct(
-    kind: type[msgspec.Struct],
-    raw: dict[Any, Any],
-    path: str,
-    cite: Citation | None,
-    found: dict[str, Citation],
-) -> Any:
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    fields.pop("citations", None)
-    for key in raw:
-        if key not in fields:
-            near = get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
-            raise _EntryError(_join(path, key), f"unknown key, {hint}")
-    for name, field in fields.items():
-        if field.required and name not in raw:
-            raise _EntryError(_join(path, name), "is missing; add it")
-    hints = get_type_hints(kind, include_extras=True)
-    values = {
-        name: _read(hints[name], item, _join(path, name), cite, found) for name, item in raw.items()
-    }
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise _EntryError(path, str(error)) from None
-
-
-def _peel(raw: dict[Any, Any], path: str, cite: Citation | None) -> tuple[object, Citation | None]:
-    """The mapping without its ``source`` and ``trust``, or the bare value, and the citation."""
-    rest = {key: item for key, item in raw.items() if key not in ("source", "trust")}
-    if len(rest) < len(raw):
-        inherited = {"source": cite.source, "trust": cite.trust} if cite else {}
-        own = {key: raw[key] for key in raw if key not in rest}
-        cite = _leaf(Citation, {**inherited, **own}, path)
-    return (rest["value"] if set(rest) == {"value"} else rest), cite
-
-
-def _mapping(raw: object, path: str) -> dict[Any, Any]:
-    if not isinstance(raw, dict):
-        raise _EntryError(path, f"expected a mapping of names to entries, found {raw!r}")
-    return raw
-
-
-def _leaf(kind: Any, raw: object, path: str) -> Any:
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        hint = ""
-        if isinstance(raw, str) and _is_number(raw):
-            hint = f"; YAML takes this for text, write {float(raw)!r}"
-        raise _EntryError(path, f"{error}, found {raw!r}{hint}".replace("`", "")) from None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _join(path: str, key: object) -> str:
-    return f"{path}.{key}" if path else str(key)
+def _text(number: float) -> str:
+    """A number as people read it, with three significant digits or more."""
+    return f"{number:,.0f}" if abs(number) >= 999.5 else f"{number:.3g}"

@@ -7,7 +7,16 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
-from mapping.targets.figures import Data, NonNegative, Positive
+from mapping.targets.figures import Figure
+from mapping.targets.sheets import (
+    Data,
+    Microseconds,
+    Milliwatts,
+    Nanoseconds,
+    Picojoules,
+    Positive,
+    Unit,
+)
 
 Event = Literal[
     "synop_conv",
@@ -27,8 +36,8 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 class Cost(Data, frozen=True, kw_only=True):
     """Dynamic energy in picojoules and time in nanoseconds of one event."""
 
-    pj: NonNegative
-    ns: NonNegative
+    pj: Picojoules
+    ns: Nanoseconds
 
 
 class Accounting(Data, frozen=True, kw_only=True):
@@ -45,7 +54,7 @@ class Accounting(Data, frozen=True, kw_only=True):
 
     description: str
     events: Mapping[Event, Cost]
-    barrier_ns: Annotated[Mapping[Positive, NonNegative], Meta(min_length=1)]
+    barrier_ns: Annotated[Mapping[Positive, Nanoseconds], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""
@@ -58,38 +67,29 @@ class Power(Data, frozen=True, kw_only=True):
     """Power that a chip draws whether or not it works, in milliwatts for each chip.
 
     Args:
-        static_mw: of the neuron cores, the default.
-        static_low_mw: the lowest published.
-        static_high_mw: the highest published.
+        static_mw: of the neuron cores; the range spans what has been published.
         x86_mw: of the embedded processors while they run.
     """
 
-    static_mw: NonNegative
-    static_low_mw: NonNegative
-    static_high_mw: NonNegative
-    x86_mw: NonNegative
-
-    def __post_init__(self) -> None:
-        """Check what single ranges cannot."""
-        if not self.static_low_mw <= self.static_mw <= self.static_high_mw:
-            raise ValueError("static_mw must lie between static_low_mw and static_high_mw")
+    static_mw: Milliwatts
+    x86_mw: Milliwatts
 
 
 class HostLink(Data, frozen=True, kw_only=True):
     """The way between host and chip.
 
     Args:
-        bits_per_message: size of one spike's message.
+        bits_per_message: size of one spike's message, a whole number.
         pj_per_bit: energy of moving one bit.
         exchange_us: microseconds of one exchange with the host within a run, in and out.
         sample_us: microseconds of feeding and resetting the chip for one sample.
     """
 
-    bits_per_message: Positive
-    pj_per_bit: NonNegative
-    exchange_us: NonNegative
-    sample_us: NonNegative
+    bits_per_message: Annotated[Figure, Unit("bit", Positive)]
+    pj_per_bit: Picojoules
+    exchange_us: Microseconds
+    sample_us: Microseconds
 
     def message_bytes(self, spikes: int) -> int:
         """Bytes of so many spikes, one message each."""
-        return spikes * self.bits_per_message // 8
+        return spikes * int(self.bits_per_message.value) // 8

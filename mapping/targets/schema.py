@@ -1,8 +1,8 @@
 """What a chip can do and what it costs: data with sources, read from YAML.
 
-A target is one file in ``mapping/targets`` or a file of the user's own. In Python the figures are
-plain numbers; ``target.citations["registers.state_bits"]`` tells where one comes from (see
-:mod:`mapping.targets.figures`). Code holds no chip constants.
+A target is one file in ``mapping/targets`` or a file of the user's own. In Python the limits are
+plain numbers, and ``target.citations["registers.state_bits"]`` tells where one comes from; prices,
+powers and times are figures (:mod:`mapping.targets.figures`). Code holds no chip constants.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from has8.errors import UnknownName
-from mapping.targets.figures import (
+from mapping.targets.figures import Figure
+from mapping.targets.prices import Accounting, HostLink, Power
+from mapping.targets.sheets import (
     AboveZero,
+    AtLeastOne,
     Data,
+    Nanoseconds,
     Natural,
-    NonNegative,
     Positive,
     Sheet,
+    Unit,
     find_sheet,
     sheet_names,
 )
-from mapping.targets.prices import Accounting, HostLink, Power
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
 
@@ -191,8 +194,8 @@ class Chip(Data, frozen=True, kw_only=True):
     mesh_width: Positive
     mesh_height: Positive
     cores_per_tile: Positive
-    tile_spikes_per_ns: AboveZero
-    chip_link_slowdown: Annotated[float, Meta(ge=1)]
+    tile_spikes_per_ns: Annotated[Figure, Unit("spikes/ns", AboveZero)]
+    chip_link_slowdown: Annotated[Figure, Unit("", AtLeastOne)]
     boards: Mapping[str, Positive]
     board_height: Positive = 1
 
@@ -221,12 +224,13 @@ class Target(Sheet, frozen=True, kw_only=True):
     chip: Chip
     accountings: Annotated[Mapping[str, Accounting], Meta(min_length=1)]
     default_accounting: str
-    chip_barrier_ns: Mapping[Positive, NonNegative] = {}
+    chip_barrier_ns: Mapping[Positive, Nanoseconds] = {}
     power: Power
     link: HostLink
 
     def __post_init__(self) -> None:
-        """Check what single ranges cannot."""
+        """Check what single ranges cannot, and give each figure its place."""
+        super().__post_init__()
         if self.default_accounting not in self.accountings:
             raise ValueError(f"default_accounting {self.default_accounting!r} is not described")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from has8.kernels import fused, paths
-from has8.neurons import ATAN_ALPHA, Leaky
+from has8.neurons import ATAN_ALPHA, Leaky, leaky
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Lowered, Op
 
@@ -43,13 +42,7 @@ def lif(node: Node, current: Tensor) -> Tensor:
     if paths.usable(current):  # the same operations in the same order, in one pass
         constants = fused.Constants(beta, threshold, gain, ATAN_ALPHA)
         return fused.spikes(current.flatten(0, 1), len(current), constants)
-    spikes = torch.empty_like(current)
-    mem = torch.zeros_like(current[0])
-    for t in range(len(current)):
-        mem = mem * beta + (current[t] if gain == 1 else current[t] * gain)
-        spikes[t] = mem > threshold
-        mem = (1 - spikes[t]) * mem
-    return spikes
+    return leaky(current, beta, threshold, gain)[1]
 
 
 OPS = (Op("neuron", (Leaky,), lower, infer, lif, role="neuron", sees_time=True),)
