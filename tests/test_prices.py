@@ -1,0 +1,334 @@
+"""Prices are those of plain floats, bit for bit, and rest on nothing that is not listed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from has8 import create_model, load_checkpoint, load_data
+from hwsim import estimate, simulate
+from hwsim.price.timing import host_macs, launches_of
+from hwsim.report import summarize, to_dict
+from mapping import load_target, map_model
+from mapping.hosts.schema import host_names, load_host
+from mapping.targets.figures import Figure
+from mapping.targets.sheets import figures_of
+
+ROOT = Path(__file__).parent.parent
+LOIHI = load_target("loihi")
+SMALL = msgspec.structs.replace(
+    LOIHI,
+    core=msgspec.structs.replace(LOIHI.core, neurons=64),
+    chip=msgspec.structs.replace(LOIHI.chip, mesh_width=2, mesh_height=1, cores_per_tile=1),
+)
+"""Loihi with two cores of 64 neurons, so that a small net takes several chips."""
+
+CONSTANTS = load_host("horowitz-45nm")
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """A small net on several chips, on one chip, and on the host, each with a run."""
+    torch.manual_seed(0)
+    model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(16,))
+    images = torch.rand(8, 1, 8, 8)
+    with torch.no_grad():
+        for _ in range(10):
+            model(images)
+    mapped = {
+        "chips": map_model(model, SMALL, calibration=images),
+        "chip": map_model(model, LOIHI, calibration=images),
+        "host": map_model(model, LOIHI, "none", calibration=images),
+    }
+    assert mapped["chips"].placement.chips_used > 2 and not mapped["host"].chips
+    return {name: (one, simulate(one, images)) for name, one in mapped.items()}
+
+
+# the same as plain floats
+
+
+def plain_prices(cost, mapped, host):
+    """The formulas, written down for floats: energies and times of each accounting."""
+    target, samples = mapped.target, cost.samples
+    return {
+        name: plain_price(cost, mapped, target.accountings[name], host, samples)
+        for name in cost.prices
+    }
+
+
+def plain_price(cost, mapped, accounting, host, samples):
+    target = mapped.target
+    ns = {event: price.ns.value for event, price in accounting.events.items()}
+    macs = host_macs(cost.layers)
+    loads = {load.segment: load for load in cost.loads}
+    chip_us = barrier_us = host_us = 0
+    for segment in mapped.partition.segments:
+        if segment.side == "chip":
+            load = loads[segment.name]
+            steps = load.steps + load.depth
+            chip_us += float(plain_steps(load, samples, ns, target).sum()) / 1e3
+            barrier_us += steps * plain_barrier(mapped, accounting) / 1e3
+        elif host.peak_gmacs is None:
+            host_us = None
+        else:
+            launches = launches_of(mapped.graph[name] for name in segment.nodes)
+            host_us += plain_host(host, macs.get(segment.name, 0), launches)
+    exchange_us = len(loads) * target.link.exchange_us.value
+    sample_us = target.link.sample_us.value if loads else 0.0
+    times = [chip_us, barrier_us, host_us, exchange_us, sample_us]
+    total_us = sum(time or 0.0 for time in times)
+    parts = dict.fromkeys(("synapse", "soma", "network"), 0.0)
+    words = {"synop": "synapse", "neuron": "soma", "message": "network", "hop": "network"}
+    for event, count in cost.events.items():
+        parts[words[event.split("_")[0]]] += count * accounting.events[event].pj.value
+    parts = {part: pj / samples * 1e-6 for part, pj in parts.items()}
+    waiting_us = cost.chips_used * total_us
+    spikes = sum(boundary.spikes for boundary in cost.boundaries)
+    bits, pj_per_bit = int(target.link.bits_per_message.value), target.link.pj_per_bit.value
+    parts["static"] = target.power.static_mw.value * waiting_us * 1e-3
+    parts["x86"] = target.power.x86_mw.value * waiting_us * 1e-3
+    parts["link"] = spikes * bits * pj_per_bit / samples * 1e-6
+    at_work = host.peak_pj_per_mac.value / host.utilisation.value
+    parts["host"] = sum(macs.values()) * at_work * 1e-6
+    dynamic = parts["synapse"] + parts["soma"] + parts["network"]
+    waiting = dynamic + parts["static"] + parts["x86"]
+    total_uj = waiting + parts["link"] + parts["host"]
+    return {**parts, "total": total_uj}, [*times, total_us]
+
+
+def plain_steps(load, samples, ns, target):
+    cores = sum(counts * ns[event] for event, counts in load.by_core.items())
+    slow = target.chip.chip_link_slowdown.value / target.chip.tile_spikes_per_ns.value
+    links = [counts * slow for counts in load.chip_links.values()]
+    busiest = np.vstack([cores, *links]).max(0) / samples
+    x_ns, y_ns = ns["hop_east_west"], ns["hop_north_south"]
+    return busiest + max((x * x_ns + y * y_ns for x, y in load.ways), default=0.0)
+
+
+def plain_barrier(mapped, accounting):
+    placement = mapped.placement
+    on_chip = plain_table(accounting.barrier_ns, placement.active_routers)
+    if placement.chips_used == 1:
+        return on_chip
+    chips = {1: Figure.exact(on_chip), **mapped.target.chip_barrier_ns}
+    return plain_table(chips, placement.chips_used)
+
+
+def plain_table(table, at):
+    points = sorted((key, figure.value) for key, figure in table.items())
+    return float(np.interp(at, [x for x, _ in points], [y for _, y in points]))
+
+
+def plain_host(host, macs, launches):
+    speed = host.peak_gmacs.value * host.utilisation.value * 1e3
+    return launches * host.launch_us.value + macs / speed
+
+
+@pytest.mark.parametrize("name", host_names())
+@pytest.mark.parametrize("where", ["chips", "chip", "host"])
+def test_prices_are_those_of_plain_floats_to_the_last_bit(runs, where, name):
+    mapped, run = runs[where]
+    host = load_host(name)
+    cost = estimate(mapped, run, host)
+    for accounting, (energy, times) in plain_prices(cost, mapped, host).items():
+        price = cost.prices[accounting]
+        found = {**price.energy_uj.parts, "total": price.energy_uj.total}
+        assert {part: figure.value for part, figure in found.items()} == energy
+        found = [*price.latency.parts_us.values(), price.latency.total_us]
+        assert [figure and figure.value for figure in found] == times
+
+
+def test_prices_of_the_bundled_digits_are_those_recorded_before_there_were_figures():
+    recorded = json.loads((ROOT / "tests" / "digits_prices.json").read_text(encoding="utf-8"))
+    images, _ = load_data("digits").test.tensors(recorded["images"])
+    model = load_checkpoint(ROOT / "examples" / "models" / "digits.pt").model
+    mapped = map_model(model, calibration=images)
+    run = simulate(mapped, images)
+    for host, prices in recorded["hosts"].items():
+        report = to_dict(summarize(mapped, estimate(mapped, run, host)))
+        assert report["events_total"] == recorded["events_total"], "the run itself has changed"
+        assert report["convention_uj"] == recorded["convention_uj"]
+        for name, price in prices["accountings"].items():
+            found = report["accountings"][name]
+            assert {key: found[key] for key in price} == price
+        assert {key: report["host_only"][key] for key in prices["host_only"]} == prices["host_only"]
+    assert set(recorded["hosts"]) == set(host_names())
+
+
+# every figure is listed
+
+
+def numbers_of(cost, mapped):
+    """All of a report but its words."""
+    report = to_dict(summarize(mapped, cost, model="net"))
+    return {key: value for key, value in report.items() if key not in ("assumptions", "provenance")}
+
+
+def listed(cost):
+    """(sheet, path) of every figure among the assumptions."""
+    return {(f.sheet, f.path) for item in cost.assumptions for f in item.figures}
+
+
+def entries(plain, path=()):
+    """Places of all figures and all other numbers in what JSON holds of a sheet."""
+    if isinstance(plain, dict) and "value" in plain:
+        yield path
+    elif isinstance(plain, dict):
+        for key, item in plain.items():
+            if (*path, key) != ("citations",):
+                yield from entries(item, (*path, key))
+    elif isinstance(plain, (int, float)) and not isinstance(plain, bool):
+        yield path
+
+
+def other_figures(figure):
+    """A figure far from this one, then the same one with another range or value within it."""
+    numbers = [figure[key] for key in ("value", "low", "high")]
+    for value, low, high in (
+        [x * 1000 for x in numbers],
+        [x / 1000 for x in numbers],
+        [x + 1000 for x in numbers],
+        (figure["low"], *numbers[1:]),
+        (figure["high"], *numbers[1:]),
+        (numbers[0], figure["low"] / 1000, numbers[2]),
+        (*numbers[:2], figure["high"] * 1000),
+    ):
+        yield {**figure, "value": value, "low": low, "high": high}
+
+
+def other_sheets(sheet, entry):
+    """The sheet with another figure or limit at one place; those that are legal."""
+    *sections, key = entry
+    plain = json.loads(msgspec.json.encode(sheet))
+    place = plain
+    for section in sections:
+        place = place[section]
+    now = place[key]
+    others = other_figures(now) if isinstance(now, dict) else (now - 1, now + 1, now * 1000)
+    for other in others:
+        place[key] = other
+        try:
+            changed = msgspec.json.decode(json.dumps(plain), type=type(sheet))
+        except msgspec.ValidationError:
+            continue
+        if changed != sheet:
+            yield changed
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [*((name, "chips") for name in host_names()), ("a100", "chip"), ("horowitz-45nm", "host")],
+)
+def test_what_changes_a_number_is_among_the_assumptions(runs, monkeypatch, name, where):
+    """Each entry of the target, of the host and of the convention is changed, one at a time."""
+    mapped, run = runs[where]
+    sheets = {"target": mapped.target, "host": load_host(name), "convention": CONSTANTS}
+
+    def priced(target, host, convention):
+        monkeypatch.setattr("hwsim.price.cost.load_host", lambda _: convention)
+        there = replace(mapped, target=target)
+        return numbers_of(estimate(there, run, host), there)
+
+    before, known = priced(**sheets), listed(estimate(mapped, run, sheets["host"]))
+    moved = set()
+    for role, sheet in sheets.items():
+        for entry in entries(json.loads(msgspec.json.encode(sheet))):
+            others = [*other_sheets(sheet, entry)]
+            assert others
+            if any(priced(**{**sheets, role: other}) != before for other in others):
+                moved.add((sheet.name, ".".join(entry)))
+    assert moved <= known
+    # what entered a price and moved none was hidden by a busier core, link or way
+    assert all(path.endswith("_ns") or path.endswith(".ns") for _, path in known - moved)
+
+
+@pytest.mark.parametrize("name", host_names())
+@pytest.mark.parametrize("where", ["chips", "chip", "host"])
+def test_what_is_listed_stands_in_a_sheet_and_entered_a_price(runs, where, name):
+    mapped, run = runs[where]
+    host, convention = load_host(name), CONSTANTS
+    cost = estimate(mapped, run, host)
+    sheets = {sheet.name: sheet for sheet in (convention, host, mapped.target)}
+    for item in cost.assumptions:
+        assert (item.kind == "figures") <= bool(item.figures)
+        for figure in item.figures:
+            assert figure in set(figures_of(sheets[figure.sheet]))
+            cited = sheets[figure.sheet].citations[figure.path]
+            assert (item.source, item.trust) == (cited.source, cited.trust)
+            shown = item.text.replace(",", "")
+            assert f"{figure.value:g}" in shown or f"{figure.value * 100:.3g} %" in shown
+    quoted = [figure for item in cost.assumptions for figure in item.figures]
+    assert cost.cited <= set(quoted)
+    assert len(set(quoted)) == len(quoted) or name == "horowitz-45nm"
+    listings = [f for item in cost.assumptions if item.kind == "figures" for f in item.figures]
+    assert set(listings) <= cost.cited
+
+
+def test_a_price_without_a_source_bears_the_name_of_its_file(runs):
+    mapped, run = runs["chip"]
+    link = msgspec.structs.replace(
+        mapped.target.link, exchange_us=Figure(500.0, 400.0, 900.0, "µs")
+    )
+    mine = msgspec.structs.replace(mapped.target, name="mine", link=link)
+    cost = estimate(replace(mapped, target=mine), run)
+    (sentence,) = (a for a in cost.assumptions if "exchange spikes with the host" in a.text)
+    assert (sentence.source, sentence.trust) == ("mine", "M")
+    assert cost.latency_us.trust == "M"
+    assert cost.latency_us.high - cost.latency_us.value == pytest.approx(400 * len(mapped.chips))
+
+
+# ranges
+
+
+def test_a_range_of_static_power_is_one_of_the_energy(runs):
+    mapped, run = runs["chips"]
+    cost = estimate(mapped, run)
+    energy, static = cost.energy_uj, LOIHI.power.static_mw
+    assert energy.static.low == pytest.approx(energy.static.value * static.low / static.value)
+    assert energy.static.high == pytest.approx(energy.static.value * static.high / static.value)
+    assert energy.total.low < energy.total.value < energy.total.high
+    assert energy.work.low == energy.work.value == energy.work.high
+    assert LOIHI.power.static_mw in energy.total.cited - energy.work.cited
+    assert LOIHI.link.bits_per_message in energy.link.cited
+
+
+def test_what_nothing_was_spent_on_cites_nothing(runs):
+    mapped, run = runs["host"]
+    energy = estimate(mapped, run).energy_uj
+    assert {name for name, part in energy.parts.items() if part.cited} == {"host"}
+    assert {figure.sheet for figure in energy.total.cited} == {"jetson-orin-nano"}
+
+
+def test_ranges_in_json_surround_their_values(runs):
+    mapped, run = runs["chips"]
+    for name in host_names():
+        report = to_dict(summarize(mapped, estimate(mapped, run, name), model="net"))
+        for holder in (*report["accountings"].values(), report["host_only"]):
+            for key in ("energy", "latency"):
+                unit = {"energy": "uj", "latency": "us"}[key]
+                value, ends = holder[f"{key}_{unit}"], holder[f"{key}_range_{unit}"]
+                if not isinstance(value, dict):
+                    value, ends = {"": value}, {"": ends}
+                assert set(value) - {"segments"} == set(ends)
+                for part, span in ends.items():
+                    assert span is value[part] is None or span[0] <= value[part] <= span[1]
+
+
+# in a notebook
+
+
+def test_costs_read_well_in_a_notebook(runs):
+    mapped, run = runs["chips"]
+    cost = estimate(mapped, run)
+    text = repr(cost)
+    assert len(text.splitlines()) == 4 and max(map(len, text.splitlines())) < 80
+    assert "loihi with jetson-orin-nano, 8 samples" in text
+    assert str(cost.energy_uj.total) in text and str(cost.latency_us) in text
+    assert str(cost.energy_uj).startswith(f"Energy(total {cost.energy_uj.total}: synapse ")
+    summary = repr(summarize(mapped, cost, model="net", accuracy_float=0.5))
+    assert summary.startswith("Summary(net, accuracy float 50.00%)\n")
+    assert len(summary.splitlines()) == 6 and str(cost.latency_us) in summary
