@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from math import ceil, prod
@@ -96,11 +97,6 @@ def memory_of(synapse: Synapse, tile: Tile, packing: Packing) -> tuple[int, int,
     return sum(words), max(words, default=0), bool(dense) + bool(sparse)
 
 
-def held_by(tile: Tile, place: Place) -> bool:
-    start, stop = (*tile.start, 0, 0)[:3], shape3(tile.stop)
-    return all(a <= x < b for a, x, b in zip(start, place, stop, strict=True))
-
-
 def constants_of(layer: Population, tile: Tile, *names: str) -> int:
     """How many different sets of some constants the neurons of a tile have."""
     every = [np.broadcast_to(getattr(layer.neuron, name), layer.shape) for name in names]
@@ -108,39 +104,47 @@ def constants_of(layer: Population, tile: Tile, *names: str) -> int:
     return len({tuple(int(values[at]) for values in every) for at in places})
 
 
-def need_of(tile: Tile, tiles: tuple[Tile, ...], seg: ChipSegment, chip: Target) -> dict[str, int]:
-    layer, core = seg.population(tile.population), chip.core
-    need = dict.fromkeys(core.limits, 0)
-    need.update(
-        neurons=tile.size,
-        threshold_configs=constants_of(layer, tile, "threshold"),
-        compartment_configs=constants_of(layer, tile, "du", "dv"),
-    )
-    for synapse in layer.synapses:
-        words, longest, formats = memory_of(synapse, tile, core.packing)
-        need["synapse_bits"] += words * core.packing.word_bits
-        need["list_words"] = max(need["list_words"], longest)
-        need["synapse_formats"] += formats
-        reaching = [o for o, to, _ in single_synapses(synapse.wiring) if held_by(tile, to)]
-        per_pixel = core.axons[tile.axons[synapse.name]].input_per == "pixel"
-        need["input_axons"] += len({o[1:] if per_pixel else o for o in reaching})
-    if tile.population in seg.outputs:
-        need["output_axons"] += tile.size
-    for other in tiles:
-        for synapse in seg.population(other.population).synapses:
-            if synapse.source == tile.population:
-                every = single_synapses(synapse.wiring)
-                pairs = {o for o, to, _ in every if held_by(tile, o) and held_by(other, to)}
-                axon = core.axons[other.axons[synapse.name]]
-                senders = {o[1:] for o in pairs} if axon.output_per == "pixel" else pairs
-                need["output_axons"] += len(senders) * axon.output_slots
-    return need
+def needs_of(tiles: Sequence[Tile], seg: ChipSegment, chip: Target) -> list[dict[str, int]]:
+    """What each tile needs."""
+    core, needs = chip.core, []
+    owner: dict[tuple[str, Place], int] = {}
+    for number, tile in enumerate(tiles):
+        layer = seg.population(tile.population)
+        start, stop = (*tile.start, 0, 0)[:3], shape3(tile.stop)
+        owner |= {(layer.name, at): number for at in product(*map(range, start, stop))}
+        need = dict.fromkeys(core.limits, 0)
+        need.update(
+            neurons=tile.size,
+            threshold_configs=constants_of(layer, tile, "threshold"),
+            compartment_configs=constants_of(layer, tile, "du", "dv"),
+            output_axons=tile.size if layer.name in seg.outputs else 0,
+        )
+        for synapse in layer.synapses:
+            words, longest, formats = memory_of(synapse, tile, core.packing)
+            need["synapse_bits"] += words * core.packing.word_bits
+            need["list_words"] = max(need["list_words"], longest)
+            need["synapse_formats"] += formats
+        needs.append(need)
+    for layer, synapse in seg.synapses():
+        inputs, outputs = set(), set()
+        for origin, to, _ in single_synapses(synapse.wiring):
+            here = owner[layer.name, to]
+            axon = core.axons[tiles[here].axons[synapse.name]]
+            inputs.add((here, origin[1:] if axon.input_per == "pixel" else origin))
+            if (synapse.source, origin) in owner:
+                there = owner[synapse.source, origin]
+                sent = origin[1:] if axon.output_per == "pixel" else origin
+                outputs.add((there, here, sent, axon.output_slots))
+        for here, _ in inputs:
+            needs[here]["input_axons"] += 1
+        for there, *_, slots in outputs:
+            needs[there]["output_axons"] += slots
+    return needs
 
 
 def check_tiles(tiles: tuple[Tile, ...], seg: ChipSegment, chip: Target) -> None:
     """Needs are those of plain counting, each neuron is on one tile, and cores hold theirs."""
-    for tile in tiles:
-        assert tile.need == need_of(tile, tiles, seg, chip)
+    assert [tile.need for tile in tiles] == needs_of(tiles, seg, chip)
 
     held = {population.name: np.zeros(population.shape) for population in seg.populations}
     for tile in tiles:
@@ -328,8 +332,7 @@ def test_no_other_cut_into_equal_blocks_has_fewer_tiles(layer: Population, chip:
                 Tile("seg", "a", start[:axes], stop[:axes], {"a.w": axon}, {}, 0, 0)
                 for start, stop in zip(starts, stops, strict=True)
             )
-            needs = (need_of(tile, cut, seg, chip) for tile in cut)
-            limits = chip.core.limits
+            needs, limits = needs_of(cut, seg, chip), chip.core.limits
             if all(need[name] <= limits[name] for need in needs for name in need):
                 fewest = len(cut)
     assert len(tiles) == fewest

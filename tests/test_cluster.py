@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,16 @@ def servers() -> list[str]:
     return [args for pid, _, args in lines if pid in ours and "/ray/" in args]
 
 
+def needs_ray() -> None:
+    """Skip where Ray is missing; importing it is left to the code, which sets it up first."""
+    if find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+
+
 @pytest.fixture(scope="module")
 def two_workers() -> Iterator[Any]:
     """Started as simulate_on_ray does where there are two cores."""
-    pytest.importorskip("ray", reason="Ray is not installed")
+    needs_ray()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
         with _cluster(None) as ray:
@@ -107,7 +114,7 @@ def check_equal(one: Any, two: Any) -> None:
 
 
 def test_a_cluster_that_is_not_there(mapped, digits):
-    pytest.importorskip("ray", reason="Ray is not installed")
+    needs_ray()
     for address, reason in (("nowhere", "ValueError"), ("127.0.0.1:1", "ConnectionRefusedError")):
         with pytest.raises(
             BackendError, match=f"cannot join the Ray cluster '{address}': {reason}"

@@ -176,8 +176,8 @@ def test_an_energy_is_shown_with_its_range(summary):
     shown = units.span(total, units.energy)
     assert f"{units.energy(total)} a sample{shown}" in squeezed(page(summary))
     assert units.span(Figure.exact(5.0, "µJ"), units.energy) == ""
-    assert units.span(Figure(2e3, 1e3, 3e3, "µJ"), units.energy) == " (1.00 to 3.00 mJ)"
-    assert units.span(Figure(2e3, 1.0, 3e3, "µJ"), units.energy) == " (1.00 µJ to 3.00 mJ)"
+    assert units.span(Figure(2e3, 1e3, 3e3, "µJ"), units.energy) == " (1.00 to 3.00)"
+    assert units.span(Figure(2e3, 1.0, 3e3, "µJ"), units.energy) == " (1.00 µJ to 3.00)"
 
 
 def test_a_difference_between_backends_is_loud(summary):

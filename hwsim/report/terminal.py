@@ -107,7 +107,7 @@ def _headline(summary: Summary) -> Iterator[Row]:
         wraps = many(cost.overflow.u_wraps, "current")
         clips = many(cost.overflow.v_clips, "membrane")
         yield "overflow", Text(f"{wraps} wrapped, {clips} clipped", "yellow")
-    dynamic = f", {units.energy(cost.energy_uj.dynamic)} of it for events on the chip"
+    dynamic = f", {units.energy(cost.energy_uj.dynamic)} of it for chip events"
     total = cost.energy_uj.total
     energy = (units.energy(total), "bold"), " a sample", units.span(total, units.energy)
     yield "energy", Text.assemble(*energy, dynamic if cost.cores_used else "")

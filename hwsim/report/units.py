@@ -23,7 +23,9 @@ def time(microseconds: SupportsFloat) -> str:
 
 
 def span(figure: Figure, text: Callable[[float], str]) -> str:
-    """The range of a figure behind its value, such as `` (1.42 to 3.57 mJ)``; empty without one.
+    """The range of a figure, to stand behind its value, such as `` (1.41 to 3.57)``.
+
+    Units are left out where they are the value's own; a figure without a range has no text.
 
     Args:
         figure: the value and its range.
@@ -31,9 +33,9 @@ def span(figure: Figure, text: Callable[[float], str]) -> str:
     """
     if figure.low == figure.high:
         return ""
-    low, high = text(figure.low), text(figure.high)
-    number, unit = low.split()
-    return f" ({number if high.endswith(f' {unit}') else low} to {high})"
+    unit = text(figure.value).rpartition(" ")[2]
+    low, high = (text(end).removesuffix(f" {unit}") for end in (figure.low, figure.high))
+    return f" ({low} to {high})"
 
 
 def count(number: float) -> str:

@@ -188,18 +188,20 @@ def _feeds(layer: Layer, names: set[str], layers: Sequence[Layer]) -> bool:
 
 
 def _sends(layer: Layer, layers: Sequence[Layer], state: _State, core: CoreLimits) -> bool:
-    """Whether the output axons of each tile fit, of all layers that the newest cut bears on.
+    """Whether the output axons of each tile fit, of all layers that the newest cut bears on."""
+    return all(needed <= core.output_axons for needed in _sent(layer, layers, state, core).values())
+
+
+def _sent(layer: Layer, layers: Sequence[Layer], state: _State, core: CoreLimits) -> dict[str, int]:
+    """The output axons of the tile that needs most, of each layer that the newest cut bears on.
 
     These are the layer that was cut and, where it closes a loop, those behind that feed it.
     """
     senders = [layer, *(o for o in layers if o.name in state.cuts and _fed(layer, {o.name}))]
-    return all(
-        bool(
-            axons_out(s, state.cuts[s.name].block, layers, state.cuts, core).max(initial=0)
-            <= core.output_axons
-        )
+    return {
+        s.name: int(axons_out(s, state.cuts[s.name].block, layers, state.cuts, core).max(initial=0))
         for s in senders
-    )
+    }
 
 
 def _does_not_fit(
@@ -208,22 +210,27 @@ def _does_not_fit(
     """The error for a layer without any cut that fits: the cut that comes closest, and why not."""
     limits = core.limits
     axons = next(axon_choices(layer, core))
-    best: tuple[float, int, str] | None = None
-    for _, _, block in tilings(layer, core.neurons):
+    best: tuple[float, int, str, str] | None = None
+    for tiles, messages, block in tilings(layer, core.neurons):
         need: dict[str, int] = {}
         for start, stop in classes(layer, block):
             tile = held(layer, start, stop, 0, core)
             tile["input_axons"] = axons_in(layer, axons, start, stop, core)
             need = {name: max(amount, need.get(name, 0)) for name, amount in tile.items()}
-        sent = [axons_out(layer, block, layers, state.cuts, core) for state in states]
-        need["output_axons"] = min(int(needed.max()) for needed in sent)
-        worst = max((amount / limits[name], amount, name) for name, amount in need.items())
+        cut = Cut(block, axons, tiles, messages)
+        sent = min(
+            (_sent(layer, layers, state.plus(layer.name, cut), core) for state in states),
+            key=lambda needed: max(needed.values()),
+        )
+        need["output_axons"], sender = max((amount, name) for name, amount in sent.items())
+        worst = max((amount / limits[name], amount, name, sender) for name, amount in need.items())
         best = min(best or worst, worst)
     assert best is not None, "a block of one neuron is always tried"
-    _, amount, name = best
+    _, amount, name, sender = best
     synapses = layer.population.synapses
+    at_fault = synapses[0].name if synapses else layer.name
     return DoesNotFit(
-        synapses[0].name if synapses and name != "output_axons" else layer.name,
+        sender if name == "output_axons" else at_fault,
         name.replace("_", " "),
         need=amount,
         have=limits[name],
