@@ -1,6 +1,6 @@
 """Follow one weight of the bundled model: from the checkpoint to a core, and to its price.
 
-    uv run python examples/one_weight.py
+uv run python examples/one_weight.py
 """
 
 from __future__ import annotations

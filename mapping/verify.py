@@ -77,3 +77,5 @@ def _check_errors(mapped: Mapped) -> None:
     for name, error in mapped.errors.items():
         if not all(value is None or (isfinite(value) and value >= 0) for value in astuple(error)):
             raise BadInput(f"the error of {name!r} is no number of at least 0")
+        if error.mismatch is not None and error.mismatch > 1:
+            raise BadInput(f"the mismatch of {name!r} must be from 0 to 1, not {error.mismatch}")

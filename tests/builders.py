@@ -1,4 +1,4 @@
-"""Small chip segments by hand, for every test that needs one."""
+"""Small chip segments by hand, and small models, for every test that needs one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import numpy as np
 import torch
 from hypothesis import assume
 from hypothesis import strategies as st
+from torch import nn
 
+from has8 import calibrate
+from has8.blocks import OverTime
+from has8.encoders import BitPlaneEncoder, Decoder, PhaseEncoder, bitplane_weights
+from has8.neurons import Leaky
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
@@ -88,6 +93,12 @@ def linear(
     wires = dense(len(weight), in_shape)
     weight = weight.astype(np.int64).reshape(wires.weight_shape)
     return Synapse(name, source, wires, weight, exp, sign_mode, bits, delay)
+
+
+def feed(source: str, weight: Sequence[Sequence[int]], **options: Any) -> Synapse:
+    """All to all from a flat source, by weights ``[out, in]``; named after its source."""
+    matrix = np.array(weight)
+    return linear(f"from {source}", source, matrix.shape[1:], matrix, **options)
 
 
 def lif(
@@ -333,3 +344,47 @@ def _reaches(feeds: dict[str, list[Synapse]], name: str, wanted: str) -> bool:
         front += [n for n in feeds if n not in reached and any(s.source == at for s in feeds[n])]
         reached |= set(front)
     return wanted in reached
+
+
+# ------------------------------------------------------------------------------- whole models
+
+IMAGE = (1, 8, 8)
+"""The shape of the images that :func:`everything` takes."""
+
+
+class Everything(nn.Module):
+    """Every kind of layer that a graph can have; two segments of it go to the chip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front = nn.Sequential(
+            nn.Conv2d(1, 2, 3, padding=1), nn.LeakyReLU(), nn.AvgPool2d(2), nn.BatchNorm2d(2)
+        )
+        self.encode = BitPlaneEncoder()
+        self.conv = OverTime(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3))
+        self.up = OverTime(nn.ConvTranspose2d(3, 2, 2, stride=2), nn.BatchNorm2d(2))
+        self.skip = OverTime(nn.ConvTranspose2d(2, 2, 2, stride=2))
+        self.decode = Decoder(bitplane_weights("lsb"))
+        self.behind = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1))
+        self.again = PhaseEncoder(4)
+        self.linear = OverTime(nn.Flatten(), nn.Linear(2, 5))
+        self.count = Decoder((1.0,) * 4)
+        self.classify = nn.Linear(5, 3)
+        self.beside = nn.Linear(2, 3)
+        self.one, self.two, self.three = (Leaky(threshold=v) for v in (0.3, 0.2, 0.1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        planes = self.encode(self.front(x))
+        spikes = self.two(self.up(self.one(self.conv(planes))) + self.skip(planes))
+        values = self.behind(self.decode(spikes))
+        counts = self.count(self.three(self.linear(self.again(values))))
+        return self.classify(counts) + self.beside(torch.flatten(values, 1))
+
+
+def everything(seed: int = 0) -> nn.Module:
+    """A small model of all kinds of layers, calibrated; see :class:`Everything`."""
+    torch.manual_seed(seed)
+    net = Everything().train()
+    images = torch.rand(32, *IMAGE)
+    net(images)  # for the running statistics
+    return calibrate(net.eval(), images)

@@ -1,18 +1,40 @@
-"""name.h8: loads to what was saved, and the same mapping gives the same bytes."""
+"""name.h8: loads to what was saved, the same mapping gives the same bytes, and nothing else gets in.
 
-import contextlib
+Laws about files: whatever happens to one, loading it ends in an equal mapping, in one that is as
+sound as any, or in a CheckpointError.
+"""
+
+import io
 import json
+import math
 import zipfile
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders import IMAGE, everything, with_constants
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
+from torch import nn
 
-from has8.errors import BadInput, CheckpointError
-from mapping import load, map_model, save
-from mapping.artifact import FORMAT, MANIFEST
+from has8 import calibrate
+from has8.blocks import OverTime
+from has8.encoders import DuplicateEncoder
+from has8.errors import BackendError, BadInput, CheckpointError
+from has8.neurons import Leaky
+from hwsim import estimate, simulate
+from mapping import load, load_target, map_model, save
+from mapping.chip import archive
+from mapping.chip.archive import DIGEST, FORMAT, MANIFEST, SUFFIX, VERSION
+from mapping.finetune import prepare
+from mapping.integers.rounding import Scale
+from mapping.verify import check_mapped
+
+TARGET = load_target("loihi")
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +42,20 @@ def mapped(vgg, digits):
     return map_model(vgg, calibration=digits[:64])
 
 
-def test_load_of_save_is_the_mapping_and_saves_to_the_same_bytes(model, digits, tmp_path):
-    mapped = map_model(model, calibration=digits[:64])
-    first = save(mapped, tmp_path / "a.h8")
-    again = load(first)
+def target(**registers):
+    """Loihi with other registers."""
+    return replaced(TARGET, registers=replaced(TARGET.registers, **registers))
+
+
+def bytes_of(mapped, folder):
+    return save(mapped, folder / "bytes.h8").read_bytes()
+
+
+# ------------------------------------------------------------------- what is saved is loaded
+
+
+def assert_equal(mapped, again):
+    """Everything that a mapping holds, part by part."""
     assert again.partition == mapped.partition
     assert again.placement == mapped.placement
     assert again.target == mapped.target
@@ -41,13 +73,66 @@ def test_load_of_save_is_the_mapping_and_saves_to_the_same_bytes(model, digits, 
             other.name, other.steps, other.inputs, other.outputs,
         )  # fmt: skip
         for p, q in zip(chip.populations, other.populations, strict=True):
-            assert np.array_equal(p.bias, q.bias)
-            assert np.array_equal(p.threshold, q.threshold)
-            assert (p.bias_exp, p.du, p.dv) == (q.bias_exp, q.du, q.dv)
+            assert (p.name, p.shape, p.neuron.reset) == (q.name, q.shape, q.neuron.reset)
+            for constant in ("du", "dv", "threshold", "bias", "bias_exp"):
+                one, two = (getattr(x.neuron, constant) for x in (p, q))
+                assert np.array_equal(one, two) and one.shape == two.shape
+                assert one.dtype == two.dtype == np.int64
             for s, t in zip(p.synapses, q.synapses, strict=True):
-                assert np.array_equal(s.weight, t.weight)
-                assert (s.weight_exp, dict(s.attrs)) == (t.weight_exp, dict(t.attrs))
+                assert np.array_equal(s.weight, t.weight) and s.weight.dtype == t.weight.dtype
+                assert (
+                    replace(s, weight=None).__reduce_ex__(4)[2]
+                    == (replace(t, weight=None).__reduce_ex__(4)[2])
+                )
+
+
+def test_load_of_save_is_the_mapping_and_saves_to_the_same_bytes(model, digits, tmp_path):
+    mapped = map_model(model, calibration=digits[:64])
+    first = save(mapped, tmp_path / "a.h8")
+    again = load(first)
+    assert_equal(mapped, again)
     assert save(again, tmp_path / "b.h8").read_bytes() == first.read_bytes()
+
+
+def spikes_out():
+    """Values repeated over steps, and spikes as the output."""
+    torch.manual_seed(0)
+    layers = [OverTime(nn.Linear(64, 9)), Leaky(threshold=0.2), OverTime(nn.Linear(9, 4)), Leaky()]
+    return nn.Sequential(nn.Flatten(), DuplicateEncoder(5), *layers)
+
+
+NETS = {
+    "everything": everything,
+    "spikes out": spikes_out,
+    "no layer for the chip": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+}
+OPTIONS = [
+    {},
+    {"partition": "none"},
+    {"partition": ["first"]},
+    {"weight_bits": 2},
+    {"weight_bits": 1, "scales": "search"},
+    {"weight_bits": 4, "scales": "search", "per_channel": True},
+    {"target": target(weight_bits=(1, 8), neurons=("lif",), sign_modes=("mixed",))},
+    {"target": target(bias_max=10**6, bias_min=-(10**6), bias_exp_max=0)},
+    {"target": target(state_bits=32, threshold_max=2**24)},
+    {"provenance": {"data": "digits", "none": None, "list": [1, 0.5, {"ä": "ß"}]}},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: ",".join(map(str, o)) or "default")
+@pytest.mark.parametrize("net", NETS)
+def test_whatever_maps_is_loaded_equal(net, options, tmp_path):
+    model, images = NETS[net](), torch.rand(16, *IMAGE)
+    options = dict(options)
+    if options.get("partition") == ["first"]:
+        names = [segment.name for segment in map_model(model, calibration=images).partition.chip]
+        options["partition"] = names[:1]
+    mapped = map_model(model, calibration=images, **options)
+    again = load(save(mapped, tmp_path / "a.h8"))
+    assert_equal(mapped, again)
+    assert bytes_of(again, tmp_path) == (tmp_path / "a.h8").read_bytes()
+    assert torch.equal(simulate(again, images[:4]).logits, simulate(mapped, images[:4]).logits)
 
 
 def test_mapping_twice_gives_the_same_bytes(vgg, mapped, digits, tmp_path):
@@ -57,14 +142,15 @@ def test_mapping_twice_gives_the_same_bytes(vgg, mapped, digits, tmp_path):
 
 
 def test_integers_can_be_read_with_numpy_alone(mapped, tmp_path):
-    from safetensors.numpy import load as load_arrays
-
-    with zipfile.ZipFile(save(mapped, tmp_path / "m.h8")) as archive:
-        manifest = json.loads(archive.read(MANIFEST))
-        arrays = load_arrays(archive.read("tensors.safetensors"))
-    (population, *_) = manifest["chips"][0]["populations"]
-    weight = arrays[f"chip/{population['name']}/0"]
+    path = save(mapped, tmp_path / "m.h8")
+    with zipfile.ZipFile(path) as file:
+        manifest = json.loads(file.read(MANIFEST))
+    (chip, *_) = manifest["chips"]
+    (population, *_) = chip["populations"]
+    with np.load(path) as arrays:
+        weight = arrays[f"chip/{chip['name']}/{population['name']}/weight/0"]
     assert np.array_equal(weight, mapped.chips[0].populations[0].synapses[0].weight)
+    assert weight.dtype.itemsize <= 2
 
 
 def test_mapping_leaves_the_model_alone(vgg, digits):
@@ -77,62 +163,100 @@ def test_wide_integers_survive(mapped, tmp_path):
     """A target of the user's may have biases of more than 16 bits."""
     (first, *rest) = mapped.chips
     (population, *others) = first.populations
-    wide = replace(population, bias=population.bias + 100_000)
+    wide = with_constants(population, bias=population.neuron.bias + 100_000)
     chips = (replace(first, populations=(wide, *others)), *rest)
-    registers = replaced(mapped.target.registers, bias_max=200_000)
-    wider = replace(mapped, chips=chips, target=replaced(mapped.target, registers=registers))
+    wider = replace(mapped, chips=chips, target=target(bias_max=200_000))
     again = load(save(wider, tmp_path / "wide.h8"))
-    assert np.array_equal(again.chips[0].populations[0].bias, wide.bias)
+    assert np.array_equal(again.chips[0].populations[0].neuron.bias, wide.neuron.bias)
+
+
+def test_what_is_shown_of_a_mapping_and_of_a_run_is_short_and_says_what_it_is(tmp_path):
+    mapped = map_model(everything(), input_shape=IMAGE)
+    run = simulate(mapped, torch.rand(3, *IMAGE), record=("spikes", "membranes"))
+    shown = {repr(thing): thing for thing in (mapped, run, run.activity)}
+    for text in shown:
+        assert len(text) < 1000
+    one, two, three = shown
+    assert one.startswith("Mapped(Everything on loihi") and "chip#2" in one
+    assert two.startswith("Run(3 samples on fast") and "spikes, membranes" in two
+    assert three.startswith("Activity(3 samples")
+
+
+# ---------------------------------------------------------------------- what is refused, how
 
 
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
-        ({"threshold": np.array([300])}, "threshold of 'blocks.0.snn.neuron'"),
-        ({"bias": np.array([1])}, "bias of 'blocks.0.snn.neuron'"),
-        ({"du": 9999}, "decays of"),
-        ({"dv": -5}, "decays of"),
-        ({"bias_exp": -1}, "bias exponent of"),
-        ({"neuron": "alif"}, "neuron model of"),
-        ({"shape": (6, 8, 7)}, "shape or steps of"),
-        ("steps", "shape or steps of"),
-        ("weight", "weight of 'blocks.0.snn.synapses.0'"),
-        ("kind", "kind or attributes of 'blocks.0.snn.synapses.0'"),
-        ("missing", "chip segments are"),
+        ({"threshold": np.array(131_072)}, "'blocks.0.snn.neuron' .* its threshold must be from"),
+        ({"threshold": np.array([[300]])}, "'blocks.0.snn.neuron' .* its threshold of shape"),
+        ({"bias": np.array([1])}, "'blocks.0.snn.neuron' .* its bias of shape"),
+        ({"bias": np.array(1.5)}, "'blocks.0.snn.neuron' .* its bias must be int64 arrays"),
+        ({"du": np.array(9999)}, "its current decay must be from 0 to 4,095, not 9,999"),
+        ({"dv": np.array(-5)}, "its membrane decay must be from 0 to 4,095, not -5"),
+        ({"bias_exp": np.array(-1)}, "its bias exponent must be from"),
+        ({"reset": "subtract"}, "its membrane resets by 'subtract'"),
+        ({"shape": (6, 8, 7)}, "it wires .* not"),
+        ("neuron", "its neuron model 'alif' is unknown"),
+        ("steps", "shape and steps of"),
+        ("weight", r"its weights must be int64 of shape \(6, 1, 3, 3\)"),
+        ("wiring", "'blocks.0.snn.synapses.0' .* it wires"),
+        ("stride", "source and wiring of 'blocks.0.snn.synapses.0' are"),
+        ("missing", "there are integers for the segments"),
     ],
 )
-def test_integers_that_are_not_the_graphs_are_refused(vgg, digits, tmp_path, change, wrong):
-    """Or a simulator would read beyond what is there."""
-    mapped = map_model(vgg, calibration=digits[:64])
+def test_integers_that_are_not_the_graphs_are_refused(mapped, tmp_path, change, wrong):
+    """When they are saved, and when they are loaded; or a simulator would read beyond the end."""
     (first, *rest) = mapped.chips
     (layer,) = first.populations
     (synapse,) = layer.synapses
+    wires = synapse.wiring
     if change == "weight":
-        change = {"synapses": (replace(synapse, weight=synapse.weight[:, :, 1:]),)}
-    elif change == "kind":
-        change = {"synapses": (replace(synapse, kind="pool"),)}
-    if isinstance(change, dict):
-        first = replace(first, populations=(replace(layer, **change),))
+        layer = replace(layer, synapses=(replace(synapse, weight=synapse.weight[:, :, 1:]),))
+    elif change in ("wiring", "stride"):
+        other = {
+            "wiring": replace(wires.rows, kernel=5),
+            "stride": replace(wires.rows, stride=8, padding=28),  # as many rows, others
+        }
+        other["stride"] = replace(wires.rows, dilation=2, padding=2)
+        changed = replace(wires, rows=other[change])
+        layer = replace(layer, synapses=(replace(synapse, wiring=changed),))
+    elif change == "neuron":
+        layer = replace(layer, neuron=Alif(**{k: getattr(layer.neuron, k) for k in CONSTANTS}))
+    elif isinstance(change, dict) and "shape" in change:
+        layer = replace(layer, **change)
+    elif isinstance(change, dict):
+        layer = with_constants(layer, **change)
+    first = replace(first, populations=(layer,))
     chips = {"steps": (replace(first, steps=3), *rest), "missing": tuple(rest)}
     changed = replace(mapped, chips=chips.get(str(change), (first, *rest)))
-    with pytest.raises(CheckpointError, match=wrong):
-        load(save(changed, tmp_path / "x.h8"))
+    with pytest.raises(BadInput, match=wrong):
+        check_mapped(changed)
+    with pytest.raises(BadInput, match=wrong):
+        save(changed, tmp_path / "x.h8")
+    assert not (tmp_path / "x.h8").exists()
 
 
-def test_damaged_bytes_never_end_in_another_error(mapped, tmp_path):
-    content = save(mapped, tmp_path / "good.h8").read_bytes()
-    generator = np.random.default_rng(0)
-    for _ in range(60):
-        damaged = bytearray(content)
-        damaged[generator.integers(len(content))] ^= 1 << generator.integers(8)
-        (tmp_path / "bad.h8").write_bytes(damaged)
-        with contextlib.suppress(CheckpointError):
-            load(tmp_path / "bad.h8")
+CONSTANTS = ("du", "dv", "threshold", "bias", "bias_exp")
+
+
+@dataclass(frozen=True, eq=False)
+class Alif:
+    """A neuron model that no target has."""
+
+    du: np.ndarray
+    dv: np.ndarray
+    threshold: np.ndarray
+    bias: np.ndarray
+    bias_exp: np.ndarray
+    model = "alif"
 
 
 def test_files_that_are_no_artefact(mapped, tmp_path):
     with pytest.raises(CheckpointError, match="No such file"):
         load(tmp_path / "missing.h8")
+    with pytest.raises(CheckpointError, match="cannot read"):
+        load(tmp_path)
     (tmp_path / "text.h8").write_text("hello")
     with pytest.raises(CheckpointError, match="is no mapped model"):
         load(tmp_path / "text.h8")
@@ -141,11 +265,328 @@ def test_files_that_are_no_artefact(mapped, tmp_path):
     with pytest.raises(CheckpointError, match="is no mapped model"):
         load(tmp_path / "cut.h8")
     for entry in ({"format": FORMAT, "version": 99}, {"format": "zip"}):
-        with zipfile.ZipFile(tmp_path / "other.h8", "w") as archive:
-            archive.writestr(MANIFEST, json.dumps(entry))
-            archive.writestr("tensors.safetensors", b"")
+        with zipfile.ZipFile(tmp_path / "other.h8", "w") as file:
+            file.writestr(MANIFEST, json.dumps(entry))
+            file.writestr("tensors.safetensors", b"")
         with pytest.raises(CheckpointError, match="reads version"):
             load(tmp_path / "other.h8")
     with pytest.raises(BadInput, match="cannot write"):
         save(mapped, tmp_path / "text.h8" / "inside.h8")
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_file_of_the_version_before_gets_one_sentence(tmp_path):
+    """Version 2 had a manifest beside one file of safetensors."""
+    with zipfile.ZipFile(tmp_path / "old.h8", "w") as file:
+        manifest = {"format": FORMAT, "version": 2, "provenance": {}, "nodes": [], "chips": []}
+        file.writestr(MANIFEST, json.dumps(manifest))
+        file.writestr("tensors.safetensors", b"\x02\0\0\0\0\0\0\0{}")
+    with pytest.raises(CheckpointError) as refused:
+        load(tmp_path / "old.h8")
+    (sentence,) = str(refused.value).splitlines()
+    assert f"version 2, and this has8 reads version {VERSION}" in sentence
+    assert sentence.endswith("write it with has8-map")
+
+
+# ------------------------------------------------------- scales that do not fit, while mapping
+
+
+@pytest.fixture(scope="module")
+def scales(vgg, digits):
+    """The scales that rounding finds, by population."""
+    mapped = map_model(vgg, calibration=digits[:64])
+    return {
+        layer.name: Scale(
+            tuple(np.broadcast_to(layer.neuron.threshold.ravel(), layer.shape[:1]).tolist()),
+            tuple(synapse.weight_exp for synapse in layer.synapses),
+            tuple(synapse.sign_mode for synapse in layer.synapses),
+        )
+        for chip in mapped.chips
+        for layer in chip.populations
+    }
+
+
+NAME = "blocks.1.snn.neuron"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"exponents": (9,)}, "a weight exponent must be from -8 to 7, not 9"),
+        ({"exponents": (10**6,)}, "a weight exponent must be from -8 to 7, not 1000000"),
+        ({"exponents": (0.5,)}, "a weight exponent must be from -8 to 7, not 0.5"),
+        ({"thresholds": 10**9}, "a threshold must be from 1 to 131,071, not 1000000000"),
+        ({"thresholds": -300}, "a threshold must be from 1 to 131,071, not -300"),
+        ({"thresholds": 0}, "a threshold must be from 1 to 131,071, not 0"),
+        ({"thresholds": 0.5}, "a threshold must be from 1 to 131,071, not 0.5"),
+        ({"sign_modes": ("both",)}, "a sign mode must be .*, not 'both'"),
+        ({"sign_modes": ()}, "another model or another partition"),
+        ({"exponents": (0, 0)}, "another model or another partition"),
+    ],
+    ids=str,
+)
+def test_given_scales_that_do_not_fit_are_refused_while_mapping(vgg, digits, scales, change, words):
+    change = dict(change)
+    if "thresholds" in change:
+        channels = len(scales[NAME].thresholds)
+        change["thresholds"] = (300,) * (channels - 1) + (change["thresholds"],)
+    given_scales = {**scales, NAME: replace(scales[NAME], **change)}
+    with pytest.raises(BadInput, match=rf"layer '{NAME}'.* {words}") as refused:
+        map_model(vgg, calibration=digits[:8], scales=given_scales)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_given_scales_of_all_layers_map_as_they_did(vgg, mapped, digits, scales, tmp_path):
+    again = map_model(vgg, calibration=digits[:64], scales=scales)
+    for chip, other in zip(mapped.chips, again.chips, strict=True):
+        for one, two in zip(chip.populations, other.populations, strict=True):
+            assert (one.neuron.threshold == two.neuron.threshold).all()
+            assert (one.synapses[0].weight == two.synapses[0].weight).all()
+
+
+@pytest.mark.parametrize(
+    ("registers", "words"),
+    [
+        ({"threshold_max": 100}, "a threshold must be from 1 to 100, not"),
+        ({"weight_exp_max": -1}, "a weight exponent must be from -8 to -1, not"),
+        ({"sign_modes": ("excitatory",)}, "a sign mode must be excitatory, not 'mixed'"),
+        ({"bias_min": -3, "bias_max": 3, "bias_exp_max": 0}, None),
+        ({"weight_bits": (1, 2, 4)}, "weights of 8 bits cannot be stored; choose from 1 to 4"),
+    ],
+    ids=str,
+)
+def test_what_was_tuned_for_another_target_is_refused_while_mapping(vgg, digits, registers, words):
+    """Or is legal there: biases are clipped, and the errors say so."""
+    tuned = prepare(deepcopy(vgg), TARGET, calibration=digits[:16], scales="round")
+    options = {"calibration": digits[:16], "weight_bits": 8, "scales": tuned.scales}
+    if words is None:
+        mapped = map_model(vgg, target(**registers), **options)
+        assert sum(error.clipped for error in mapped.errors.values()) > 0
+        return
+    layer = "" if "weight_bits" in registers else r"layer 'blocks\.0\.snn\.neuron'.* "
+    with pytest.raises(BadInput, match=layer + words) as refused:
+        map_model(vgg, target(**registers), **options)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+# --------------------------------------------------------------------------- files that changed
+
+
+@dataclass
+class Entries:
+    """An artefact taken apart."""
+
+    manifest: dict
+    arrays: dict
+
+    def write(self, path: Path) -> Path:
+        """Put it together again, with the digest of what it now is."""
+        with path.open("wb") as file:
+            archive.write(file, json.dumps(self.manifest).encode(), self.arrays)
+        return path
+
+
+@pytest.fixture(scope="module", params=["everything", "spikes out"])
+def artefact(request, tmp_path_factory):
+    """A small artefact, and what simulates it."""
+    mapped = map_model(NETS[request.param](), input_shape=IMAGE)
+    return save(mapped, tmp_path_factory.mktemp("artefact") / "good.h8")
+
+
+@pytest.fixture(scope="module")
+def entries(artefact):
+    manifest, arrays = archive.read(artefact)
+    return Entries(json.loads(manifest), arrays)
+
+
+def loaded(path):
+    """The mapping; None where a CheckpointError of one sentence says why there is none."""
+    try:
+        return load(path)
+    except CheckpointError as error:
+        (sentence,) = str(error).splitlines()
+        assert repr(str(path)) in sentence
+        return None
+
+
+slow = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+SCALARS = st.sampled_from(
+    [None, True, False, -(2**40), -1, 0, 1, 2, 3, 5, 8, 9, 100, 2**31, 2**40, 2**64, -0.5, 0.5,
+     1.0, 1e30, "", "x", "lif", "mixed", "chip", "host", "value", "spike", "lsb", [], {}, [1], "é"]
+)  # fmt: skip
+
+
+def places(value, path=()):
+    """The path of everything in some JSON, containers before what they hold."""
+    yield path
+    if isinstance(value, dict | list):
+        keys = value if isinstance(value, dict) else range(len(value))
+        for key in keys:
+            yield from places(value[key], (*path, key))
+
+
+def at(value, path):
+    for key in path:
+        value = value[key]
+    return value
+
+
+@st.composite
+def changed_manifests(draw, manifest):
+    """A manifest with up to three entries changed, removed, doubled, or put in others' places."""
+    manifest = deepcopy(manifest)
+    for _ in range(draw(st.integers(1, 3))):
+        part = draw(st.sampled_from([*manifest] or [None]))
+        if part is None:
+            break
+        every = [(part, *path) for path in places(manifest[part])]
+        path = draw(st.sampled_from(every))
+        holder, key = at(manifest, path[:-1]), path[-1]
+        action = draw(st.sampled_from(["replace", "replace", "nudge", "remove", "double", "move"]))
+        if action == "remove":
+            del holder[key]
+        elif action == "double" and isinstance(holder, list):
+            holder.insert(key, deepcopy(holder[key]))
+        elif action == "move":
+            holder[key] = deepcopy(at(manifest, draw(st.sampled_from(every))))
+        elif action == "nudge" and type(holder[key]) in (int, float):
+            holder[key] += draw(st.sampled_from([-1, 1, -0.25, 8, 4096]))
+        else:
+            holder[key] = draw(SCALARS)
+    return manifest
+
+
+@st.composite
+def changed_arrays(draw, arrays):
+    """Arrays of which up to two are edited, dropped, retyped, reshaped or swapped."""
+    arrays = dict(arrays)
+    for _ in range(draw(st.integers(1, 2))):
+        name = draw(st.sampled_from(sorted(arrays)))
+        array, action = arrays[name], draw(st.sampled_from(["edit", "edit", *ARRAY_ACTIONS]))
+        if action == "drop":
+            del arrays[name]
+        elif action == "swap":
+            other = draw(st.sampled_from(sorted(arrays)))
+            arrays[name], arrays[other] = arrays[other], array
+        elif action == "edit" and array.size:
+            edges = [np.iinfo(array.dtype).min, np.iinfo(array.dtype).max, 0, 1] if (
+                array.dtype.kind in "iu") else [np.nan, np.inf, -np.inf, 0, 1, -1e30]  # fmt: skip
+            array = array.copy()
+            array.flat[draw(st.integers(0, array.size - 1))] = draw(st.sampled_from(edges))
+            arrays[name] = array
+        elif action == "retype":
+            kind = draw(st.sampled_from(["f4", ">f4", "f8", "i1", "i8", "u8", "?", "c8", "U3"]))
+            with np.errstate(all="ignore"):
+                arrays[name] = array.astype(kind)
+        elif action == "reshape":
+            arrays[name] = draw(st.sampled_from(
+                [array.ravel(), array[None], array.T, array.ravel()[:0], array[..., None],
+                 np.repeat(array.ravel(), 2), array.ravel()[-1:]]
+            ))  # fmt: skip
+        else:
+            arrays[name] = np.full(array.shape, 2**63 + 5, np.uint64)
+    return arrays
+
+
+ARRAY_ACTIONS = ["drop", "swap", "retype", "reshape", "huge"]
+
+
+@slow
+@given(data=st.data())
+def test_damaged_bytes_end_in_an_equal_mapping_or_in_a_checkpoint_error(artefact, data, tmp_path):
+    good = artefact.read_bytes()
+    content = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        action = data.draw(st.sampled_from(["flip", "flip", "set", "cut", "insert"]))
+        if action == "flip":
+            content[place] ^= 1 << data.draw(st.integers(0, 7))
+        elif action == "set":
+            content[place] = data.draw(st.sampled_from([0, 1, 0x7F, 0xFF]))
+        elif action == "cut":
+            del content[place : place + data.draw(st.integers(1, 100))]
+        else:
+            content[place:place] = data.draw(st.binary(min_size=1, max_size=4))
+        if not content:
+            break
+    (tmp_path / "bad.h8").write_bytes(content)
+    again = loaded(tmp_path / "bad.h8")
+    assert again is None or bytes_of(again, tmp_path) == good
+
+
+@slow
+@given(data=st.data())
+def test_entries_that_changed_behind_the_digest_are_refused(artefact, entries, data, tmp_path):
+    """Whatever the zip says: what its entries hold is what was written, or it is not read."""
+    good = artefact.read_bytes()
+    with zipfile.ZipFile(artefact) as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    what = data.draw(st.sampled_from(["manifest", "arrays", "digest", "extra", "twice"]))
+    if what == "manifest":
+        manifest = data.draw(changed_manifests(entries.manifest))
+        parts[MANIFEST] = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False).encode()
+    elif what == "arrays":
+        changed = data.draw(changed_arrays(entries.arrays))
+        parts = {n: d for n, d in parts.items() if not n.endswith(SUFFIX)}
+        for name, array in changed.items():
+            content = io.BytesIO()
+            np.save(content, array, allow_pickle=False)
+            parts[f"{name}{SUFFIX}"] = content.getvalue()
+    elif what == "digest":
+        parts[DIGEST] = data.draw(st.sampled_from([b"", b"0" * 64, b"\xff", parts[DIGEST].upper()]))
+        if data.draw(st.booleans()):
+            del parts[DIGEST]
+    elif what == "extra":
+        parts[data.draw(st.sampled_from(["x", "x.npy", "chip/x.npy", "../x"]))] = b"x"
+    with zipfile.ZipFile(tmp_path / "bad.h8", "w") as file:
+        for name, content in parts.items():
+            file.writestr(zipfile.ZipInfo(name), content)
+        if what == "twice":
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                file.writestr(zipfile.ZipInfo(MANIFEST), parts[MANIFEST][:-1])
+    again = loaded(tmp_path / "bad.h8")
+    assert again is None or bytes_of(again, tmp_path) == good
+    assert what in ("manifest", "arrays") or again is None
+
+
+def assert_sound(mapped, folder):
+    """It checks, saves, runs and is priced like any other; a backend may say that it cannot."""
+    check_mapped(mapped)
+    again = load(save(mapped, folder / "again.h8"))
+    assert bytes_of(again, folder) == (folder / "again.h8").read_bytes()
+    images = torch.rand(2, *mapped.graph.input.type.shape, generator=torch.manual_seed(0))
+    run = simulate(mapped, images, "reference", record=("spikes",))
+    try:
+        fast = simulate(mapped, images, record=("spikes",))
+    except BackendError:  # what only the reference does: shifts of sums to the right, for one
+        fast = run
+    for segment, spikes in run.spikes.items():
+        for name, tensor in spikes.items():
+            assert torch.equal(fast.spikes[segment][name], tensor)
+    assert torch.equal(fast.logits.nan_to_num(7), run.logits.nan_to_num(7))
+    report = estimate(mapped, run)
+    for price in report.prices.values():
+        for figure in price.figures:
+            assert all(map(math.isfinite, (figure.low, figure.value, figure.high)))
+    assert len(repr(mapped)) < 10_000
+
+
+@settings(slow, max_examples=300)
+@given(data=st.data())
+def test_forged_manifests_are_refused_or_are_sound(entries, data, tmp_path):
+    changed = Entries(data.draw(changed_manifests(entries.manifest)), entries.arrays)
+    mapped = loaded(changed.write(tmp_path / "forged.h8"))
+    if mapped is not None:
+        assert_sound(mapped, tmp_path)
+
+
+@settings(slow, max_examples=150)
+@given(data=st.data())
+def test_forged_arrays_are_refused_or_are_sound(entries, data, tmp_path):
+    changed = Entries(entries.manifest, data.draw(changed_arrays(entries.arrays)))
+    mapped = loaded(changed.write(tmp_path / "forged.h8"))
+    if mapped is not None:
+        assert_sound(mapped, tmp_path)

@@ -7,6 +7,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from builders import (
+    conv,
+    gridded,
+    linear,
+    networks,
+    population,
+    random_inputs,
+    registers,
+    segment,
+    shown,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -20,10 +31,8 @@ from hwsim.backends.fast.sums import Sums, compile_sums, multiplies_bytes
 from hwsim.backends.reference import Reference
 from hwsim.program import simulate
 from mapping import map_model
-from mapping.chip.segment import ChipSegment, Population, Port, Synapse
-from mapping.targets.schema import load_target
 
-LOIHI = load_target("loihi").registers
+LOIHI = registers()
 NUMBERS = st.integers
 
 
@@ -38,16 +47,11 @@ def constants(draw):
     }
 
 
-def population(name, shape, synapses, rng, values, bias_scale):
-    bias = rng.integers(-bias_scale, bias_scale + 1, shape[0])
-    threshold = rng.choice([values["threshold"], 40, 20_000], shape[0])
-    values = {**values, "threshold": threshold, "bias": bias}
-    return Population(name, shape, tuple(synapses), "lif", **values)
-
-
-def weights(rng, shape, mode):
-    low, high, step = {"mixed": (-128, 127, 2), "excitatory": (0, 255, 1)}[mode]
-    return rng.integers(low, high + 1, shape) * step
+def layer(name, shape, synapses, rng, values, bias_scale):
+    """Neurons with a threshold and a bias for each channel."""
+    bias = rng.integers(-bias_scale, bias_scale + 1, shape[0]).tolist()
+    threshold = rng.choice([values["threshold"], 40, 20_000], shape[0]).tolist()
+    return population(name, shape, *synapses, **{**values, "threshold": threshold, "bias": bias})
 
 
 @st.composite
@@ -64,32 +68,31 @@ def segments(draw):
         "groups": groups,
     }
     x = (channels, side, side + 1)
-    extents = [
-        (x[1 + a] + 2 * attrs["padding"][a] - attrs["dilation"][a] * (kernel[a] - 1) - 1)
-        // attrs["stride"][a]
-        + 1
-        for a in (0, 1)
-    ]
     mode, exp = draw(st.sampled_from(["mixed", "excitatory"])), draw(NUMBERS(0, 7))
     bias_scale = draw(st.sampled_from([0, 1, 4095]))
     outputs = 2 * groups
-    shape = (outputs, *extents)
-    first = Synapse(
-        "c1", "x", "conv2d", attrs, weights(rng, (outputs, fan, *kernel), mode), exp, mode, 8
+    first = conv(
+        "c1",
+        "x",
+        x,
+        gridded(rng, (outputs, fan, *kernel), mode),
+        exp=exp,
+        sign_mode=mode,
+        **attrs,
     )
-    again = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
-    inner = Synapse(
-        "c2", "a", "conv2d", again, weights(rng, (outputs, outputs, 1, 1), mode), 0, mode, 8
-    )
+    shape = first.wiring.out_shape
+    inner = conv("c2", "a", shape, gridded(rng, (outputs, outputs, 1, 1), mode), sign_mode=mode)
     side_arm = replace(first, name="c3")
     size = int(np.prod(shape))
-    dense = Synapse("fc", "b", "linear", {}, weights(rng, (4, size), "mixed"), 1, "mixed", 8)
-    populations = (
-        population("a", shape, [first], rng, draw(constants()), bias_scale),
-        population("b", shape, [inner, side_arm], rng, draw(constants()), bias_scale),
-        population("c", (4,), [dense], rng, draw(constants()), bias_scale),
+    dense = linear("fc", "b", shape, gridded(rng, (4, size)), exp=1)
+    return segment(
+        layer("a", shape, [first], rng, draw(constants()), bias_scale),
+        layer("b", shape, [inner, side_arm], rng, draw(constants()), bias_scale),
+        layer("c", (4,), [dense], rng, draw(constants()), bias_scale),
+        inputs={"x": x},
+        outputs=["c"],
+        steps=draw(NUMBERS(1, 8)),
     )
-    return ChipSegment("s", draw(NUMBERS(1, 8)), (Port("x", x),), populations, ("c",))
 
 
 @st.composite
@@ -98,38 +101,27 @@ def small_segments(draw):
     rng = np.random.default_rng(draw(NUMBERS(0, 10_000)))
     x = (draw(NUMBERS(1, 5)), *draw(st.sampled_from([(1, 1), (1, 3), (2, 2), (4, 1)])))
     kernel, pad = (draw(NUMBERS(1, 3)), draw(NUMBERS(1, 3))), draw(NUMBERS(1, 2))
-    attrs = {
-        "stride": [draw(NUMBERS(1, 2)), draw(NUMBERS(1, 2))],
-        "padding": [pad, pad],
-        "dilation": [1, 1],
-        "groups": 1,
-    }
-    extents = [(x[1 + a] + 2 * pad - kernel[a]) // attrs["stride"][a] + 1 for a in (0, 1)]
-    shape, back = (3, *extents), (2, 3, 2)
-    conv = Synapse(
-        "c", "x", "conv2d", attrs, weights(rng, (3, x[0], *kernel), "mixed"), 1, "mixed", 8
+    stride = [draw(NUMBERS(1, 2)), draw(NUMBERS(1, 2))]
+    first = conv("c", "x", x, gridded(rng, (3, x[0], *kernel)), exp=1, stride=stride, padding=pad)
+    shape, back = first.wiring.out_shape, (2, 3, 2)
+    out = linear("d", "a", shape, gridded(rng, (12, int(np.prod(shape)))))
+    return segment(
+        layer("a", shape, [first], rng, draw(constants()), 100),
+        layer("b", back, [out], rng, draw(constants()), 100),
+        inputs={"x": x},
+        outputs=["b"],
+        steps=draw(NUMBERS(1, 8)),
     )
-    out = Synapse(
-        "d", "a", "linear", {}, weights(rng, (12, int(np.prod(shape))), "mixed"), 0, "mixed", 8
-    )
-    populations = (
-        population("a", shape, [conv], rng, draw(constants()), 100),
-        population("b", back, [out], rng, draw(constants()), 100),
-    )
-    return ChipSegment("s", draw(NUMBERS(1, 8)), (Port("x", x),), populations, ("b",))
 
 
-def spikes_for(segment, seed, samples=3, rate=0.5):
-    rng = np.random.default_rng(seed)
-    (port,) = segment.inputs
-    shape = (segment.steps, samples, *port.shape)
-    return {port.name: torch.from_numpy(rng.random(shape) < rate)}
+def spikes_for(chip, seed, samples=3, rate=0.5):
+    return random_inputs(chip, samples, seed, rate)
 
 
-def assert_equal(segment, registers, inputs):
-    fast = Fast().compile(segment, registers)(inputs, membranes=True)
-    reference = Reference().compile(segment, registers)(inputs, membranes=True)
-    for p in segment.populations:
+def assert_equal(chip, registers, inputs):
+    fast = Fast().compile(chip, registers)(inputs, membranes=True)
+    reference = Reference().compile(chip, registers)(inputs, membranes=True)
+    for p in chip.populations:
         assert torch.equal(fast.spikes[p.name], reference.spikes[p.name])
         assert torch.equal(fast.membranes[p.name], reference.membranes[p.name])
         assert fast.membranes[p.name].dtype == reference.membranes[p.name].dtype
@@ -140,48 +132,55 @@ def assert_equal(segment, registers, inputs):
 
 
 @settings(deadline=None, max_examples=120)
-@given(segment=segments(), seed=NUMBERS(0, 99), keep_top=st.booleans())
-def test_equals_the_reference(segment, seed, keep_top):
+@given(chip=segments(), seed=NUMBERS(0, 99), keep_top=st.booleans())
+def test_equals_the_reference(chip, seed, keep_top):
     registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
-    assert_equal(segment, registers, spikes_for(segment, seed))
+    assert_equal(chip, registers, spikes_for(chip, seed))
 
 
 @settings(deadline=None, max_examples=60)
-@given(segment=small_segments(), seed=NUMBERS(0, 99))
-def test_equals_the_reference_on_a_few_pixels(segment, seed):
-    assert_equal(segment, LOIHI, spikes_for(segment, seed))
+@given(chip=small_segments(), seed=NUMBERS(0, 99))
+def test_equals_the_reference_on_a_few_pixels(chip, seed):
+    assert_equal(chip, LOIHI, spikes_for(chip, seed))
 
 
 def test_chunks_of_samples_make_no_difference(monkeypatch):
-    segment = dense([254, 2, 130] * 40, threshold=2000, dv=2048)
-    inputs = spikes_for(segment, 3, samples=61)
-    whole = Fast().compile(segment, LOIHI)(inputs)
+    chip = dense([254, 2, 130] * 40, threshold=2000, dv=2048)
+    inputs = spikes_for(chip, 3, samples=61)
+    whole = Fast().compile(chip, LOIHI)(inputs)
     monkeypatch.setattr("hwsim.backends.fast.backend.CHUNK", 4 * 7)
-    parts = Fast().compile(segment, LOIHI)(inputs)
+    parts = Fast().compile(chip, LOIHI)(inputs)
     assert torch.equal(whole.spikes["n"], parts.spikes["n"])
     assert np.array_equal(whole.updated["n"], parts.updated["n"])
 
 
 def dense(weight, *, threshold=131_071, bias=0, bias_exp=0, du=4095, dv=0, exp=0, steps=4):
     """One neuron that every input drives."""
-    synapse = Synapse("w", "x", "linear", {}, np.array([weight]), exp, "mixed", 8)
-    neuron = Population(
-        "n", (1,), (synapse,), "lif", np.array([threshold]), np.array([bias]), bias_exp, du, dv
-    )
-    return ChipSegment("s", steps, (Port("x", (len(weight),)),), (neuron,), ("n",))
+    synapse = linear("w", "x", (len(weight),), np.array([weight]), exp=exp)
+    values = {"threshold": threshold, "bias": bias, "bias_exp": bias_exp, "du": du, "dv": dv}
+    neuron = population("n", (1,), synapse, **values)
+    return segment(neuron, inputs={"x": (len(weight),)}, steps=steps)
 
 
-def all_ones(segment):
-    (port,) = segment.inputs
-    return {port.name: torch.ones(segment.steps, 2, *port.shape, dtype=torch.bool)}
+def with_weights(chip, weight):
+    """A segment of one synapse with other weights, as they are."""
+    (neuron,) = chip.populations
+    weight = np.array(weight, np.int64).reshape(neuron.synapses[0].weight.shape)
+    synapse = replace(neuron.synapses[0], weight=weight, weight_exp=0)
+    return replace(chip, populations=(replace(neuron, synapses=(synapse,)),))
+
+
+def all_ones(chip):
+    (port,) = chip.inputs
+    return {port.name: torch.ones(chip.steps, 2, *port.shape, dtype=torch.bool)}
 
 
 @pytest.mark.parametrize(("keep_top", "u"), [(True, 2**23), (False, -(2**23))])
 def test_current_at_the_edge_of_its_register(keep_top, u):
     """A sum of 2**17 weight units makes u = 2**23, where Lava and nengo-loihi disagree."""
-    segment = dense([254, 254, 254, 254, 8], exp=7, steps=1)
+    chip = dense([254, 254, 254, 254, 8], exp=7, steps=1)
     registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
-    run = assert_equal(segment, registers, all_ones(segment))
+    run = assert_equal(chip, registers, all_ones(chip))
     assert bool(run.spikes["n"].all()) == (u > 0)
     assert run.overflows["n"].u_wraps == (0 if u > 0 else 2)
 
@@ -196,17 +195,17 @@ def test_wraps_and_clips_are_counted():
 
 
 def test_neurons_without_bias_rest_until_something_reaches_them():
-    segment = dense([2, 2], dv=4096, steps=3)
+    chip = dense([2, 2], dv=4096, steps=3)
     inputs = torch.zeros(3, 2, 2, dtype=torch.bool)
     inputs[1, 0] = True
-    run = assert_equal(segment, LOIHI, {"x": inputs})
+    run = assert_equal(chip, LOIHI, {"x": inputs})
     # step 1: input; step 2: the membrane it left; the other sample stays at rest
     assert run.updated["n"].flatten().tolist() == [0, 1, 1]
 
 
-def arithmetic(segment):
-    (found,) = Fast().compile(segment, LOIHI).layers
-    return found.sums[0].arithmetic, found.lif.compiled
+def arithmetic(chip):
+    (found,) = Fast().compile(chip, LOIHI).layers
+    return found.sums[0].arithmetic, found.neurons.arithmetic == "int32"
 
 
 def test_narrow_arithmetic_only_where_it_cannot_round():
@@ -214,18 +213,13 @@ def test_narrow_arithmetic_only_where_it_cannot_round():
     assert whole == ("int8", kernels.available())
     assert arithmetic(dense([254, -256] * 9, exp=7)) == whole, "a shared power of two is taken out"
     assert arithmetic(dense([255, 2])) == ("float32", kernels.available()), "9 bits with the sign"
-    wide = dense([254] * 9, exp=7)
-    (neuron,) = wide.populations
-    odd = replace(neuron.synapses[0], weight=np.array([[1] + [1 << 24] * 8]), weight_exp=0)
-    assert arithmetic(replace(wide, populations=(replace(neuron, synapses=(odd,)),))) == (
-        "float64",
-        False,
-    )
+    wide = with_weights(dense([254] * 9, exp=7), [1] + [1 << 24] * 8)
+    assert arithmetic(wide) == ("float64", False)
 
 
 def test_says_what_each_layer_is_computed_in():
-    segment = dense([255, 2])
-    run = Fast().compile(segment, LOIHI)(all_ones(segment))
+    chip = dense([255, 2])
+    run = Fast().compile(chip, LOIHI)(all_ones(chip))
     neurons = "int32" if kernels.available() else "float"
     assert run.arithmetic == {"n": f"float32 sums, {neurons} neurons"}
 
@@ -234,8 +228,8 @@ def test_says_what_each_layer_is_computed_in():
 @settings(
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(segment=segments(), seed=NUMBERS(0, 99), keep_top=st.booleans())
-def test_equals_the_reference_on_poorer_machines(missing, segment, seed, keep_top):
+@given(chip=segments(), seed=NUMBERS(0, 99), keep_top=st.booleans())
+def test_equals_the_reference_on_poorer_machines(missing, chip, seed, keep_top):
     """Without oneDNN's products of bytes, and without a C compiler."""
     registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
     with pytest.MonkeyPatch.context() as patch:
@@ -243,68 +237,183 @@ def test_equals_the_reference_on_poorer_machines(missing, segment, seed, keep_to
             patch.setattr("hwsim.backends.fast.sums.multiplies_bytes", lambda: False)
         if missing != "bytes":
             patch.setattr("hwsim.kernels.available", lambda: False)
-        assert_equal(segment, registers, spikes_for(segment, seed))
+        assert_equal(chip, registers, spikes_for(chip, seed))
 
 
 def test_exact_without_onednn_too():
     """Without oneDNN torch would take NNPACK's Winograd, which multiplies by fractions."""
-    rng = np.random.default_rng(0)
-    attrs = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
-    synapse = Synapse(
-        "c", "x", "conv2d", attrs, weights(rng, (16, 16, 3, 3), "mixed"), 0, "mixed", 8
-    )
-    bias = np.zeros(16, np.int64)
-    layer = Population("a", (16, 16, 16), (synapse,), "lif", np.full(16, 300), bias, 0, 4095, 2048)
-    segment = ChipSegment("s", 4, (Port("x", (16, 16, 16)),), (layer,), ("a",))
-    inputs = spikes_for(segment, 0, samples=8)
+    x, rng = (16, 16, 16), np.random.default_rng(0)
+    synapse = conv("c", "x", x, gridded(rng, (16, 16, 3, 3)), padding=1)
+    chip = segment(population("a", x, synapse, threshold=300, dv=2048), inputs={"x": x})
+    inputs = spikes_for(chip, 0, samples=8)
     before = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
     try:
-        assert_equal(segment, LOIHI, inputs)
+        assert_equal(chip, LOIHI, inputs)
     finally:
         torch._C._set_mkldnn_enabled(before)
 
 
 def test_odd_currents_that_wrap_do_not_round():
     """The wrap itself computes with 2**23 + 2**24, more than float32 holds."""
-    segment = dense([-254] * 4 + [2], exp=7, threshold=67_072, du=2047, dv=4095, steps=8)
-    weight = np.array([[-254 << 7] * 4 + [2]])
-    (neuron,) = segment.populations
-    synapse = replace(neuron.synapses[0], weight=weight, weight_exp=0)
-    segment = replace(segment, populations=(replace(neuron, synapses=(synapse,)),))
-    assert_equal(segment, LOIHI, spikes_for(segment, 0, samples=50, rate=0.8))
+    chip = dense([-254] * 4 + [2], exp=7, threshold=67_072, du=2047, dv=4095, steps=8)
+    chip = with_weights(chip, [-254 << 7] * 4 + [2])
+    assert_equal(chip, LOIHI, spikes_for(chip, 0, samples=50, rate=0.8))
 
 
 def test_bias_alone_can_drive_a_population():
-    thresholds = np.array([100, 90, 80])
-    bias = Population("n", (3,), (), "lif", thresholds, np.array([900, 0, 4095]), 1, 4095, 0)
-    segment = ChipSegment("s", 6, (Port("x", (2,)),), (bias,), ("n",))
-    run = assert_equal(segment, LOIHI, all_ones(segment))
+    bias = population("n", (3,), threshold=[100, 90, 80], bias=[900, 0, 4095], bias_exp=1)
+    chip = segment(bias, inputs={"x": (2,)}, steps=6)
+    run = assert_equal(chip, LOIHI, all_ones(chip))
     assert run.spikes["n"].any()
 
 
 def test_autocast_around_a_simulation_changes_nothing():
-    segment = dense([254, 2, 130] * 40, threshold=2000, dv=2048)
-    inputs = spikes_for(segment, 3, samples=60)
+    chip = dense([254, 2, 130] * 40, threshold=2000, dv=2048)
+    inputs = spikes_for(chip, 3, samples=60)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_equal(segment, LOIHI, inputs)
+        assert_equal(chip, LOIHI, inputs)
 
 
-def test_registers_too_wide_for_float64_are_refused():
-    wide = msgspec.structs.replace(LOIHI, state_bits=48)
-    with pytest.raises(BackendError, match="use the reference"):
+@settings(deadline=None, max_examples=30)
+@given(chip=networks(), seed=NUMBERS(0, 99), shift=NUMBERS(20, 30))
+def test_equals_the_reference_in_registers_wider_than_float64_holds_products_of(chip, seed, shift):
+    """A state of 48 bits times a decay of 12: floats of 53 bits would round, int64 does not."""
+    wide = registers(state_bits=48, synapse_shift=shift, threshold_shift=shift)
+    run = assert_equal(chip, wide, random_inputs(chip, 3, seed))
+    assert all(name.endswith("int64 neurons") for name in run.arithmetic.values())
+    assert all(membrane.dtype == torch.int64 for membrane in run.membranes.values())
+
+
+def test_registers_too_wide_for_int64_are_refused():
+    wide = registers(state_bits=48, decay_bits=14)
+    with pytest.raises(BackendError, match="needs integers of 63 bits .*; use the reference"):
         Fast().compile(dense([2]), wide)
 
 
 def test_recurrent_connections_are_refused():
-    segment = dense([2])
-    (neuron,) = segment.populations
-    lateral = replace(neuron.synapses[0], source="n")
-    segment = replace(
-        segment, populations=(replace(neuron, synapses=(neuron.synapses[0], lateral)),)
+    chip = dense([2])
+    (neuron,) = chip.populations
+    lateral = replace(neuron.synapses[0], name="back", source="n", delay=1)
+    chip = replace(chip, populations=(replace(neuron, synapses=(neuron.synapses[0], lateral)),))
+    with pytest.raises(BackendError, match="^synapse 'back' closes a loop; the fast backend runs"):
+        Fast().compile(chip, LOIHI)
+
+
+@settings(deadline=None, max_examples=30)
+@given(chip=networks(delays=2, loops=True))
+def test_every_loop_is_refused(chip):
+    names = {synapse.name for _, synapse in chip.synapses() if synapse.delay}
+    with pytest.raises(BackendError) as caught:
+        Fast().compile(chip, LOIHI)
+    said = str(caught.value)
+    assert said.split("'")[1] in names and said.count("\n") == 0
+    assert said.endswith(
+        "closes a loop; the fast backend runs no recurrent connections, the reference does"
     )
-    with pytest.raises(BackendError, match="'n' is driven by 'n'"):
-        Fast().compile(segment, LOIHI)
+
+
+# ------------------------------------------------------------------- delays, constants and state
+
+
+@settings(deadline=None, max_examples=150)
+@given(chip=networks(delays=3), seed=NUMBERS(0, 99), samples=NUMBERS(1, 4))
+def test_equals_the_reference_with_any_wiring_delay_and_constant(chip, seed, samples):
+    """Dense, windows, spread sources; constants of all, of channels, of neurons; any order."""
+    assert_equal(chip, LOIHI, random_inputs(chip, samples, seed))
+
+
+@settings(deadline=None, max_examples=20)
+@given(chip=networks(delays=3), seed=NUMBERS(0, 99))
+def test_chunks_make_no_difference_to_delays(chip, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hwsim.backends.fast.backend.CHUNK", 40)
+        assert_equal(chip, LOIHI, random_inputs(chip, 5, seed))
+
+
+@pytest.mark.parametrize("name", ["du", "dv", "threshold", "bias", "bias_exp"])
+@pytest.mark.parametrize("of", ["channel", "neuron"])
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_each_constant_may_differ(name, of, data):
+    """Alone, so that no other one hides it: neurons that only it tells apart differ."""
+    shape = (3, 2, 4)
+    rng = np.random.default_rng(data.draw(NUMBERS(0, 10_000)))
+    values = {"du": 3000, "dv": 100, "threshold": 900, "bias": 60, "bias_exp": 4}
+    limits = {"du": 4095, "dv": 4095, "threshold": 2000, "bias": 200, "bias_exp": 7}
+    each = rng.integers(0, limits[name] + 1, shape[:1] if of == "channel" else shape)
+    synapse = conv("w", "x", (1, 2, 4), np.full((3, 1, 1, 1), 40), exp=3)
+    layer = population("n", shape, synapse, **{**values, name: each})
+    chip = segment(layer, inputs={"x": (1, 2, 4)}, steps=6)
+    inputs = {"x": torch.rand(6, 2, 1, 1, 1) < 0.5}
+    run = assert_equal(chip, LOIHI, {"x": inputs["x"].expand(6, 2, 1, 2, 4).contiguous()})
+    membranes = run.membranes["n"].flatten(3)
+    alike = [each[c].reshape(-1).tolist() for c in range(3)]
+    assert of == "channel" or len(set(alike[0])) == 1 or not (membranes[:, :, 0] == 0).all()
+
+
+HALVES = networks(delays=3, du=(0, 1000, 3071))
+
+
+def in_halves(backend, chip, inputs):
+    """A run of all steps, and two of half of them each, the second from where the first ended."""
+    half = chip.steps // 2
+    first, second = ({n: x[a : a + half] for n, x in inputs.items()} for a in (0, half))
+    program = backend.compile(replace(chip, steps=half), LOIHI)
+    one = program(first, membranes=True, keep_state=True)
+    two = program(second, membranes=True, state=one.state, keep_state=True)
+    whole = backend.compile(chip, LOIHI)(inputs, membranes=True, keep_state=True)
+    return whole, one, two
+
+
+@pytest.mark.parametrize("backend", [Fast(), Reference()], ids=lambda backend: backend.name)
+@settings(deadline=None, max_examples=60)
+@given(chip=HALVES, seed=NUMBERS(0, 99), samples=NUMBERS(1, 3))
+def test_state_goes_on_where_a_run_ended(backend, chip, seed, samples):
+    chip = replace(chip, steps=2 * chip.steps)
+    whole, one, two = in_halves(backend, chip, random_inputs(chip, samples, seed))
+    for p in chip.populations:
+        for what in ("spikes", "membranes"):
+            parts = [getattr(run, what)[p.name] for run in (one, two)]
+            assert torch.equal(torch.cat(parts), getattr(whole, what)[p.name])
+        parts = [run.updated[p.name] for run in (one, two)]
+        assert np.array_equal(np.concatenate(parts), whole.updated[p.name])
+        assert one.overflows[p.name] + two.overflows[p.name] == whole.overflows[p.name]
+    assert shown(two)["registers"] == shown(whole)["registers"]
+    assert shown(two)["past"] == shown(whole)["past"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(chip=HALVES, seed=NUMBERS(0, 99), samples=NUMBERS(1, 3))
+def test_state_is_that_of_the_reference(chip, seed, samples):
+    """What the one kept, the other goes on from."""
+    inputs = random_inputs(chip, samples, seed)
+    fast, reference = (b.compile(chip, LOIHI) for b in (Fast(), Reference()))
+    kept = [run(inputs, membranes=True, keep_state=True) for run in (fast, reference)]
+    assert shown(kept[0]) == shown(kept[1])
+    more = random_inputs(chip, samples, seed + 1)
+    crossed = [
+        run(more, membranes=True, state=before.state, keep_state=True)
+        for run, before in zip((reference, fast), kept, strict=True)
+    ]
+    assert shown(crossed[0]) == shown(crossed[1])
+    assert Fast().compile(chip, LOIHI)(inputs).state is None
+
+
+def test_the_state_of_a_neuron_by_hand():
+    """A half leak of both: u goes 16, 8, 4 and v adds up what is left; a spike still under way."""
+    synapse = linear("w", "x", (1,), np.array([[2]]), exp=-1 + 1, delay=2)
+    layer = population("n", (1,), synapse, du=2047, dv=2048, threshold=131_071)
+    chip = segment(layer, inputs={"x": (1,)}, steps=3)
+    x = torch.tensor([1, 0, 1]).bool().view(3, 1, 1)
+    for backend in (Fast(), Reference()):
+        program = backend.compile(chip, LOIHI)
+        kept = program({"x": x}, keep_state=True).state
+        assert {k: v.item() for k, v in kept.registers["n"].items()} == {"u": 128, "v": 128}
+        assert kept.past["x"].flatten().tolist() == [False, True]
+        after = program({"x": torch.zeros_like(x)}, membranes=True, state=kept)
+        # u: 64, then 32 + 128, then 80; v: 64 + 64, 64 + 160, 112 + 80
+        assert after.membranes["n"].flatten().tolist() == [128, 224, 192]
 
 
 def test_memory_does_not_grow_with_the_number_of_batches(vgg, digits):
@@ -325,19 +434,9 @@ def test_memory_does_not_grow_with_the_number_of_batches(vgg, digits):
 def convolution(x, w, stride, padding, dilation=(1, 1)):
     """One layer of random 8-bit weights whose neurons fire now and then."""
     rng = np.random.default_rng(0)
-    attrs = {"stride": list(stride), "padding": list(padding), "dilation": list(dilation)}
-    synapse = Synapse(
-        "c", "x", "conv2d", {**attrs, "groups": 1}, weights(rng, w, "mixed"), 0, "mixed", 8
-    )
-    extents = [
-        (x[1 + a] + 2 * padding[a] - dilation[a] * (w[2 + a] - 1) - 1) // stride[a] + 1
-        for a in (0, 1)
-    ]
-    shape = (w[0], *extents)
-    layer = Population(
-        "a", shape, (synapse,), "lif", np.full(w[0], 700), np.zeros(w[0], int), 0, 4095, 2048
-    )
-    return ChipSegment("s", 4, (Port("x", x),), (layer,), ("a",))
+    synapse = conv("c", "x", x, gridded(rng, w), stride=stride, padding=padding, dilation=dilation)
+    neurons = population("a", synapse.wiring.out_shape, synapse, threshold=700, dv=2048)
+    return segment(neurons, inputs={"x": x})
 
 
 @pytest.mark.parametrize(
@@ -352,8 +451,8 @@ def convolution(x, w, stride, padding, dilation=(1, 1)):
 )
 def test_geometries_that_onednn_gets_wrong_are_kept_from_it(geometry):
     """Its convolutions of bytes had wrong sums for three of them on AMX, and crashed on two."""
-    segment = convolution(*geometry)
-    run = assert_equal(segment, LOIHI, spikes_for(segment, 0, samples=8))
+    chip = convolution(*geometry)
+    run = assert_equal(chip, LOIHI, spikes_for(chip, 0, samples=8))
     assert run.arithmetic["a"].startswith("float32")
 
 
@@ -371,12 +470,12 @@ def test_common_geometries_multiply_bytes(channels, outputs, side, kernel, strid
     kernel = min(kernel, side)
     stride = stride if kernel == 1 else min(stride, kernel - 1)
     pad = min(pad, kernel - 1)
-    segment = convolution(
+    chip = convolution(
         (channels, side, side), (outputs, channels, kernel, kernel), (stride,) * 2, (pad,) * 2
     )
-    (population,) = segment.populations
-    (sums,), unit = compile_sums(segment, population, torch.device("cpu"))
-    spikes = spikes_for(segment, samples, samples)["x"]
+    (population,) = chip.populations
+    (sums,), unit = compile_sums(chip, population, torch.device("cpu"))
+    spikes = spikes_for(chip, samples, samples)["x"]
     found = sums(stored(spikes).flatten(0, 1))
     assert sums.arithmetic == ("int8" if multiplies_bytes() else "float32")
     weight = torch.from_numpy(population.synapses[0].weight).double() / 2**unit
@@ -394,16 +493,16 @@ def test_bytes_that_come_out_wrong_are_not_used(monkeypatch):
         sums.view(-1)[-1] += 1
         return sums
 
-    segment = convolution((4, 6, 6), (5, 4, 3, 3), (1, 1), (1, 1))
+    chip = convolution((4, 6, 6), (5, 4, 3, 3), (1, 1), (1, 1))
     monkeypatch.setattr(Sums, "_in_bytes", wrong)
-    run = assert_equal(segment, LOIHI, spikes_for(segment, 0))
+    run = assert_equal(chip, LOIHI, spikes_for(chip, 0))
     assert run.arithmetic["a"].startswith("float32")
 
 
 @pytest.mark.parametrize("backend", [Fast(), Reference()], ids=lambda backend: backend.name)
 def test_spikes_that_do_not_fit_are_refused(backend):
-    segment = dense([2, 2], steps=3)
-    run = backend.compile(segment, LOIHI)
+    chip = dense([2, 2], steps=3)
+    run = backend.compile(chip, LOIHI)
     for shape in [(4, 1, 2), (2, 1, 2), (3, 1, 3), (3, 0, 2)]:
         with pytest.raises(BadInput, match=r"takes \[steps, batch, \*shape\]"):
             run({"x": torch.ones(shape, dtype=torch.bool)})
@@ -415,11 +514,11 @@ def test_spikes_that_do_not_fit_are_refused(backend):
 
 def test_wide_weights_do_not_depend_on_how_torch_multiplies_float32(monkeypatch):
     """13 bits, which bfloat16 would round."""
-    segment = dense([4095, -4093] * 8, threshold=60_000)
-    assert arithmetic(segment)[0] == "float64"
+    chip = dense([4095, -4093] * 8, threshold=60_000)
+    assert arithmetic(chip)[0] == "float64"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        assert_equal(segment, LOIHI, spikes_for(segment, 0, samples=20))
+        assert_equal(chip, LOIHI, spikes_for(chip, 0, samples=20))
     finally:
         torch.set_float32_matmul_precision(before)

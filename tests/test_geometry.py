@@ -167,7 +167,7 @@ def transposed(draw: st.DrawFn) -> Case:
     return attrs, (groups * inputs, outputs, *kernel), (groups * inputs, *size)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None)
 @given(transposed(), st.integers(0, 2**32 - 1))
 def test_a_transposed_convolution_is_that_of_torch(case: Case, seed: int) -> None:
     attrs, weight_shape, in_shape = case

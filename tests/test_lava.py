@@ -9,30 +9,33 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from math import prod
+from types import SimpleNamespace
 
+import builders
 import msgspec
 import numpy as np
 import pytest
 import torch
 
 from has8.errors import BackendError
-from hwsim.backends.protocol import SegmentRun
 from hwsim.backends.lava.backend import Lava
 from hwsim.backends.lava.interpreter import lava_python
+from hwsim.backends.protocol import SegmentRun
 from hwsim.backends.reference import Reference
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
-from mapping.targets.schema import load_target
 
-LOIHI = load_target("loihi").registers
+LOIHI = builders.LOIHI.registers
 MISSING = Lava().unavailable()
 needs_lava = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 
 class Maker:
-    """Random synapses and populations."""
+    """Random synapses and populations; it knows the shapes of ports, and of layers it has made."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, **ports: tuple[int, ...]) -> None:
         self.rng = np.random.default_rng(seed)
+        self.shapes = dict(ports)
 
     def weight(self, shape: tuple[int, ...], sign_mode: str) -> np.ndarray:
         low, high = {"mixed": (-128, 128), "excitatory": (0, 256), "inhibitory": (-255, 1)}[
@@ -51,15 +54,26 @@ class Maker:
         exp: int = 0,
         sign_mode: str = "mixed",
     ) -> Synapse:
-        attrs = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        weight = self.weight(shape, sign_mode)
-        return Synapse(f"on {source}", source, "conv2d", attrs, weight, exp, sign_mode, 8)
+        return builders.conv(
+            f"on {source}",
+            source,
+            self.shapes[source],
+            self.weight(shape, sign_mode),
+            exp=exp,
+            sign_mode=sign_mode,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
 
     def linear(
         self, source: str, shape: tuple[int, int], exp: int = 0, sign_mode: str = "mixed"
     ) -> Synapse:
-        weight = self.weight(shape, sign_mode)
-        return Synapse(f"on {source}", source, "linear", {}, weight, exp, sign_mode, 8)
+        weight, size = self.weight(shape, sign_mode), (prod(self.shapes[source]),)
+        in_shape = self.shapes[source] if len(self.shapes[source]) == 3 else size
+        name = f"on {source}"
+        return builders.linear(name, source, in_shape, weight, exp=exp, sign_mode=sign_mode)
 
     def layer(
         self,
@@ -78,14 +92,24 @@ class Maker:
             thresholds = np.full(shape[0], threshold)
         else:
             thresholds = self.rng.permutation(np.linspace(*threshold, shape[0]).astype(np.int64))
-        return Population(name, shape, synapses, "lif", thresholds, biases, bias_exp, du, dv)
+        self.shapes[name] = shape
+        return builders.population(
+            name,
+            shape,
+            *synapses,
+            threshold=thresholds,
+            bias=biases,
+            bias_exp=bias_exp,
+            du=du,
+            dv=dv,
+        )
 
 
 def everything(make: Maker) -> ChipSegment:
     """Not square anywhere, so that no two axes can be confused."""
-    x, y = (3, 6, 7), (2, 3)
+    x, y = make.shapes["x"], make.shapes["y"]
     conv, linear, layer = make.conv, make.linear, make.layer
-    quarter = replace(linear("y", (2, 6), exp=7), weight=np.full((2, 6), -256))
+    quarter = replace(linear("y", (2, 6), exp=7), weight=np.full((2, 6, 1, 1), -256))
     populations = (
         layer("conv", (4, 3, 7), conv("x", (4, 3, 3, 2), (2, 1), (1, 1), (1, 2))),
         layer(
@@ -149,7 +173,7 @@ def check_equal(segment: ChipSegment, samples: int) -> SegmentRun:
 
 @needs_lava
 def test_equals_the_reference():
-    want = check_equal(everything(Maker(0)), samples=3)
+    want = check_equal(everything(Maker(0, x=(3, 6, 7), y=(2, 3))), samples=3)
     assert want.overflows["wraps"].u_wraps > 0
     assert want.overflows["clips"].v_clips > 0
 
@@ -157,7 +181,7 @@ def test_equals_the_reference():
 @needs_lava
 def test_one_step_samples_do_not_touch_each_other():
     """With one step to a sample, every step must start from cleared state."""
-    make = Maker(0)
+    make = Maker(0, x=(6,))
     first = make.layer("a", (4,), make.linear("x", (4, 6)), du=0, dv=0)
     segment = ChipSegment("s", 1, (Port("x", (6,)),), (first,), ("a",))
     check_equal(segment, samples=40)
@@ -166,8 +190,8 @@ def test_one_step_samples_do_not_touch_each_other():
 # ------------------------------------------------------------------------------- failures
 
 
-def small(make: Maker | None = None) -> ChipSegment:
-    make = make or Maker(0)
+def small() -> ChipSegment:
+    make = Maker(0, x=(2, 5, 5))
     layer = make.layer("a", (4, 5, 5), make.conv("x", (4, 2, 3, 3), padding=(1, 1)))
     return ChipSegment("small", 8, (Port("x", (2, 5, 5)),), (layer,), ("a",))
 
@@ -178,14 +202,22 @@ def with_synapses(segment: ChipSegment, *synapses: Synapse) -> ChipSegment:
 
 @needs_lava
 def test_refuses_what_lava_would_do_otherwise():
-    segment, make = small(), Maker(0)
+    segment, make = small(), Maker(0, a=(4, 5, 5))
     synapse = segment.populations[0].synapses[0]
     with pytest.raises(BackendError, match="synapse_shift = 6 and the target 5"):
         Lava().compile(segment, msgspec.structs.replace(LOIHI, synapse_shift=5))
-    loop = with_synapses(segment, synapse, make.conv("a", (4, 4, 1, 1)))
-    with pytest.raises(BackendError, match="'a' is fed by 'a', which does not run before it"):
-        Lava().compile(loop, LOIHI)
-    other = replace(segment.populations[0], neuron="adex")
+    back = replace(make.conv("a", (4, 4, 1, 1)), delay=1)
+    with pytest.raises(BackendError, match="'on a' closes a loop, which Lava cannot clear"):
+        Lava().compile(with_synapses(segment, synapse, back), LOIHI)
+    late = replace(synapse, delay=2)
+    with pytest.raises(BackendError, match="'on x' has a delay, whose spikes Lava cannot clear"):
+        Lava().compile(with_synapses(segment, late), LOIHI)
+    layer = segment.populations[0]
+    for key in ("du", "dv", "bias_exp"):
+        several = builders.with_constants(layer, **{key: np.arange(4).reshape(4, 1, 1)})
+        with pytest.raises(BackendError, match=f"one {key} for all neurons, and 'a' has several"):
+            Lava().compile(replace(segment, populations=(several,)), LOIHI)
+    other = replace(layer, neuron=SimpleNamespace(model="adex"))
     with pytest.raises(BackendError, match="'a' is 'adex'"):
         Lava().compile(replace(segment, populations=(other,)), LOIHI)
 
@@ -260,8 +292,8 @@ def hide_lava(find_spec):
 
 @needs_lava
 def test_weights_off_the_grid_are_not_altered_silently():
-    make = Maker(0)
-    odd = replace(make.linear("x", (4, 6)), weight=np.ones((4, 6), dtype=np.int64))
+    make = Maker(0, x=(6,))
+    odd = replace(make.linear("x", (4, 6)), weight=np.ones((4, 6, 1, 1), dtype=np.int64))
     segment = ChipSegment("s", 1, (Port("x", (6,)),), (make.layer("a", (4,), odd),), ("a",))
     with pytest.raises(BackendError, match="Lava would alter the mixed weights of on x"):
         Lava().compile(segment, LOIHI)(spikes_for(segment, 0, 1))
@@ -270,9 +302,8 @@ def test_weights_off_the_grid_are_not_altered_silently():
 @needs_lava
 def test_a_layer_that_dies_within_lava_says_why():
     synapse = small().populations[0].synapses[0]
-    attrs = {**synapse.attrs, "padding": (-1, -1)}
-    broken = with_synapses(small(), replace(synapse, attrs=attrs))
-    broken = replace(broken, populations=(replace(broken.populations[0], shape=(4, 1, 1)),))
+    wiring = replace(synapse.wiring, groups=3)  # which do not divide its channels
+    broken = with_synapses(small(), replace(synapse, wiring=wiring))
     with pytest.raises(BackendError, match="run of segment 'small' ended with code 1: ValueError"):
         Lava().compile(broken, LOIHI)(spikes_for(broken, 0, 1))
 

@@ -17,14 +17,12 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from builders import LOIHI, linear, population, segment
 
 from hwsim.backends.fast.backend import Fast
 from hwsim.backends.lava.backend import Lava
 from hwsim.backends.reference import Reference
-from mapping.chip.segment import ChipSegment, Population, Port, Synapse
-from mapping.targets.schema import load_target
 
-LOIHI = load_target("loihi").registers
 MISSING = Lava().unavailable()
 STEPS, DELAY = 1000, 1
 INPUTS = [
@@ -40,16 +38,13 @@ MEMBRANE_SHA256 = "754aa9304634729fa1f3b84ec4655023b986a84ea83e5c3cc7d21dc01cfb7
 
 def run(backend, **constants):
     """The neuron's run in one sample of 1,000 steps."""
-    weight = np.array([[10]])
-    synapse = Synapse("w", "in", "linear", {}, weight, 0, "excitatory", 8)
-    values = {"threshold": 25, "bias": 0, "bias_exp": 0, "du": 4095, "dv": 163, **constants}
-    values |= {name: np.array([values[name]]) for name in ("threshold", "bias")}
-    neuron = Population("lif", (1,), (synapse,), "lif", **values)
-    segment = ChipSegment("chip", STEPS, (Port("in", (1,)),), (neuron,), ("lif",))
+    synapse = linear("w", "in", (1,), np.array([[10]]), sign_mode="excitatory")
+    values = {"threshold": 25, "du": 4095, "dv": 163, **constants}
+    chip = segment(population("lif", (1,), synapse, **values), inputs={"in": (1,)}, steps=STEPS)
     spikes = torch.zeros(STEPS, 1, 1, dtype=torch.bool)
     spikes[INPUTS] = True
     membranes = backend.name != "lava"
-    return backend.compile(segment, LOIHI)({"in": spikes}, membranes=membranes)
+    return backend.compile(chip, LOIHI.registers)({"in": spikes}, membranes=membranes)
 
 
 def spike_steps(run):

@@ -22,6 +22,8 @@ CALIBRATION = 256
 """Training images that stand for the data: for encoders' ranges, and to search for scales on."""
 DEFAULT_BITS = 8
 """Bits of a weight unless the user names another number."""
+LOCAL = "local"
+"""The value of ``--ray`` without an address: a Ray of our own, started for the run."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -7,11 +7,8 @@ from typing import Any
 
 import click
 
-from has8.cli.options import BATCH, data_options
+from has8.cli.options import BATCH, LOCAL, data_options
 from hwsim.names import BACKEND_NAMES, FAULT_NAMES, RECORDS
-
-LOCAL = "local"
-"""The value of ``--ray`` without an address: a Ray of our own, started for the run."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -28,7 +28,7 @@ from has8.training.calibrate import calibrate
 from has8.training.checkpoint import config_of
 from has8.training.hardware import Hardware
 from has8.training.history import Epoch, History, Position, Report
-from has8.training.loop import Run, count_right, summed
+from has8.training.loop import TrainingRun, count_right, summed
 from has8.training.optim import make_optimizer
 from has8.training.processes import launch
 from has8.training.recipes import TrainConfig
@@ -92,7 +92,7 @@ def fit(
     try:
         epochs, position = _restored(fabric, folder, model, optimizer, resume)
         with torch.random.fork_rng(devices), stop_signals() as signalled:
-            run = Run(
+            run = TrainingRun(
                 fabric, net, model, optimizer, data, chosen, config,
                 folder if fabric.is_global_zero else None, signalled, on_progress,
             )  # fmt: skip

@@ -35,7 +35,7 @@ GPU_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainingRun:
     """What stays the same over a run.
 
     Args:

@@ -8,7 +8,7 @@ steps before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ class ReferenceProgram:
         layers = [_Layer(item, samples, self.registers, state) for item in self.order]
         for step in range(self.segment.steps):
             for layer in layers:
-                arriving = {s: history.at(s.source, step - s.delay) for s in layer.synapses}
+                arriving = [(s, history.at(s.source, step - s.delay)) for s in layer.synapses]
                 spikes[layer.name][step] = layer.advance(arriving, membranes)
         by_name = {layer.name: layer for layer in layers}
         done = [by_name[item.name] for item in self.segment.populations]
@@ -167,10 +167,10 @@ class _Layer:
         self.membranes: list[Ints] = []
         self.overflow = Overflow()
 
-    def advance(self, arriving: Mapping[Synapse, Spikes], membranes: bool) -> Spikes:
-        """One step of all neurons; ``arriving`` holds the spikes of each synapse's source."""
+    def advance(self, arriving: Iterable[tuple[Synapse, Spikes]], membranes: bool) -> Spikes:
+        """One step of all neurons; ``arriving`` holds each synapse with its source's spikes."""
         drive = self.zeros
-        for synapse, spikes in arriving.items():
+        for synapse, spikes in arriving:
             total = weighted_sum(synapse, spikes.astype(np.int64))
             drive = drive + shift_left(total, synapse.weight_exp).reshape(drive.shape)
         step = self.neuron.step(self.state, drive, self.registers)

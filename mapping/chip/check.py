@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from has8.errors import BadInput
+from mapping.chip.arithmetic import largest_drive
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import NEURONS, constants
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_DELAY = 1 << 16
 """Steps; a longer delay is an error of whoever wrote it, not a network."""
+INT64_BITS = 62
+"""Registers, what is added to them, and products with a decay must be of no more bits."""
 
 
 def check_segment(segment: ChipSegment, registers: Registers) -> None:
@@ -57,6 +61,12 @@ def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str,
             source = segment.shape_of(synapse.source)
             for problem in _of_synapse(synapse, source, population.shape, registers):
                 yield synapse.name, problem
+    for population in segment.populations:
+        if (bits := _bits(population, registers)) > INT64_BITS:
+            yield (
+                population.name,
+                f"its numbers could have {bits} bits, and a simulator has {INT64_BITS}",
+            )
 
 
 def _of_neurons(population: Population, registers: Registers) -> Iterator[str]:
@@ -80,12 +90,32 @@ def _of_neurons(population: Population, registers: Registers) -> Iterator[str]:
     yield from neuron.faults(registers)
 
 
+def _bits(population: Population, registers: Registers) -> int:
+    """Bits of the largest number that a step of the neurons can come to."""
+
+    def shifted(values: NDArray[Any], places: int) -> int:
+        return int(np.abs(values).max(initial=0)) << min(max(places, 0), INT64_BITS)
+
+    r, neuron = registers, population.neuron
+    drive = sum(
+        shifted(largest_drive(s.weight.astype(np.float64)), s.weight_exp)
+        for s in population.synapses
+    )
+    threshold, bias, bias_exp = (
+        getattr(neuron, name, np.zeros(1)) for name in ("threshold", "bias", "bias_exp")
+    )
+    added = (drive << min(r.synapse_shift, INT64_BITS)) + shifted(bias, int(bias_exp.max()))
+    membrane, threshold = (1 << r.state_bits) + added, shifted(threshold, r.threshold_shift)
+    return max(membrane.bit_length() + r.decay_bits, threshold.bit_length())
+
+
 def _of_synapse(
     synapse: Synapse, source: tuple[int, ...], target: tuple[int, ...], registers: Registers
 ) -> Iterator[str]:
     wires, weight = synapse.wiring, synapse.weight
     if not (_sound(wires.rows) and _sound(wires.cols)) or not (
-        _whole(wires.groups) and wires.groups >= 1 and _whole(wires.channels_out)
+        all(map(_whole, (wires.channels_in, wires.channels_out, wires.groups)))
+        and wires.groups >= 1
     ):
         yield "its wiring must have whole numbers in range"
         return
@@ -100,6 +130,9 @@ def _of_synapse(
         return
     if synapse.weight_bits not in registers.weight_bits:
         yield f"weights of {synapse.weight_bits} bits are not among {registers.weight_bits}"
+        return
+    if registers.weight_magnitude_bits > INT64_BITS:
+        yield f"weights of {registers.weight_magnitude_bits} bits do not fit into {INT64_BITS}"
         return
     low, high, step = weight_grid(registers, synapse.weight_bits, synapse.sign_mode)
     if ((weight < low) | (weight > high) | (weight % step != 0)).any():

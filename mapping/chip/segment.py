@@ -142,22 +142,53 @@ class ChipSegment:
         """The populations in an order in which a step can run: sources without delay come first.
 
         Raises:
-            BadInput: if populations wait for each other within one step.
+            BadInput: if populations wait for each other within one step, or a source is unknown.
         """
         ordered = self._sorted(delayed=False)
-        if len(ordered) < len(self.populations):
-            left = [p.name for p in self.populations if p not in ordered]
+        if len(ordered) == len(self.populations):
+            return ordered
+        circle = {synapse.source for synapse in self._circle(delayed=False)}
+        names = [population.name for population in self.populations if population.name in circle]
+        if not names:
+            known = {item.name for item in (*self.inputs, *self.populations)}
+            lost = next(synapse for _, synapse in self.synapses() if synapse.source not in known)
             raise BadInput(
-                f"the populations {', '.join(left)} wait for each other's spikes of the same step: "
-                f"give a synapse of the loop a delay of at least one step"
+                f"the source {lost.source!r} of synapse {lost.name!r} is neither port nor "
+                f"population"
             )
-        return ordered
+        who = f"the populations {', '.join(names)} wait for each other's"
+        if len(names) == 1:
+            who = f"the population {names[0]} waits for its own"
+        raise BadInput(
+            f"{who} spikes of the same step: give a synapse of the loop a delay of at least one "
+            f"step"
+        )
 
     def loop(self) -> Synapse | None:
         """A synapse that closes a loop; None where spikes only go forward."""
-        ordered = self._sorted(delayed=True)
-        left = {p.name for p in self.populations if p not in ordered}
-        return next((s for p, s in self.synapses() if p.name in left and s.source in left), None)
+        circle = self._circle(delayed=True)
+        return next((synapse for synapse in circle if synapse.delay), next(iter(circle), None))
+
+    def _circle(self, *, delayed: bool) -> list[Synapse]:
+        """The synapses of a loop, each behind the one that it feeds; none where there is no loop.
+
+        Args:
+            delayed: whether synapses with a delay count too.
+        """
+        ordered = {population.name for population in self._sorted(delayed=delayed)}
+        waiting = {p.name: p for p in self.populations if p.name not in ordered}
+        passed: list[str] = []
+        walked: list[Synapse] = []
+        name = next(iter(waiting), None)
+        while name is not None and name not in passed:  # what waits for others comes round to one
+            sources = (s for s in waiting[name].synapses if s.source in waiting)
+            back = next((s for s in sources if delayed or not s.delay), None)
+            if back is None:
+                return []
+            passed.append(name)
+            walked.append(back)
+            name = back.source
+        return walked[passed.index(name) :] if name is not None else []
 
     def _sorted(self, *, delayed: bool) -> tuple[Population, ...]:
         """The populations that can be sorted behind their sources, those in order as they are.

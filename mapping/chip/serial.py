@@ -92,8 +92,8 @@ def narrow(integers: NDArray[np.int64]) -> NDArray[Any]:
 
 
 def _wide(integers: NDArray[Any]) -> NDArray[np.int64]:
-    if integers.dtype.kind not in "iu":
-        raise ValueError(f"expected integers, found {integers.dtype}")
+    if integers.dtype.kind not in "iu" or integers.max(initial=0) > np.iinfo(np.int64).max:
+        raise ValueError(f"expected integers that int64 holds, found {integers.dtype}")
     return integers.astype(np.int64)
 
 

@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
-from mapping.graph.ir import Graph
+import msgspec
+import torch
+
+from mapping.graph.ir import Graph, Node, Signal
 from mapping.graph.ops import OPS
 
 
 def verify_graph(graph: Graph) -> None:
-    """Every node is of a known kind and its type follows from its inputs' types.
+    """Every node is of a known kind, has what that needs, and its type follows from its inputs'.
 
     Raises:
         ValueError: with the first node for which that does not hold.
     """
+    inputs = [node.name for node in graph if node.op == "input"]
+    if len(inputs) != 1:
+        raise ValueError(f"it must have one input, not {len(inputs)}")
     for node in graph:
         if node.op not in OPS:
             raise ValueError(f"node {node.name!r} is of unknown kind {node.op!r}")
-        if node.op == "input":
-            continue
-        inputs = tuple(graph[source].type for source in node.inputs)
-        inferred = OPS[node.op].infer(node.attrs, node.tensors, inputs)
-        if inferred != node.type:
-            raise ValueError(f"node {node.name!r} says {node.type}, its inputs make {inferred}")
+        try:
+            _verify_node(graph, node)
+        except ValueError as error:
+            raise ValueError(f"node {node.name!r} ({node.op}) is wrong: {error}") from None
+
+
+def _verify_node(graph: Graph, node: Node) -> None:
+    op, sources = OPS[node.op], tuple(graph[source].type for source in node.inputs)
+    if len(sources) != op.inputs:
+        raise ValueError(f"it takes {op.inputs} inputs, not {len(sources)}")
+    msgspec.convert(dict(node.attrs), op.attrs)
+    axes = {**op.tensors, **op.optional}
+    if not op.tensors.keys() <= node.tensors.keys() <= axes.keys():
+        raise ValueError(f"it needs the tensors {sorted(op.tensors)}, not {sorted(node.tensors)}")
+    for name, tensor in node.tensors.items():
+        if tensor.dtype != torch.float32 or tensor.dim() != axes[name] or not tensor.numel():
+            raise ValueError(f"its {name} must be of float32 with {axes[name]} axes, not empty")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"its {name} must be finite numbers")
+    signal = (
+        Signal(node.type.shape)
+        if node.op == "input"
+        else op.infer(node.attrs, node.tensors, sources)
+    )
+    if signal != node.type or not signal.shape or min(signal.shape) < 1:
+        raise ValueError(f"it says {node.type}, and its inputs make {signal}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,13 +100,45 @@ def _rounded(
     chosen = scales.get(name)
     if isinstance(chosen, Rounded):
         return chosen
-    expected = (len(layer.bias), len(layer.synapses))
-    if chosen is None or (len(chosen.thresholds), len(chosen.exponents)) != expected:
+    channels, parts = len(layer.bias), len(layer.synapses)
+    if chosen is None or (
+        (len(chosen.thresholds), len(chosen.exponents), len(chosen.sign_modes))
+        != (channels, parts, parts)
+    ):
         raise BadInput(
-            f"the scales that were given have none for layer {name!r} of {expected[0]} channels: "
+            f"the scales that were given have none for layer {name!r} of {channels} channels: "
             f"they belong to another model or another partition; let new ones be chosen"
         )
+    _check_scale(chosen, name, registers)
     return Rounded(to_integers(layer, chosen, registers, bits))
+
+
+def _check_scale(scale: Scale, name: str, registers: Registers) -> None:
+    """Refuse a scale whose constants the target's registers do not hold.
+
+    Raises:
+        BadInput: for the first of them.
+    """
+    exponents = range(registers.weight_exp_min, registers.weight_exp_max + 1)
+    rules: dict[str, tuple[Sequence[object], Collection[object], str]] = {
+        "threshold": (
+            scale.thresholds,
+            range(1, registers.threshold_max + 1),
+            f"from 1 to {registers.threshold_max:,}",
+        ),
+        "weight exponent": (
+            scale.exponents,
+            exponents,
+            f"from {registers.weight_exp_min} to {registers.weight_exp_max}",
+        ),
+        "sign mode": (scale.sign_modes, registers.sign_modes, ", ".join(registers.sign_modes)),
+    }
+    for what, (values, allowed, words) in rules.items():
+        if wrong := [value for value in values if value not in allowed]:
+            raise BadInput(
+                f"the scale that was given for layer {name!r} does not fit the target: a "
+                f"{what} must be {words}, not {wrong[0]!r}; let new scales be chosen"
+            )
 
 
 def _population(

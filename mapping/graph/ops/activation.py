@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op
+from mapping.graph.ops.op import Attrs, Lowered, Op, Real
+
+
+class LeakySlope(Attrs, frozen=True):
+    """Attributes of a leaky ReLU."""
+
+    negative_slope: Real
 
 
 def _nothing(module: nn.Module) -> Lowered:
@@ -40,5 +46,5 @@ def leaky_relu(node: Node, x: Tensor) -> Tensor:
 
 OPS = (
     Op("relu", (nn.ReLU,), _nothing, infer, relu),
-    Op("leaky_relu", (nn.LeakyReLU,), _slope, infer, leaky_relu),
+    Op("leaky_relu", (nn.LeakyReLU,), _slope, infer, leaky_relu, attrs=LeakySlope),
 )

@@ -30,4 +30,4 @@ def add(node: Node, left: Tensor, right: Tensor) -> Tensor:
     return left + right
 
 
-OPS = (Op("add", (), _nothing, infer, add, sees_time=True),)
+OPS = (Op("add", (), _nothing, infer, add, sees_time=True, inputs=2),)

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, parameters
+from mapping.graph.ops.op import Attrs, Lowered, Op, Real, parameters
+
+
+class Epsilon(Attrs, frozen=True):
+    """Attributes of a batch normalisation."""
+
+    eps: Real
 
 
 def lower(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Lowered:
@@ -28,6 +34,10 @@ def infer(
     (given,) = inputs
     if given.shape[0] != len(tensors["running_mean"]):
         raise ValueError(f"it takes {len(tensors['running_mean'])} channels, not {given}")
+    if len({len(tensor) for tensor in tensors.values()}) > 1 or len(tensors) == 3:
+        raise ValueError("it needs mean and variance, or weight and bias too, of all channels")
+    if not bool((tensors["running_var"] + attrs["eps"] > 0).all()):
+        raise ValueError("a variance and eps must be more than 0 together")
     return Signal(given.shape, Kind.VALUE, given.steps)
 
 
@@ -54,4 +64,15 @@ def factor_and_offset(node: Node) -> tuple[Tensor, Tensor]:
     return factor, offset
 
 
-OPS = (Op("batchnorm", (nn.BatchNorm1d, nn.BatchNorm2d), lower, infer, run),)
+OPS = (
+    Op(
+        "batchnorm",
+        (nn.BatchNorm1d, nn.BatchNorm2d),
+        lower,
+        infer,
+        run,
+        attrs=Epsilon,
+        tensors={"running_mean": 1, "running_var": 1},
+        optional={"weight": 1, "bias": 1},
+    ),
+)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from has8.encoders import (
@@ -20,8 +21,9 @@ from has8.encoders import (
     encode_latency,
     encode_phase,
 )
+from has8.encoders.latency import MOST_LOG_STEPS
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, parameters
+from mapping.graph.ops.op import Attrs, Lowered, Op, Positive, Real, parameters
 
 Encoder = (
     BitPlaneEncoder
@@ -31,6 +33,44 @@ Encoder = (
     | PhaseEncoder
     | RateEncoder
 )
+
+
+class BitPlanes(Attrs, frozen=True, tag_field="coding", tag=BitPlaneEncoder.coding):
+    """Attributes of bit planes."""
+
+    steps: Literal[8]
+    order: Literal["lsb", "msb"]
+    lo: Real
+    hi: Real
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if not self.lo < self.hi:
+            raise ValueError("lo must be below hi")
+
+
+class Duplicates(Attrs, frozen=True, tag_field="coding", tag=DuplicateEncoder.coding):
+    """Attributes of values that are repeated."""
+
+    steps: Positive
+
+
+class Phases(Attrs, frozen=True, tag_field="coding", tag=PhaseEncoder.coding):
+    """Attributes of phase coding."""
+
+    steps: Positive
+
+
+class Latencies(Attrs, frozen=True, tag_field="coding", tag=LatencyEncoder.coding):
+    """Attributes of latency coding."""
+
+    steps: Annotated[int, Meta(ge=2)]
+    function: Literal["linear", "log"]
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if self.function == "log" and self.steps > MOST_LOG_STEPS:
+            raise ValueError(f"steps must be at most {MOST_LOG_STEPS} where function is 'log'")
 
 
 def lower_encoder(module: Encoder) -> Lowered:
@@ -111,6 +151,16 @@ OPS = (
         encode,
         role="encode",
         sees_time=True,
+        attrs=BitPlanes | Duplicates | Phases | Latencies,
     ),
-    Op("decode", (Decoder,), lower_decoder, infer_decoder, decode, role="decode", sees_time=True),
+    Op(
+        "decode",
+        (Decoder,),
+        lower_decoder,
+        infer_decoder,
+        decode,
+        role="decode",
+        sees_time=True,
+        tensors={"weights": 1},
+    ),
 )

@@ -11,7 +11,27 @@ from torch.nn import functional as F
 from has8.kernels.conv import Conv2d
 from mapping.chip.wiring import Axis, Wiring
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, SynapseKind, pair, parameters, scaled_outputs
+from mapping.graph.ops.op import (
+    Attrs,
+    Lowered,
+    Natural,
+    Op,
+    Positive,
+    SynapseKind,
+    check_bias,
+    pair,
+    parameters,
+    scaled_outputs,
+)
+
+
+class Window(Attrs, frozen=True):
+    """Attributes of a convolution; pairs are of rows and columns."""
+
+    stride: tuple[Positive, Positive]
+    padding: tuple[Natural, Natural]
+    dilation: tuple[Positive, Positive]
+    groups: Positive
 
 
 def lower(module: nn.Conv2d) -> Lowered:
@@ -46,6 +66,9 @@ def infer(
     if len(given.shape) != 3 or given.shape[0] != channels:
         raise ValueError(f"it takes images of {channels} channels, not {given}")
     wires = wiring(attrs, tensors["weight"], given)
+    check_bias(tensors, wires.channels_out)
+    if wires.channels_out % wires.groups:
+        raise ValueError(f"its {wires.groups} groups do not divide {wires.channels_out} outputs")
     if min(wires.out_shape) < 1:
         kernel = "x".join(map(str, tensors["weight"].shape[2:]))
         raise ValueError(
@@ -95,5 +118,8 @@ OPS = (
         run,
         role="synapse",
         synapse=SynapseKind(wiring, canonical, scaled_outputs, "synop_conv"),
+        attrs=Window,
+        tensors={"weight": 4},
+        optional={"bias": 1},
     ),
 )

@@ -14,7 +14,30 @@ from torch.nn import functional as F
 
 from mapping.chip.wiring import Axis, Wiring
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, SynapseKind, pair, parameters
+from mapping.graph.ops.conv2d import Window
+from mapping.graph.ops.op import (
+    Lowered,
+    Natural,
+    Op,
+    SynapseKind,
+    check_bias,
+    pair,
+    parameters,
+)
+
+
+class Spread(Window, frozen=True):
+    """Attributes of a transposed convolution; pairs are of rows and columns."""
+
+    output_padding: tuple[Natural, Natural]
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        for extra, steps in zip(
+            self.output_padding, zip(self.stride, self.dilation, strict=True), strict=True
+        ):
+            if extra >= max(steps):
+                raise ValueError("output_padding must be smaller than stride or dilation")
 
 
 def lower(module: nn.ConvTranspose2d) -> Lowered:
@@ -37,7 +60,10 @@ def infer(
     channels = tensors["weight"].shape[0]
     if len(given.shape) != 3 or given.shape[0] != channels:
         raise ValueError(f"it takes images of {channels} channels, not {given}")
+    if channels % attrs["groups"]:
+        raise ValueError(f"its {attrs['groups']} groups do not divide {channels} channels")
     wires = wiring(attrs, tensors["weight"], given)
+    check_bias(tensors, wires.channels_out)
     if min(wires.out_shape) < 1:
         raise ValueError(f"its padding {attrs['padding']} leaves nothing of {given}")
     return Signal(wires.out_shape, Kind.VALUE, given.steps)
@@ -101,5 +127,8 @@ OPS = (
         run,
         role="synapse",
         synapse=SynapseKind(wiring, canonical, scaled, "synop_conv"),
+        attrs=Spread,
+        tensors={"weight": 4},
+        optional={"bias": 1},
     ),
 )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mapping.chip.wiring import Wiring, dense
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, SynapseKind, parameters, scaled_outputs
+from mapping.graph.ops.op import Lowered, Op, SynapseKind, check_bias, parameters, scaled_outputs
 
 
 def lower(module: nn.Linear) -> Lowered:
@@ -26,6 +26,7 @@ def infer(
     outputs, size = tensors["weight"].shape
     if given.size != size or (len(given.shape) > 1 and given.kind is not Kind.SPIKE):
         raise ValueError(f"it takes vectors of {size}, not {given}")
+    check_bias(tensors, outputs)
     return Signal((outputs,), Kind.VALUE, given.steps)
 
 
@@ -53,5 +54,7 @@ OPS = (
         run,
         role="synapse",
         synapse=SynapseKind(wiring, canonical, scaled_outputs, "synop_dense"),
+        tensors={"weight": 2},
+        optional={"bias": 1},
     ),
 )

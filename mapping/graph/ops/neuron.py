@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
 from torch import Tensor
 
 from has8.kernels import fused, paths
 from has8.neurons import ATAN_ALPHA, Leaky, leaky
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op
+from mapping.graph.ops.op import AboveZero, Attrs, Lowered, Op, Real
+
+
+class Constants(Attrs, frozen=True):
+    """Attributes of a neuron; see :class:`has8.neurons.Leaky`."""
+
+    model: Literal["lif"]
+    beta: Annotated[float, Meta(ge=0, le=1)]
+    threshold: AboveZero
+    gain: Real
+    reset: Literal["zero"]
 
 
 def lower(module: Leaky) -> Lowered:
@@ -45,4 +56,4 @@ def lif(node: Node, current: Tensor) -> Tensor:
     return leaky(current, beta, threshold, gain)[1]
 
 
-OPS = (Op("neuron", (Leaky,), lower, infer, lif, role="neuron", sees_time=True),)
+OPS = (Op("neuron", (Leaky,), lower, infer, lif, role="neuron", sees_time=True, attrs=Constants),)

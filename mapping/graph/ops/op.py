@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
+import torch
+from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from mapping.chip.wiring import Wiring
@@ -15,6 +17,18 @@ Lowered = tuple[Mapping[str, Any], Mapping[str, Tensor]]
 """(attributes, tensors) of a node."""
 
 Role = Literal["host", "synapse", "neuron", "input", "encode", "decode"]
+
+Natural = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+_MOST = torch.finfo(torch.float32).max
+Real = Annotated[float, Meta(ge=-_MOST, le=_MOST)]
+"""A number that float32 holds."""
+AboveZero = Annotated[float, Meta(gt=0, le=_MOST)]
+"""One of more than 0."""
+
+
+class Attrs(Struct, frozen=True, forbid_unknown_fields=True):
+    """The attributes of a kind of node, by name, with types and ranges; here: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,10 @@ class Op:
         role: what it can be on a chip; "host" if nothing.
         synapse: how it becomes synapses, where ``role`` is "synapse".
         sees_time: whether ``run`` wants the time axis; otherwise time is merged into the batch.
+        inputs: how many nodes feed it.
+        attrs: types and ranges of its attributes; a struct, or a union of tagged ones.
+        tensors: the tensors that it needs, by name, and how many axes each has.
+        optional: the tensors that it may have besides.
     """
 
     name: str
@@ -60,6 +78,10 @@ class Op:
     role: Role = "host"
     sees_time: bool = False
     synapse: SynapseKind | None = None
+    inputs: int = 1
+    attrs: Any = Attrs
+    tensors: Mapping[str, int] = field(default_factory=dict)
+    optional: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_node(op: Op, node: Node, inputs: tuple[Tensor, ...], steps: int | None) -> Tensor:
@@ -81,6 +103,16 @@ def run_node(op: Op, node: Node, inputs: tuple[Tensor, ...], steps: int | None) 
 def scaled_outputs(attrs: Mapping[str, Any], weight: Tensor, factor: Tensor) -> Tensor:
     """Weights whose first axis is that of the outputs, with each of these times a factor."""
     return weight * factor.view(-1, *(1,) * (weight.dim() - 1))
+
+
+def check_bias(tensors: Mapping[str, Tensor], outputs: int) -> None:
+    """Refuse a bias that has not one value for each output.
+
+    Raises:
+        ValueError: if there is such a bias.
+    """
+    if "bias" in tensors and len(tensors["bias"]) != outputs:
+        raise ValueError(f"its bias has {len(tensors['bias'])} values for {outputs} outputs")
 
 
 def pair(value: Any) -> list[int]:

@@ -9,7 +9,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, pair, window
+from mapping.graph.ops.op import Attrs, Lowered, Natural, Op, Positive, pair, window
+
+
+class MaxWindow(Attrs, frozen=True):
+    """Attributes of a maximum over windows; pairs are of rows and columns."""
+
+    kernel: tuple[Positive, Positive]
+    stride: tuple[Positive, Positive]
+    padding: tuple[Natural, Natural]
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel, strict=True)):
+            raise ValueError("padding must be at most half of the kernel")
+
+
+class AverageWindow(MaxWindow, frozen=True):
+    """Attributes of an average over windows."""
+
+    count_include_pad: bool
 
 
 def _window_of(module: nn.AvgPool2d | nn.MaxPool2d) -> Lowered:
@@ -74,8 +93,8 @@ def global_avgpool(node: Node, x: Tensor) -> Tensor:
 
 
 OPS = (
-    Op("maxpool", (nn.MaxPool2d,), _window_of, infer, maxpool),
-    Op("avgpool", (nn.AvgPool2d,), _window_of, infer, avgpool),
+    Op("maxpool", (nn.MaxPool2d,), _window_of, infer, maxpool, attrs=MaxWindow),
+    Op("avgpool", (nn.AvgPool2d,), _window_of, infer, avgpool, attrs=AverageWindow),
     Op("global_avgpool", (nn.AdaptiveAvgPool2d,), _to_one, infer, global_avgpool),
 )
 LINEAR = ("avgpool", "global_avgpool")

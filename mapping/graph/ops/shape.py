@@ -45,7 +45,7 @@ def same(node: Node, x: Tensor) -> Tensor:
 
 
 OPS = (
-    Op("input", (), _nothing, _infer_same, same, role="input", sees_time=True),
+    Op("input", (), _nothing, _infer_same, same, role="input", sees_time=True, inputs=0),
     Op("flatten", (nn.Flatten,), _flatten_of, _infer_flat, flatten),
     Op("identity", (nn.Identity, nn.Dropout, nn.Dropout2d), _nothing, _infer_same, same),
 )
