@@ -10,13 +10,19 @@ from torch import Tensor
 
 from has8.errors import BadInput
 from hwsim.activity import Activity
-from hwsim.backends.protocol import Backend, Executable, SegmentRun, SegmentState
+from hwsim.backends.protocol import (
+    Backend,
+    Executable,
+    SegmentRun,
+    SegmentState,
+    longest_delays,
+)
 from hwsim.backends.registry import find_backend
 from hwsim.boundary import decode, encode
 from hwsim.counting import Counter
 from hwsim.names import RECORDS
 from mapping.graph.evaluate import moved
-from mapping.graph.ir import Graph, Node
+from mapping.graph.ir import Node
 from mapping.graph.ops import OPS, run_node
 from mapping.mapped import Mapped
 from mapping.partition.segments import Segment
@@ -119,7 +125,7 @@ class Program:
                 not of as many samples.
             BackendError: if the backend fails, or cannot tell what to record.
         """
-        _check(self.mapped.graph, x, batch_size, record, state)
+        _check(self.mapped, x, batch_size, record, state)
         counts = Counter(self.mapped.graph, self.mapped.target.link)
         parts: list[_Part] = []
         logits: list[Tensor] = []
@@ -226,7 +232,7 @@ def simulate(
         BadInput: if the shape of ``x`` does not fit, or it is not finite.
         BackendError: if the backend cannot run here, fails, or cannot tell what to record.
     """
-    _check(mapped.graph, x, batch_size, record, None)
+    _check(mapped, x, batch_size, record, None)
     return Program(mapped, backend).run(
         x, batch_size=batch_size, record=record, first=first, on_progress=on_progress
     )
@@ -254,7 +260,7 @@ def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
 
 
 def _check(
-    graph: Graph,
+    mapped: Mapped,
     x: Tensor,
     batch_size: int,
     record: Collection[str],
@@ -262,17 +268,48 @@ def _check(
 ) -> None:
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")
-    shape = graph.input.type.shape
+    shape = mapped.graph.input.type.shape
     if tuple(x.shape[1:]) != shape or len(x) == 0:
         raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
     if batch_size < 1:
         raise BadInput(f"batch_size must be at least 1, not {batch_size}")
     if not x.is_floating_point() or not bool(x.float().isfinite().all()):
         raise BadInput(f"images must be finite floats, as the model was trained on, not {x.dtype}")
-    for name, before in (state or {}).items():
-        for registers in before.registers.values():
-            if any(len(register) != len(x) for register in registers.values()):
-                raise BadInput(f"the state of {name!r} must be that of {len(x)} samples")
+    if state is not None:
+        _check_state(mapped, state, len(x))
+
+
+def _check_state(mapped: Mapped, state: Mapping[str, SegmentState], samples: int) -> None:
+    if state.keys() != {chip.name for chip in mapped.chips}:
+        raise BadInput(
+            f"the state is of the segments {sorted(state)}, and the chip has "
+            f"{[chip.name for chip in mapped.chips]}"
+        )
+    for chip in mapped.chips:
+        before = state[chip.name]
+        registers = {
+            population.name: dict.fromkeys(population.neuron.cleared(0), population.shape)
+            for population in chip.populations
+        }
+        past = {name: (delay, *chip.shape_of(name)) for name, delay in longest_delays(chip).items()}
+        if (
+            _shapes(before.registers, samples, 0) != registers
+            or _shapes({"": before.past}, samples, 1)[""] != past
+        ):
+            raise BadInput(f"the state of {chip.name!r} must be what it kept of {samples} samples")
+
+
+def _shapes(
+    tensors: Mapping[str, Mapping[str, Tensor]], samples: int, axis: int
+) -> dict[str, dict[str, tuple[int, ...] | None]]:
+    """Their shapes without the axis of the samples; None where that has another length."""
+    return {
+        name: {
+            key: (*x.shape[:axis], *x.shape[axis + 1 :]) if x.shape[axis] == samples else None
+            for key, x in some.items()
+        }
+        for name, some in tensors.items()
+    }
 
 
 @dataclass(slots=True)

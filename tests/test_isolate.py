@@ -146,7 +146,7 @@ def test_finds_an_interpreter_with_a_package(tmp_path, monkeypatch):
         if len(pids(tmp_path / "pids")) == 2:
             break
     assert len(pids(tmp_path / "pids")) == 2
-    assert not any(map(alive, pids(tmp_path / "pids")))
+    assert wait_until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
 
 
 def test_a_failure_says_why(worker):

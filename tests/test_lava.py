@@ -17,6 +17,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from builders import gridded, networks, random_inputs
+from hypothesis import HealthCheck, Phase, given, settings
 
 from has8.errors import BackendError
 from hwsim.backends.lava.backend import Lava
@@ -35,13 +37,7 @@ class Maker:
 
     def __init__(self, seed: int, **ports: tuple[int, ...]) -> None:
         self.rng = np.random.default_rng(seed)
-        self.shapes = dict(ports)
-
-    def weight(self, shape: tuple[int, ...], sign_mode: str) -> np.ndarray:
-        low, high = {"mixed": (-128, 128), "excitatory": (0, 256), "inhibitory": (-255, 1)}[
-            sign_mode
-        ]
-        return self.rng.integers(low, high, shape) * (2 if sign_mode == "mixed" else 1)
+        self.ports, self.shapes = ports, dict(ports)
 
     def conv(
         self,
@@ -53,24 +49,26 @@ class Maker:
         groups: int = 1,
         exp: int = 0,
         sign_mode: str = "mixed",
+        **spread: tuple[int, int],
     ) -> Synapse:
         return builders.conv(
             f"on {source}",
             source,
             self.shapes[source],
-            self.weight(shape, sign_mode),
+            gridded(self.rng, shape, sign_mode),
             exp=exp,
             sign_mode=sign_mode,
             stride=stride,
             padding=padding,
             dilation=dilation,
             groups=groups,
+            **spread,
         )
 
     def linear(
         self, source: str, shape: tuple[int, int], exp: int = 0, sign_mode: str = "mixed"
     ) -> Synapse:
-        weight, size = self.weight(shape, sign_mode), (prod(self.shapes[source]),)
+        weight, size = gridded(self.rng, shape, sign_mode), (prod(self.shapes[source]),)
         in_shape = self.shapes[source] if len(self.shapes[source]) == 3 else size
         name = f"on {source}"
         return builders.linear(name, source, in_shape, weight, exp=exp, sign_mode=sign_mode)
@@ -153,14 +151,8 @@ def everything(make: Maker) -> ChipSegment:
     return ChipSegment("all", 5, (Port("x", x), Port("y", y)), populations, ("late",))
 
 
-def spikes_for(segment: ChipSegment, seed: int, samples: int) -> dict[str, torch.Tensor]:
-    rng = np.random.default_rng(seed)
-    shapes = {port.name: (segment.steps, samples, *port.shape) for port in segment.inputs}
-    return {name: torch.from_numpy(rng.random(shape) < 0.5) for name, shape in shapes.items()}
-
-
 def check_equal(segment: ChipSegment, samples: int) -> SegmentRun:
-    inputs = spikes_for(segment, 1, samples)
+    inputs = random_inputs(segment, samples, seed=1)
     want = Reference().compile(segment, LOIHI)(inputs)
     got = Lava().compile(segment, LOIHI)(inputs)
     assert list(got.spikes) == list(want.spikes)
@@ -185,6 +177,64 @@ def test_one_step_samples_do_not_touch_each_other():
     first = make.layer("a", (4,), make.linear("x", (4, 6)), du=0, dv=0)
     segment = ChipSegment("s", 1, (Port("x", (6,)),), (first,), ("a",))
     check_equal(segment, samples=40)
+
+
+@needs_lava
+def test_constants_of_each_neuron_and_sources_that_are_spread_out():
+    """In an order in which nothing could run, which means nothing; and where no spike arrives."""
+    make = Maker(0, x=(3, 4, 5), y=(7,))
+    conv, layer, rng = make.conv, make.layer, make.rng
+    up = {"padding": (1, 2), "spread": (2, 3), "extra": (1, 0)}
+    own = {
+        "threshold": rng.integers(0, 3000, (4, 8, 14)),
+        "bias": rng.integers(-300, 600, (4, 8, 14)),
+    }
+    populations = [
+        builders.with_constants(layer("up", (4, 8, 14), conv("x", (4, 3, 3, 4), **up)), **own),
+        layer("cut", (2, 2, 3), conv("x", (2, 3, 1, 1), padding=(-1, -1))),
+        layer(
+            "grouped",
+            (6, 7, 13),
+            conv("up", (6, 2, 2, 2), groups=2, exp=1),
+            conv("x", (6, 3, 3, 3), dilation=(1, 2), padding=(1, 4), spread=(2, 2), exp=-2),
+            threshold=(100, 2000),
+        ),
+        layer("flat", (3, 2, 1), conv("y", (3, 7, 2, 1), padding=(1, 0))),
+        builders.with_constants(
+            layer("lost", (2, 1, 1), conv("y", (2, 7, 1, 1), padding=(-2, -2), extra=(4, 4))),
+            threshold=np.array(10),
+            bias=np.array(100),
+        ),
+        layer("one", (1,), make.linear("y", (1, 7))),
+    ]
+    one = {name: np.array([value]) for name, value in {"du": 9, "dv": 99, "bias_exp": 1}.items()}
+    populations[-1] = builders.with_constants(populations[-1], **one)
+    chip = builders.segment(*reversed(populations), inputs=make.ports, steps=5)
+    check_equal(chip, samples=3)
+
+
+@needs_lava
+@settings(
+    max_examples=3,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(chip=networks(exps=(-3, 2)))
+def test_equals_the_reference_with_any_wiring(chip):
+    """A run each takes seconds, so there are few."""
+
+    def one_each(layer: Population) -> Population:
+        constants = {n: getattr(layer.neuron, n).flat[0] for n in ("du", "dv", "bias_exp")}
+        return builders.with_constants(layer, **{n: np.array(v) for n, v in constants.items()})
+
+    chip = replace(chip, populations=tuple(map(one_each, chip.populations)))
+    inputs = random_inputs(chip, 3)
+    want = Reference().compile(chip, LOIHI)(inputs).spikes
+    got = Lava().compile(chip, LOIHI)(inputs).spikes
+    assert list(got) == list(want)
+    for name, spikes in want.items():
+        assert torch.equal(got[name], spikes), name
 
 
 # ------------------------------------------------------------------------------- failures
@@ -296,7 +346,7 @@ def test_weights_off_the_grid_are_not_altered_silently():
     odd = replace(make.linear("x", (4, 6)), weight=np.ones((4, 6, 1, 1), dtype=np.int64))
     segment = ChipSegment("s", 1, (Port("x", (6,)),), (make.layer("a", (4,), odd),), ("a",))
     with pytest.raises(BackendError, match="Lava would alter the mixed weights of on x"):
-        Lava().compile(segment, LOIHI)(spikes_for(segment, 0, 1))
+        Lava().compile(segment, LOIHI)(random_inputs(segment, 1))
 
 
 @needs_lava
@@ -305,7 +355,7 @@ def test_a_layer_that_dies_within_lava_says_why():
     wiring = replace(synapse.wiring, groups=3)  # which do not divide its channels
     broken = with_synapses(small(), replace(synapse, wiring=wiring))
     with pytest.raises(BackendError, match="run of segment 'small' ended with code 1: ValueError"):
-        Lava().compile(broken, LOIHI)(spikes_for(broken, 0, 1))
+        Lava().compile(broken, LOIHI)(random_inputs(broken, 1))
 
 
 @needs_lava
@@ -313,7 +363,7 @@ def test_a_timeout_stops_all_of_lava(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # shows in its processes' arguments
     program = Lava(timeout_s=3).compile(small(), LOIHI)
     with pytest.raises(BackendError, match="took longer than 3 s and was stopped"):
-        program(spikes_for(small(), 0, 20_000))
+        program(random_inputs(small(), 20_000))
     shown = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True)
     assert str(tmp_path) not in shown.stdout
     assert list(tmp_path.iterdir()) == []

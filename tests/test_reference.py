@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from has8.errors import BadInput
 from hwsim.activity import Overflow
+from hwsim.backends.fast.backend import Fast
 from hwsim.backends.protocol import SegmentRun
 from hwsim.backends.reference import Reference
 from mapping.chip.check import check_segment
@@ -234,10 +235,11 @@ def test_spikes_arrive_as_many_steps_later_as_the_delay_says():
     layer = neurons("y", feed("x", [[200]], delay=2))
     x = np.zeros((4, 3, 1))
     x[0, 0] = x[3, 0] = x[2, 1] = 1
-    program = Reference().compile(one(layer, steps=4), REGISTERS)
-    for _ in range(2):
-        spikes = program({"x": torch.from_numpy(x.astype(bool))}).spikes["y"]
-        assert spikes[..., 0].int().T.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    for backend in (Reference(), Fast()):
+        program = backend.compile(one(layer, steps=4), REGISTERS)
+        for _ in range(2):
+            spikes = program({"x": torch.from_numpy(x.astype(bool))}).spikes["y"]
+            assert spikes[..., 0].int().T.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 def test_each_synapse_has_its_own_delay():

@@ -257,12 +257,25 @@ def alive(pid: str) -> bool:
     return shown.stdout.strip()[:1] not in ("", "Z")
 
 
+def started(folder: Path) -> list[str]:
+    """The process ids that were written so far."""
+    return (folder / "pids").read_text().split() if (folder / "pids").exists() else []
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
     """The command's exit code and words, when nothing of it is left."""
     with process:
         _, said = process.communicate(timeout=PATIENCE_S)
-    started = (folder / "pids").read_text().split() if (folder / "pids").exists() else []
-    assert not any(map(alive, started))
+    assert wait_until(lambda: not any(map(alive, started(folder))))
     left = {path.name for path in folder.iterdir()} - {"in.npz", "python", "pids"}
     assert not left
     return process.returncode, said
@@ -270,14 +283,18 @@ def ended(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
 
 @needs_groups
 def test_a_lava_that_hangs_is_stopped(stuck, mapped, tmp_path):
-    code, said = ended(stuck(HANG, "--timeout", "1.5"), tmp_path)
-    assert len((tmp_path / "pids").read_text().split()) == 2
-    what = f"Lava's run of segment {mapped.chips[0].name!r}"
-    assert code == 1
-    assert said == (
-        f"error: {what} took longer than 1.5 s and was stopped; run fewer samples or raise the "
-        "time limit\n"
-    )
+    for timeout_s in ("1.5", "6", "24"):  # until it is long enough for both to have started
+        (tmp_path / "pids").unlink(missing_ok=True)
+        code, said = ended(stuck(HANG, "--timeout", timeout_s), tmp_path)
+        what = f"Lava's run of segment {mapped.chips[0].name!r}"
+        assert code == 1
+        assert said == (
+            f"error: {what} took longer than {timeout_s} s and was stopped; run fewer samples or "
+            "raise the time limit\n"
+        )
+        if len(started(tmp_path)) == 2:
+            break
+    assert len(started(tmp_path)) == 2
 
 
 @needs_groups
@@ -290,11 +307,6 @@ def test_a_lava_that_dies_is_told(stuck, mapped, tmp_path):
 @needs_groups
 def test_an_interrupt_stops_lava(stuck, tmp_path):
     process = stuck(HANG)
-    pids = tmp_path / "pids"
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if pids.exists() and len(pids.read_text().split()) == 2:
-            break
-        time.sleep(0.05)
+    assert wait_until(lambda: len(started(tmp_path)) == 2)
     process.send_signal(signal.SIGINT)
     assert ended(process, tmp_path) == (130, "interrupted\n")

@@ -141,12 +141,15 @@ class ChipSegment:
     def in_order(self) -> tuple[Population, ...]:
         """The populations in an order in which a step can run: sources without delay come first.
 
+        Where there is no loop, sources with a delay do so too: a whole sample can run in it.
+
         Raises:
             BadInput: if populations wait for each other within one step, or a source is unknown.
         """
-        ordered = self._sorted(delayed=False)
-        if len(ordered) == len(self.populations):
-            return ordered
+        for delayed in (True, False):
+            ordered = self._sorted(delayed=delayed)
+            if len(ordered) == len(self.populations):
+                return ordered
         circle = {synapse.source for synapse in self._circle(delayed=False)}
         names = [population.name for population in self.populations if population.name in circle]
         if not names:

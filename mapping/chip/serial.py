@@ -19,6 +19,9 @@ from mapping.chip.wiring import Axis, Wiring
 Arrays = dict[str, NDArray[Any]]
 Plain = dict[str, Any]
 
+TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "i8")
+"""Integers of NumPy, the narrowest first."""
+
 
 def pack(segment: ChipSegment) -> tuple[Plain, Arrays]:
     """A segment as JSON-able data and integer arrays, each in the narrowest type that holds it.
@@ -86,9 +89,12 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Chip
 
 
 def narrow(integers: NDArray[np.int64]) -> NDArray[Any]:
-    """Integers in the narrowest type that holds them all."""
-    low, high = integers.min(initial=0), integers.max(initial=0)
-    return integers.astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(high)))
+    """Integers in the narrowest type that holds them all, an unsigned one where both would."""
+    low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
+    ranges = ((kind, np.iinfo(kind)) for kind in TYPES)
+    return integers.astype(
+        next(kind for kind, held in ranges if held.min <= low and high <= held.max)
+    )
 
 
 def _wide(integers: NDArray[Any]) -> NDArray[np.int64]:

@@ -223,8 +223,8 @@ def _compiled(
     half, full = 1 << (r.state_bits - 1), 1 << r.decay_bits
     bias = shift_left(neuron.bias, neuron.bias_exp)
     threshold = neuron.threshold << r.threshold_shift
-    kept_u = full - (int(neuron.du) + r.current_decay_offset)
-    kept_v = full - (int(neuron.dv) + r.membrane_decay_offset)
+    kept_u = full - (neuron.du.item() + r.current_decay_offset)
+    kept_v = full - (neuron.dv.item() + r.membrane_decay_offset)
     most_drive = population.largest_drive << r.synapse_shift
     most_u = most_drive if kept_u == 0 else half + most_drive  # before it is wrapped
     most_bias = int(abs(bias).max(initial=0))

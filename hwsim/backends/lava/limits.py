@@ -72,7 +72,7 @@ def _unfaithful_neurons(population: Population, registers: Registers) -> str | N
         if getattr(neuron, key).size > 1:
             return f"Lava's LIF has one {key} for all neurons, and {name!r} has several"
     half = 1 << (registers.state_bits - 1)
-    kept = (1 << registers.decay_bits) - int(neuron.du) - registers.current_decay_offset
+    kept = (1 << registers.decay_bits) - neuron.du.item() - registers.current_decay_offset
     current = (half if kept else 0) + (population.largest_drive << registers.synapse_shift)
     limit = 3 * half if registers.keep_top else half
     if current >= limit:

@@ -122,11 +122,11 @@ class _Network:
         neurons = self._process(
             PyLifResetModelBitAcc if one_threshold else _neurons_with_thresholds(),
             shape=shape[::-1],
-            du=int(neuron.du),
-            dv=int(neuron.dv),
+            du=neuron.du.item(),
+            dv=neuron.dv.item(),
             vth=int(threshold.flat[0]) if one_threshold else threshold,
             bias_mant=bias,
-            bias_exp=int(neuron.bias_exp),
+            bias_exp=neuron.bias_exp.item(),
             reset_interval=self.period,
             # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
             reset_offset=(1 + self.depth[name]) % self.period,
@@ -190,15 +190,15 @@ class _Network:
         process = self._process(
             PyConvModelFixed,
             weight=(kernel << synapse.weight_exp).astype(np.int32),
-            input_shape=source.shape,
+            input_shape=wires.in_shape[::-1],
             groups=wires.groups,
             **{
                 name: [getattr(axis, name) for axis in axes]
                 for name in ("stride", "padding", "dilation")
             },
         )
-        source.connect(process.s_in)
-        process.a_out.connect(target)
+        source.reshape(process.s_in.shape).connect(process.s_in)
+        process.a_out.reshape(target.shape).connect(target)
 
     def _connect_matrix(
         self, model: Any, matrix: Any, synapse: Synapse, source: Any, target: Any
@@ -245,7 +245,7 @@ def _sparse(wires: Wiring, weight: Ints) -> Any:
     ins, outs = channels // wires.groups, outputs // wires.groups
     into, out_of = np.arange(outputs), np.arange(channels).reshape(wires.groups, ins)
     sources = out_of[into // outs]  # [outputs, ins]
-    parts = []
+    parts = [(np.zeros((0, ins), np.int64),) * 3]  # or, where nothing is reached, there are none
     for v, u, row, column in np.ndindex(height, width, *weight.shape[2:]):
         y, x = taps(wires.rows)[v, row], taps(wires.cols)[u, column]
         if y >= 0 and x >= 0:
