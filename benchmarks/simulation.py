@@ -154,14 +154,14 @@ def matrix_rate(arithmetic: str) -> float:
 
 
 STAGES = {
-    ("fast.py", "compile"): "making ready",
+    ("backend.py", "compile"): "making ready",
     ("sums.py", "__call__"): "chip's sums",
-    ("lif.py", "__call__"): "chip's neurons",
+    ("neurons.py", "__call__"): "chip's neurons",
     ("op.py", "run_node"): "host's layers",
     ("boundary.py", "encode"): "encoding",
     ("boundary.py", "decode"): "decoding",
     ("boundary.py", "count"): "counting",
-    ("cosim.py", "_add"): "counting",
+    ("counting.py", "_add"): "counting",
 }
 """What a function's time is spent on; none of them calls another."""
 

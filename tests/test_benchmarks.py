@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import IMAGE, everything
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -358,6 +359,19 @@ def test_the_sums_that_are_timed_are_all_of_the_chips_and_counted_right():
     sums, operations = simulation.sums_of(mapped, images)
     assert operations == 2 * 4 * 8 * 2 * 16 * 16  # (6 + 5 + 5) taps inside along each axis
     sums()
+
+
+def test_every_stage_that_a_profile_names_takes_time():
+    """Stages are functions by file and name, which move; one that is not there takes none."""
+    mapped = map_model(everything(), input_shape=IMAGE)
+    shares = simulation.profile(mapped, torch.rand(12, *IMAGE), 4)
+    assert shares.keys() == {*simulation.STAGES.values(), "the rest"}
+    assert all(0 < share < 1 for share in shares.values())
+    assert sum(shares.values()) == pytest.approx(1)
+    sources = [*ROOT.glob("hwsim/**/*.py"), *ROOT.glob("mapping/**/*.py")]
+    for file, function in simulation.STAGES:
+        texts = [path.read_text() for path in sources if path.name == file]
+        assert any(f"def {function}(" in text for text in texts), (file, function)
 
 
 @pytest.mark.parametrize("arithmetic", ["int8", "float32"])

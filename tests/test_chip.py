@@ -114,9 +114,7 @@ def test_loops_are_refused_by_all_but_the_reference(chip: ChipSegment, data: st.
 
 @settings(deadline=None)
 @given(networks(delays=3, loops=True), st.randoms(use_true_random=False))
-def test_the_order_of_the_list_changes_neither_depths_nor_faults(
-    chip: ChipSegment, random: Any
-) -> None:
+def test_the_order_of_the_list_does_not_change_depths(chip: ChipSegment, random: Any) -> None:
     layers = list(chip.populations)
     random.shuffle(layers)
     other = replace(chip, populations=tuple(layers))
@@ -299,6 +297,13 @@ def test_weights_are_held_to_the_grid_of_their_width_and_sign(mode: str, bits: i
             check_segment(chip, REGISTERS)
 
 
+@pytest.mark.parametrize(
+    "values", [{"weight_exp": -7}, {"weight_exp": 7}, {"delay": MOST_DELAY}, {"delay": 0}]
+)
+def test_exponents_and_delays_may_reach_their_ends(values: dict[str, int]) -> None:
+    check_segment(changed("a.w", **values)(legal(np.random.default_rng(0))), REGISTERS)
+
+
 def changed(at: str, **values: Any) -> Callable[[ChipSegment], ChipSegment]:
     """Changes fields of the population or synapse called ``at``."""
 
@@ -366,6 +371,7 @@ WRONG: dict[str, tuple[Callable[[ChipSegment], ChipSegment], str, str]] = {
     "a port named as a population": (
         whole(inputs=(Port("x", (2, 3, 3)), Port("a", (4, 3, 3)))), "net", "have the same name",
     ),
+    "two synapses of one name": (changed("b.w", name="a.w"), "net", "its synapses have the same"),
     "a port of two axes": (
         whole(inputs=(Port("x", (2, 9)),)), "x", r"its shape must be \(N,\) or \(C, H, W\)",
     ),
@@ -397,7 +403,7 @@ WRONG: dict[str, tuple[Callable[[ChipSegment], ChipSegment], str, str]] = {
         changed("a.w", weight_bits=7), "a.w", "weights of 7 bits are not among",
     ),
     "signs that the target lacks": (
-        changed("a.w", sign_mode="both"), None, "sign mode 'both' is not supported",
+        changed("a.w", sign_mode="both"), "a.w", "its sign mode 'both' is not among",
     ),
     "a weight exponent that is too small": (
         changed("a.w", weight_exp=-8), "a.w", "its weight exponent must be from -7 to 7, not -8",
@@ -459,8 +465,7 @@ def test_one_wrong_thing_is_refused_with_the_name_of_its_layer(what: str) -> Non
     with pytest.raises(BadInput, match=said) as caught:
         check_segment(change(chip), REGISTERS)
     assert "\n" not in str(caught.value)
-    start = "" if layer is None else f"layer {layer!r} does not fit the target's arithmetic: "
-    assert str(caught.value).startswith(start)
+    assert str(caught.value).startswith(f"layer {layer!r} does not fit the target's arithmetic: ")
 
 
 # --------------------------------------------------------------------------------- how it travels

@@ -195,6 +195,17 @@ def test_loops_are_refused(segment):
         Faulty(Fast(), Faults()).compile(replace(segment, populations=(backwards, two)), LOIHI)
 
 
+def test_populations_may_stand_in_any_order_and_spikes_may_come_late(segment, spikes):
+    one, two = segment.populations
+    late = [replace(s, delay=d) for s, d in zip(two.synapses, (2, 4), strict=True)]
+    for layers in ((two, one), (one, replace(two, synapses=tuple(late)))):
+        other = replace(segment, populations=layers)
+        expected = Reference().compile(other, LOIHI)({"x": spikes}, membranes=True)
+        for inner in (Fast(), Reference()):
+            found = Faulty(inner, Faults()).compile(other, LOIHI)({"x": spikes}, membranes=True)
+            assert_equal(found, expected)
+
+
 def test_a_population_that_nothing_feeds_runs_too(segment, spikes):
     one, two = segment.populations
     alone = replace(segment, populations=(replace(one, synapses=()), two))

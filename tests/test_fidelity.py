@@ -15,7 +15,13 @@ from hwsim import Faults, Faulty, Recording, agreement, simulate
 from hwsim.activity import Overflow
 from hwsim.backends.fast.backend import Fast
 from hwsim.experiments import recording
-from hwsim.experiments.fidelity import joined_agreements
+from hwsim.experiments.fidelity import (
+    FloatGraph,
+    agreements,
+    float_answers,
+    joined_agreements,
+    paired,
+)
 from mapping import map_model
 from mapping.graph.evaluate import evaluate, evaluate_nodes, moved
 
@@ -63,6 +69,24 @@ def test_it_counts_what_a_comparison_of_everything_finds(mapped, digits, labels)
         assert (first.left, first.right) == (int(chip[where]), int(float_[where]))
 
 
+def test_there_is_one_float_baseline(mapped, digits, labels):
+    """has8-map's float accuracy and has8 simulate's come from the same function."""
+    x, seen = digits[:60], []
+    answers = float_answers(mapped, x, batch_size=25, on_progress=lambda *now: seen.append(now))
+    assert seen == [(25, 60), (50, 60), (60, 60)]
+    found = agreements(mapped, paired(x, labels, 25), ["fast", Silent()], total=60)
+    for each in found:
+        assert torch.equal(answers, each.float_answers)
+        assert each.float_accuracy == float((answers == labels).double().mean())
+    assert torch.equal(answers, evaluate(mapped.graph, x).argmax(1))
+    spikes, logits = FloatGraph(mapped)(x)
+    assert torch.equal(logits, evaluate(mapped.graph, x))
+    expected = {name: float_ for name, _, float_ in brute_force(mapped, x)}
+    assert spikes.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in spikes.items())
+    assert len(float_answers(mapped, x[:0])) == 0
+
+
 @pytest.mark.parametrize("cuts", [[7] * 8 + [4], [1, 59], [30, 30]])
 def test_neither_batches_nor_parts_change_it(mapped, digits, labels, cuts):
     backend = Faulty(Fast(), Faults(0.001, 0.01, 0.01))  # chance is not to change either
@@ -90,12 +114,15 @@ def test_a_model_with_nothing_on_the_chip_is_its_float_graph(vgg, digits):
         agreement(on_host, digits[:30, :, :4])
 
 
-def test_what_a_backend_does_not_count_is_not_known(mapped, digits):
-    class Silent(Fast):
-        def compile(self, segment, registers):
-            program = super().compile(segment, registers)
-            return lambda inputs, **options: replace(program(inputs, **options), overflows={})
+class Silent(Fast):
+    """A backend that counts no overflows."""
 
+    def compile(self, segment, registers):
+        program = super().compile(segment, registers)
+        return lambda inputs, **options: replace(program(inputs, **options), overflows={})
+
+
+def test_what_a_backend_does_not_count_is_not_known(mapped, digits):
     found = agreement(mapped, digits[:4], Silent(), batch_size=2)
     assert found.overflow is None
     assert {layer.overflow for layer in found.layers} == {None}
@@ -134,6 +161,7 @@ def test_outputs_with_steps_are_summed_over_them(digits, tmp_path):
     run = simulate(mapped, digits[:12])
     assert run.logits.shape == (6, 12, 10)
     assert torch.equal(found.answers, run.logits.sum(0).argmax(1))
+    assert torch.equal(found.float_answers, float_answers(mapped, digits[:12], batch_size=7))
     assert np.array_equal(kept.arrays["logits"], run.logits)
     assert kept.arrays["labels"].tolist() == [-1] * 12
 

@@ -1,13 +1,18 @@
 """A mapping made ready once: runs are equal however often and in whatever parts, state goes on."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from builders import IMAGE, everything
+from torch import nn
 
+from has8.blocks import OverTime
+from has8.encoders import Decoder, PhaseEncoder
 from has8.errors import BackendError, BadInput
+from has8.neurons import Leaky
 from hwsim import Faults, Faulty, simulate
 from hwsim.backends.fast.backend import Fast
 from hwsim.backends.protocol import SegmentState
@@ -65,13 +70,12 @@ def assert_equal(one, two, logits=torch.equal):
 def assert_same_state(one, two):
     assert one.keys() == two.keys()
     for segment, state in one.items():
-        for left, right in ((state.registers, two[segment].registers),):
-            assert left.keys() == right.keys()
-            for name, registers in left.items():
-                assert registers.keys() == right[name].keys()
-                assert all(
-                    torch.equal(x.long(), right[name][k].long()) for k, x in registers.items()
-                )
+        other = two[segment].registers
+        assert state.registers.keys() == other.keys()
+        for name, registers in state.registers.items():
+            assert registers.keys() == other[name].keys()
+            for key, register in registers.items():
+                assert torch.equal(register.long(), other[name][key].long()), (name, key)
         assert state.past.keys() == two[segment].past.keys()
         assert all(torch.equal(x, two[segment].past[k]) for k, x in state.past.items())
 
@@ -98,7 +102,7 @@ def test_parts_joined_are_one_run(network, images, cuts):
     bounds = [0, *cuts, len(images)]
     parts = [
         program.run(images[a:b], record=RECORD, first=a, keep_state=True, batch_size=2)
-        for a, b in zip(bounds, bounds[1:], strict=False)
+        for a, b in pairwise(bounds)
     ]
     assert_equal(joined(network, parts), whole, close)
     # and from a state, of which each batch takes its samples
@@ -150,12 +154,6 @@ def test_state_means_the_same_to_fast_and_reference(network, images):
 
 def test_a_membrane_goes_on_by_hand():
     """It keeps half in each step, and what it kept decides whether one more input fires."""
-    from torch import nn
-
-    from has8.blocks import OverTime
-    from has8.encoders import Decoder, PhaseEncoder
-    from has8.neurons import Leaky
-
     linear = nn.Linear(1, 1, bias=False)
     linear.weight.data.fill_(0.4)
     net = nn.Sequential(PhaseEncoder(1), OverTime(linear), Leaky(threshold=0.5), Decoder((1.0,)))
@@ -178,7 +176,7 @@ def test_state_of_something_else_is_refused(mapped, delayed, images):
     name = mapped.chips[0].name
     registers = state[name].registers
     wrong = {
-        "other samples": ({n: s for n, s in state.items()}, images[:4]),
+        "other samples": (state, images[:4]),
         "no state": ({}, images),
         "one segment": ({name: state[name]}, images),
         "other segments": ({**state, "x": state[name]}, images),

@@ -55,12 +55,12 @@ def simulate_on_ray(
     Args:
         mapped: from :func:`mapping.map_model`.
         x: ``float32[N, *input_shape]``, as the model takes it.
-        backend: a name in :data:`hwsim.program.BACKENDS`, or a backend that can be pickled.
+        backend: a name of :mod:`hwsim.names`, or a backend that can be pickled.
         address: of a cluster whose nodes have has8, "auto" for the one that runs here, or None to
             start one on this machine and end it afterwards. Without effect where this process has
             joined one already.
         batch_size: samples at a time in a worker.
-        record: what to keep in the result, of :data:`hwsim.program.RECORDS`.
+        record: what to keep in the result, of :data:`hwsim.names.RECORDS`.
         on_progress: called after each shard with (samples done, samples in all).
         retries: how often a shard is run again whose worker was killed.
 

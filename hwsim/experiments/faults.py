@@ -222,8 +222,8 @@ class Faulty:
         """Break weights and neurons.
 
         Raises:
-            BackendError: if a population is fed by itself or by a later one, or the inner backend
-                cannot run it.
+            BackendError: if populations feed each other in a loop, or the inner backend cannot
+                run one.
         """
         if loop := segment.loop():
             raise BackendError(

@@ -141,7 +141,7 @@ def agreement(
     Args:
         mapped: from :func:`mapping.map_model`.
         x: ``float32[N, *input_shape]``.
-        backend: a name in :data:`hwsim.program.BACKENDS`, or a backend.
+        backend: a name of :mod:`hwsim.names`, or a backend.
         labels: ``int64[N]``, the right classes.
         batch_size: samples at a time.
         first: the number of ``x[0]`` in a run that is done in parts.

@@ -53,7 +53,7 @@ class Recording:
     Args:
         mapped: what runs.
         samples: N.
-        record: what to keep, of :data:`hwsim.program.RECORDS`.
+        record: what to keep, of :data:`hwsim.names.RECORDS`.
         first: the number of the first sample.
 
     Attributes:

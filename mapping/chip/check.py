@@ -44,6 +44,9 @@ def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str,
     names = [item.name for item in sources]
     if len(set(names)) < len(names):
         yield segment.name, "two of its ports or populations have the same name"
+    synapses = [synapse.name for _, synapse in segment.synapses()]
+    if len(set(synapses)) < len(synapses):
+        yield segment.name, "two of its synapses have the same name"
     if not (_whole(segment.steps) and segment.steps >= 1):
         yield segment.name, f"it runs {segment.steps} steps, and at least one is needed"
     for item in sources:
@@ -130,6 +133,9 @@ def _of_synapse(
         return
     if synapse.weight_bits not in registers.weight_bits:
         yield f"weights of {synapse.weight_bits} bits are not among {registers.weight_bits}"
+        return
+    if synapse.sign_mode not in registers.sign_modes:
+        yield f"its sign mode {synapse.sign_mode!r} is not among {registers.sign_modes}"
         return
     if registers.weight_magnitude_bits > INT64_BITS:
         yield f"weights of {registers.weight_magnitude_bits} bits do not fit into {INT64_BITS}"

@@ -127,7 +127,7 @@ def _lower_call(
     if op is None:
         raise TraceError(
             f"layer {name!r} is a {what}, which mapping does not know; known are "
-            f"{', '.join(sorted(OPS))} (to add one, write a file in mapping/ops)"
+            f"{', '.join(sorted(OPS))} (to add one, write a file in mapping/graph/ops)"
         )
     if op.name == "add":
         inputs = _operands(item, names, name)
