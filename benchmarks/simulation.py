@@ -104,7 +104,7 @@ def sums_of(mapped: Mapped, images: Tensor) -> tuple[Callable[[], None], int]:
     """
     run = simulate(mapped, images, Fast(), batch_size=len(images), record=("spikes",))
     work: list[tuple[FastProgram, dict[str, Tensor]]] = []
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         program = Fast().compile(chip, mapped.target.registers)
         spikes = {**run.inputs[chip.name], **run.spikes[chip.name]}
         work.append((program, {name: stored(x) for name, x in spikes.items()}))
@@ -128,7 +128,7 @@ def sparsity(mapped: Mapped, images: Tensor) -> dict[str, float]:
     """
     run = simulate(mapped, images, Fast(), batch_size=len(images), record=("spikes",))
     found: dict[str, list[Tensor]] = {"spikes": [], "silent_once": [], "silent_always": []}
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         spikes = {**run.inputs[chip.name], **run.spikes[chip.name]}
         for source in {s.source for p in chip.populations for s in p.synapses}:
             fires = spikes[source].flatten(3).any(3) if spikes[source].dim() > 3 else spikes[source]

@@ -29,10 +29,10 @@ def main() -> None:
     print(f"graph       node {node.name} ({node.op}), batch norm folded in: "
           f"{float(node.tensors['weight'][PLACE]):.6f}")  # fmt: skip
 
-    segment = next(s for s in mapped.partition.chip if node.name in s.nodes)
+    segment = next(s for s in mapped.partition.on_chip if node.name in s.nodes)
     print(f"partition   segment {segment.name} on the {segment.side}: {segment.reason}")
 
-    chip = mapped.chip(segment.name)
+    chip = mapped.chip_segment(segment.name)
     population = chip.population(f"{LAYER}.neuron")
     (synapse,) = population.synapses
     mantissa, exponent = int(synapse.weight[PLACE]), synapse.weight_exp
@@ -43,7 +43,9 @@ def main() -> None:
           f"{'x'.join(map(str, synapse.wiring.out_shape))}")  # fmt: skip
 
     tiles = mapped.placement.tiles
-    way = next(r for r in routes(mapped.placement, mapped.chips) if r.synapse == synapse.name)
+    way = next(
+        r for r in routes(mapped.placement, mapped.chip_segments) if r.synapse == synapse.name
+    )
     core = mapped.placement.cores[tiles[way.destination].core]
     print(f"cores       a tile of {tiles[way.destination].size} neurons on core {core.index} of "
           f"chip {core.chip}, at router ({core.x}, {core.y})")  # fmt: skip

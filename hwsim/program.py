@@ -87,14 +87,14 @@ class Program:
         self.mapped, self.backend = mapped, find_backend(backend)
         registers = mapped.target.registers
         self.executables: dict[str, Executable] = {
-            chip.name: self.backend.compile(chip, registers) for chip in mapped.chips
+            chip.name: self.backend.compile(chip, registers) for chip in mapped.chip_segments
         }
-        self.sent = {name for segment in mapped.partition.chip for name in segment.inputs}
+        self.sent = {name for segment in mapped.partition.on_chip for name in segment.inputs}
         # Images lie as the chip's spikes do; with nothing on the chip, as in the graph's own run.
-        self.memory = torch.channels_last if mapped.chips else torch.contiguous_format
+        self.memory = torch.channels_last if mapped.chip_segments else torch.contiguous_format
         self.host_nodes = {
             s.name: [self._node(node) for node in moved(mapped.graph, s.nodes, torch.empty(0))]
-            for s in mapped.partition.host
+            for s in mapped.partition.on_host
         }
 
     def run(
@@ -280,12 +280,12 @@ def _check(
 
 
 def _check_state(mapped: Mapped, state: Mapping[str, SegmentState], samples: int) -> None:
-    if state.keys() != {chip.name for chip in mapped.chips}:
+    if state.keys() != {chip.name for chip in mapped.chip_segments}:
         raise BadInput(
             f"the state is of the segments {sorted(state)}, and the chip has "
-            f"{[chip.name for chip in mapped.chips]}"
+            f"{[chip.name for chip in mapped.chip_segments]}"
         )
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         before = state[chip.name]
         registers = {
             population.name: dict.fromkeys(population.neuron.cleared(0), population.shape)

@@ -43,7 +43,7 @@ class _Manifest(msgspec.Struct, frozen=True):
     target: Target
     nodes: tuple[_Node, ...]
     partition: Partition
-    chips: tuple[dict[str, Any], ...]
+    chip_segments: tuple[dict[str, Any], ...]
     errors: dict[str, LayerError]
     placement: Placement
 
@@ -63,10 +63,10 @@ def save(mapped: Mapped, path: str | Path) -> Path:
     """
     check_mapped(mapped)
     arrays: Arrays = {}
-    chips = []
-    for chip in mapped.chips:
-        plain, integers = pack(chip)
-        chips.append(plain)
+    segments = []
+    for segment in mapped.chip_segments:
+        plain, integers = pack(segment)
+        segments.append(plain)
         arrays |= integers
     manifest = _Manifest(
         FORMAT,
@@ -75,7 +75,7 @@ def save(mapped: Mapped, path: str | Path) -> Path:
         mapped.target,
         tuple(_pack_node(node, arrays) for node in mapped.graph),
         mapped.partition,
-        tuple(chips),
+        tuple(segments),
         dict(mapped.errors),
         mapped.placement,
     )
@@ -97,7 +97,7 @@ def load(path: str | Path) -> Mapped:
         mapped = Mapped(
             Graph(tuple(_unpack_node(node, arrays) for node in manifest.nodes)),
             manifest.partition,
-            tuple(unpack(chip, arrays) for chip in manifest.chips),
+            tuple(unpack(plain, arrays) for plain in manifest.chip_segments),
             manifest.errors,
             manifest.placement,
             manifest.target,

@@ -140,7 +140,7 @@ def _spiking_layers(
     """
     layers = {}
     modules = dict(model.named_modules(remove_duplicate=False))
-    for name in (n for part in partition.chip for n in part.nodes if graph[n].op == "neuron"):
+    for name in (n for part in partition.on_chip for n in part.nodes if graph[n].op == "neuron"):
         path, _, last = name.rpartition(".")
         layer = modules.get(path)
         synapses = [node.name for node in synapses_of(graph, name) if isinstance(node, Node)]

@@ -24,7 +24,7 @@ class Mapped:
     Args:
         graph: the whole model in float, rewritten for the cut.
         partition: segments in the order of execution, and what could not go to the chip.
-        chips: the integers of each chip segment, in the order of execution.
+        chip_segments: the integers of each, in the order of execution.
         errors: of each population on the chip, by name.
         placement: which core holds what.
         target: the chip.
@@ -34,31 +34,31 @@ class Mapped:
 
     graph: Graph
     partition: Partition
-    chips: tuple[ChipSegment, ...]
+    chip_segments: tuple[ChipSegment, ...]
     errors: Mapping[str, LayerError]
     placement: Placement
     target: Target
     provenance: Mapping[str, Any]
 
-    def chip(self, name: str) -> ChipSegment:
+    def chip_segment(self, name: str) -> ChipSegment:
         """The chip segment called ``name``."""
-        return next(segment for segment in self.chips if segment.name == name)
+        return next(segment for segment in self.chip_segments if segment.name == name)
 
     def __repr__(self) -> str:
         """What it is, in a few lines."""
         model = self.provenance.get("model", {})
         name = model.get("name", "model") if isinstance(model, Mapping) else "model"
-        placement, host = self.placement, len(self.partition.host)
+        placement, host = self.placement, len(self.partition.on_host)
         lines = [
             f"Mapped({name} on {self.target.name}: {_many(placement.cores_used, 'core')} on "
             f"{_many(placement.chips_used, 'chip')}, {_many(host, 'segment')} on the host)"
         ]
-        for chip in self.chips[:SHOWN]:
+        for chip in self.chip_segments[:SHOWN]:
             neurons = sum(population.size for population in chip.populations)
             layers = _many(len(chip.populations), "layer")
             lines.append(f"  {chip.name}: {layers}, {neurons:,} neurons, {chip.steps} steps")
-        if len(self.chips) > SHOWN:
-            lines.append(f"  and {len(self.chips) - SHOWN} more segments on the chip")
+        if len(self.chip_segments) > SHOWN:
+            lines.append(f"  and {len(self.chip_segments) - SHOWN} more segments on the chip")
         return "\n".join(lines)
 
 

@@ -72,17 +72,17 @@ def map_model(
         BadInput: if an option is out of range or no input shape is known.
         DoesNotFit: if a layer fits on no core, however it is tiled.
     """
-    chip = target if isinstance(target, Target) else load_target(target)
+    target = target if isinstance(target, Target) else load_target(target)
     model = deepcopy(model)
-    graph, segments = lower(model, chip, partition, calibration, input_shape)
-    chosen = choose_scales(graph, segments, chip, calibration, weight_bits, scales, per_channel)
+    graph, parts = lower(model, target, partition, calibration, input_shape)
+    chosen = choose_scales(graph, parts, target, calibration, weight_bits, scales, per_channel)
     quantized = [
-        quantize(graph, segment, chip.registers, weight_bits=weight_bits, scales=chosen)
-        for segment in segments.chip
+        quantize(graph, segment, target.registers, weight_bits=weight_bits, scales=chosen)
+        for segment in parts.on_chip
     ]
-    chips = tuple(integers for integers, _ in quantized)
+    segments = tuple(integers for integers, _ in quantized)
     errors = {name: error for _, of_segment in quantized for name, error in of_segment.items()}
-    placement = place(allocate(chips, chip), chips, chip)
+    placement = place(allocate(segments, target), segments, target)
     facts = {
         "has8": version("has8"),
         "model": getattr(model, "config", {"name": type(model).__name__}),
@@ -92,14 +92,14 @@ def map_model(
         "per_channel": per_channel,
         **(provenance or {}),
     }
-    mapped = Mapped(graph, segments, chips, errors, placement, chip, facts)
+    mapped = Mapped(graph, parts, segments, errors, placement, target, facts)
     check_mapped(mapped)
     return mapped
 
 
 def lower(
     model: nn.Module,
-    chip: Target,
+    target: Target,
     partition: str | Sequence[str] = "all",
     calibration: Tensor | None = None,
     input_shape: Sequence[int] | None = None,
@@ -113,13 +113,13 @@ def lower(
     traced = trace(model, shape)
     _check_traced(traced, model, calibration, shape)
     graph = run_passes(traced)
-    return graph, cut(graph, chip.registers, partition)
+    return graph, cut(graph, target.registers, partition)
 
 
 def choose_scales(
     graph: Graph,
     partition: Partition,
-    chip: Target,
+    target: Target,
     calibration: Tensor | None,
     weight_bits: int,
     scales: Method | Scales,
@@ -130,7 +130,7 @@ def choose_scales(
     Args:
         graph: after the passes.
         partition: of the graph.
-        chip: the target.
+        target: whose arithmetic and limits hold.
         calibration: images for a search.
         weight_bits: bits of a weight.
         scales: a method, or the scales themselves.
@@ -139,7 +139,7 @@ def choose_scales(
     Raises:
         BadInput: if an option is out of range, or a layer at any scale.
     """
-    stored_bits(chip.registers, weight_bits)  # refuses other widths
+    stored_bits(target.registers, weight_bits)  # refuses other widths
     if isinstance(scales, str) and scales not in METHODS:
         raise BadInput(f"scales must be one of {', '.join(METHODS)}, not {scales!r}")
     if per_channel and scales != "search":
@@ -147,9 +147,9 @@ def choose_scales(
     if not isinstance(scales, str):
         return scales
     if scales == "round":
-        names = [n for part in partition.chip for n in part.nodes if graph[n].op == "neuron"]
+        names = [n for part in partition.on_chip for n in part.nodes if graph[n].op == "neuron"]
         return {
-            name: Rounded(unclipped(layer_of(graph, name), name, chip.registers, weight_bits))
+            name: Rounded(unclipped(layer_of(graph, name), name, target.registers, weight_bits))
             for name in names
         }
     if calibration is None:
@@ -157,10 +157,10 @@ def choose_scales(
     return search_scales(
         graph,
         partition,
-        chip.registers,
+        target.registers,
         calibration,
         weight_bits=weight_bits,
-        thresholds=chip.core.threshold_configs if per_channel else 1,
+        thresholds=target.core.threshold_configs if per_channel else 1,
     )
 
 

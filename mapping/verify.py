@@ -28,14 +28,14 @@ def check_mapped(mapped: Mapped) -> None:
     except ValueError as error:
         raise BadInput(f"the graph is not sound: {error}") from None
     check_partition(mapped.graph, mapped.partition)
-    expected = [segment.name for segment in mapped.partition.chip]
-    if (names := [chip.name for chip in mapped.chips]) != expected:
+    expected = [segment.name for segment in mapped.partition.on_chip]
+    if (names := [chip.name for chip in mapped.chip_segments]) != expected:
         raise BadInput(f"there are integers for the segments {names}, and the chip has {expected}")
-    for segment, chip in zip(mapped.partition.chip, mapped.chips, strict=True):
+    for segment, chip in zip(mapped.partition.on_chip, mapped.chip_segments, strict=True):
         check_segment(chip, mapped.target.registers)
         _check_against_graph(mapped.graph, segment, chip)
     _check_errors(mapped)
-    check_placement(mapped.placement, mapped.chips, mapped.target)
+    check_placement(mapped.placement, mapped.chip_segments, mapped.target)
 
 
 def _check_against_graph(graph: Graph, segment: Segment, chip: ChipSegment) -> None:
@@ -71,7 +71,7 @@ def _check_against_graph(graph: Graph, segment: Segment, chip: ChipSegment) -> N
 
 def _check_errors(mapped: Mapped) -> None:
     """There is an error for each population, and they are numbers."""
-    populations = [p.name for chip in mapped.chips for p in chip.populations]
+    populations = [p.name for chip in mapped.chip_segments for p in chip.populations]
     if sorted(mapped.errors) != sorted(populations):
         raise BadInput("the errors of quantisation are not those of the populations on the chip")
     for name, error in mapped.errors.items():

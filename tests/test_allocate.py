@@ -31,9 +31,9 @@ from has8.errors import DoesNotFit
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.chip.wiring import Wiring, dense, shape3
 from mapping.cores.allocate import Tile, allocate
-from mapping.cores.cuts import axon_choices, axons_in, classes, held, layers_of
 from mapping.cores.need import list_words, memory
 from mapping.cores.pack import first_fit, joined
+from mapping.cores.tilings import axon_choices, axons_in, classes, held, layers_of
 from mapping.targets.schema import Packing, Target
 
 

@@ -67,7 +67,7 @@ def assert_equal(mapped, again):
         assert dict(node.attrs) == dict(other.attrs)
         assert node.tensors.keys() == other.tensors.keys()
         assert all(torch.equal(t, other.tensors[k]) for k, t in node.tensors.items())
-    for chip, other in zip(mapped.chips, again.chips, strict=True):
+    for chip, other in zip(mapped.chip_segments, again.chip_segments, strict=True):
         assert (chip.name, chip.steps, chip.inputs, chip.outputs) == (
             other.name, other.steps, other.inputs, other.outputs,
         )  # fmt: skip
@@ -125,7 +125,7 @@ def test_whatever_maps_is_loaded_equal(net, options, tmp_path):
     model, images = NETS[net](), torch.rand(16, *IMAGE)
     options = dict(options)
     if options.get("partition") == ["first"]:
-        names = [segment.name for segment in map_model(model, calibration=images).partition.chip]
+        names = [segment.name for segment in map_model(model, calibration=images).partition.on_chip]
         options["partition"] = names[:1]
     mapped = map_model(model, calibration=images, **options)
     again = load(save(mapped, tmp_path / "a.h8"))
@@ -144,11 +144,11 @@ def test_integers_can_be_read_with_numpy_alone(mapped, tmp_path):
     path = save(mapped, tmp_path / "m.h8")
     with zipfile.ZipFile(path) as file:
         manifest = json.loads(file.read(MANIFEST))
-    (chip, *_) = manifest["chips"]
+    (chip, *_) = manifest["chip_segments"]
     (population, *_) = chip["populations"]
     with np.load(path) as arrays:
         weight = arrays[f"chip/{chip['name']}/{population['name']}/weight/0"]
-    assert np.array_equal(weight, mapped.chips[0].populations[0].synapses[0].weight)
+    assert np.array_equal(weight, mapped.chip_segments[0].populations[0].synapses[0].weight)
     assert weight.dtype.itemsize <= 2
 
 
@@ -160,13 +160,13 @@ def test_mapping_leaves_the_model_alone(vgg, digits):
 
 def test_wide_integers_survive(mapped, tmp_path):
     """A target of the user's may have biases of more than 16 bits."""
-    (first, *rest) = mapped.chips
+    (first, *rest) = mapped.chip_segments
     (population, *others) = first.populations
     wide = with_constants(population, bias=population.neuron.bias + 100_000)
     chips = (replace(first, populations=(wide, *others)), *rest)
-    wider = replace(mapped, chips=chips, target=target(bias_max=200_000))
+    wider = replace(mapped, chip_segments=chips, target=target(bias_max=200_000))
     again = load(save(wider, tmp_path / "wide.h8"))
-    assert np.array_equal(again.chips[0].populations[0].neuron.bias, wide.neuron.bias)
+    assert np.array_equal(again.chip_segments[0].populations[0].neuron.bias, wide.neuron.bias)
 
 
 def test_what_is_shown_of_a_mapping_and_of_a_run_is_short_and_says_what_it_is(tmp_path):
@@ -206,7 +206,7 @@ def test_what_is_shown_of_a_mapping_and_of_a_run_is_short_and_says_what_it_is(tm
 )
 def test_integers_that_are_not_the_graphs_are_refused(mapped, tmp_path, change, wrong):
     """When they are saved, and when they are loaded; or a simulator would read beyond the end."""
-    (first, *rest) = mapped.chips
+    (first, *rest) = mapped.chip_segments
     (layer,) = first.populations
     (synapse,) = layer.synapses
     wires = synapse.wiring
@@ -228,7 +228,7 @@ def test_integers_that_are_not_the_graphs_are_refused(mapped, tmp_path, change, 
         layer = with_constants(layer, **change)
     first = replace(first, populations=(layer,))
     chips = {"steps": (replace(first, steps=3), *rest), "missing": tuple(rest)}
-    changed = replace(mapped, chips=chips.get(str(change), (first, *rest)))
+    changed = replace(mapped, chip_segments=chips.get(str(change), (first, *rest)))
     with pytest.raises(BadInput, match=wrong):
         check_mapped(changed)
     with pytest.raises(BadInput, match=wrong):
@@ -277,7 +277,13 @@ def test_files_that_are_no_artefact(mapped, tmp_path):
 def test_a_file_of_the_version_before_gets_one_sentence(tmp_path):
     """Version 2 had a manifest beside one file of safetensors."""
     with zipfile.ZipFile(tmp_path / "old.h8", "w") as file:
-        manifest = {"format": FORMAT, "version": 2, "provenance": {}, "nodes": [], "chips": []}
+        manifest = {
+            "format": FORMAT,
+            "version": 2,
+            "provenance": {},
+            "nodes": [],
+            "chip_segments": [],
+        }
         file.writestr(MANIFEST, json.dumps(manifest))
         file.writestr("tensors.safetensors", b"\x02\0\0\0\0\0\0\0{}")
     with pytest.raises(CheckpointError) as refused:
@@ -300,7 +306,7 @@ def scales(vgg, digits):
             tuple(synapse.weight_exp for synapse in layer.synapses),
             tuple(synapse.sign_mode for synapse in layer.synapses),
         )
-        for chip in mapped.chips
+        for chip in mapped.chip_segments
         for layer in chip.populations
     }
 
@@ -337,7 +343,7 @@ def test_given_scales_that_do_not_fit_are_refused_while_mapping(vgg, digits, sca
 
 def test_given_scales_of_all_layers_map_as_they_did(vgg, mapped, digits, scales, tmp_path):
     again = map_model(vgg, calibration=digits[:64], scales=scales)
-    for chip, other in zip(mapped.chips, again.chips, strict=True):
+    for chip, other in zip(mapped.chip_segments, again.chip_segments, strict=True):
         for one, two in zip(chip.populations, other.populations, strict=True):
             assert (one.neuron.threshold == two.neuron.threshold).all()
             assert (one.synapses[0].weight == two.synapses[0].weight).all()
@@ -640,7 +646,7 @@ def no_pixel(manifest, arrays):
 
 
 def float_channels(manifest, arrays):
-    manifest["chips"][0]["populations"][0]["synapses"][0]["wiring"]["channels_in"] = 2.0
+    manifest["chip_segments"][0]["populations"][0]["synapses"][0]["wiring"]["channels_in"] = 2.0
 
 
 def wide_registers(manifest, arrays):

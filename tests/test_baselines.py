@@ -274,7 +274,7 @@ def test_codings_without_chance_map_and_simulators_agree(coding):
     model(images)  # running statistics
     mapped = map_model(model.eval(), calibration=images)
     # Stem, first block, and the second layer of the others, whose first sums of spikes drive.
-    assert sum(len(segment.populations) for segment in mapped.chips) == 10
+    assert sum(len(segment.populations) for segment in mapped.chip_segments) == 10
     assert compare(mapped, images[:4], "reference", "fast").equal
 
 

@@ -69,7 +69,7 @@ def mapped(digits):
     torch.manual_seed(0)
     model = create_model("has8_vgg", num_classes=10, in_channels=1, base=6, depth=2, head=(24,))
     found = mapping.map_model(calibrate(model, digits), calibration=digits)
-    return replace(found, chips=tuple(map(lively, found.chips)))
+    return replace(found, chip_segments=tuple(map(lively, found.chip_segments)))
 
 
 def lively(chip: ChipSegment) -> ChipSegment:

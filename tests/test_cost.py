@@ -380,7 +380,9 @@ def priced(vgg, images):
     """Its mapping, a run and the prices."""
     mapped = map_model(vgg, calibration=images)
     run = simulate(mapped, images)
-    assert all(run.activity.events[name].any() for chip in mapped.chips for name in chip.outputs)
+    assert all(
+        run.activity.events[name].any() for chip in mapped.chip_segments for name in chip.outputs
+    )
     return mapped, run, estimate(mapped, run)
 
 
@@ -388,7 +390,7 @@ def test_parts_add_up_and_are_what_a_hand_computes(priced):
     mapped, run, cost = priced
     spikes = sum(
         int(run.activity.events[name].sum())
-        for chip in mapped.chips
+        for chip in mapped.chip_segments
         for name in (*(port.name for port in chip.inputs), *chip.outputs)
     )
     assert sum(boundary.spikes for boundary in cost.boundaries) == spikes
@@ -482,7 +484,7 @@ def test_assumptions_name_what_this_model_makes_of_them():
 def test_a_run_of_another_mapping_is_refused(priced):
     mapped, run, cost = priced
     on_the_host = next(layer.name for layer in cost.layers if layer.side == "host")
-    for name in (mapped.chips[0].outputs[0], mapped.graph[on_the_host].inputs[0]):
+    for name in (mapped.chip_segments[0].outputs[0], mapped.graph[on_the_host].inputs[0]):
         lacking = {k: v for k, v in run.activity.events.items() if k != name}
         with pytest.raises(BadInput, match=f"counted '{name}'.*simulate the mapping"):
             estimate(mapped, replace(run, activity=replace(run.activity, events=lacking)))

@@ -41,7 +41,7 @@ def brute_force(mapped, x):
     run = simulate(mapped, x, batch_size=len(x), record=("spikes",))
     values = {mapped.graph.input.name: x}
     evaluate_nodes(mapped.graph, moved(mapped.graph, [n.name for n in mapped.graph], x), values)
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         for name, spikes in run.spikes[chip.name].items():
             yield name, spikes, values[name].bool()
 

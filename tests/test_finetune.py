@@ -82,8 +82,8 @@ def bare(model):
 def assert_same_spikes(model, mapped, images):
     """Given what training's layers were given, the reference makes the same spikes."""
     seen = watched(model, images)
-    assert {p.name for chip in mapped.chips for p in chip.populations} == seen.keys()
-    for chip in mapped.chips:
+    assert {p.name for chip in mapped.chip_segments for p in chip.populations} == seen.keys()
+    for chip in mapped.chip_segments:
         sources = {s.source: p.name for p in chip.populations for s in p.synapses}
         fed = {port.name: seen[sources[port.name]][0] for port in chip.inputs}
         for name, spikes in Reference().compile(chip, TARGET.registers)(fed).spikes.items():
@@ -228,7 +228,7 @@ def test_a_tuned_checkpoint_is_plain_resumes_and_is_mapped_as_it_was_trained(tmp
 def assert_same_integers(path, mapped):
     from mapping import load
 
-    for chip, other in zip(load(path).chips, mapped.chips, strict=True):
+    for chip, other in zip(load(path).chip_segments, mapped.chip_segments, strict=True):
         for one, two in zip(chip.populations, other.populations, strict=True):
             a, b = one.neuron, two.neuron
             assert (a.threshold == b.threshold).all()

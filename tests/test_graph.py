@@ -130,12 +130,12 @@ def test_cut_covers_every_node_once_and_crosses_with_spikes_only(model):
     for segment in partition.segments:  # the order can be run
         assert set(segment.inputs) <= ready
         ready.update(segment.outputs)
-    for segment in partition.chip:
+    for segment in partition.on_chip:
         crossing = (*segment.inputs, *segment.outputs)
         assert {graph[name].type.kind for name in crossing} == {Kind.SPIKE}
         assert {graph[name].op for name in segment.nodes} <= {"conv2d", "linear", "neuron"}
     blocks = [m for m in model.modules() if isinstance(m, HybridBlock)]
-    assert len(partition.chip) == len(blocks)
+    assert len(partition.on_chip) == len(blocks)
     assert {r.reason for r in partition.rejections} == {
         "works on values without time steps: an ANN layer"
     }
@@ -143,12 +143,12 @@ def test_cut_covers_every_node_once_and_crosses_with_spikes_only(model):
 
 def test_partition_none_and_by_name(vgg):
     graph = run_passes(trace(vgg, (1, 8, 8)))
-    names = [segment.name for segment in cut(graph, REGISTERS).chip]
+    names = [segment.name for segment in cut(graph, REGISTERS).on_chip]
     assert names == ["blocks.0.snn", "blocks.1.snn", "blocks.2.snn", "head.snn"]
     none = cut(graph, REGISTERS, "none")
     assert [segment.side for segment in none.segments] == ["host"]
     some = cut(graph, REGISTERS, ["blocks.1.snn", "head.snn"])
-    assert [segment.name for segment in some.chip] == ["blocks.1.snn", "head.snn"]
+    assert [segment.name for segment in some.on_chip] == ["blocks.1.snn", "head.snn"]
     assert "not selected for the chip" in {r.reason for r in some.rejections}
     with pytest.raises(BadInput, match="did you mean 'blocks.1.snn'"):
         cut(graph, REGISTERS, ["blocks.1.sn"])
@@ -174,7 +174,7 @@ def test_a_neuron_that_values_drive_stays_on_the_host_with_the_reason():
     reasons = {r.node: r.reason for r in partition.rejections}
     assert "takes 8 steps of value[1x4x4], and a chip takes only spikes" in reasons["sn1"]
     assert reasons["pool.0"] == "the target has no avgpool of spikes"
-    assert [segment.nodes for segment in partition.chip] == [("fc.0", "sn2")]
+    assert [segment.nodes for segment in partition.on_chip] == [("fc.0", "sn2")]
 
 
 class OtherConv(nn.Conv2d):
@@ -273,10 +273,10 @@ def test_segment_names_do_not_depend_on_what_is_selected():
     net = nn.Sequential(*classifier(), Decoder(bitplane_weights("lsb")))
     net = nn.Sequential(*net, BitPlaneEncoder(), OverTime(nn.Linear(10, 5)), Leaky())
     graph = run_passes(trace(calibrate(net, torch.rand(4, 1, 8, 8)), (1, 8, 8)))
-    names = [segment.name for segment in cut(graph, REGISTERS).chip]
+    names = [segment.name for segment in cut(graph, REGISTERS).on_chip]
     assert len(set(names)) == 2
     for name in names:
-        assert [segment.name for segment in cut(graph, REGISTERS, [name]).chip] == [name]
+        assert [segment.name for segment in cut(graph, REGISTERS, [name]).on_chip] == [name]
 
 
 def test_a_module_used_twice_becomes_two_nodes():

@@ -55,13 +55,13 @@ def test_rung_3_float_co_simulation_equals_the_graph(model, digits):
     """With nothing on the chip, the segments' machinery computes what the graph does."""
     on_host = map_model(model, partition="none", calibration=digits[:64])
     run = simulate(on_host, digits, batch_size=len(digits))
-    assert on_host.chips == ()
+    assert on_host.chip_segments == ()
     assert torch.equal(run.logits, evaluate(on_host.graph, digits))
 
 
 def test_rung_4_integers_agree_with_float(model, mapped, digits):
     """Each layer has a bound (test_quantize holds layers to it); together they change little."""
-    assert set(mapped.errors) == {p.name for chip in mapped.chips for p in chip.populations}
+    assert set(mapped.errors) == {p.name for chip in mapped.chip_segments for p in chip.populations}
     assert all(0 < error.membrane < 2 for error in mapped.errors.values())
     with torch.no_grad():
         expected = model(digits).argmax(1)
@@ -113,7 +113,7 @@ def test_25_steps_of_spiking_layers_behind_an_ann(digits):
     mapped = map_model(net, input_shape=SHAPE)
     with torch.no_grad():
         assert torch.equal(evaluate(trace(net, SHAPE), digits), net(digits))
-    (chip,) = mapped.chips
+    (chip,) = mapped.chip_segments
     assert chip.steps == 25
     assert [p.name for p in chip.populations] == ["7", "9"]  # values drive "5": not the chip's
     reasons = {r.node: r.reason for r in mapped.partition.rejections}
@@ -145,7 +145,7 @@ def test_a_wrong_layer_is_found_where_it_is(mapped, digits):
             )
             return self.inner.compile(replace(segment, populations=populations), registers)
 
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         layer = chip.populations[0].name
         found = compare(mapped, digits[:20], "fast", Broken(Fast(), layer))
         assert found.divergence is not None

@@ -178,7 +178,7 @@ def test_loops_are_placed_and_their_messages_are_those_of_plain_counting(
         for layer, synapse in chip.synapses()
     }
     activity = Activity(3, spikes, {}, {})
-    mapped = SimpleNamespace(chips=(chip,), placement=placement, target=target, graph=nodes)
+    mapped = SimpleNamespace(chip_segments=(chip,), placement=placement, target=target, graph=nodes)
     (load,) = segment_loads(mapped, activity)  # type: ignore[arg-type]
     assert load.from_host + load.between_tiles == expected.total()
     assert load.by_core["message_in"].sum() == expected.total()

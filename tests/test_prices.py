@@ -44,7 +44,7 @@ def runs():
         "chip": map_model(model, LOIHI, calibration=images),
         "host": map_model(model, LOIHI, "none", calibration=images),
     }
-    assert mapped["chips"].placement.chips_used > 2 and not mapped["host"].chips
+    assert mapped["chips"].placement.chips_used > 2 and not mapped["host"].chip_segments
     return {name: (one, simulate(one, images)) for name, one in mapped.items()}
 
 
@@ -278,7 +278,9 @@ def test_a_price_without_a_source_bears_the_name_of_its_file(runs):
     (sentence,) = (a for a in cost.assumptions if "exchange spikes with the host" in a.text)
     assert (sentence.source, sentence.trust) == ("mine", "M")
     assert cost.latency_us.trust == "M"
-    assert cost.latency_us.high - cost.latency_us.value == pytest.approx(400 * len(mapped.chips))
+    assert cost.latency_us.high - cost.latency_us.value == pytest.approx(
+        400 * len(mapped.chip_segments)
+    )
 
 
 # ranges

@@ -30,11 +30,11 @@ def mapped():
 @pytest.fixture(scope="module")
 def delayed(mapped):
     """The same network with synapses whose spikes arrive one and three steps late."""
-    chip, *others = mapped.chips
+    chip, *others = mapped.chip_segments
     one, two = chip.populations
     late = [replace(s, delay=d) for s, d in zip(two.synapses, (1, 3), strict=True)]
     populations = (one, replace(two, synapses=tuple(late)))
-    return replace(mapped, chips=(replace(chip, populations=populations), *others))
+    return replace(mapped, chip_segments=(replace(chip, populations=populations), *others))
 
 
 @pytest.fixture(scope="module", params=["mapped", "delayed"])
@@ -127,12 +127,12 @@ def test_state_that_is_handed_over_is_where_the_next_run_begins(network, images,
     assert_equal(cleared, first)
     differs = [
         not torch.equal(second.spikes[chip.name][p.name], cleared.spikes[chip.name][p.name])
-        for chip in network.chips
+        for chip in network.chip_segments
         for p in chip.populations
     ]
     assert any(differs)
     registers = network.target.registers
-    for chip in network.chips:
+    for chip in network.chip_segments:
         execute = program.backend.compile(chip, registers)
         one = execute(first.inputs[chip.name], keep_state=True)
         two = execute(second.inputs[chip.name], membranes=True, state=one.state, keep_state=True)
@@ -173,7 +173,7 @@ def test_state_of_something_else_is_refused(mapped, delayed, images):
     program = Program(mapped)
     state = program.run(images, keep_state=True).state
     late = Program(delayed).run(images, keep_state=True).state
-    name = mapped.chips[0].name
+    name = mapped.chip_segments[0].name
     registers = state[name].registers
     wrong = {
         "other samples": (state, images[:4]),

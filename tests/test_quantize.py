@@ -32,7 +32,7 @@ def one_layer(conv, neuron, shape=(2, 5, 5)):
     net = nn.Sequential(BitPlaneEncoder(), OverTime(conv), neuron, Decoder(bitplane_weights("lsb")))
     calibrate(net, torch.rand(2, *shape))
     graph = run_passes(trace(net, shape))
-    return graph, cut(graph, REGISTERS).chip[0]
+    return graph, cut(graph, REGISTERS).on_chip[0]
 
 
 def random_conv(seed, scale, bias_scale):
@@ -235,7 +235,7 @@ def test_wide_layers_cannot_wrap_however_coarse_their_grid(bits):
     )
     calibrate(net, torch.rand(2, 4096))
     graph = run_passes(trace(net, (4096,)))
-    chip, _ = quantize(graph, cut(graph, REGISTERS).chip[0], REGISTERS, weight_bits=bits)
+    chip, _ = quantize(graph, cut(graph, REGISTERS).on_chip[0], REGISTERS, weight_bits=bits)
     (synapse,) = chip.populations[0].synapses
     worst = (np.abs(synapse.weight) << synapse.weight_exp).sum((1, 2, 3)).max()
     assert worst << REGISTERS.synapse_shift < 1 << (REGISTERS.state_bits - 1)
@@ -252,7 +252,7 @@ def test_a_fine_threshold_leaves_the_membrane_headroom(beta):
     )
     calibrate(net, torch.rand(2, 1000))
     graph = run_passes(trace(net, (1000,)))
-    chip, _ = quantize(graph, cut(graph, REGISTERS).chip[0], REGISTERS)
+    chip, _ = quantize(graph, cut(graph, REGISTERS).on_chip[0], REGISTERS)
     (population,) = chip.populations
     (synapse,) = population.synapses
     drive = (np.abs(synapse.weight) << synapse.weight_exp).sum(

@@ -18,7 +18,7 @@ def mismatches(mapped, images):
     for segment in mapped.partition.segments:
         evaluate_nodes(mapped.graph, moved(mapped.graph, segment.nodes, images), values)
         if segment.side == "chip":
-            run = Reference().compile(mapped.chip(segment.name), TARGET.registers)
+            run = Reference().compile(mapped.chip_segment(segment.name), TARGET.registers)
             fed = {name: values[name].bool() for name in segment.inputs}
             for name, spikes in run(fed).spikes.items():
                 found[name] = float((spikes != values[name].bool()).double().mean())
@@ -44,7 +44,7 @@ def test_a_search_says_how_many_spikes_differ_and_is_never_worse_than_rounding(m
     rounded = None
     if bits > 1:
         rounded = mismatches(map_model(model, calibration=images, weight_bits=bits), images)
-    for chip in searched.chips:
+    for chip in searched.chip_segments:
         first = chip.populations[0]  # the others' inputs differ too
         found = searched.errors[first.name].mismatch
         assert mixed.errors[first.name].mismatch <= found
@@ -66,7 +66,7 @@ def test_the_same_search_gives_the_same_scales(vgg, images):
         map_model(vgg, calibration=images, weight_bits=3, scales="search", per_channel=True)
         for _ in range(2)
     )
-    for a, b in zip(first.chips, second.chips, strict=True):
+    for a, b in zip(first.chip_segments, second.chip_segments, strict=True):
         for one, other in zip(a.populations, b.populations, strict=True):
             assert (one.neuron.threshold == other.neuron.threshold).all()
             assert (one.neuron.bias == other.neuron.bias).all()
@@ -75,7 +75,7 @@ def test_the_same_search_gives_the_same_scales(vgg, images):
 
 def test_channels_have_no_more_thresholds_than_a_core_and_every_tile_fits(resnet, images):
     mapped = map_model(resnet, calibration=images, weight_bits=4, scales="search", per_channel=True)
-    thresholds = [p.neuron.threshold for chip in mapped.chips for p in chip.populations]
+    thresholds = [p.neuron.threshold for chip in mapped.chip_segments for p in chip.populations]
     counts = [len(np.unique(of_channels)) for of_channels in thresholds]
     assert 1 < max(counts) <= TARGET.core.threshold_configs
     limits = TARGET.core.limits

@@ -52,7 +52,7 @@ def varied(chip: ChipSegment) -> ChipSegment:
 def placed(mapped: mapping.Mapped, chips: tuple[ChipSegment, ...]) -> mapping.Mapped:
     """The mapping with other integers, on cores of their own."""
     placement = place(allocate(chips, mapped.target), chips, mapped.target)
-    return replace(mapped, chips=chips, placement=placement)
+    return replace(mapped, chip_segments=chips, placement=placement)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def mapped(digits):
     torch.manual_seed(0)
     model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(12,))
     found = mapping.map_model(calibrate(model, digits), calibration=digits)
-    return placed(found, tuple(map(varied, found.chips)))
+    return placed(found, tuple(map(varied, found.chip_segments)))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def spikes(mapped) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     return {
         f"{chip.name}/inputs/{port.name}": rng.random((chip.steps, 2, *port.shape)) < 0.5
-        for chip in mapped.chips
+        for chip in mapped.chip_segments
         for port in chip.inputs
     }
 
@@ -100,8 +100,8 @@ def test_reads_what_the_artefact_holds(mapped, artefact):
     segments, registers = read_mapping(artefact)
     assert vars(registers).keys() == msgspec.structs.asdict(mapped.target.registers).keys()
     assert registers.keep_top == mapped.target.registers.keep_top
-    assert [segment.name for segment in segments] == [chip.name for chip in mapped.chips]
-    for segment, chip in zip(segments, mapped.chips, strict=True):
+    assert [segment.name for segment in segments] == [chip.name for chip in mapped.chip_segments]
+    for segment, chip in zip(segments, mapped.chip_segments, strict=True):
         assert segment.steps == chip.steps
         assert [(p.name, tuple(p.shape)) for p in segment.inputs] == [
             (p.name, p.shape) for p in chip.inputs
@@ -125,7 +125,7 @@ def test_reads_what_the_artefact_holds(mapped, artefact):
 @needs_lava
 def test_equals_the_reference_without_our_libraries(mapped, artefact, spikes, tmp_path):
     """Every spike; a segment that lacks inputs is left out."""
-    chip, left_out = mapped.chips[-1], mapped.chips[0]
+    chip, left_out = mapped.chip_segments[-1], mapped.chip_segments[0]
     given = {key: array for key, array in spikes.items() if key.startswith(f"{chip.name}/")}
     np.savez(tmp_path / "in.npz", **given, other=np.arange(3))
     code = (
@@ -138,7 +138,9 @@ def test_equals_the_reference_without_our_libraries(mapped, artefact, spikes, tm
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, *files], capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr.count("\n")) == (0, len(mapped.chips) - 1), done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (0, len(mapped.chip_segments) - 1), (
+        done.stderr
+    )
     assert f"{left_out.name}: skipped" in done.stderr
     assert done.stdout.startswith(f"{chip.name}: 2 samples, ")
     inputs = {port.name: given[f"{chip.name}/inputs/{port.name}"] for port in chip.inputs}
@@ -156,7 +158,7 @@ def test_equals_the_reference_without_our_libraries(mapped, artefact, spikes, tm
 
 
 def test_says_what_is_wrong_with_the_spikes(fails, mapped, spikes, tmp_path):
-    chip = mapped.chips[0]
+    chip = mapped.chip_segments[0]
     port, shape = chip.inputs[0].name, chip.inputs[0].shape
     key = f"{chip.name}/inputs/{port}"
     expected = f"expected bool[T, N, *shape] = bool[8, N, {', '.join(map(str, shape))}] with"
@@ -186,8 +188,8 @@ def test_says_what_is_wrong_with_the_mapping(fails, artefact, tmp_path):
     plain = json.loads(manifest)
     other = json.dumps({**plain, "version": 1}).encode()
     assert f"{start}'has8-mapped' version 1, and this" in fails(name=written(other))
-    del plain["chips"]
-    assert f"{start}no 'chips')" in fails(name=written(json.dumps(plain).encode()))
+    del plain["chip_segments"]
+    assert f"{start}no 'chip_segments')" in fails(name=written(json.dumps(plain).encode()))
 
 
 def test_refuses_what_lava_would_do_otherwise(fails, mapped, tmp_path):
@@ -286,7 +288,7 @@ def test_a_lava_that_hangs_is_stopped(stuck, mapped, tmp_path):
     for timeout_s in ("1.5", "6", "24"):  # until it is long enough for both to have started
         (tmp_path / "pids").unlink(missing_ok=True)
         code, said = ended(stuck(HANG, "--timeout", timeout_s), tmp_path)
-        what = f"Lava's run of segment {mapped.chips[0].name!r}"
+        what = f"Lava's run of segment {mapped.chip_segments[0].name!r}"
         assert code == 1
         assert said == (
             f"error: {what} took longer than {timeout_s} s and was stopped; run fewer samples or "
@@ -300,7 +302,7 @@ def test_a_lava_that_hangs_is_stopped(stuck, mapped, tmp_path):
 @needs_groups
 def test_a_lava_that_dies_is_told(stuck, mapped, tmp_path):
     code, said = ended(stuck("kill -9 $$"), tmp_path)
-    what = f"Lava's run of segment {mapped.chips[0].name!r}"
+    what = f"Lava's run of segment {mapped.chip_segments[0].name!r}"
     assert (code, said) == (1, f"error: {what} ended with code -9: it said nothing\n")
 
 

@@ -176,9 +176,9 @@ def test_a_transposed_convolution_is_traced_folded_mapped_kept_run_and_priced(
         assert torch.equal(evaluate(traced, images), net(images))
 
     mapped = map_model(net, "loihi", input_shape=shape)
-    (segment,) = mapped.partition.chip
+    (segment,) = mapped.partition.on_chip
     assert segment.nodes == ("1.0", "2") and not mapped.partition.rejections
-    (population,) = mapped.chips[0].populations
+    (population,) = mapped.chip_segments[0].populations
     assert population.synapses[0].wiring == wiring_of(mapped.graph, mapped.graph["1.0"])
     again = load(save(mapped, tmp_path / "a.h8"))
     assert save(again, tmp_path / "b.h8").read_bytes() == (tmp_path / "a.h8").read_bytes()
@@ -211,7 +211,7 @@ def test_a_transposed_convolution_by_hand():
         run = simulate(mapped, image, backend)
         assert run.logits.tolist() == [[[[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]]
         assert estimate(mapped, run).synops == 4  # all its weights, whatever they are
-    (synapse,) = mapped.chips[0].populations[0].synapses
+    (synapse,) = mapped.chip_segments[0].populations[0].synapses
     assert synapse.sign_mode == "excitatory"
     turned = synapse.weight[0, 0] / synapse.weight.max()  # a window slides: the kernel is turned
     assert np.abs(turned - np.array([[4, 7], [9, 2]]) / 9).max() < 0.01

@@ -159,9 +159,12 @@ def test_the_longest_way_makes_the_depth():
     shortcut = replace(second.synapses[0], name="p1.short", source="in")
     second = replace(second, synapses=(*second.synapses, shortcut))
     mapped = chain([0, 0])
-    chip = replace(mapped.chips[0], populations=(mapped.chips[0].populations[0], second))
+    chip = replace(
+        mapped.chip_segments[0], populations=(mapped.chip_segments[0].populations[0], second)
+    )
     (load,) = segment_loads(
-        replace(mapped, chips=(chip,)), activity(**{"in": [1, 0], "p0": [0, 0], "p1": [0, 0]})
+        replace(mapped, chip_segments=(chip,)),
+        activity(**{"in": [1, 0], "p0": [0, 0], "p1": [0, 0]}),
     )
     assert load.depth == 2
     assert load.by_core["message_in"].tolist() == [[0, 1, 1, 0]]
@@ -196,7 +199,7 @@ def test_the_host_starts_every_operation_and_a_neuron_in_every_step():
 @pytest.mark.parametrize("host", ["jetson-orin-nano", "jetson-tx1", "horowitz-45nm"])
 def test_the_parts_of_a_sample(host):
     mapped, profile = mapped_net("all"), load_host(host)
-    chip = mapped.chips[0]
+    chip = mapped.chip_segments[0]
     zeros = {n: np.zeros((8, 2, 4, 4), np.int64) for n in (chip.inputs[0].name, "lif")}
     loads = segment_loads(mapped, Activity(1, zeros, {}, {}))
     time = latency(mapped, loads, [], 1, SANAFE, profile)

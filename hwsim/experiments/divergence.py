@@ -88,7 +88,7 @@ def compare(
     run = one.run(x, batch_size=max(1, len(x)), record=("spikes",))
     names = one.backend.name, two.backend.name
     compared = 0
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         other = two.executables[chip.name](run.inputs[chip.name])
         mine = run.spikes[chip.name]
         compared += sum(spikes.numel() for spikes in mine.values())

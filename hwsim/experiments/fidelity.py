@@ -273,7 +273,7 @@ class FloatGraph:
     def __init__(self, mapped: Mapped) -> None:
         self.graph = mapped.graph
         self.nodes = moved(mapped.graph, (node.name for node in mapped.graph), torch.empty(0))
-        self.kept = {p.name for chip in mapped.chips for p in chip.populations}
+        self.kept = {p.name for chip in mapped.chip_segments for p in chip.populations}
         last: dict[str, str] = {}
         for node in self.nodes:
             last.update(dict.fromkeys(node.inputs, node.name))
@@ -325,7 +325,7 @@ def _layers(
     mapped: Mapped, run: Run, spikes: Mapping[str, Tensor], first: int
 ) -> Iterator[LayerAgreement]:
     """Every layer of a run beside the float graph's spikes."""
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         for population in chip.populations:
             name = population.name
             mine, other = run.spikes[chip.name][name].cpu().numpy(), spikes[name].numpy()

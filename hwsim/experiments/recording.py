@@ -133,7 +133,7 @@ class Recording:
 
 
 def _planned(mapped: Mapped, record: Collection[str]) -> Iterator[_Array]:
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         if "spikes" in record:
             for port in chip.inputs:
                 yield _Array(f"{chip.name}/inputs/{port.name}", chip.steps, port.shape, np.bool_)

@@ -69,12 +69,12 @@ def assumptions(
         Sentences, the main ones first; together they quote every figure of ``cited``.
     """
     sentences = [*_host(host), *_convention(convention)]
-    if mapped.chips:
+    if mapped.chip_segments:
         sentences += [*_chip(mapped.target), *_link(mapped.target), *_time(mapped)]
         sentences += _neurons(mapped, populations)
     quoted = {figure for sentence in sentences for figure in sentence.figures}
     sentences += _listed(set(cited) - quoted, (mapped.target, host, convention))
-    if mapped.chips:
+    if mapped.chip_segments:
         sentences += [_caveat(mapped.target, text) for text in mapped.target.caveats]
     sentences += [_caveat(host, text) for text in host.caveats]
     return tuple(sorted(sentences, key=lambda sentence: not sentence.main))
@@ -174,7 +174,9 @@ def _time(mapped: Mapped) -> Iterator[Assumption]:
 def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterator[Assumption]:
     offset = mapped.target.registers.membrane_decay_offset
     decays = {
-        p.name: constants(p.neuron).get("dv") for chip in mapped.chips for p in chip.populations
+        p.name: constants(p.neuron).get("dv")
+        for chip in mapped.chip_segments
+        for p in chip.populations
     }
     still = [
         name for name, dv in decays.items() if dv is not None and bool((dv + offset == 0).any())

@@ -278,10 +278,10 @@ def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> Hos
 def _check(mapped: Mapped, activity: Activity) -> None:
     """The run must have counted what feeds each layer and leaves each population."""
     shapes: dict[str, tuple[int, ...]] = {}
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         names = [*(port.name for port in chip.inputs), *(p.name for p in chip.populations)]
         shapes.update({name: (chip.steps, *chip.shape_of(name)) for name in names})
-    for segment in mapped.partition.host:
+    for segment in mapped.partition.on_host:
         for node in (mapped.graph[name] for name in segment.nodes):
             if OPS[node.op].role == "synapse":
                 source = mapped.graph[node.inputs[0]]

@@ -114,7 +114,7 @@ def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
     found: list[LayerCounts] = []
     for segment in mapped.partition.segments:
         if segment.side == "chip":
-            chip = mapped.chip(segment.name)
+            chip = mapped.chip_segment(segment.name)
             for population in chip.populations:
                 found += [_chip_layer(mapped, chip, s, activity) for s in population.synapses]
         else:
@@ -130,7 +130,7 @@ def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
 def population_counts(mapped: Mapped, activity: Activity) -> tuple[PopulationCounts, ...]:
     """The neuron updates of all populations on the chip, in the order of execution."""
     found = []
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         for population in chip.populations:
             accessed = population.size * chip.steps * activity.samples
             exact = population.name in activity.updated
@@ -154,7 +154,7 @@ def boundary_counts(mapped: Mapped, activity: Activity) -> tuple[BoundaryCounts,
         return BoundaryCounts(name, chip.name, way, spikes, message_bytes, -(-bits // 8))
 
     found: list[BoundaryCounts] = []
-    for chip in mapped.chips:
+    for chip in mapped.chip_segments:
         found += [crossing(chip, port.name, "in") for port in chip.inputs]
         found += [crossing(chip, name, "out") for name in chip.outputs]
     return tuple(found)

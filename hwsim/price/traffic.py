@@ -96,8 +96,8 @@ def segment_loads(mapped: Mapped, activity: Activity) -> tuple[SegmentLoad, ...]
     Raises:
         KeyError: if the activity is not that of this mapping.
     """
-    tallies = {chip.name: _Tally(mapped, chip, activity) for chip in mapped.chips}
-    for route in routes(mapped.placement, mapped.chips):
+    tallies = {chip.name: _Tally(mapped, chip, activity) for chip in mapped.chip_segments}
+    for route in routes(mapped.placement, mapped.chip_segments):
         tallies[route.segment].add(route)
     return tuple(tally.load() for tally in tallies.values())
 

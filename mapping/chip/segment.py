@@ -153,7 +153,7 @@ class ChipSegment:
         circle = {synapse.source for synapse in self._circle(delayed=False)}
         names = [population.name for population in self.populations if population.name in circle]
         if not names:
-            known = {item.name for item in (*self.inputs, *self.populations)}
+            known = {port.name for port in self.inputs} | {p.name for p in self.populations}
             lost = next(synapse for _, synapse in self.synapses() if synapse.source not in known)
             raise BadInput(
                 f"the source {lost.source!r} of synapse {lost.name!r} is neither port nor "

@@ -1,1 +1,1 @@
-"""Layers onto cores: needs of a block, cuts, which core holds what, who sends to whom."""
+"""Layers onto cores: needs of a block, tilings, which core holds what, who sends to whom."""

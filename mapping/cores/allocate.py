@@ -20,9 +20,10 @@ import numpy as np
 from has8.errors import DoesNotFit
 from mapping.chip.segment import ChipSegment
 from mapping.chip.wiring import Shape3, shape3
-from mapping.cores.cuts import (
-    Cut,
+from mapping.cores.pack import LONGEST, first_fit
+from mapping.cores.tilings import (
     Layer,
+    Tiling,
     axon_choices,
     axons_in,
     axons_out,
@@ -31,7 +32,6 @@ from mapping.cores.cuts import (
     layers_of,
     tilings,
 )
-from mapping.cores.pack import LONGEST, first_fit
 from mapping.targets.schema import CoreLimits, Target
 
 BEAM = 8
@@ -76,7 +76,7 @@ class Tile:
 
 
 def allocate(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...]:
-    """Cut all populations into tiles, and put the tiles on cores.
+    """Tiling all populations into tiles, and put the tiles on cores.
 
     Args:
         segments: in the order of execution; two segments never share a core.
@@ -113,9 +113,9 @@ class _State:
 
     tiles: int = 0
     messages: int = 0
-    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    cuts: Mapping[str, Tiling] = field(default_factory=dict)
 
-    def plus(self, name: str, cut: Cut) -> _State:
+    def plus(self, name: str, cut: Tiling) -> _State:
         cuts = {**self.cuts, name: cut}
         return _State(self.tiles + cut.tiles, self.messages + cut.messages, cuts)
 
@@ -123,11 +123,11 @@ class _State:
 class _Replay:
     """An iterable that pulls from an iterator once, however often it is walked."""
 
-    def __init__(self, source: Iterator[Cut]) -> None:
+    def __init__(self, source: Iterator[Tiling]) -> None:
         self._source = source
-        self._seen: list[Cut] = []
+        self._seen: list[Tiling] = []
 
-    def __iter__(self) -> Iterator[Cut]:
+    def __iter__(self) -> Iterator[Tiling]:
         place = 0
         while True:
             if place == len(self._seen):
@@ -138,7 +138,7 @@ class _Replay:
             place += 1
 
 
-def _search(layers: Sequence[Layer], core: CoreLimits) -> list[Mapping[str, Cut]]:
+def _search(layers: Sequence[Layer], core: CoreLimits) -> list[Mapping[str, Tiling]]:
     """The best cuts of all layers that were found, best first."""
     states = [_State()]
     for place in reversed(range(len(layers))):
@@ -167,7 +167,7 @@ def _fed(layer: Layer, names: set[str]) -> bool:
     return any(synapse.source in names for synapse in layer.population.synapses)
 
 
-def _candidates(layer: Layer, core: CoreLimits) -> Iterator[Cut]:
+def _candidates(layer: Layer, core: CoreLimits) -> Iterator[Tiling]:
     """The cuts whose tiles fit as far as the layer alone decides, fewest tiles first."""
     limits = core.limits
     for tiles, messages, block in tilings(layer, core.neurons):
@@ -175,7 +175,7 @@ def _candidates(layer: Layer, core: CoreLimits) -> Iterator[Cut]:
         if all(_within(held(layer, *place, 0, core), limits) for place in places):
             for axons in axon_choices(layer, core):
                 if all(axons_in(layer, axons, *p, core) <= core.input_axons for p in places):
-                    yield Cut(block, axons, tiles, messages)
+                    yield Tiling(block, axons, tiles, messages)
 
 
 def _within(need: Mapping[str, int], limits: Mapping[str, int]) -> bool:
@@ -217,7 +217,7 @@ def _does_not_fit(
             tile = held(layer, start, stop, 0, core)
             tile["input_axons"] = axons_in(layer, axons, start, stop, core)
             need = {name: max(amount, need.get(name, 0)) for name, amount in tile.items()}
-        cut = Cut(block, axons, tiles, messages)
+        cut = Tiling(block, axons, tiles, messages)
         sent = min(
             (_sent(layer, layers, state.plus(layer.name, cut), core) for state in states),
             key=lambda needed: max(needed.values()),
@@ -251,7 +251,7 @@ class Block:
     """
 
     layer: Layer
-    cut: Cut
+    cut: Tiling
     start: Shape3
     stop: Shape3
     output_axons: int
@@ -277,7 +277,7 @@ class Block:
         }
 
 
-def blocks_of(layers: Sequence[Layer], cuts: Mapping[str, Cut], core: CoreLimits) -> list[Block]:
+def blocks_of(layers: Sequence[Layer], cuts: Mapping[str, Tiling], core: CoreLimits) -> list[Block]:
     """All blocks of a segment, in the order of layers and places.
 
     Args:

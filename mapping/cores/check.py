@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from has8.errors import BadInput
 from mapping.chip.segment import ChipSegment
 from mapping.cores.allocate import Tile, blocks_of
-from mapping.cores.cuts import Cut, Layer, layers_of
 from mapping.cores.need import axon_types
 from mapping.cores.placement import Placement, place
+from mapping.cores.tilings import Layer, Tiling, layers_of
 from mapping.targets.schema import CoreLimits, Target
 
 
@@ -59,7 +59,7 @@ def _check_tiles(tiles: Sequence[Tile], segments: Sequence[ChipSegment], core: C
         raise BadInput("there are more tiles than the segments have blocks")
 
 
-def _cut(layer: Layer, tiles: Sequence[Tile], segment: str, core: CoreLimits) -> Cut:
+def _cut(layer: Layer, tiles: Sequence[Tile], segment: str, core: CoreLimits) -> Tiling:
     """How a layer was cut, by its first tile."""
     first = next((t for t in tiles if (t.segment, t.population) == (segment, layer.name)), None)
     axes = len(layer.population.shape)
@@ -74,4 +74,4 @@ def _cut(layer: Layer, tiles: Sequence[Tile], segment: str, core: CoreLimits) ->
     ):
         raise BadInput(f"the axons of {layer.name!r} cannot serve its synapses")
     block = (first.stop[0], *(first.stop[1:] or (1, 1)))
-    return Cut((block[0], block[1], block[2]), tuple(first.axons.values()), 0, 0)
+    return Tiling((block[0], block[1], block[2]), tuple(first.axons.values()), 0, 0)

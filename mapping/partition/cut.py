@@ -15,7 +15,7 @@ from mapping.targets.schema import Registers
 
 
 def cut(graph: Graph, registers: Registers, select: str | Sequence[str] = "all") -> Partition:
-    """Cut the graph into segments.
+    """Tiling the graph into segments.
 
     A chip segment is a connected set of neuron layers that run at the same time: layers that
     feed each other or share an input. Everything else is gathered into as few host segments as

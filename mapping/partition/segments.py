@@ -50,11 +50,11 @@ class Partition:
     rejections: tuple[Rejection, ...]
 
     @property
-    def chip(self) -> tuple[Segment, ...]:
+    def on_chip(self) -> tuple[Segment, ...]:
         """The segments on the chip."""
         return tuple(s for s in self.segments if s.side == "chip")
 
     @property
-    def host(self) -> tuple[Segment, ...]:
+    def on_host(self) -> tuple[Segment, ...]:
         """The segments on the host."""
         return tuple(s for s in self.segments if s.side == "host")

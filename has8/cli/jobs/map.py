@@ -132,7 +132,7 @@ def _accuracy(answers: Tensor, labels: Tensor) -> float:
 
 def _verify(mapped: Mapped, images: Tensor) -> tuple[Comparison | None, str]:
     """The comparison with Lava, or why there is none."""
-    if not mapped.chips:
+    if not mapped.chip_segments:
         return None, "nothing runs on the chip"
     reason = Lava().unavailable()
     if reason is not None:

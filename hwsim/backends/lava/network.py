@@ -33,7 +33,7 @@ MOST_GROUPS = 127
 """Lava's Conv keeps its number of groups in an int8."""
 
 
-def simulate(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str, Spikes]:
+def run_network(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str, Spikes]:
     """Run a segment in Lava, in this process: not where torch has been imported.
 
     Args:
@@ -268,5 +268,5 @@ def work(job: Mapping[str, Any]) -> list[Spikes]:
         raise RuntimeError("torch was imported in Lava's worker, where it would hang")
     logging.basicConfig()
     segment = unpack(job["segment"], job["arrays"])
-    fired = simulate(segment, job["inputs"])
+    fired = run_network(segment, job["inputs"])
     return [fired[population.name] for population in segment.populations]

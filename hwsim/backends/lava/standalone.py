@@ -60,7 +60,7 @@ def read_mapping(path: Path) -> tuple[list[ChipSegment], Any]:
         content, arrays = read(path)
         manifest = json.loads(content)
         registers = SimpleNamespace(**manifest["target"]["registers"])
-        segments = [unpack(chip, arrays) for chip in manifest["chips"]]
+        segments = [unpack(chip, arrays) for chip in manifest["chip_segments"]]
         for segment in segments:
             check_segment(segment, registers)  # type: ignore[arg-type]
     return segments, registers

@@ -59,7 +59,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Tiling:
     """One way to cut a layer.
 
     Args:
@@ -205,7 +205,7 @@ def axons_out(
     layer: Layer,
     block: Shape3,
     layers: Sequence[Layer],
-    cuts: Mapping[str, Cut],
+    cuts: Mapping[str, Tiling],
     core: CoreLimits,
 ) -> Ints:
     """Output axons of each block of a layer, given the cuts of the layers that it feeds.
