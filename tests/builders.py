@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import assume
+from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -212,6 +212,9 @@ def single_synapses(wires: Wiring) -> tuple[tuple[Place, Place, tuple[int, int, 
 
 
 # ----------------------------------------------------------------------------------- at random
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""For what is drawn here: a busy machine takes its time."""
 
 
 @st.composite

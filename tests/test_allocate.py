@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from builders import (
     LOIHI,
+    PATIENT,
     Place,
     conv,
     lif,
@@ -218,7 +219,7 @@ TIGHT = st.builds(
 # ------------------------------------------------------------------------------------- the laws
 
 
-@settings(max_examples=60, deadline=None)
+@settings(PATIENT, max_examples=60)
 @given(segments(), TIGHT)
 def test_needs_are_those_of_plain_counting_and_within_the_limits(
     seg: ChipSegment, chip: Target
@@ -230,7 +231,7 @@ def test_needs_are_those_of_plain_counting_and_within_the_limits(
     check_tiles(tiles, seg, chip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(PATIENT, max_examples=60)
 @given(networks(delays=3, loops=True), TIGHT)
 def test_loops_are_cut_by_plain_counting_or_refused_with_what_they_lack(
     seg: ChipSegment, chip: Target
@@ -246,7 +247,7 @@ def test_loops_are_cut_by_plain_counting_or_refused_with_what_they_lack(
         check_tiles(tiles, seg, chip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(PATIENT, max_examples=60)
 @given(layers("a", "in", (2, 4, 5)), TIGHT, st.integers(0, 20), st.data())
 def test_the_memory_of_any_block_is_that_of_plain_counting(
     layer: Population, chip: Target, offset: int, data: st.DataObject
@@ -261,7 +262,7 @@ def test_the_memory_of_any_block_is_that_of_plain_counting(
     assert (found.words, found.longest, found.formats) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(PATIENT, max_examples=60)
 @given(segments(), TIGHT, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
 def test_blocks_of_one_class_need_the_same(
     seg: ChipSegment, chip: Target, channels: int, rows: int, cols: int
@@ -282,7 +283,7 @@ def test_blocks_of_one_class_need_the_same(
         assert {need(*place) for place in classes(layer, block)} == every
 
 
-@settings(max_examples=40, deadline=None)
+@settings(PATIENT, max_examples=40)
 @given(layers("a", "in", (2, 4, 5)), TIGHT, st.integers(1, 3))
 def test_more_of_anything_never_needs_more_tiles(
     layer: Population, small: Target, more: int
@@ -305,7 +306,7 @@ def test_more_of_anything_never_needs_more_tiles(
     assert len(allocate([seg], large)) <= len(before)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(PATIENT, max_examples=25)
 @given(layers("a", "in", (2, 3, 4)), TIGHT)
 def test_no_other_cut_into_equal_blocks_has_fewer_tiles(layer: Population, chip: Target) -> None:
     seg, shape = segment(layer, inputs={"in": (2, 3, 4)}), shape3(layer.shape)
@@ -338,6 +339,7 @@ def test_no_other_cut_into_equal_blocks_has_fewer_tiles(layer: Population, chip:
     assert len(tiles) == fewest
 
 
+@PATIENT
 @given(st.lists(st.tuples(st.integers(1, 10), st.integers(0, 7), st.integers(1, 4)), max_size=12))
 def test_first_fit_fills_cores_within_limits(amounts: list[tuple[int, int, int]]) -> None:
     limits = {"neurons": 10, "synapse_bits": 10, "list_words": 4}
@@ -516,3 +518,19 @@ def test_a_layer_that_feeds_too_many_tiles() -> None:
     with pytest.raises(DoesNotFit, match="layer 'a' .* at least 40 output axons .* has 30"):
         allocate([seg], target(neurons=1, output_axons=30))
     assert len(allocate([seg], chip)) == 41
+
+
+def test_a_layer_that_feeds_too_many_tiles_in_front_of_it() -> None:
+    """Through a loop: 40 tiles and the host, whichever of the layers is listed first."""
+    first = population(
+        "a",
+        (40,),
+        linear("a.w", "in", (1,), np.zeros((40, 1))),
+        linear("a.back", "b", (1,), np.zeros((40, 1)), delay=1),
+    )
+    second = population("b", (1,), linear("b.w", "a", (40,), np.zeros((1, 40))))
+    for layers in ((first, second), (second, first)):
+        seg = segment(*layers, inputs={"in": (1,)}, outputs=["b"])
+        with pytest.raises(DoesNotFit, match="layer 'b' .* at least 41 output axons .* has 40;"):
+            allocate([seg], target(neurons=1, output_axons=40))
+        assert len(allocate([seg], target(neurons=1, output_axons=41))) == 41

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from builders import (
     LOIHI,
+    PATIENT,
     conv,
     feed,
     gridded,
@@ -52,7 +53,7 @@ def position(order: tuple[Population, ...]) -> dict[str, int]:
     return {layer.name: place for place, layer in enumerate(order)}
 
 
-@settings(deadline=None)
+@PATIENT
 @given(networks(delays=2))
 def test_a_segment_without_loops_runs_sources_first_late_ones_too(chip: ChipSegment) -> None:
     assert chip.loop() is None
@@ -62,7 +63,7 @@ def test_a_segment_without_loops_runs_sources_first_late_ones_too(chip: ChipSegm
         assert at.get(synapse.source, -1) < at[layer.name]
 
 
-@settings(deadline=None)
+@PATIENT
 @given(networks(delays=2, loops=True))
 def test_a_loop_is_named_by_a_synapse_that_is_part_of_it(chip: ChipSegment) -> None:
     at = position(chip.in_order())
@@ -79,7 +80,7 @@ def test_a_loop_is_named_by_a_synapse_that_is_part_of_it(chip: ChipSegment) -> N
     assert loop.source in behind
 
 
-@settings(deadline=None)
+@PATIENT
 @given(networks(delays=2, loops=True), st.data())
 def test_loops_are_refused_by_all_but_the_reference(chip: ChipSegment, data: st.DataObject) -> None:
     """Each with one sentence; only Lava's limits are asked, which its backend asks too."""
@@ -112,7 +113,7 @@ def test_loops_are_refused_by_all_but_the_reference(chip: ChipSegment, data: st.
             check()
 
 
-@settings(deadline=None)
+@PATIENT
 @given(networks(delays=3, loops=True), st.randoms(use_true_random=False))
 def test_the_order_of_the_list_does_not_change_depths(chip: ChipSegment, random: Any) -> None:
     layers = list(chip.populations)
@@ -125,7 +126,7 @@ def test_the_order_of_the_list_does_not_change_depths(chip: ChipSegment, random:
         assert depths[layer.name] == 1 + max(sources, default=0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(PATIENT, max_examples=40)
 @given(networks(delays=2))
 def test_faults_that_do_not_happen_change_nothing_whatever_the_delays(chip: ChipSegment) -> None:
     inputs = random_inputs(chip, 2)
@@ -177,7 +178,7 @@ TARGETS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(PATIENT, max_examples=60)
 @given(networks(delays=3, exps=(-3, 7)), networks(delays=3, loops=True), TARGETS)
 def test_what_registers_hold_passes(
     forward: ChipSegment, looped: ChipSegment, target: Registers
@@ -479,7 +480,7 @@ def same(one: ChipSegment, two: ChipSegment) -> bool:
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(PATIENT, max_examples=60)
 @given(networks(delays=3, loops=True, exps=(-3, 7)))
 def test_a_segment_travels_whole(chip: ChipSegment) -> None:
     """As plain data and arrays, and through JSON text."""
@@ -505,7 +506,16 @@ def test_a_segment_travels_whole(chip: ChipSegment) -> None:
         assert shown(runs[0]) == shown(runs[1])
 
 
-@given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4))
+@st.composite
+def integers(draw: st.DrawFn) -> list[int]:
+    """Some that a type of a certain width, signed or not, holds just about."""
+    most = 2 ** draw(st.sampled_from([7, 8, 15, 16, 31, 32, 63])) - 1
+    least = draw(st.sampled_from([0, -1, -most - 1]))
+    return draw(st.lists(st.one_of(st.integers(least, most), st.sampled_from([least, most]))))
+
+
+@settings(PATIENT, max_examples=200)
+@given(integers())
 def test_integers_keep_their_values_in_the_narrowest_type(values: list[int]) -> None:
     array = np.array(values, np.int64)
     kept = narrow(array)

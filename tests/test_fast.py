@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from builders import (
+    PATIENT,
     conv,
     gridded,
     linear,
@@ -132,14 +133,14 @@ def assert_equal(chip, registers, inputs):
     return fast
 
 
-@settings(deadline=None, max_examples=120)
+@settings(PATIENT, max_examples=120)
 @given(chip=segments(), seed=NUMBERS(0, 99), keep_top=st.booleans())
 def test_equals_the_reference(chip, seed, keep_top):
     registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
     assert_equal(chip, registers, spikes_for(chip, seed))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(PATIENT, max_examples=60)
 @given(chip=small_segments(), seed=NUMBERS(0, 99))
 def test_equals_the_reference_on_a_few_pixels(chip, seed):
     assert_equal(chip, LOIHI, spikes_for(chip, seed))
@@ -276,7 +277,7 @@ def test_autocast_around_a_simulation_changes_nothing():
         assert_equal(chip, LOIHI, inputs)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(PATIENT, max_examples=30)
 @given(chip=networks(), seed=NUMBERS(0, 99), shift=NUMBERS(20, 30))
 def test_equals_the_reference_in_registers_wider_than_float64_holds_products_of(chip, seed, shift):
     """A state of 48 bits times a decay of 12: floats of 53 bits would round, int64 does not."""
@@ -301,7 +302,7 @@ def test_recurrent_connections_are_refused():
         Fast().compile(chip, LOIHI)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(PATIENT, max_examples=30)
 @given(chip=networks(delays=2, loops=True))
 def test_every_loop_is_refused(chip):
     names = {synapse.name for _, synapse in chip.synapses() if synapse.delay}
@@ -317,14 +318,14 @@ def test_every_loop_is_refused(chip):
 # ------------------------------------------------------------------- delays, constants and state
 
 
-@settings(deadline=None, max_examples=150)
+@settings(PATIENT, max_examples=150)
 @given(chip=networks(delays=3), seed=NUMBERS(0, 99), samples=NUMBERS(1, 4))
 def test_equals_the_reference_with_any_wiring_delay_and_constant(chip, seed, samples):
     """Dense, windows, spread sources; constants of all, of channels, of neurons; any order."""
     assert_equal(chip, LOIHI, random_inputs(chip, samples, seed))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(PATIENT, max_examples=20)
 @given(chip=networks(delays=3), seed=NUMBERS(0, 99))
 def test_chunks_make_no_difference_to_delays(chip, seed):
     with pytest.MonkeyPatch.context() as patch:
@@ -365,7 +366,7 @@ def in_halves(backend, chip, inputs):
 
 
 @pytest.mark.parametrize("backend", [Fast(), Reference()], ids=lambda backend: backend.name)
-@settings(deadline=None, max_examples=60)
+@settings(PATIENT, max_examples=60)
 @given(chip=HALVES, seed=NUMBERS(0, 99), samples=NUMBERS(1, 3))
 def test_state_goes_on_where_a_run_ended(backend, chip, seed, samples):
     chip = replace(chip, steps=2 * chip.steps)
@@ -381,7 +382,7 @@ def test_state_goes_on_where_a_run_ended(backend, chip, seed, samples):
     assert shown(two)["past"] == shown(whole)["past"]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(PATIENT, max_examples=60)
 @given(chip=HALVES, seed=NUMBERS(0, 99), samples=NUMBERS(1, 3))
 def test_state_is_that_of_the_reference(chip, seed, samples):
     """What the one kept, the other goes on from."""
@@ -399,7 +400,7 @@ def test_state_is_that_of_the_reference(chip, seed, samples):
 
 
 def test_the_state_of_a_neuron_by_hand():
-    """A half leak of both: u goes 16, 8, 4 and v adds up what is left; a spike still under way."""
+    """A half leak of both registers, and a spike that is still under way when the run ends."""
     synapse = linear("w", "x", (1,), np.array([[2]]), delay=2)
     layer = population("n", (1,), synapse, du=2047, dv=2048, threshold=131_071)
     chip = segment(layer, inputs={"x": (1,)}, steps=3)
@@ -445,16 +446,21 @@ def convolution(x, w, stride, padding, dilation=(1, 1)):
         ((30, 19, 5), (19, 30, 6, 5), (2, 4), (2, 1)),
         ((3, 8, 1), (3, 3, 1, 1), (2, 2), (1, 1), (2, 2)),
         ((1, 2, 16), (1, 1, 5, 4), (7, 7), (7, 7), (3, 3)),
+        ((1, 12, 2), (2, 1, 2, 3), (1, 2), (1, 1)),
+        ((1, 16, 3), (4, 1, 5, 3), (1, 3), (0, 1), (2, 1)),
     ],
 )
 def test_geometries_that_onednn_gets_wrong_are_kept_from_it(geometry):
-    """Its convolutions of bytes had wrong sums for three of them on AMX, and crashed on two."""
+    """On AMX, bytes had wrong sums for three of the first five and crashed on two.
+
+    Of the others float32 itself has wrong sums.
+    """
     chip = convolution(*geometry)
     run = assert_equal(chip, LOIHI, spikes_for(chip, 0, samples=8))
     assert run.arithmetic["a"].startswith("float32")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(PATIENT, max_examples=40)
 @given(
     channels=NUMBERS(1, 70),
     outputs=NUMBERS(1, 70),

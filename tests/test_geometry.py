@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import conv, gridded, linear, population, segment, single_synapses, window, wirings
-from hypothesis import assume, given, settings
+from builders import (
+    PATIENT,
+    conv,
+    gridded,
+    linear,
+    population,
+    segment,
+    single_synapses,
+    window,
+    wirings,
+)
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -57,6 +67,7 @@ def wires_of(case: Case) -> Wiring:
     return window(in_shape, weight_shape, **attrs)
 
 
+@PATIENT
 @given(convolutions())
 def test_fan_out_is_the_transposed_convolution_of_ones(case: Case) -> None:
     attrs, weight_shape, in_shape = case
@@ -69,6 +80,7 @@ def test_fan_out_is_the_transposed_convolution_of_ones(case: Case) -> None:
     np.testing.assert_array_equal(found, x.grad[0].numpy())
 
 
+@PATIENT
 @given(convolutions(), st.data())
 def test_a_block_is_reached_by_the_sources_that_torch_says(case: Case, data: st.DataObject) -> None:
     attrs, weight_shape, in_shape = case
@@ -92,6 +104,7 @@ def a_block(wires: Wiring, data: st.DataObject) -> tuple[tuple[int, ...], tuple[
     return start, stop
 
 
+@PATIENT
 @given(st.one_of(convolutions().map(wires_of), SHAPES.flatmap(wirings)), st.integers(1, 4))
 def test_multiplicity_counts_the_blocks_that_reach_counts_one_by_one(
     wires: Wiring, block: int
@@ -112,7 +125,7 @@ def test_multiplicity_counts_the_blocks_that_reach_counts_one_by_one(
 # ---------------------------------------------------- sources that are spread out, one by one
 
 
-@settings(deadline=None)
+@PATIENT
 @given(SHAPES.flatmap(wirings), st.data())
 def test_any_wiring_is_that_of_its_single_synapses(wires: Wiring, data: st.DataObject) -> None:
     single = single_synapses(wires)
@@ -129,7 +142,7 @@ def test_any_wiring_is_that_of_its_single_synapses(wires: Wiring, data: st.DataO
     assert set(product(*(np.flatnonzero(mask).tolist() for mask in masks))) == reaching
 
 
-@settings(deadline=None)
+@PATIENT
 @given(SHAPES.flatmap(wirings), st.integers(0, 2**32 - 1))
 def test_sums_are_those_of_single_synapses(wires: Wiring, seed: int) -> None:
     """Both the reference's and those in torch."""
@@ -167,7 +180,7 @@ def transposed(draw: st.DrawFn) -> Case:
     return attrs, (groups * inputs, outputs, *kernel), (groups * inputs, *size)
 
 
-@settings(deadline=None)
+@PATIENT
 @given(transposed(), st.integers(0, 2**32 - 1))
 def test_a_transposed_convolution_is_that_of_torch(case: Case, seed: int) -> None:
     attrs, weight_shape, in_shape = case

@@ -220,7 +220,7 @@ def test_constants_of_each_neuron_and_sources_that_are_spread_out():
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-@given(chip=networks(exps=(-3, 2)))
+@given(chip=networks(exps=(-3, 0)))
 def test_equals_the_reference_with_any_wiring(chip):
     """A run each takes seconds, so there are few."""
 

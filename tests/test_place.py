@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from builders import LOIHI, conv, linear, networks, population, segment, single_synapses
+from builders import LOIHI, PATIENT, conv, linear, networks, population, segment, single_synapses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -115,7 +115,7 @@ def way(a: Core, b: Core) -> tuple[int, int, int]:
 # ----------------------------------------------------------------------------------- the routes
 
 
-@settings(max_examples=10, deadline=None)
+@settings(PATIENT, max_examples=10)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([LOIHI, SMALL]))
 def test_messages_are_spikes_times_destinations(seed: int, target: Target) -> None:
     segment = network()
@@ -137,7 +137,7 @@ def test_messages_are_spikes_times_destinations(seed: int, target: Target) -> No
     assert found == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(PATIENT, max_examples=40)
 @given(networks(delays=3, loops=True), st.integers(0, 2**32 - 1))
 def test_loops_are_placed_and_their_messages_are_those_of_plain_counting(
     chip: ChipSegment, seed: int
@@ -235,6 +235,7 @@ def test_the_routes_of_two_layers_by_hand() -> None:
 # ------------------------------------------------------------------------------------- the mesh
 
 
+@PATIENT
 @given(st.integers(1, 400))
 def test_neighbours_along_the_snake_are_neighbours_on_the_mesh(count: int) -> None:
     tiles, segment = row(count)
@@ -287,6 +288,7 @@ TOPOLOGIES = st.builds(
 )
 
 
+@PATIENT
 @given(TOPOLOGIES, st.integers(0, 500), st.integers(0, 500))
 def test_a_route_leads_from_router_to_router_along_x_first(
     topology: Topology, one: int, other: int
@@ -308,6 +310,7 @@ def test_a_route_leads_from_router_to_router_along_x_first(
     ]
 
 
+@PATIENT
 @given(TOPOLOGIES, st.integers(1, 3))
 def test_chips_are_filled_one_after_another_and_share_no_router(
     topology: Topology, chips: int
@@ -329,6 +332,7 @@ def test_chips_are_filled_one_after_another_and_share_no_router(
             assert len(topology.route(a, b)) <= 1
 
 
+@PATIENT
 @given(TOPOLOGIES, st.integers(0, 2000))
 def test_chips_in_a_row_lie_as_they_always_did(topology: Topology, number: int) -> None:
     chip = replace(topology, board_height=1)

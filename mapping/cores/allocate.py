@@ -209,22 +209,24 @@ def _does_not_fit(
 ) -> DoesNotFit:
     """The error for a layer without any cut that fits: the cut that comes closest, and why not."""
     limits = core.limits
-    axons = next(axon_choices(layer, core))
+    # Its axon types bear on no more than its own inputs, unless it closes a loop.
+    closes = _fed(layer, {layer.name, *states[0].cuts})
+    choices = list(islice(axon_choices(layer, core), None if closes else 1))
     best: tuple[float, int, str, str] | None = None
     for tiles, messages, block in tilings(layer, core.neurons):
-        need: dict[str, int] = {}
-        for start, stop in classes(layer, block):
-            tile = held(layer, start, stop, 0, core)
-            tile["input_axons"] = axons_in(layer, axons, start, stop, core)
-            need = {name: max(amount, need.get(name, 0)) for name, amount in tile.items()}
-        cut = Tiling(block, axons, tiles, messages)
-        sent = min(
-            (_sent(layer, layers, state.plus(layer.name, cut), core) for state in states),
-            key=lambda needed: max(needed.values()),
-        )
-        need["output_axons"], sender = max((amount, name) for name, amount in sent.items())
-        worst = max((amount / limits[name], amount, name, sender) for name, amount in need.items())
-        best = min(best or worst, worst)
+        places = list(classes(layer, block))
+        parts = [held(layer, *place, 0, core) for place in places]
+        need = {name: max(part[name] for part in parts) for name in parts[0]}
+        for axons in choices:
+            need["input_axons"] = max(axons_in(layer, axons, *place, core) for place in places)
+            cut = Tiling(block, axons, tiles, messages)
+            sent = min(
+                (_sent(layer, layers, state.plus(layer.name, cut), core) for state in states),
+                key=lambda needed: max(needed.values()),
+            )
+            need["output_axons"], sender = max((amount, name) for name, amount in sent.items())
+            worst = max((n / limits[name], n, name, sender) for name, n in need.items())
+            best = min(best or worst, worst)
     assert best is not None, "a block of one neuron is always tried"
     _, amount, name, sender = best
     synapses = layer.population.synapses
