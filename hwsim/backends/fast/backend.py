@@ -8,8 +8,9 @@ arithmetic each layer gets follows from bounds on its integers, before anything 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -73,21 +74,22 @@ class Fast:
                     f"which shifts sums to the right; only the reference and Lava do that"
                 )
         layers = tuple(_layer(segment, p, registers, self.device) for p in segment.in_order())
-        return FastProgram(segment, layers, membrane_dtype(registers), self.device)
+        delays = longest_delays(segment)
+        return FastProgram(segment, layers, membrane_dtype(registers), self.device, delays)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
     """One population; its neurons have channels last.
 
-    ``neurons`` run from cleared state, ``defined`` from any.
+    ``neurons`` run from cleared state, what ``define`` makes from any.
     """
 
     name: str
     shape: tuple[int, ...]
     sums: tuple[Sums, ...]
     neurons: Neurons
-    defined: Defined
+    define: Callable[[], Defined]
 
     @property
     def arithmetic(self) -> str:
@@ -124,11 +126,12 @@ class _Layer:
         spikes, kept = self._empty(sources, membranes)
         samples, steps = spikes.shape[:2]
         drive = self.drive(sources, slice(0, samples), steps)
+        defined = self.define()
         if state is None:
-            begin = self.defined.neuron.cleared(torch.zeros_like(drive[:, 0], dtype=torch.int64))
+            begin = defined.neuron.cleared(torch.zeros_like(drive[:, 0], dtype=torch.int64))
         else:
             begin = {k: x.to(drive.device).long().movedim(1, -1) for k, x in state.items()}
-        end = self.defined.advance(begin, drive, tally, spikes, kept)
+        end = defined.advance(begin, drive, tally, spikes, kept)
         return spikes, kept, {name: x.movedim(-1, 1) for name, x in end.items()}
 
     def _empty(
@@ -169,12 +172,14 @@ class FastProgram:
         layers: its populations in the order in which they run.
         membrane_dtype: what membranes are kept in.
         device: where it runs.
+        delays: the longest of each source that has any, in steps.
     """
 
     segment: ChipSegment
     layers: tuple[_Layer, ...]
     membrane_dtype: torch.dtype
     device: torch.device
+    delays: Mapping[str, int]
 
     def __call__(
         self,
@@ -238,7 +243,7 @@ class FastProgram:
     ) -> None:
         """Enter a source's spikes ``[B, T, ..., C]``, and once more for each delay behind it."""
         sources[name] = spikes
-        longest = longest_delays(self.segment).get(name, 0)
+        longest = self.delays.get(name, 0)
         if not longest:
             return
         if state is None:
@@ -270,5 +275,5 @@ def _layer(
     narrow = all(part.planned != "float64" for part in sums)
     neurons = compile_neurons(population, registers, segment.steps, unit, narrow, device)
     channels, *sides = population.shape
-    defined = define(population, registers, unit, device)
+    defined = partial(define, population, registers, unit, device)
     return _Layer(population.name, (*sides, channels), sums, neurons, defined)

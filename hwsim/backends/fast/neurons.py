@@ -209,12 +209,12 @@ def compile_neurons(
             f"has {INT64_BITS}; use the reference"
         )
     in_kernel = narrow and device.type == "cpu" and kernels.available()
-    compiled = _compiled(population, registers, steps, unit) if in_kernel else None
+    compiled = _compiled(population, registers, steps, unit, most_drive) if in_kernel else None
     return compiled or define(population, registers, unit, device)
 
 
 def _compiled(
-    population: Population, registers: Registers, steps: int, unit: int
+    population: Population, registers: Registers, steps: int, unit: int, most_drive: int
 ) -> Compiled | None:
     """The kernel's neurons; None where it does not know the model or its integers do not fit."""
     neuron, r = population.neuron, registers
@@ -225,7 +225,6 @@ def _compiled(
     threshold = neuron.threshold << r.threshold_shift
     kept_u = full - (neuron.du.item() + r.current_decay_offset)
     kept_v = full - (neuron.dv.item() + r.membrane_decay_offset)
-    most_drive = population.largest_drive << r.synapse_shift
     most_u = most_drive if kept_u == 0 else half + most_drive  # before it is wrapped
     most_bias = int(abs(bias).max(initial=0))
     most_v = half + min(most_u, half) + most_bias  # before it is clipped
