@@ -6,6 +6,7 @@ same bytes. Chip segments can be read with NumPy alone (:mod:`mapping.chip.seria
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import msgspec
 import torch
 from numpy.typing import NDArray
 
-from has8.errors import CheckpointError
+from has8.errors import CheckpointError, Has8Error
 from has8.files import write_whole
 from mapping.chip.archive import FORMAT, VERSION, read, write
 from mapping.chip.serial import Arrays, pack, unpack
@@ -108,8 +109,10 @@ def load(path: str | Path) -> Mapped:
         reason = error.strerror or error
         raise CheckpointError(f"cannot read {str(path)!r}: {reason}") from None
     except Exception as error:  # a broken archive can raise anything
+        said = isinstance(error, Has8Error | ValueError | zipfile.BadZipFile)
+        what = error if said else "its content is in another form than has8 writes"
         raise CheckpointError(
-            f"{str(path)!r} is no mapped model or is damaged ({error}): write it with has8-map"
+            f"{str(path)!r} is no mapped model or is damaged ({what}): write it with has8-map"
         ) from None
     return mapped
 

@@ -7,8 +7,9 @@ sound as any, or in a CheckpointError.
 import io
 import json
 import math
+import tracemalloc
 import zipfile
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -272,6 +273,53 @@ def test_files_that_are_no_artefact(mapped, tmp_path):
     with pytest.raises(BadInput, match="cannot write"):
         save(mapped, tmp_path / "text.h8" / "inside.h8")
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def packed(folder):
+    """A few kilobytes that unpack to a gigabyte."""
+    file = zipfile.ZipFile(folder / "bad.h8", "w", zipfile.ZIP_DEFLATED)
+    with file, file.open(MANIFEST, "w") as entry:
+        for _ in range(1024):
+            entry.write(bytes(1 << 20))
+
+
+def overlapping(folder):
+    """One megabyte that a thousand entries share."""
+    with zipfile.ZipFile(folder / "bad.h8", "w") as file:
+        file.writestr(MANIFEST, bytes(1 << 20))
+        whole = file.filelist[0]
+        file.filelist.extend(copy(whole) for _ in range(1000))
+        for number, entry in enumerate(file.filelist):
+            entry.filename = f"{number}.npy"
+
+
+def nested(folder):
+    """JSON of a depth that no parser follows."""
+    entries = {MANIFEST: b"[" * 200_000}
+    with zipfile.ZipFile(folder / "bad.h8", "w") as file:
+        for name, content in {**entries, DIGEST: archive.digest(entries).encode()}.items():
+            file.writestr(name, content)
+
+
+@pytest.mark.parametrize("bad", [packed, overlapping, nested])
+def test_files_that_would_take_more_than_they_hold_are_refused(bad, tmp_path):
+    bad(tmp_path)
+    tracemalloc.start()
+    try:
+        assert loaded(tmp_path / "bad.h8") is None
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [-1, None, [], "x"])
+def test_parts_of_another_form_are_refused_without_words_of_python(entries, value, tmp_path):
+    for place in (("inputs", 0), ("populations", 0), ("populations", 0, "synapses", 0)):
+        forged = Entries(deepcopy(entries.manifest), entries.arrays)
+        (*parents, last) = ("chip_segments", 0, *place)
+        at(forged.manifest, parents)[last] = value
+        with pytest.raises(CheckpointError, match="in another form than has8 writes"):
+            load(forged.write(tmp_path / "forged.h8"))
 
 
 def test_a_file_of_the_version_before_gets_one_sentence(tmp_path):

@@ -341,7 +341,7 @@ def test_sources_may_be_left_out(tmp_path: Path) -> None:
         (
             "{value: 22, ".replace("22", "3.44"),
             "{value: 0, ",
-            "chip.tile_spikes_per_ns: Expected float > 0.0, found 0",
+            "chip.tile_spikes_per_ns: Expected float >= 1e-15, found 0",
         ),
         (
             "source: D18 Table 2, trust: Q}\n  chip_link",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,6 +50,7 @@ def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
             of another format or version, or is not as it was written.
     """
     with zipfile.ZipFile(path) as archive:
+        _check_sizes(archive.infolist(), path.stat().st_size)
         entries = {name: archive.read(name) for name in archive.namelist()}
     head = json.loads(entries[MANIFEST])
     kind, version = head.get("format"), head.get("version")
@@ -63,6 +64,14 @@ def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
         if name.endswith(SUFFIX)
     }
     return entries[MANIFEST], arrays
+
+
+def _check_sizes(entries: Iterable[zipfile.ZipInfo], most: int) -> None:
+    """What is to be read takes no more room than the file itself: nothing of it is packed."""
+    entries = tuple(entries)
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if packed or sum(entry.file_size for entry in entries) > most:
+        raise ValueError("its entries are not stored as they were written")
 
 
 def digest(entries: Mapping[str, bytes]) -> str:

@@ -26,11 +26,14 @@ import yaml
 from has8.errors import TargetError, UnknownName
 from mapping.targets.figures import Figure, Trust
 
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0)]
-AboveZero = Annotated[float, msgspec.Meta(gt=0)]
-AtLeastOne = Annotated[float, msgspec.Meta(ge=1)]
+MOST = 10**15
+"""No number of a sheet is larger: products of a few stay finite, and integers within int64."""
+
+Natural = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
+AboveZero = Annotated[float, msgspec.Meta(ge=1 / MOST, le=MOST)]
+AtLeastOne = Annotated[float, msgspec.Meta(ge=1, le=MOST)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
@@ -354,11 +357,10 @@ def _mapping(raw: object, path: str) -> dict[Any, Any]:
 
 def _number(unit: Unit, raw: Any, path: str) -> float:
     """A number of a figure, as a float even where it must be whole."""
+    if isinstance(raw, float) and not isfinite(raw):
+        raise _EntryError(path, f"must be a finite number, found {raw}")
     whole = isinstance(raw, float) and raw.is_integer()
-    number = float(_leaf(unit.kind, int(raw) if whole else raw, path))
-    if not isfinite(number):
-        raise _EntryError(path, f"must be a finite number, found {number}")
-    return number
+    return float(_leaf(unit.kind, int(raw) if whole else raw, path))
 
 
 def _leaf(kind: Any, raw: object, path: str) -> Any:
