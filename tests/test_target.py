@@ -439,3 +439,33 @@ def test_missing_files_and_unknown_names(tmp_path: Path) -> None:
         load_target("loihy")
     with pytest.raises(UnknownName, match=r"unknown host 'jetson': did you mean 'jetson-tx1'\?"):
         load_host("jetson")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("name: " + "x" * 10**5 + "\nodd: 1\n", "odd: unknown key"),
+        ("name: &a [*a]\n", "description: is missing"),
+        ("[" * 100_000, "is nested deeper than any description"),
+        ("# " + "x" * 10**6, "is longer than 1,000,000 bytes"),
+        ("\x00", "mine.yaml: not YAML"),
+    ],
+)
+def test_odd_yaml_is_refused_in_one_short_sentence(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(TargetError) as caught:
+        load_target(path)
+    said = str(caught.value)
+    assert problem in said and len(said) < len(str(path)) + 400 and "\n" not in said
+
+
+def test_aliases_of_aliases_are_not_written_out(tmp_path: Path) -> None:
+    """A kilobyte that stands for 9**12 words, where texts are expected."""
+    lists = "".join(
+        f"  - &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 9)}]\n" for n in range(12)
+    )
+    path = changed(tmp_path, "\ncaveats:\n", f"\ncaveats:\n{lists}")
+    with pytest.raises(TargetError, match="caveats: Expected str, got array") as caught:
+        load_target(path)
+    assert len(str(caught.value)) < len(str(path)) + 400

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from has8.files import open_regular
 
 FORMAT, VERSION = "has8-mapped", 3
 MANIFEST, DIGEST = "manifest.json", "sha256"
@@ -49,8 +52,8 @@ def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
         Exception: whatever else a foreign file can lead to; ValueError, with a sentence, if it is
             of another format or version, or is not as it was written.
     """
-    with zipfile.ZipFile(path) as archive:
-        _check_sizes(archive.infolist(), path.stat().st_size)
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        check_stored(archive, os.fstat(file.fileno()).st_size)
         entries = {name: archive.read(name) for name in archive.namelist()}
     head = json.loads(entries[MANIFEST])
     kind, version = head.get("format"), head.get("version")
@@ -66,9 +69,17 @@ def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
     return entries[MANIFEST], arrays
 
 
-def _check_sizes(entries: Iterable[zipfile.ZipInfo], most: int) -> None:
-    """What is to be read takes no more room than the file itself: nothing of it is packed."""
-    entries = tuple(entries)
+def check_stored(archive: zipfile.ZipFile, most: int) -> None:
+    """See that an archive's entries take no more room than the file: nothing of them is packed.
+
+    Args:
+        archive: the open archive.
+        most: bytes of the file.
+
+    Raises:
+        ValueError: if they would.
+    """
+    entries = archive.infolist()
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if packed or sum(entry.file_size for entry in entries) > most:
         raise ValueError("its entries are not stored as they were written")

@@ -29,6 +29,11 @@ from mapping.targets.sheets import (
     sheet_names,
 )
 
+Bits = Annotated[int, Meta(ge=1, le=16)]
+"""Of a weight: all values of one are listed somewhere."""
+Shift = Annotated[int, Meta(ge=0, le=48)]
+Exponent = Annotated[int, Meta(ge=-48, le=48)]
+
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
 
 _HERE = Path(__file__).parent
@@ -61,18 +66,18 @@ class Registers(Data, frozen=True, kw_only=True):
     state_bits: Annotated[int, Meta(ge=2, le=48)]
     keep_top: bool
     decay_bits: Annotated[int, Meta(ge=1, le=14)]
-    current_decay_offset: Natural
-    membrane_decay_offset: Natural
-    synapse_shift: Natural
-    threshold_shift: Natural
-    threshold_max: Positive
-    bias_min: Annotated[int, Meta(le=0)]
-    bias_max: Natural
-    bias_exp_max: Natural
-    weight_exp_min: int
-    weight_exp_max: int
-    weight_magnitude_bits: Positive
-    weight_bits: Annotated[tuple[Positive, ...], Meta(min_length=1)]
+    current_decay_offset: Annotated[int, Meta(ge=0, le=2**14)]
+    membrane_decay_offset: Annotated[int, Meta(ge=0, le=2**14)]
+    synapse_shift: Shift
+    threshold_shift: Shift
+    threshold_max: Annotated[int, Meta(ge=1, le=2**48)]
+    bias_min: Annotated[int, Meta(ge=-(2**48), le=0)]
+    bias_max: Annotated[int, Meta(ge=0, le=2**48)]
+    bias_exp_max: Shift
+    weight_exp_min: Exponent
+    weight_exp_max: Exponent
+    weight_magnitude_bits: Bits
+    weight_bits: Annotated[tuple[Bits, ...], Meta(min_length=1)]
     sign_modes: Annotated[tuple[SignMode, ...], Meta(min_length=1)]
     resets: Annotated[tuple[Literal["zero"], ...], Meta(min_length=1)]
     neurons: Annotated[tuple[Literal["lif"], ...], Meta(min_length=1)]

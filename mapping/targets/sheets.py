@@ -11,6 +11,7 @@ limits are plain numbers, and their citations stand beside them by path.
 from __future__ import annotations
 
 import collections.abc
+import reprlib
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -24,7 +25,11 @@ import msgspec
 import yaml
 
 from has8.errors import TargetError, UnknownName
+from has8.files import open_regular
 from mapping.targets.figures import Figure, Trust
+
+LONGEST = 10**6
+"""Bytes of the longest file that is read."""
 
 MOST = 10**15
 """No number of a sheet is larger: products of a few stay finite, and integers within int64."""
@@ -128,7 +133,11 @@ def load_sheet(kind: type[SheetT], path: Path) -> SheetT:
             type or out of range; the message has the entry's path within the file.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        with open_regular(path) as file:
+            content = file.read(LONGEST + 1)
+        if len(content) > LONGEST:
+            raise TargetError(f"{path}: is longer than {LONGEST:,} bytes, no description is")
+        raw = yaml.load(content.decode("utf-8"), Loader=_Loader)
     except OSError as error:
         raise TargetError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError:
@@ -138,7 +147,9 @@ def load_sheet(kind: type[SheetT], path: Path) -> SheetT:
         line = f" line {mark.line + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
         raise TargetError(f"{path}:{line} {problem}") from None
-    except (TypeError, ValueError, RecursionError) as error:  # odd keys, dates, nesting
+    except RecursionError:
+        raise TargetError(f"{path}: is nested deeper than any description") from None
+    except (TypeError, ValueError) as error:  # odd keys, dates
         raise TargetError(f"{path}: is not YAML that can be read ({error})") from None
     citations: dict[str, Citation] = {}
     try:
@@ -351,7 +362,7 @@ def _bare(kind: Any) -> tuple[Any, Unit | None]:
 
 def _mapping(raw: object, path: str) -> dict[Any, Any]:
     if not isinstance(raw, dict):
-        raise _EntryError(path, f"expected a mapping of names to entries, found {raw!r}")
+        raise _EntryError(path, f"expected a mapping of names to entries, found {_short(raw)}")
     return raw
 
 
@@ -370,7 +381,14 @@ def _leaf(kind: Any, raw: object, path: str) -> Any:
         hint = ""
         if isinstance(raw, str) and _is_number(raw):
             hint = f"; YAML takes this for text, write {float(raw)!r}"
-        raise _EntryError(path, f"{error}, found {raw!r}{hint}".replace("`", "")) from None
+        raise _EntryError(path, f"{error}, found {_short(raw)}{hint}".replace("`", "")) from None
+
+
+def _short(raw: object) -> str:
+    """A value in a few words, though an alias within aliases may stand for gigabytes."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, 80, 80
+    return short.repr(raw)
 
 
 def _is_number(text: str) -> bool:

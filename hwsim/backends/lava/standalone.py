@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from has8.errors import BackendError, Has8Error
-from has8.files import write_whole
+from has8.files import open_regular, write_whole
 from hwsim.backends.lava.backend import run_worker
 from hwsim.backends.lava.limits import check_faithful
 from mapping.chip.archive import read
@@ -76,7 +76,7 @@ def read_inputs(path: Path, segments: Sequence[ChipSegment]) -> dict[str, Arrays
     found: dict[str, Arrays] = {}
     missing = ""
     hint = "write it with has8 simulate --record spikes"
-    with _opened(path, ".npz of spikes", hint), np.load(path) as stored:
+    with _opened(path, ".npz of spikes", hint), open_regular(path) as file, np.load(file) as stored:
         for segment in segments:
             keys = {port.name: f"{segment.name}/inputs/{port.name}" for port in segment.inputs}
             if absent := [key for key in keys.values() if key not in stored.files]:
