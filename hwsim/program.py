@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from has8 import given
 from has8.errors import BadInput
 from hwsim.activity import Activity
 from hwsim.backends.protocol import (
@@ -125,7 +126,7 @@ class Program:
                 not of as many samples.
             BackendError: if the backend fails, or cannot tell what to record.
         """
-        _check(self.mapped, x, batch_size, record, state)
+        x = _checked(self.mapped, x, batch_size, record, state)
         counts = Counter(self.mapped.graph, self.mapped.target.link)
         parts: list[_Part] = []
         logits: list[Tensor] = []
@@ -136,7 +137,7 @@ class Program:
                 part = _Part(first + done, frozenset(record), keep_state, arithmetic)
                 if state is not None:
                     part.state = {n: _samples(s, done, len(batch)) for n, s in state.items()}
-                values = self._run_batch(batch.float(), counts, part)
+                values = self._run_batch(batch, counts, part)
                 logits.append(values[self.mapped.graph.output.name].float())
                 if record or keep_state:
                     parts.append(part)
@@ -232,7 +233,7 @@ def simulate(
         BadInput: if the shape of ``x`` does not fit, or it is not finite.
         BackendError: if the backend cannot run here, fails, or cannot tell what to record.
     """
-    _check(mapped, x, batch_size, record, None)
+    x = _checked(mapped, x, batch_size, record, None)
     return Program(mapped, backend).run(
         x, batch_size=batch_size, record=record, first=first, on_progress=on_progress
     )
@@ -259,24 +260,27 @@ def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
     )
 
 
-def _check(
+def _checked(
     mapped: Mapped,
     x: Tensor,
     batch_size: int,
     record: Collection[str],
     state: Mapping[str, SegmentState] | None,
-) -> None:
+) -> Tensor:
+    """The samples as the model takes them."""
+    given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
+    record = given.plain(record, list[str], "record")
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")
+    x = given.images(x)
     shape = mapped.graph.input.type.shape
-    if tuple(x.shape[1:]) != shape or len(x) == 0:
+    if tuple(x.shape[1:]) != shape:
         raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
-    if batch_size < 1:
+    if given.plain(batch_size, int, "batch_size") < 1:
         raise BadInput(f"batch_size must be at least 1, not {batch_size}")
-    if not x.is_floating_point() or not bool(x.float().isfinite().all()):
-        raise BadInput(f"images must be finite floats, as the model was trained on, not {x.dtype}")
     if state is not None:
         _check_state(mapped, state, len(x))
+    return x
 
 
 def _check_state(mapped: Mapped, state: Mapping[str, SegmentState], samples: int) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import torch
 from numpy.typing import NDArray
 
+from has8 import given
 from has8.errors import CheckpointError, Has8Error
 from has8.files import write_whole
 from mapping.chip.archive import FORMAT, VERSION, read, write
@@ -62,7 +63,8 @@ def save(mapped: Mapped, path: str | Path) -> Path:
     Raises:
         BadInput: if the mapping is not sound, or the file cannot be written.
     """
-    check_mapped(mapped)
+    check_mapped(given.instance(mapped, Mapped, "a mapping from mapping.map_model"))
+    path = given.path(path, "the new file")
     arrays: Arrays = {}
     segments = []
     for segment in mapped.chip_segments:
@@ -82,7 +84,7 @@ def save(mapped: Mapped, path: str | Path) -> Path:
     )
     content = msgspec.json.encode(manifest)
     write_whole(path, lambda file: write(file, content, arrays))
-    return Path(path)
+    return path
 
 
 def load(path: str | Path) -> Mapped:
@@ -91,7 +93,7 @@ def load(path: str | Path) -> Mapped:
     Raises:
         CheckpointError: if the file is missing, is no has8 artefact, or is damaged.
     """
-    path = Path(path)
+    path = given.path(path, "a mapping that was saved")
     try:
         content, arrays = read(path)
         manifest = msgspec.json.decode(content, type=_Manifest)

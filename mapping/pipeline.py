@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
+from has8 import given
 from has8.errors import BadInput, TraceError
 from has8.kernels import paths
 from has8.training.calibrate import calibrate
@@ -73,7 +74,9 @@ def map_model(
         DoesNotFit: if a layer fits on no core, however it is tiled.
     """
     target = target if isinstance(target, Target) else load_target(target)
-    model = deepcopy(model)
+    model = given.own_copy(model)
+    if calibration is not None:
+        calibration = given.images(calibration, what="calibration images")
     graph, parts = lower(model, target, partition, calibration, input_shape)
     chosen = choose_scales(graph, parts, target, calibration, weight_bits, scales, per_channel)
     quantized = [
@@ -108,6 +111,7 @@ def lower(
 
     The arguments and the errors are those of :func:`map_model`.
     """
+    partition = given.plain(partition, str | list[str], "partition")
     calibrate(model, calibration)
     shape = _shape(calibration, input_shape)
     traced = trace(model, shape)
@@ -139,6 +143,7 @@ def choose_scales(
     Raises:
         BadInput: if an option is out of range, or a layer at any scale.
     """
+    weight_bits = given.plain(weight_bits, int, "weight_bits")
     stored_bits(target.registers, weight_bits)  # refuses other widths
     if isinstance(scales, str) and scales not in METHODS:
         raise BadInput(f"scales must be one of {', '.join(METHODS)}, not {scales!r}")
@@ -184,7 +189,8 @@ def _check_traced(
 
 def _shape(calibration: Tensor | None, input_shape: Sequence[int] | None) -> tuple[int, ...]:
     if input_shape is not None:
-        return tuple(input_shape)
+        sides = tuple[Annotated[int, Meta(ge=1)], ...]
+        return tuple(given.plain(input_shape, sides, "input_shape"))
     if calibration is None:
         raise BadInput("the input shape is not known: pass calibration images or input_shape")
     return tuple(calibration.shape[1:])

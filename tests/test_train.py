@@ -605,7 +605,7 @@ def test_quiet_means_quiet(run, tmp_path):
         (("has8_vgg", "--data", "digit"), UnknownName, "unknown data set 'digit'"),
         ((*QUICK, "--option", "head"), BadInput, "takes KEY=VALUE"),
         ((*QUICK, "--option", "wide=3"), BadInput, "no option 'wide'"),
-        ((*QUICK, "--option", "base=x"), BadInput, "cannot be built"),
+        ((*QUICK, "--option", "base=x"), BadInput, "'base' of has8_vgg: Expected int"),
         ((*QUICK, "--lr", "-1"), BadInput, "lr must be"),
     ],
 )

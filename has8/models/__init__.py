@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import nn
 
+from has8 import given
 from has8.errors import BadInput
 from has8.models import has8_resnet as _has8_resnet  # these register what they hold
 from has8.models import has8_vgg as _has8_vgg
@@ -38,7 +39,9 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
         UnknownName: for an unknown model; the message names the nearest.
         BadInput: for an unknown option or one out of range.
     """
-    builder = MODELS.get(name)
+    builder = MODELS.get(given.plain(name, str, "the name of a model"))
+    num_classes = given.plain(num_classes, int, "num_classes")
+    in_channels = given.plain(in_channels, int, "in_channels")
     if num_classes < 2 or in_channels < 1:
         raise BadInput(
             f"a model needs at least 2 classes and 1 input channel, "
@@ -50,12 +53,17 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
         raise BadInput(
             f"model {name!r} has no option {unknown[0]!r}; its options are {', '.join(known)}"
         )
+    hints = get_type_hints(getattr(builder, "family", builder))
+    options = {
+        key: given.plain(value, hints[key], f"option {key!r} of {name}")
+        for key, value in options.items()
+    }
     model = builder(num_classes=num_classes, in_channels=in_channels, **options)
     model.config = {  # type: ignore[assignment]
         "name": name,
         "num_classes": num_classes,
         "in_channels": in_channels,
-        **{key: list(v) if isinstance(v, tuple) else v for key, v in options.items()},
+        **options,
     }
     return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from has8 import given
 from has8.encoders import BitPlaneEncoder
 from has8.errors import BadInput
 
@@ -30,11 +31,14 @@ def calibrate(
     Raises:
         BadInput: if a range has to be measured and ``x`` is None or empty.
     """
+    given.instance(model, nn.Module, "a model")
+    if x is not None:
+        x = given.images(x, what="calibration images")
     encoders = [m for m in model.modules() if isinstance(m, BitPlaneEncoder)]
     measure = [e for e in encoders if remeasure or not e.tracked]
     model.eval()
     if measure:
-        if x is None or len(x) == 0:
+        if x is None:
             raise BadInput(
                 f"{len(measure)} encoder ranges were never tracked in training: "
                 f"pass images to calibrate them on"
@@ -62,7 +66,7 @@ def _measure(model: nn.Module, encoders: list[BitPlaneEncoder], x: Tensor, batch
     try:
         with torch.no_grad():
             for batch in x.split(batch_size):
-                model(batch)
+                model(batch.to(encoders[0].lo))
     finally:
         for hook in hooks:
             hook.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from has8 import given
 from has8.errors import BackendError
 from has8.registry import Registry
 from hwsim.backends.fast.backend import Fast
@@ -25,6 +26,10 @@ def find_backend(backend: str | Backend) -> Backend:
         BackendError: if it cannot run here; the message says why.
     """
     found = BACKENDS.get(backend)() if isinstance(backend, str) else backend
+    if not callable(getattr(found, "unavailable", None)):
+        raise BackendError(
+            f"expected the name of a backend, or a backend, not {given.described(backend)}"
+        )
     reason = found.unavailable()
     if reason is not None:
         raise BackendError(reason)

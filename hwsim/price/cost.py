@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from has8 import given
 from has8.errors import BadInput
 from hwsim.activity import Activity, Overflow
 from hwsim.price.assumptions import Assumption, assumptions
@@ -192,7 +193,8 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         BadInput: if the run is not one of this mapping.
         UnknownName, TargetError: if the host profile cannot be read.
     """
-    activity = run.activity
+    given.instance(mapped, Mapped, "first the mapping that ran")
+    activity = given.instance(run, Run, "a run from hwsim.simulate").activity
     _check(mapped, activity)
     processor = host if isinstance(host, Host) else load_host(host)
     convention = load_host(CONVENTION)

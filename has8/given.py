@@ -1,0 +1,165 @@
+"""What callers give: made into what functions take where its meaning is clear, else refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from has8.errors import BadInput
+
+T = TypeVar("T")
+
+
+def images(x: Any, *, what: str = "images") -> Tensor:
+    """A batch of images, or of other inputs, as models take it.
+
+    Args:
+        x: a tensor or NumPy array ``[N, ...]`` of floats of any width; of bytes 0 to 255, which
+            become ``x / 255``; or of bools.
+        what: what it is, for messages.
+
+    Returns:
+        ``float32[N, ...]``, N > 0, finite, on the CPU.
+
+    Raises:
+        BadInput: for anything else.
+    """
+    if isinstance(x, np.ndarray) and (x.dtype.kind == "f" or x.dtype in (np.uint8, np.bool_)):
+        x = torch.from_numpy(np.array(x, np.float32 if x.dtype.kind == "f" else x.dtype))
+    if not isinstance(x, Tensor):
+        raise BadInput(f"{what} must be one tensor [N, ...], not {described(x)}: {_hint(x)}")
+    if x.layout != torch.strided or x.device.type == "meta":
+        raise BadInput(f"{what} must be a dense tensor that holds values, not {described(x)}")
+    if x.dtype == torch.uint8:
+        x = x.float() / 255
+    elif x.dtype != torch.bool and not x.is_floating_point():
+        raise BadInput(f"{what} must be floats, or bytes from 0 to 255, not {described(x)}")
+    if x.dim() == 0 or x.numel() == 0:
+        raise BadInput(f"{what} must be at least one, in a tensor [N, ...], not {described(x)}")
+    batch: Tensor = x.detach().to("cpu", torch.float32)
+    if not bool(batch.isfinite().all()):
+        raise BadInput(f"{what} must be finite numbers: some are NaN or infinite")
+    return batch
+
+
+def own_copy(model: Any) -> nn.Module:
+    """A copy of a model that may be changed: in float32, on the CPU, out of its wrappers.
+
+    Args:
+        model: any module; what DataParallel or ``torch.compile`` made of one is that one.
+
+    Raises:
+        BadInput: if it is no module, has no values (the meta device), or holds NaN or infinity.
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    elif type(model).__name__ == "OptimizedModule":  # of torch.compile, which has no public name
+        model = model._orig_mod
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"a model must be a torch module, not {described(model)}: {_hint(model)}")
+    for name, values in (*model.named_parameters(), *model.named_buffers()):
+        if values.device.type == "meta":
+            raise BadInput(f"{name!r} of the model has no values yet: load its weights first")
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise BadInput(
+                f"{name!r} of the model holds NaN or infinity: train it anew, or load other weights"
+            )
+    return deepcopy(model).to("cpu").float()
+
+
+def instance(value: Any, kind: type[T], what: str) -> T:
+    """A value of some class.
+
+    Args:
+        value: anything.
+        kind: the class that it must be of.
+        what: what it must be, for messages, such as "a mapping from mapping.map_model".
+
+    Raises:
+        BadInput: if it is of another.
+    """
+    if not isinstance(value, kind):
+        raise BadInput(f"expected {what}, not {described(value)}: {_hint(value)}")
+    return value
+
+
+def plain(value: Any, kind: Any, what: str) -> Any:
+    """A plain value of some type; NumPy's numbers become Python's.
+
+    Args:
+        value: anything.
+        kind: a type that msgspec knows, such as ``int`` or ``Sequence[float]``.
+        what: what it is, for messages.
+
+    Raises:
+        BadInput: if it is of another type or out of range.
+    """
+    try:
+        return msgspec.convert(_without_numpy(value), kind)
+    except msgspec.ValidationError as error:
+        problem = str(error).replace("`", "")
+        raise BadInput(f"{what}: {problem}, found {described(value)}") from None
+
+
+def path(value: Any, what: str) -> Path:
+    """A path of a file or folder.
+
+    Raises:
+        BadInput: if it is neither a string nor a path.
+    """
+    if not isinstance(value, str | PathLike) or not isinstance(fspath(value), str):
+        raise BadInput(f"expected the path of {what}, not {described(value)}")
+    return Path(value)
+
+
+def described(value: Any) -> str:
+    """A value in a few words: what it is, and where it is short, which."""
+    if isinstance(value, Tensor | np.ndarray):
+        kind = "a tensor" if isinstance(value, Tensor) else "an array"
+        where = f" on {value.device}" if isinstance(value, Tensor) and not value.is_cpu else ""
+        return f"{kind} {str(value.dtype).removeprefix('torch.')}{list(value.shape)}{where}"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, str) and len(value) <= 80:
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _hint(value: Any) -> str:
+    """What to do with something of another kind."""
+    if isinstance(value, str | PathLike):
+        return "read the file first"
+    if isinstance(value, type):
+        return "make one of it"
+    if isinstance(value, nn.Module):
+        return "this is a model"
+    if isinstance(getattr(value, "model", None), nn.Module):
+        return "take its .model"
+    if isinstance(value, Mapping):
+        return "load it into its model" if value else "it is empty"
+    if callable(getattr(value, "tensors", None)):
+        return "take some with its .tensors(N)"
+    if hasattr(value, "__iter__"):
+        return "stack its items into one tensor"
+    return "check the order of the arguments"
+
+
+def _without_numpy(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_without_numpy(item) for item in value]
+    return value
