@@ -50,6 +50,34 @@ def images(x: Any, *, what: str = "images") -> Tensor:
     return batch
 
 
+def labels(y: Any, samples: int, classes: int) -> Tensor:
+    """The right classes of some samples.
+
+    Args:
+        y: a tensor, array or sequence of N whole numbers from 0 to classes - 1.
+        samples: N.
+        classes: how many there are.
+
+    Returns:
+        ``int64[N]`` on the CPU.
+
+    Raises:
+        BadInput: for anything else.
+    """
+    numbers = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    if numbers.dtype.kind not in "iu" or numbers.shape != (samples,):
+        raise BadInput(
+            f"labels must be {samples} whole numbers, one for each image, not {described(numbers)}"
+        )
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high >= classes:
+        raise BadInput(
+            f"labels must be from 0 to {classes - 1}, one for each output of the model, and are "
+            f"from {low} to {high}"
+        )
+    return torch.from_numpy(numbers.astype(np.int64))
+
+
 def own_copy(model: Any) -> nn.Module:
     """A copy of a model that may be changed: in float32, on the CPU, out of its wrappers.
 

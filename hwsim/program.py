@@ -31,6 +31,8 @@ from mapping.partition.segments import Segment
 OnProgress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
+_MAPPED = "a mapping from mapping.map_model or mapping.load"
+
 Recorded = Mapping[str, Mapping[str, Tensor]]
 """Tensors ``[T, N, *shape]`` by chip segment and by port or population."""
 
@@ -85,7 +87,8 @@ class Program:
     """
 
     def __init__(self, mapped: Mapped, backend: str | Backend = "fast") -> None:
-        self.mapped, self.backend = mapped, find_backend(backend)
+        self.mapped = given.instance(mapped, Mapped, _MAPPED)
+        self.backend = find_backend(backend)
         registers = mapped.target.registers
         self.executables: dict[str, Executable] = {
             chip.name: self.backend.compile(chip, registers) for chip in mapped.chip_segments
@@ -268,7 +271,7 @@ def _checked(
     state: Mapping[str, SegmentState] | None,
 ) -> Tensor:
     """The samples as the model takes them."""
-    given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
+    given.instance(mapped, Mapped, _MAPPED)
     record = given.plain(record, list[str], "record")
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")

@@ -74,7 +74,7 @@ def test_there_is_one_float_baseline(mapped, digits, labels):
     x, seen = digits[:60], []
     answers = float_answers(mapped, x, batch_size=25, on_progress=lambda *now: seen.append(now))
     assert seen == [(25, 60), (50, 60), (60, 60)]
-    found = agreements(mapped, paired(x, labels, 25), ["fast", Silent()], total=60)
+    found = agreements(mapped, paired(mapped, x, labels, 25), ["fast", Silent()], total=60)
     for each in found:
         assert torch.equal(answers, each.float_answers)
         assert each.float_accuracy == float((answers == labels).double().mean())

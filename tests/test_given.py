@@ -12,7 +12,7 @@ from torch import nn
 
 from has8 import calibrate, create_model, given
 from has8.errors import BadInput, Has8Error
-from hwsim import estimate, simulate
+from hwsim import Faults, agreement, compare, estimate, fault_sweep, simulate
 from mapping import load, map_model, save
 
 
@@ -58,6 +58,9 @@ def test_what_is_no_batch_of_images_is_refused_by_all_that_take_one(odd, world):
         lambda: simulate(world.mapped, images),
         lambda: calibrate(small(), images),
         lambda: map_model(world.model, calibration=images),
+        lambda: agreement(world.mapped, images),
+        lambda: compare(world.mapped, images, "reference"),
+        lambda: fault_sweep(world.mapped, images, [0, 1, 2, 0], Faults()),
     ]
     for take in takers:
         with pytest.raises(BadInput) as refused:
@@ -215,3 +218,35 @@ def test_swapped_arguments_are_refused(world):
     ):
         with pytest.raises(Has8Error):
             take()
+
+
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+@pytest.mark.parametrize("labels", [LABELS.int(), LABELS.numpy(), LABELS.tolist(), LABELS.byte()])
+def test_labels_of_other_forms_are_those_labels(labels, world):
+    expected = agreement(world.mapped, IMAGES, labels=LABELS)
+    found = agreement(world.mapped, (IMAGES * 255).byte().numpy(), labels=labels)
+    assert found.labels.equal(expected.labels)
+    rounded = agreement(world.mapped, (IMAGES * 255).byte().float() / 255)
+    assert found.answers.equal(rounded.answers)
+    assert found.float_answers.equal(rounded.float_answers)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS + 1, "from 0 to 2, .* from 1 to 3"),
+        (LABELS - 1, "from 0 to 2, .* from -1 to 1"),
+        (LABELS[:3], "4 whole numbers"),
+        (LABELS.float(), "4 whole numbers"),
+        (nn.functional.one_hot(LABELS), "4 whole numbers"),
+        (["cat"] * 4, "4 whole numbers"),
+        (7, "4 whole numbers"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, words, world):
+    with pytest.raises(BadInput, match=words):
+        agreement(world.mapped, IMAGES, labels=labels)
+    with pytest.raises(BadInput, match=words):
+        fault_sweep(world.mapped, IMAGES, labels, Faults())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from has8 import given
 from has8.errors import BackendError, Has8Error
 from hwsim.activity import Activity
 from hwsim.backends.protocol import Backend
@@ -68,6 +69,7 @@ def simulate_on_ray(
         Has8Error: whatever ``simulate`` raises in a worker.
         BackendError: if Ray is missing, the cluster cannot be reached, or workers keep dying.
     """
+    x = given.images(x)
     found = _spread(
         _simulate,
         (mapped, _named(backend), batch_size, tuple(record)),
@@ -140,7 +142,7 @@ def _agreements(
     shared: tuple[Mapped, tuple[str | Backend, ...], int],
 ) -> tuple[Agreement, ...]:
     mapped, backends, batch_size = shared
-    batches = paired(x, labels, batch_size)
+    batches = paired(mapped, x, labels, batch_size)
     return agreements(mapped, batches, backends, total=len(x), first=first)
 
 

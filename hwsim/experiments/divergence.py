@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from has8 import given
 from hwsim.backends.protocol import Backend
 from hwsim.program import Program
 from mapping import Mapped
@@ -84,6 +85,7 @@ def compare(
     Raises:
         BackendError: if one of them cannot run here, or fails.
     """
+    x = given.images(x)
     one, two = Program(mapped, left), Program(mapped, right)
     run = one.run(x, batch_size=max(1, len(x)), record=("spikes",))
     names = one.backend.name, two.backend.name

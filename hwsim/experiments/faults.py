@@ -165,7 +165,7 @@ def fault_sweep(
     """
 
     def run(backends: Sequence[Backend]) -> tuple[Agreement, ...]:
-        batches = paired(x, labels, batch_size)
+        batches = paired(mapped, x, labels, batch_size)
         return agreements(
             mapped, batches, backends, total=len(x), first=first, on_progress=on_progress
         )

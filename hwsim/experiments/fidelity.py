@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from has8 import given
 from has8.errors import BadInput
 from hwsim.activity import Overflow
 from hwsim.backends.protocol import Backend
@@ -154,7 +155,7 @@ def agreement(
     """
     (found,) = agreements(
         mapped,
-        paired(x, labels, batch_size),
+        paired(mapped, x, labels, batch_size),
         [backend],
         total=len(x),
         first=first,
@@ -196,7 +197,8 @@ def agreements(
     programs = [Program(mapped, backend) for backend in backends]
     graph, done = FloatGraph(mapped), 0
     parts: list[tuple[Agreement, ...]] = []
-    for images, labels in batches:
+    for x, labels in batches:
+        images = given.images(x)
         parts.append(tuple(_batch(graph, programs, images, labels, first + done, recording)))
         done += len(images)
         if on_progress is not None:
@@ -220,7 +222,7 @@ def _batch(
             record |= recording.record
         run = program.run(images, batch_size=len(images), record=record, first=first)
         if reference is None:  # the run has checked the images
-            reference = graph(images.float())
+            reference = graph(images)
             if recording is not None:
                 recording.add(run, reference[1], labels, first)
         spikes, logits = reference
@@ -245,18 +247,19 @@ def joined_agreements(parts: Sequence[Agreement]) -> Agreement:
     )
 
 
-def paired(x: Tensor, labels: Tensor | None, batch_size: int) -> Iterator[Batch]:
+def paired(mapped: Mapped, x: Tensor, labels: Tensor | None, batch_size: int) -> Iterator[Batch]:
     """Images and labels, if there are any, in batches.
 
     Raises:
-        BadInput: if there is not one label for each image, or no image in a batch.
+        BadInput: if they are of another form, there is not one label for each image or one that is
+            no class of the model, or no image in a batch.
     """
-    if batch_size < 1 or (labels is not None and len(labels) != len(x)):
-        count = "no" if labels is None else len(labels)
-        raise BadInput(
-            f"batches must have at least one image and images a label each, not batches of "
-            f"{batch_size}, {len(x)} images and {count} labels"
-        )
+    given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
+    x = given.images(x)
+    if given.plain(batch_size, int, "batch_size") < 1:
+        raise BadInput(f"batch_size must be at least 1, not {batch_size}")
+    if labels is not None:
+        labels = given.labels(labels, len(x), mapped.graph.output.type.shape[-1])
     images = x.split(batch_size)
     return zip(
         images, [None] * len(images) if labels is None else labels.split(batch_size), strict=True
