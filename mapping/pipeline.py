@@ -180,6 +180,11 @@ def _check_traced(
     x = torch.linspace(0, 1, prod(shape)).view(1, *shape) if images is None else images[:4]
     with torch.no_grad(), paths.plain():
         expected = model(x)
+    if not bool(expected.isfinite().all()):
+        raise BadInput(
+            f"{type(model).__name__} itself answers with NaN or infinity: its weights are too "
+            f"large; train it anew"
+        )
     if not torch.allclose(evaluate(graph, x), expected, rtol=1e-4, atol=1e-4):
         raise TraceError(
             f"the traced graph of {type(model).__name__} does not compute what the model does: "

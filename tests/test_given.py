@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
 from torch import nn
 
 from has8 import calibrate, create_model, given
-from has8.errors import BadInput, Has8Error
+from has8.errors import BadInput, Has8Error, TraceError
 from hwsim import Faults, agreement, compare, estimate, fault_sweep, simulate
 from mapping import load, map_model, save
 
@@ -250,3 +251,62 @@ def test_labels_that_are_no_classes_are_refused(labels, words, world):
         agreement(world.mapped, IMAGES, labels=labels)
     with pytest.raises(BadInput, match=words):
         fault_sweep(world.mapped, IMAGES, labels, Faults())
+
+
+class Stepping(nn.Module):
+    """A network as snnTorch's tutorials write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lif, self.fc = nn.Conv2d(1, 2, 3), snn.Leaky(0.9), nn.Linear(72, 3)
+
+    def forward(self, x):
+        state, total = self.lif.init_leaky(), 0
+        for _ in range(3):
+            spikes, state = self.lif(self.conv(x), state)
+            total = total + self.fc(spikes.flatten(1))
+        return total
+
+
+class Loops(nn.Module):
+    def forward(self, x):
+        return sum(x)
+
+
+class Constant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x):
+        return x + self.scale
+
+
+class Nothing(nn.Module):
+    def forward(self):
+        return torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (Stepping(), "'lif' is snnTorch's Leaky, .* use has8.neurons.Leaky"),
+        (nn.Sequential(nn.GELU()), r"'0' \(GELU\) is of a kind .* Conv2d, .*LeakyReLU"),
+        (Loops(), "cannot be followed: it loops over a tensor"),
+        (Constant(), "a tensor of its own, 'scale'"),
+        (Nothing(), "must take one tensor of images"),
+    ],
+)
+def test_what_mapping_cannot_follow_is_said_in_words_of_the_model(net, words):
+    with pytest.raises(TraceError, match=words) as refused:
+        map_model(net, calibration=IMAGES)
+    assert "Proxy" not in str(refused.value) and "fx" not in str(refused.value)
+
+
+def test_a_model_that_overflows_is_told_so():
+    model = small()
+    with torch.no_grad():
+        for values in model.parameters():
+            values.mul_(1e30)
+    with pytest.raises(BadInput, match="itself answers with NaN or infinity"):
+        map_model(model, calibration=IMAGES)

@@ -37,11 +37,12 @@ from mapping.targets.schema import CoreLimits, Target
 BEAM = 8
 """How many cuts of the layers behind the search keeps, and how many of each layer it tries."""
 
+LEAVE_OUT = "leave its segment out of the partition"
 HINTS = {
-    "input_axons": "make the layer before it smaller, or keep this one on the host",
-    "output_axons": "make the layers that it feeds smaller, or keep them on the host",
-    "synapse_bits": "lower the weight bits, make the layer smaller, or keep it on the host",
-    LONGEST: "lower the weight bits, or keep the layer on the host",
+    "input_axons": f"make the layer before it smaller, or {LEAVE_OUT}",
+    "output_axons": f"make the layers that it feeds smaller, or {LEAVE_OUT}",
+    "synapse_bits": f"lower the weight bits, make the layer smaller, or {LEAVE_OUT}",
+    LONGEST: f"lower the weight bits, or {LEAVE_OUT}",
 }
 
 
@@ -236,7 +237,7 @@ def _does_not_fit(
         name.replace("_", " "),
         need=amount,
         have=limits[name],
-        hint=HINTS.get(name, "keep the layer on the host"),
+        hint=HINTS.get(name, LEAVE_OUT),
     )
 
 

@@ -155,6 +155,6 @@ def unclipped(layer: FloatLayer, name: str, registers: Registers, bits: int) -> 
         raise BadInput(
             f"layer {name!r} cannot be quantised to {bits}-bit weights (signs: "
             f"{', '.join(integers.scale.sign_modes)}) without clipping some to 0: use more weight "
-            f"bits, search for scales, or keep the layer on the host"
+            f"bits, search for scales, or leave its segment out of the partition"
         )
     return integers

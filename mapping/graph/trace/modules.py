@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import snntorch as snn
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
@@ -75,17 +76,32 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         TraceError: if the model branches on values, uses a layer that mapping.graph.ops does not
             list, or its shapes do not fit; the message names the layer.
     """
+    for path, module in model.named_modules():
+        if isinstance(module, snn.SpikingNeuron) and op_of(module) is None:
+            raise TraceError(
+                f"layer {path!r} is snnTorch's {type(module).__name__}, which keeps its state from "
+                f"call to call: use has8.neurons.Leaky, which takes all steps at once, [T, B, ...]"
+            )
     tracer = _Tracer()
     try:
         traced = tracer.trace(model.eval())
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TraceError(
-            f"the forward of {type(model).__name__} cannot be traced ({reason}); it must not "
-            f"branch on values or loop over tensors: move such code into a module of its own "
-            f"that mapping.graph.ops lists"
+            f"the forward of {type(model).__name__} cannot be followed: {_reason(error)}"
         ) from error
+    if not any(item.op == "placeholder" for item in traced.nodes):
+        raise TraceError(f"the forward of {type(model).__name__} must take one tensor of images")
     return _lower(model, traced, tracer.scopes, Signal(tuple(input_shape)))
+
+
+def _reason(error: Exception) -> str:
+    """Why a forward cannot be traced, in words of whoever wrote it."""
+    said = str(error).strip()
+    if "control flow" in said:
+        return "it branches on values, and a chip does the same for all images; take the branch out"
+    if "cannot be iterated" in said:
+        return "it loops over a tensor or unpacks one; write it in operations on the whole tensor"
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def _lower(model: nn.Module, traced: fx.Graph, scopes: dict[str, str], given: Signal) -> Graph:
@@ -124,10 +140,17 @@ def _lower_call(
         op = OPS.get(kind) if kind else None
         what = str(getattr(item.target, "__name__", item.target))
         name, module = f"{scope}.{kind or what}".lstrip("."), None
-    if op is None:
+    if item.op == "get_attr":
         raise TraceError(
-            f"layer {name!r} is a {what}, which mapping does not know; known are "
-            f"{', '.join(sorted(OPS))} (to add one, write a file in mapping/graph/ops)"
+            f"the forward of {type(model).__name__} computes with a tensor of its own, "
+            f"{what!r}: use layers, whose weights they hold"
+        )
+    if op is None:
+        known = sorted({kind.__name__ for op in OPS.values() for kind in op.modules})
+        raise TraceError(
+            f"{'layer' if module is not None else 'call'} {name!r} ({what}) is of a kind that "
+            f"mapping does not know: build the model of {', '.join(known)}, additions and "
+            f"flatten, or describe this kind in a file in mapping/graph/ops"
         )
     if op.name == "add":
         inputs = _operands(item, names, name)
