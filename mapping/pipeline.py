@@ -174,7 +174,7 @@ def _check_traced(
     """
     x = torch.linspace(0, 1, prod(shape)).view(1, *shape) if images is None else images[:4]
     with torch.no_grad(), paths.plain():
-        expected = model(x)
+        expected = model(x.clone())  # a forward may write over its input
     if not torch.allclose(evaluate(graph, x), expected, rtol=1e-4, atol=1e-4):
         raise TraceError(
             f"the traced graph of {type(model).__name__} does not compute what the model does: "
