@@ -169,7 +169,7 @@ def _lower(model: nn.Module, traced: fx.Graph, scopes: dict[str, str], given: Si
         else:
             node = _lower_call(model, item, names, nodes, scopes[item.name])
             memory.read(item, node.name)
-            memory.made(item, _shares(node), _writes(model, item))
+            memory.made(item, _shares(node), node.op != "identity" and _writes(model, item))
         nodes[node.name] = node
         names[item] = node.name
     raise TraceError("the model returns nothing")
