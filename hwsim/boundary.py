@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from has8.encoders.bitplane import BitPlaneEncoder, plane_of_step
+from has8.encoders.ranges import check_numbers
 from hwsim import kernels
 from hwsim.activity import Counts
 from hwsim.backends.fast.layout import logical, stored
+from hwsim.backends.protocol import binary
 from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
 
@@ -26,10 +28,14 @@ def encode(node: Node, x: Tensor) -> tuple[Tensor, Counts]:
 
     Returns:
         Spikes ``bool[T, B, *shape]``, and how many samples have one, ``int64[T, *shape]``.
+
+    Raises:
+        BadInput: if the coding cannot take the values.
     """
     if node.attrs["coding"] != BitPlaneEncoder.coding or not _quick(x):
-        spikes = OPS["encode"].run(node, x).bool()
+        spikes = binary(OPS["encode"].run(node, x), node.name)
         return spikes, count(spikes, 1)
+    check_numbers(x, BitPlaneEncoder.coding)
     planes = torch.tensor(plane_of_step(node.attrs["order"]), dtype=torch.int32)
     values, steps, lo = x.movedim(1, -1).contiguous(), len(planes), node.attrs["lo"]
     samples, *neurons = values.shape

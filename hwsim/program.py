@@ -16,6 +16,7 @@ from hwsim.backends.protocol import (
     Executable,
     SegmentRun,
     SegmentState,
+    binary,
     longest_delays,
 )
 from hwsim.backends.registry import find_backend
@@ -192,7 +193,7 @@ class Program:
     def _run_chip(
         self, segment: Segment, values: dict[str, Tensor], counts: Counter, part: _Part
     ) -> None:
-        fed = {name: values[name].bool() for name in segment.inputs}
+        fed = {name: binary(values[name], name) for name in segment.inputs}
         run = self.executables[segment.name](
             fed,
             first=part.first,

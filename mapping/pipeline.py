@@ -179,7 +179,7 @@ def _check_traced(
     """
     x = torch.linspace(0, 1, prod(shape)).view(1, *shape) if images is None else images[:4]
     with torch.no_grad(), paths.plain():
-        expected = model(x)
+        expected = model(x.clone())  # a forward may write over its input
     if not bool(expected.isfinite().all()):
         raise BadInput(
             f"{type(model).__name__} itself answers with NaN or infinity: its weights are too "

@@ -209,7 +209,7 @@ class Branches(nn.Module):
     [
         (Branches(), "it branches on values"),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU()), "layer .1. .GELU. is of a kind"),
-        (OtherConv(1, 2, 3), "does not know|cannot be followed"),
+        (OtherConv(1, 2, 3), "a tensor of its own"),
         (Flat(), "behind the batch axis"),
         (poisoned(), "not all finite"),
         (nn.Sequential(OverTime(nn.Conv2d(1, 2, 3), Leaky())), "needs time"),

@@ -14,7 +14,7 @@ from has8.encoders.bitplane import (
     encode_bitplanes,
 )
 from has8.encoders.decoder import Decoder
-from has8.encoders.duplicate import DuplicateEncoder, count_weights
+from has8.encoders.duplicate import DuplicateEncoder, count_weights, encode_duplicate
 from has8.encoders.latency import LatencyEncoder, encode_latency, latency_weights
 from has8.encoders.phase import PhaseEncoder, encode_phase, phase_weights
 from has8.encoders.rate import RateEncoder, encode_rate, rate_weights
@@ -46,6 +46,7 @@ __all__ = [
     "bitplane_weights",
     "count_weights",
     "encode_bitplanes",
+    "encode_duplicate",
     "encode_latency",
     "encode_phase",
     "encode_rate",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from has8.encoders.ranges import check_numbers
 from has8.errors import BadInput
 from has8.kernels import coding as compiled
 from has8.kernels.storage import narrow_type, real
@@ -46,7 +47,11 @@ def encode_bitplanes(x: Tensor, lo: Tensor | float, hi: Tensor | float, order: s
 
     Returns:
         ``[8, B, ...]`` of 0.0 and 1.0 in the dtype of ``x``.
+
+    Raises:
+        BadInput: if a value is not a number.
     """
+    check_numbers(x, BitPlaneEncoder.coding)
     code = torch.round(_code(x, lo, hi)).clamp(0, LEVELS).to(torch.int32)
     return _planes(code, order, x.dtype)
 
@@ -135,7 +140,13 @@ class BitPlaneEncoder(nn.Module):
         self.tracked.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [8, B, ...]`` of 0.0 and 1.0."""
+        """``[B, ...] -> [8, B, ...]`` of 0.0 and 1.0.
+
+        Raises:
+            BadInput: if a value is not a number; in training the loop watches the loss instead.
+        """
+        if not self.training:
+            check_numbers(x, self.coding)
         if self.training and not self.frozen:
             self.track(x, self.momentum)
         if compiled.encodes(x, self.slope):
@@ -198,7 +209,13 @@ class PaperBitPlaneEncoder(nn.Module):
         self._rule = (SLOPES.get(slope), plane_factors(slope, rescaled))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [8, B, ...]``; plane 0 lies in [0, 2), the others are 0.0 or 1.0."""
+        """``[B, ...] -> [8, B, ...]``; plane 0 lies in [0, 2), the others are 0.0 or 1.0.
+
+        Raises:
+            BadInput: if a value is not a number; in training the loop watches the loss instead.
+        """
+        if not self.training:
+            check_numbers(x, self.coding)
         low, high = x.min(), x.max()
         if low < 0 or high > 1:
             x = torch.ones_like(x) if low == high else (x - low) / (high - low)

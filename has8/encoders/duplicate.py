@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from has8.encoders.ranges import check_numbers
 from has8.errors import BadInput
 
 
 def count_weights(steps: int) -> tuple[float, ...]:
     """1 for each of T steps: decodes spikes to their number."""
     return (1.0,) * steps
+
+
+def encode_duplicate(x: Tensor, steps: int) -> Tensor:
+    """The values ``[B, ...]`` in each of T steps, ``[T, B, ...]``, a view.
+
+    Raises:
+        BadInput: if a value is not a number.
+    """
+    check_numbers(x, DuplicateEncoder.coding)
+    return x.expand(steps, *x.shape)
 
 
 class DuplicateEncoder(nn.Module):
@@ -31,8 +42,8 @@ class DuplicateEncoder(nn.Module):
         self.steps = steps
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [T, B, ...]``."""
-        return x.expand(self.steps, *x.shape)
+        """``[B, ...] -> [T, B, ...]``; see :func:`encode_duplicate`."""
+        return encode_duplicate(x, self.steps)
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""

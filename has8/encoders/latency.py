@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from has8.encoders.ranges import check_unit
 from has8.encoders.unit import UnitEncoder
 from has8.errors import BadInput
 
@@ -45,9 +46,11 @@ def encode_latency(x: Tensor, steps: int, function: str = "linear") -> Tensor:
         ``[T, B, ...]`` of 0.0 and 1.0 in the dtype of ``x``.
 
     Raises:
-        BadInput: for an unknown function or a number of steps that it cannot use.
+        BadInput: for an unknown function or a number of steps that it cannot use, and if a value
+            lies outside [0, 1] or is not a number.
     """
     _check(steps, function)
+    check_unit(x, LatencyEncoder.coding)
     last = steps - 1
     times = last * (1 - x)
     if function == "log":

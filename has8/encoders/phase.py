@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from has8.encoders.ranges import check_unit
 from has8.encoders.unit import UnitEncoder
 
 
@@ -25,7 +26,11 @@ def encode_phase(x: Tensor, steps: int) -> Tensor:
 
     Returns:
         ``[T, B, ...]`` of 0.0 and 1.0 in the dtype of ``x``.
+
+    Raises:
+        BadInput: if a value lies outside [0, 1] or is not a number.
     """
+    check_unit(x, PhaseEncoder.coding)
     digits = []
     for _ in range(steps):
         digits.append((x >= 0.5).to(x.dtype))

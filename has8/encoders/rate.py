@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from has8.encoders.ranges import check_unit
 from has8.encoders.unit import UnitEncoder
 
 
@@ -25,7 +26,11 @@ def encode_rate(x: Tensor, steps: int) -> Tensor:
 
     Returns:
         ``[T, B, ...]`` of 0.0 and 1.0 in the dtype of ``x``.
+
+    Raises:
+        BadInput: if a value lies outside [0, 1] or is not a number.
     """
+    check_unit(x, RateEncoder.coding)
     draws = torch.rand(steps, *x.shape, dtype=torch.float32, device=x.device)
     return (draws <= x).to(x.dtype)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from has8.errors import BadInput
@@ -38,13 +37,6 @@ class UnitEncoder(nn.Module):
         Raises:
             BadInput: if a value lies outside [0, 1] or is not a number.
         """
-        if x.numel():
-            low, high = torch.stack(torch.aminmax(x.detach())).tolist()
-            if not (low >= 0 and high <= 1):
-                raise BadInput(
-                    f"{self.coding} coding takes values in [0, 1], not in [{low:.4g}, "
-                    f"{high:.4g}]: scale the images, and leave out normalisation"
-                )
         return self.encode(x.detach())
 
     def extra_repr(self) -> str:

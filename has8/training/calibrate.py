@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from has8 import given
 from has8.encoders import BitPlaneEncoder
+from has8.encoders.ranges import check_numbers
 from has8.errors import BadInput
 
 
@@ -29,7 +30,8 @@ def calibrate(
         The same model.
 
     Raises:
-        BadInput: if a range has to be measured and ``x`` is None or empty.
+        BadInput: if a range has to be measured and ``x`` is None or empty, or what an
+            encoder sees is not a number.
     """
     given.instance(model, nn.Module, "a model")
     if x is not None:
@@ -54,6 +56,7 @@ def _measure(model: nn.Module, encoders: list[BitPlaneEncoder], x: Tensor, batch
 
     def widen(encoder: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(encoder, BitPlaneEncoder)
+        check_numbers(inputs[0], encoder.coding)  # before the range is lost
         lo, hi, seen = encoder.lo.clone(), encoder.hi.clone(), bool(encoder.tracked)
         encoder.track(inputs[0], momentum=1.0)
         if seen:
@@ -66,7 +69,7 @@ def _measure(model: nn.Module, encoders: list[BitPlaneEncoder], x: Tensor, batch
     try:
         with torch.no_grad():
             for batch in x.split(batch_size):
-                model(batch.to(encoders[0].lo))
+                model(batch.to(encoders[0].lo, copy=True))  # a forward may write over its input
     finally:
         for hook in hooks:
             hook.remove()

@@ -111,11 +111,36 @@ def longest_delays(segment: ChipSegment) -> dict[str, int]:
     return delays
 
 
+def binary(x: Tensor, name: str) -> Tensor:
+    """What a port takes, spikes or none.
+
+    Args:
+        x: 0 or 1 in any type.
+        name: of what sends them, for the error.
+
+    Returns:
+        The same as bool.
+
+    Raises:
+        BadInput: if an element is neither 0 nor 1, such as the number of several events.
+    """
+    if x.dtype == torch.bool:
+        return x
+    spikes = x.bool()
+    if not bool((x == spikes).all()):
+        raise BadInput(
+            f"{name!r} sends spikes, 0 or 1 in a step, not {float(x[x != spikes][0]):g}: spread "
+            f"events over more steps, or keep one of each step"
+        )
+    return spikes
+
+
 def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The spikes of a segment's ports, bool.
 
     Raises:
-        BadInput: if a port's spikes are missing or have another shape, or there is no sample.
+        BadInput: if a port's spikes are missing, have another shape or are more than 0 or 1, or
+            there is no sample.
     """
     checked: dict[str, Tensor] = {}
     for port in segment.inputs:
@@ -133,5 +158,5 @@ def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[s
                 f"{segment.name!r} takes [steps, batch, *shape] = {list(shape)} of at least one "
                 "sample"
             )
-        checked[port.name] = spikes.bool()
+        checked[port.name] = binary(spikes, port.name)
     return checked

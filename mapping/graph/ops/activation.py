@@ -29,8 +29,10 @@ def _slope(module: nn.LeakyReLU) -> Lowered:
 def infer(
     attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
 ) -> Signal:
-    """The shape stays."""
+    """The shape stays, and spikes that are never negative pass as they are."""
     (given,) = inputs
+    if given.kind is Kind.SPIKE and not given.signed:
+        return given
     return Signal(given.shape, Kind.VALUE, given.steps)
 
 

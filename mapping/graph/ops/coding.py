@@ -18,6 +18,7 @@ from has8.encoders import (
     PhaseEncoder,
     RateEncoder,
     encode_bitplanes,
+    encode_duplicate,
     encode_latency,
     encode_phase,
 )
@@ -110,10 +111,10 @@ def infer_encoder(
 
 
 def encode(node: Node, x: Tensor) -> Tensor:
-    """``[B, ...] -> [T, B, ...]``."""
+    """``[B, ...] -> [T, B, ...]``; what the model's own encoder refuses is refused."""
     coding, steps = node.attrs["coding"], node.attrs["steps"]
     if coding == DuplicateEncoder.coding:
-        return x.expand(steps, *x.shape)
+        return encode_duplicate(x, steps)
     if coding == PhaseEncoder.coding:
         return encode_phase(x, steps)
     if coding == LatencyEncoder.coding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def _to_one(module: nn.AdaptiveAvgPool2d) -> Lowered:
 def infer(
     attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
 ) -> Signal:
-    """``(C, H, W) -> (C, H', W')``."""
+    """``(C, H, W) -> (C, H', W')``, averages, which are values."""
     (given,) = inputs
     if len(given.shape) != 3:
         raise ValueError(f"it takes images, not {given}")
@@ -69,6 +70,13 @@ def infer(
             for a in (0, 1)
         ]
     return Signal((given.shape[0], *extents), Kind.VALUE, given.steps)
+
+
+def infer_max(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
+    """``(C, H, W) -> (C, H', W')``; every window has an element, so maxima of spikes are spikes."""
+    return replace(inputs[0], shape=infer(attrs, tensors, inputs).shape)
 
 
 def maxpool(node: Node, x: Tensor) -> Tensor:
@@ -93,7 +101,7 @@ def global_avgpool(node: Node, x: Tensor) -> Tensor:
 
 
 OPS = (
-    Op("maxpool", (nn.MaxPool2d,), _window_of, infer, maxpool, attrs=MaxWindow),
+    Op("maxpool", (nn.MaxPool2d,), _window_of, infer_max, maxpool, attrs=MaxWindow),
     Op("avgpool", (nn.AvgPool2d,), _window_of, infer, avgpool, attrs=AverageWindow),
     Op("global_avgpool", (nn.AdaptiveAvgPool2d,), _to_one, infer, global_avgpool),
 )

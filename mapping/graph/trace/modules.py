@@ -14,20 +14,79 @@ from torch.nn import functional as F
 
 from has8.blocks import OverTime
 from has8.errors import TraceError
-from mapping.graph.ir import Graph, Node, Signal, sorted_graph
+from mapping.graph.ir import Graph, Kind, Node, Signal, sorted_graph
 from mapping.graph.ops import OPS, op_of
 
 FUNCTIONS: dict[Any, str] = {
     operator.add: "add",
+    operator.iadd: "add",
     torch.add: "add",
     "add": "add",
+    "add_": "add",
     F.relu: "relu",
+    F.relu_: "relu",
     torch.relu: "relu",
+    torch.relu_: "relu",
     "relu": "relu",
+    "relu_": "relu",
     torch.flatten: "flatten",
     "flatten": "flatten",
 }
 """Functions and tensor methods that become a node; mapping.graph.ops lists the modules."""
+
+
+IN_PLACE: frozenset[Any] = frozenset({operator.iadd, "add_", F.relu_, torch.relu_, "relu_"})
+"""Those that write their result over their first operand."""
+
+
+class _Proxy(fx.Proxy):
+    """A value of a trace; torch.fx's own takes ``x += y`` for ``x = x + y``."""
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise ValueError("it assigns to a part of a tensor, x[...] = y")
+
+
+class _Memory:
+    """Which values of a trace lie in the same memory, and what was written over.
+
+    A graph has no order in which its values change. So a value that an in-place operation wrote
+    over can be followed only as the operation's result, under which name nothing is lost.
+    """
+
+    def __init__(self) -> None:
+        self.owner: dict[fx.Node, fx.Node] = {}
+        self.written: dict[fx.Node, fx.Node] = {}
+        self.place: dict[fx.Node, int] = {}
+
+    def read(self, item: fx.Node, name: str) -> None:
+        """``item``, named ``name`` in messages, uses its inputs.
+
+        Raises:
+            TraceError: if another operation wrote over one of them.
+        """
+        for source in item.all_input_nodes:
+            writer = self.written.get(self.owner[source])
+            if writer is not None and self.place[source] < self.place[writer]:
+                raise TraceError(
+                    f"{name!r} uses a tensor that an operation in place ({_words(writer)}) has "
+                    f"changed before: use that operation's result there, or let it make a new "
+                    f"tensor (x = x + y for x += y, inplace=False)"
+                )
+
+    def made(self, item: fx.Node, shares: bool, writes: bool) -> None:
+        """``item`` lies in the memory of its first input, or wrote over it, or neither."""
+        self.place[item] = len(self.place)
+        first = item.all_input_nodes[0] if shares or writes else item
+        self.owner[item] = self.owner.get(first, item)
+        if writes:
+            self.written[self.owner[item]] = item
+
+
+def _words(item: fx.Node) -> str:
+    return item.target if isinstance(item.target, str) else item.target.__name__
 
 
 class _Tracer(fx.Tracer):
@@ -57,6 +116,9 @@ class _Tracer(fx.Tracer):
             return super().call_module(m, forward, args, kwargs)
         finally:
             self._stack.pop()
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -97,28 +159,33 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
 def _reason(error: Exception) -> str:
     """Why a forward cannot be traced, in words of whoever wrote it."""
     said = str(error).strip()
-    if "control flow" in said:
-        return "it branches on values, and a chip does the same for all images; take the branch out"
     if "cannot be iterated" in said:
         return "it loops over a tensor or unpacks one; write it in operations on the whole tensor"
+    if "control flow" in said:
+        return "it branches on values, and a chip does the same for all images; take the branch out"
     return said.splitlines()[0] if said else type(error).__name__
 
 
 def _lower(model: nn.Module, traced: fx.Graph, scopes: dict[str, str], given: Signal) -> Graph:
     nodes: dict[str, Node] = {}
     names: dict[fx.Node, str] = {}
+    memory = _Memory()
     for item in traced.nodes:
         if item.op == "output":
             result = item.args[0]
             if not isinstance(result, fx.Node):
                 raise TraceError("the model must return one tensor of logits, not several values")
+            memory.read(item, "the model's output")
             return sorted_graph(nodes.values(), names[result])
         if item.op == "placeholder":
             if any(node.op == "input" for node in nodes.values()):
                 raise TraceError("the model must take one tensor, but its forward takes several")
             node = Node(item.name, "input", (), given)
+            memory.made(item, shares=False, writes=False)
         else:
             node = _lower_call(model, item, names, nodes, scopes[item.name])
+            memory.read(item, node.name)
+            memory.made(item, _shares(node), node.op != "identity" and _writes(model, item))
         nodes[node.name] = node
         names[item] = node.name
     raise TraceError("the model returns nothing")
@@ -165,6 +232,19 @@ def _lower_call(
     except ValueError as error:
         raise TraceError(f"layer {name!r} ({what}) cannot be mapped: {error}") from error
     return Node(name, op.name, inputs, type_, attrs, tensors)
+
+
+def _shares(node: Node) -> bool:
+    """Whether a node's result may be a view of its input."""
+    repeated = node.op == "encode" and node.type.kind is Kind.VALUE
+    return node.op in ("identity", "flatten") or repeated
+
+
+def _writes(model: nn.Module, item: fx.Node) -> bool:
+    """Whether a call writes its result over its first input."""
+    if item.op == "call_module":
+        return bool(getattr(model.get_submodule(str(item.target)), "inplace", False))
+    return item.target in IN_PLACE or bool(item.kwargs.get("inplace", False))
 
 
 def _operands(item: fx.Node, names: dict[fx.Node, str], name: str) -> tuple[str, ...]:
