@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from has8.cli.boundary import do
 from has8.cli.options import FOLDER, data_options, quantization_options
 from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.targets.schema import target_names
@@ -69,6 +70,4 @@ def map_command(**options: Any) -> None:
     has8-map examples/models/digits.pt --target loihi
     has8-map model.pt --partition head.snn,blocks.0.snn --samples 500
     """
-    from has8.cli.jobs.map import run_map
-
-    run_map(**options)
+    do("map:run_map", options)
