@@ -229,7 +229,7 @@ def test_a_dead_child_ends_the_work_at_once(worker, end):
         f"child = fork.Process(target=lambda: {end}); child.start(); queue.get()"
     )
     with pytest.raises(BackendError, match=r"the test ended with code 1: .* died with code"):
-        run_isolated(worker(body), {}, PATIENCE_S, "the test")
+        run_isolated(worker(body), {}, 60, "the test")
 
 
 def test_children_that_end_as_they_should_end_nothing(worker):
@@ -253,7 +253,7 @@ LIES = {
     "claims too much": (
         f"exec '{sys.executable}' -c 'import sys, zipfile, numpy as np; "
         'f = zipfile.ZipFile(sys.argv[1] + "/result.npz", "w"); h = f.open("0.npy", "w"); '
-        'np.lib.format.write_array_header_1_0(h, dict(shape=(1 << 50,), '
+        "np.lib.format.write_array_header_1_0(h, dict(shape=(1 << 50,), "
         'fortran_order=False, descr="|b1")); h.close(); f.close()\' "$4"'
     ),
 }

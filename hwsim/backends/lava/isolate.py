@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import importlib.util
 import json
-import multiprocessing
 import os
 import re
 import secrets
@@ -26,6 +25,7 @@ import traceback
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -152,7 +152,7 @@ def serve(module: str, folder: str) -> None:
     """Be the worker: read the job, do the module's work, write what it returns."""
     working = threading.Event()
     working.set()
-    threading.Thread(target=_end_with_children, args=(working,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(_started(), working), daemon=True).start()
     try:
         arrays = importlib.import_module(module).work(_read(Path(folder)))
         working.clear()
@@ -164,21 +164,32 @@ def serve(module: str, folder: str) -> None:
         os._exit(1)  # a plain exit would wait for children that may be stuck
 
 
-def _end_with_children(working: threading.Event) -> None:
+def _started() -> list[BaseProcess]:
+    """The child processes of this one, to which all that are started from now on are added."""
+    children: list[BaseProcess] = []
+    start = BaseProcess.start
+
+    def noted(self: BaseProcess) -> None:
+        start(self)
+        children.append(self)
+
+    BaseProcess.start = noted  # type: ignore[method-assign]
+    return children
+
+
+def _end_with(children: list[BaseProcess], working: threading.Event) -> None:
     """End this process if a child of it dies while it works: what waits for the child would hang.
 
     A child that SIGTERM ended is one that was stopped on purpose.
     """
-    children: set[multiprocessing.process.BaseProcess] = set()
     while working.is_set():
-        children |= set(multiprocessing.active_children())
         for child in list(children):
             try:
                 code = child.exitcode
             except ValueError:  # joined and closed
                 code = 0
             if code is not None:
-                children.discard(child)
+                children.remove(child)
             if code not in (None, 0, -signal.SIGTERM) and working.is_set():
                 print(f"ProcessError: its process {child.name} died with code {code}", flush=True)
                 os._exit(1)
