@@ -6,7 +6,6 @@ editors and this module. It is read when the first name is asked for.
 
 from __future__ import annotations
 
-import ast
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -27,6 +26,8 @@ def lazy(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     @cache
     def homes() -> dict[str, tuple[str, str]]:
         """The module of each public name, and its name there."""
+        import ast  # takes as long as the rest of this package
+
         stub = Path(str(module.__file__)).with_suffix(".pyi")
         tree = ast.parse(stub.read_text(encoding="utf-8") if stub.exists() else "")
         imports = (node for node in tree.body if isinstance(node, ast.ImportFrom))

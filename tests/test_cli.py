@@ -71,7 +71,7 @@ def test_help_comes_without_what_takes_seconds_to_import(command):
 def mapped_digits(tmp_path_factory):
     """The bundled model through the whole command."""
     folder = tmp_path_factory.mktemp("digits")
-    return run(DIGITS, "--target", "loihi", "--json", cwd=folder), folder
+    return run(DIGITS, "--target", "loihi", "--json", "--out", ".", cwd=folder), folder
 
 
 def test_the_main_job_on_the_bundled_model(mapped_digits):
@@ -210,6 +210,8 @@ def test_bad_input_is_one_sentence_and_exit_code_1(kind, tmp_path, monkeypatch, 
     outputs.mkdir()
     arguments, message = broken(kind, inputs)
     arguments = [*map(str, arguments), "--quiet"]
+    if "--out" not in arguments:
+        arguments += ["--out", "."]
     if kind in ("code", "too big", "wrong option"):
         done = run(*arguments, cwd=outputs)
         code, out, err = done.returncode, done.stdout, done.stderr

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,3 +193,101 @@ def test_a_dead_parent_leaves_no_process(worker, tmp_path):
     parent.kill()
     parent.wait()
     assert wait_until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
+
+
+def test_a_dead_parent_leaves_no_shared_memory_and_no_folder(worker, tmp_path):
+    """Told to stop or killed, while a worker's child has shared memory."""
+    body = (
+        "from multiprocessing import Process, shared_memory; "
+        "memory = shared_memory.SharedMemory(create=True, size=8); "
+        "(here / 'name').write_text(memory.name); "
+        "child = Process(target=time.sleep, args=(600,)); child.start(); "
+        "print(os.getpid(), child.pid, file=(here / 'pids').open('a'), flush=True); child.join()"
+    )
+    call = (
+        "from hwsim.backends.lava.isolate import run_isolated; "
+        f"run_isolated({worker(body)!r}, {{}}, 600, '')"
+    )
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        parent = subprocess.Popen([sys.executable, "-c", call])
+        assert wait_until(lambda: len(pids(tmp_path / "pids")) == 2)
+        parent.send_signal(number)
+        parent.wait()
+        assert wait_until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
+        assert wait_until(lambda: not list(tmp_path.glob("has8-*")))
+        name = (tmp_path / "name").read_text().lstrip("/")
+        assert wait_until(lambda name=name: not Path("/dev/shm", name).exists())
+        (tmp_path / "pids").unlink()
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(3)"])
+def test_a_dead_child_ends_the_work_at_once(worker, end):
+    """Not only when the time is up, which is what who waits for the child would do."""
+    body = (
+        "from multiprocessing import get_context; fork = get_context('fork'); "
+        "queue = fork.Queue(); "
+        f"child = fork.Process(target=lambda: {end}); child.start(); queue.get()"
+    )
+    with pytest.raises(BackendError, match=r"the test ended with code 1: .* died with code"):
+        run_isolated(worker(body), {}, 60, "the test")
+
+
+def test_children_that_end_as_they_should_end_nothing(worker):
+    body = (
+        "from multiprocessing import get_context; fork = get_context('fork'); "
+        "child = fork.Process(target=time.sleep, args=(0.3,)); child.start(); child.join(); "
+        "other = fork.Process(target=time.sleep, args=(600,)); other.start(); time.sleep(0.3); "
+        "other.terminate(); time.sleep(0.5); child.close(); "
+        "return [np.arange(3)]"
+    )
+    (found,) = run_isolated(worker(body), {}, PATIENCE_S, "the test")
+    assert found.tolist() == [0, 1, 2]
+
+
+FLOOD = 'import sys; [sys.stdout.write("x" * 1000000) for _ in range(500)]'
+LIES = {
+    "says nothing": "exit 0",
+    "leaves text": 'echo no > "$4/result.npz"',
+    "leaves a pipe": 'mkfifo "$4/result.npz"',
+    "floods": f"exec '{sys.executable}' -c '{FLOOD}'",
+    "claims too much": (
+        f"exec '{sys.executable}' -c 'import sys, zipfile, numpy as np; "
+        'f = zipfile.ZipFile(sys.argv[1] + "/result.npz", "w"); h = f.open("0.npy", "w"); '
+        "np.lib.format.write_array_header_1_0(h, dict(shape=(1 << 50,), "
+        'fortran_order=False, descr="|b1")); h.close(); f.close()\' "$4"'
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_an_interpreter_that_lies_is_told(worker, tmp_path, lie):
+    """In bounded memory, and whatever it leaves."""
+    liar = program(tmp_path / "liar", LIES[lie])
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BackendError, match="^the test left no result that can be read"):
+        run_isolated(worker("pass"), {}, PATIENCE_S, "the test", liar)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
+    assert grown < 100_000  # kilobytes
+    assert not list(tmp_path.glob("has8-*"))
+
+
+def test_an_answer_is_bounded_too(tmp_path):
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BackendError, match="is no Python$"):
+        interpreter_with("numpy", program(tmp_path / "liar", LIES["floods"]))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start < 100_000
+
+
+def test_a_full_folder_is_told(worker, monkeypatch, tmp_path):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    name = worker("pass")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(isolate, "_write", full)
+    with pytest.raises(BackendError, match=r"cannot be prepared in .*No space left.*set TMPDIR"):
+        run_isolated(name, {}, PATIENCE_S, "the test")
+    assert not list(tmp_path.glob("has8-*"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(BackendError, match=r"cannot be prepared in .*No such file"):
+        run_isolated(name, {}, PATIENCE_S, "the test")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from has8.cli.boundary import do
 from has8.cli.options import FOLDER, data_options, quantization_options
 from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.targets.schema import target_names
@@ -51,8 +52,12 @@ from mapping.targets.schema import target_names
 @click.option(
     "--out",
     type=FOLDER,
-    default=Path(),
-    help="Folder for MODEL.h8 and the report.  [default: here]",
+    help="Folder for MODEL.h8 and the report.  [default: beside MODEL]",
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace files there that are of another model, or verified where these will not be.",
 )
 @click.option("--full", is_flag=True, help="Print every reason and every assumption.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
@@ -63,12 +68,11 @@ def map_command(**options: Any) -> None:
 
     Cuts the model between host and chip, quantises and places the chip's part, runs test images
     through the float model and through the chip's integers, holds a few of them against Lava
-    spike by spike, and prices the result. Writes OUT/MODEL.h8 and OUT/MODEL.report.json.
+    spike by spike, and prices the result. Writes MODEL.h8 and MODEL.report.json beside MODEL, or
+    into the folder --out.
 
     \b
-    has8-map examples/models/digits.pt --target loihi
+    has8-map examples/models/digits.pt --target loihi --out .
     has8-map model.pt --partition head.snn,blocks.0.snn --samples 500
     """
-    from has8.cli.jobs.map import run_map
-
-    run_map(**options)
+    do("map:run_map", options)

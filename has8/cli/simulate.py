@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from has8.cli.boundary import do
 from has8.cli.options import BATCH, LOCAL, data_options
 from hwsim.names import BACKEND_NAMES, FAULT_NAMES, RECORDS
 
@@ -82,6 +83,4 @@ def simulate(**options: Any) -> None:
     has8 simulate digits.h8 --record spikes,membranes --samples 100 --out digits.npz
     has8 simulate digits.h8 --inject weight-bitflips=1e-4 --severity 0,1,10,100
     """
-    from has8.cli.jobs.simulate import run_simulate
-
-    run_simulate(**options)
+    do("simulate:run_simulate", options)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from has8.cli.boundary import do
 from has8.cli.options import FOLDER, data_root_option, quantization_options
 from has8.data.names import AUGMENTATIONS, PREPROCESSES, data_names
 from has8.training.hardware import ACCELERATORS, PRECISIONS
@@ -121,6 +122,4 @@ def train(**options: Any) -> None:
     has8 train has8_resnet_b32 --data photos/ --image-size 64 --recipe paper
     has8 train --quantize loihi --weight-bits 2 --from model.pt --data cifar10
     """
-    from has8.cli.jobs.train import run_train
-
-    run_train(**options)
+    do("train:run_train", options)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ EVENTS_SUFFIX = ".has8"
 EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
 """TensorBoard's files: the columns of METRICS as scalars."""
 FORMAT, VERSION = "has8-training", 2
+_LOG = logging.getLogger("has8")
 LONGEST = 300
 """Most characters of a value in a message."""
 
@@ -163,23 +166,62 @@ def tensorboard(folder: Path, epochs: Sequence[Epoch]) -> Iterator[Callable[[Epo
     """Write all epochs so far into a new event file, then those that the yielded function is given.
 
     Event files that the run wrote before are removed, so that a resumed run has no point twice and
-    misses none.
+    misses none. If anything fails here, a warning says so once, and training goes on without.
     """
-    from tensorboardX import SummaryWriter
+    points: _Points | None = None
 
-    for old in folder.glob(EVENTS):
-        old.unlink()
-    writer = SummaryWriter(logdir=str(folder), filename_suffix=EVENTS_SUFFIX)
+    def attempt(work: Callable[[], _Points | None]) -> None:
+        nonlocal points
+        try:
+            points = work()
+        except Exception as error:  # a full disk, or another package's fault
+            points = None
+            _LOG.warning("no more points for TensorBoard (%s): training goes on", _short(error))
 
-    def add(epoch: Epoch, ago: float = 0.0) -> None:
-        for name, value in asdict(epoch).items():
-            if name != "epoch":
-                writer.add_scalar(name, value, epoch.epoch, walltime=time.time() - ago)
-        writer.flush()
+    def add(epoch: Epoch) -> None:
+        if points is not None:
+            attempt(partial(points.add, epoch))
 
+    attempt(lambda: _Points.of(folder, epochs))
     try:
-        for number, epoch in enumerate(epochs, 1):
-            add(epoch, ago=sum(later.seconds for later in epochs[number:]))
         yield add
     finally:
-        writer.close()
+        if points is not None:
+            attempt(points.close)
+
+
+class _Points:
+    """An event file. It is written by this thread: another one may wait for a clock, or be dead."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        self.writer = EventsWriter(str(folder / "events"), EVENTS_SUFFIX)
+
+    @staticmethod
+    def of(folder: Path, epochs: Sequence[Epoch]) -> _Points:
+        """A new file in place of those of before, with all epochs so far."""
+        for old in folder.glob(EVENTS):
+            old.unlink()
+        points = _Points(folder)
+        for number, epoch in enumerate(epochs, 1):
+            points.add(epoch, ago=sum(later.seconds for later in epochs[number:]))
+        return points
+
+    def add(self, epoch: Epoch, ago: float = 0.0) -> _Points:
+        """Write an epoch that ended so many seconds ago."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in asdict(epoch).items():
+            if name != "epoch":
+                event = Event(
+                    wall_time=time.time() - ago, step=epoch.epoch, summary=scalar(name, value)
+                )
+                self.writer.write_event(event)
+        self.writer.flush()
+        return self
+
+    def close(self) -> None:
+        """Close the file."""
+        self.writer.close()

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from torch import Tensor
 
 from has8 import Checkpoint, load_checkpoint
-from has8.cli.inputs import check_writable, find_data
+from has8.cli.inputs import find_data
 from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
+from has8.cli.output import show
+from has8.cli.outputs import DIGEST, Outputs
 from has8.cli.progress import stages
 from has8.errors import BackendError
 from has8.files import write_whole
@@ -41,14 +42,17 @@ def run_map(
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
-    out: Path,
+    out: Path | None,
+    overwrite: bool,
     full: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Do what the options of :func:`has8.cli.map.map_command` ask for."""
     checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
-    check_writable(out)
+    outputs = Outputs(model, out)
+    outputs.check(verify=verify != "none", overwrite=overwrite)
+    digest = outputs.digest
     source = find_data(
         data,
         data_root,
@@ -69,6 +73,7 @@ def run_map(
             scales=chosen,
             per_channel=per_channel,
             provenance={
+                DIGEST: digest,
                 "data": source.name,
                 "class_names": list(checkpoint.class_names),
                 "training": dict(checkpoint.provenance),
@@ -78,11 +83,12 @@ def run_map(
         done = stage("float model")
         answers = float_answers(mapped, images, batch_size=BATCH, on_progress=done)
         run = simulate(mapped, images, batch_size=BATCH, on_progress=stage("chip simulation"))
+        cost = estimate(mapped, run, processor)
+        save(mapped, outputs.artefact)  # what is done is kept, whatever Lava does
         verified, unverified = None, "not asked for"
         if verify == "lava":
             stage("checking against Lava")
             verified, unverified = _verify(mapped, images[:verify_samples])
-        cost = estimate(mapped, run, processor)
     summary = summarize(
         mapped,
         cost,
@@ -92,15 +98,13 @@ def run_map(
         verified=verified,
         unverified=unverified,
     )
-    report = json.dumps(to_dict(summary), indent=2)
-    artefact = save(mapped, out / f"{model.stem}.h8")
-    report_file = out / f"{model.stem}.report.json"
-    write_whole(report_file, lambda file: file.write(f"{report}\n".encode()))
+    report = json.dumps({**to_dict(summary), DIGEST: digest}, indent=2)
+    write_whole(outputs.report, lambda file: file.write(f"{report}\n".encode()))
     if as_json:
         click.echo(report)
     else:
-        render(Console(highlight=False), summary, full=full)
-        click.echo(f"\n{artefact}\n{report_file}")
+        show(lambda console: render(console, summary, full=full))
+        click.echo(f"\n{outputs.artefact}\n{outputs.report}")
     if verified is not None and not verified.equal:
         raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
 

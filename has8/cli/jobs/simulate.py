@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from has8.cli.inputs import check_new_file, find_data
 from has8.cli.options import LOCAL
+from has8.cli.output import show
 from has8.cli.progress import stages
 from has8.data import Data, batches
 from has8.data.images import spread
@@ -103,7 +103,7 @@ def run_simulate(
         result = {**experiment_to_dict(experiment), "recording": out and str(out)}
         click.echo(json.dumps(result, indent=2))
         return
-    render_experiment(Console(highlight=False), experiment)
+    show(lambda console: render_experiment(console, experiment))
     if out is not None:
         click.echo(f"\n{out}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,10 @@ NETWORK = "hwsim.backends.lava.network"
 """What the worker runs."""
 CODE = ("has8.lazy", "has8.errors", "mapping.chip", "hwsim.backends.lava")
 """What of ours the worker imports, modules and packages."""
+
+
+HEADERS = 1 << 12
+"""Bytes, more than enough, that an array in a file has beside its values."""
 
 
 class Lava:
@@ -134,5 +139,17 @@ def run_worker(
     plain, arrays = pack(segment)
     job = {"segment": plain, "arrays": arrays, "inputs": dict(spikes)}
     what = f"Lava's run of segment {segment.name!r}"
-    fired = run_isolated(NETWORK, job, timeout_s, what, lava_python(), code=CODE)
-    return dict(zip([item.name for item in segment.populations], fired, strict=True))
+    steps, samples = next(iter(spikes.values())).shape[:2]
+    want = {p.name: (steps, samples, *p.shape) for p in segment.populations}
+    fired = run_isolated(
+        NETWORK,
+        job,
+        timeout_s,
+        what,
+        lava_python(),
+        code=CODE,
+        most_bytes=sum(map(prod, want.values())) + HEADERS * len(want),
+    )
+    if [(a.dtype, a.shape) for a in fired] != [(np.dtype(bool), tuple(s)) for s in want.values()]:
+        raise BackendError(f"{what} gave spikes of other shapes: is the right Lava installed?")
+    return dict(zip(want, fired, strict=True))

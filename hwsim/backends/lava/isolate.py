@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,10 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -29,14 +33,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from has8.errors import BackendError
+from hwsim.backends.lava import guard
 
 Array = NDArray[Any]
 
-GRACE_S = 2.0
-"""Seconds that a stopped worker's processes may take to clean up their shared memory."""
-
 ANSWER_S = 60.0
 """Seconds that an interpreter may take to say whether it has a package."""
+
+RESULT = "result.npz"
+"""Where a worker puts its arrays."""
+
+LINE = 300
+"""Most characters of a line of a process's words in a message."""
+
+LOG_BYTES = 1 << 16
+"""How much is kept, from the end, of what a process prints."""
+
+RESULT_BYTES = 1 << 30
+"""Most bytes of a result, unless the caller knows better."""
+
+LOOK_S = 0.2
+"""Seconds between two looks at whether the worker's own processes are alive."""
 
 
 def interpreter_with(package: str, python: str) -> str:
@@ -54,22 +71,14 @@ def interpreter_with(package: str, python: str) -> str:
         raise BackendError(f"there is no program {python!r}")
     path = str(Path(found).absolute())  # its links are kept: they tell Python its environment
     code = f"print('Python', flush=True); import {package}"
+    anchor = Path(path).anchor  # in another folder, something could pass for the package
     try:
-        with subprocess.Popen(
-            [path, "-c", code],
-            cwd=Path(path).anchor,  # or a folder here could pass for the package
-            env=_environment(path),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as asked:
-            try:
-                answer, _ = asked.communicate(timeout=ANSWER_S)
-            finally:
-                _end_group(asked)
-        is_python, has_package = answer.strip() == b"Python", asked.returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
+        with _tidied_up() as (_, entered):
+            ended, answer = _run(
+                [path, "-c", code], anchor, _environment(path), ANSWER_S, entered, errors=False
+            )
+        is_python, has_package = answer.strip() == "Python", ended == 0
+    except OSError:
         is_python = has_package = False
     if not (is_python and has_package):
         reason = f"cannot import {package}" if is_python else "is no Python"
@@ -85,6 +94,7 @@ def run_isolated(
     python: str = sys.executable,
     *,
     code: Sequence[str] = (),
+    most_bytes: int = RESULT_BYTES,
 ) -> list[Array]:
     """Run a module's function ``work`` on a job, in a fresh interpreter.
 
@@ -96,53 +106,94 @@ def run_isolated(
         what: the work in words, to begin an error message with.
         python: the absolute path of the interpreter.
         code: modules and packages of ours that the worker is given beside ``module``.
+        most_bytes: the most that the arrays may have in all.
 
     Returns:
         The arrays that the function made.
 
     Raises:
-        BackendError: if the worker dies or takes longer than ``timeout_s``.
+        BackendError: if the worker or a process of its own dies, takes longer than ``timeout_s``,
+            or leaves no such arrays.
     """
-    with tempfile.TemporaryDirectory(prefix="has8-") as name:
-        folder = Path(name)
-        _copy_code(folder, [__name__, module, *code])
-        _write(folder, job)
-        with (folder / "log.txt").open("w+") as log:
-            _run([python, "-m", __name__, module, name], log, timeout_s, what)
-        with np.load(folder / "result.npz") as result:
-            return [result[str(place)] for place in range(len(result.files))]
+    with _tidied_up() as (folder, entered):
+        try:
+            folder.mkdir(mode=0o700)
+            _copy_code(folder, [__name__, guard.__name__, module, *code])
+            _write(folder, job)
+        except OSError as error:
+            raise BackendError(
+                f"{what} cannot be prepared in {folder.parent} ({error.strerror}): free space "
+                "there, or set TMPDIR to another folder"
+            ) from error
+        environment = _environment(python)
+        path = [str(folder), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+        command = [python, "-m", __name__, module, str(folder)]
+        try:
+            ended, said = _run(command, str(folder), environment, timeout_s, entered)
+        except OSError as error:
+            raise BackendError(f"{what} cannot start ({error.strerror or error})") from error
+        if ended is None:
+            raise BackendError(
+                f"{what} took longer than {timeout_s:g} s and was stopped; run fewer samples or "
+                "raise the time limit"
+            )
+        if ended != 0:
+            raise BackendError(f"{what} ended with code {ended}: {_reason(said)}")
+        try:
+            return _results(folder / RESULT, most_bytes)
+        except Exception as error:  # a foreign interpreter can have left anything
+            raise BackendError(
+                f"{what} left no result that can be read ({type(error).__name__}): {_reason(said)}"
+            ) from error
 
 
 def serve(module: str, folder: str) -> None:
     """Be the worker: read the job, do the module's work, write what it returns."""
-    if os.getpgrp() == os.getpid():  # started by run_isolated, in a group of its own
-        threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    working = threading.Event()
+    working.set()
+    threading.Thread(target=_end_with, args=(_started(), working), daemon=True).start()
     try:
         arrays = importlib.import_module(module).work(_read(Path(folder)))
+        working.clear()
         result = {str(place): array for place, array in enumerate(arrays)}
-        np.savez(Path(folder) / "result.npz", **cast(Any, result))
+        np.savez(Path(folder) / RESULT, **cast(Any, result))
     except Exception:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)  # a plain exit would wait for children that may be stuck
 
 
-def _end_with_parent(folder: str) -> None:
-    """End this process group as soon as the parent, at the other end of stdin, is gone.
+def _started() -> list[BaseProcess]:
+    """The child processes of this one, to which all that are started from now on are added."""
+    children: list[BaseProcess] = []
+    start = BaseProcess.start
 
-    What would have tidied up is gone with it: a child outside of the group does that.
+    def noted(self: BaseProcess) -> None:
+        start(self)
+        children.append(self)
+
+    BaseProcess.start = noted  # type: ignore[method-assign]
+    return children
+
+
+def _end_with(children: list[BaseProcess], working: threading.Event) -> None:
+    """End this process if a child of it dies while it works: what waits for the child would hang.
+
+    A child that SIGTERM ended is one that was stopped on purpose.
     """
-    os.read(0, 1)
-    group = os.getpgrp()
-    if os.fork():
-        return
-    os.setsid()
-    os.killpg(group, signal.SIGTERM)
-    time.sleep(GRACE_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)
+    while working.is_set():
+        for child in list(children):
+            try:
+                code = child.exitcode
+            except ValueError:  # joined and closed
+                code = 0
+            if code is not None:
+                children.remove(child)
+            if code not in (None, 0, -signal.SIGTERM) and working.is_set():
+                print(f"ProcessError: its process {child.name} died with code {code}", flush=True)
+                os._exit(1)
+        time.sleep(LOOK_S)
 
 
 def _write(folder: Path, job: Mapping[str, Any]) -> None:
@@ -195,47 +246,116 @@ def _environment(python: str) -> dict[str, str]:
     return found
 
 
-def _run(command: Sequence[str], log: IO[str], timeout_s: float, what: str) -> None:
-    """Run the worker to its end, in the folder of ``log``, to which goes what it prints."""
-    folder = str(Path(log.name).parent)
-    environment = _environment(command[0])
-    path = [folder, environment.get("PYTHONPATH", "")]
+@contextlib.contextmanager
+def _tidied_up() -> Iterator[tuple[Path, Callable[[int], None]]]:
+    """Yield the name of a new folder, and what is told of each process group that is started.
+
+    Afterwards the folder is removed. If this process is killed, another one does that, and ends
+    the groups.
+    """
+    folder = Path(tempfile.gettempdir()).absolute() / f"has8-{secrets.token_hex(8)}"
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", str(guard.__file__), str(folder)],
+        cwd=folder.anchor,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    ) as watching:
+        assert watching.stdin is not None
+
+        def tell(word: object) -> None:
+            with contextlib.suppress(BrokenPipeError):
+                print(word, file=watching.stdin, flush=True)
+
+        try:
+            yield folder, tell
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            tell(guard.DONE)
+
+
+def _run(
+    command: Sequence[str],
+    folder: str,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    entered: Callable[[int], None],
+    *,
+    errors: bool = True,
+) -> tuple[int | None, str]:
+    """Run a process to its end: its exit code, None after ``timeout_s``, and what it said last."""
+    said = bytearray()
+
+    def listen(stream: IO[bytes]) -> None:
+        while part := os.read(stream.fileno(), LOG_BYTES):
+            said.extend(part)
+            del said[:-LOG_BYTES]
+
     with subprocess.Popen(
         command,
         cwd=folder,
-        env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
-        stdin=subprocess.PIPE,
-        stdout=log,
-        stderr=log,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
         start_new_session=True,
-    ) as worker:
+    ) as process:
+        entered(process.pid)
+        assert process.stdout is not None
+        listener = threading.Thread(target=listen, args=(process.stdout,), daemon=True)
+        listener.start()
+        code: int | None = None
         try:
-            code = worker.wait(timeout_s)
+            code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise BackendError(
-                f"{what} took longer than {timeout_s:g} s and was stopped; run fewer samples or "
-                "raise the time limit"
-            ) from None
+            pass
         finally:
-            _end_group(worker)
-    if code != 0:
-        log.seek(0)
-        lines = [line.strip() for line in log.read().splitlines()]
-        errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
-        reason = " / ".join((errors or lines)[-3:])
-        raise BackendError(f"{what} ended with code {code}: {reason or 'it said nothing'}")
+            _end_group(process)
+            listener.join(guard.GRACE_S)
+    return code, said.decode(errors="replace")
 
 
-def _end_group(worker: subprocess.Popen[bytes]) -> None:
-    """End what is left of a worker's process group, with time to free shared memory if it broke."""
+def _reason(said: str) -> str:
+    """The gist of what a process printed."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    words = " / ".join(line[:LINE] for line in (errors or lines)[-3:])
+    return "".join(c if c.isprintable() else "?" for c in words) or "it said nothing"
+
+
+def _results(path: Path, most_bytes: int) -> list[Array]:
+    """The arrays that a worker wrote; nothing is read that is larger than it may be."""
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > most_bytes + LOG_BYTES:
+            raise ValueError("it is too large")
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)  # type: ignore[no-untyped-call]
+                read = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }[version]
+                shape, _, dtype = read(file)  # type: ignore[no-untyped-call]
+                if prod(shape) * dtype.itemsize > entry.file_size:
+                    raise ValueError("it is cut off")
+    with np.load(path, allow_pickle=False) as result:
+        return [result[str(place)] for place in range(len(result.files))]
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End what is left of a process's group, with time to free shared memory if it broke."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(worker.pid, signal.SIGTERM)
-        end = time.monotonic() + (GRACE_S if worker.poll() != 0 else 0)
+        os.killpg(process.pid, signal.SIGTERM)
+        end = time.monotonic() + (guard.GRACE_S if process.poll() != 0 else 0)
         while time.monotonic() < end:
-            worker.poll()
-            os.killpg(worker.pid, 0)
+            process.poll()
+            os.killpg(process.pid, 0)
             time.sleep(0.01)
-        os.killpg(worker.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""The files of a mapping: where they are, whose they are, and what may take their place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from has8.cli.inputs import check_new_file
+from has8.errors import BadInput
+from mapping.chip import archive
+
+DIGEST = "model_sha256"
+"""Where a mapping's provenance and a report say whose they are."""
+LARGEST = 1 << 26
+"""Bytes; a report that is larger is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where a model's mapping and its report go.
+
+    Args:
+        model: the model's file.
+        folder: where to; None for beside the model.
+    """
+
+    model: Path
+    folder: Path | None
+
+    @property
+    def artefact(self) -> Path:
+        """The mapping's file."""
+        return (self.folder or self.model.parent) / f"{self.model.stem}.h8"
+
+    @property
+    def report(self) -> Path:
+        """The report's file."""
+        return self.artefact.with_name(f"{self.model.stem}.report.json")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model's file, in hexadecimal."""
+        return sha256(self.model.read_bytes()).hexdigest()
+
+    def check(self, *, verify: bool, overwrite: bool) -> None:
+        """Refuse to lose what is there, before any work is done.
+
+        Args:
+            verify: whether the new report will be held against Lava.
+            overwrite: whether the user asked for what is there to be replaced.
+
+        Raises:
+            BadInput: if the files cannot be written, belong to another model, or hold a verified
+                report that one without would replace.
+        """
+        for path in (self.artefact, self.report):
+            check_new_file(path, self.model)
+        if overwrite:
+            return
+        found = {
+            path: read(path)
+            for path, read in ((self.artefact, _provenance), (self.report, _report))
+            if path.exists()
+        }
+        for path, facts in found.items():
+            if facts.get(DIGEST) != self.digest:
+                raise BadInput(
+                    f"{path} is not of {self.model} as it is now: choose another folder with "
+                    "--out, or replace it with --overwrite"
+                )
+        verified = found.get(self.report, {}).get("verified")
+        if not verify and isinstance(verified, dict) and verified.get("equal"):
+            raise BadInput(
+                f"{self.report} was verified against Lava: leave out --verify none, choose another "
+                "folder with --out, or replace it with --overwrite"
+            )
+
+
+def _provenance(path: Path) -> Mapping[str, Any]:
+    return _plain(lambda: json.loads(archive.read(path)[0])["provenance"])
+
+
+def _report(path: Path) -> Mapping[str, Any]:
+    return _plain(lambda: json.loads(path.read_text()) if path.stat().st_size < LARGEST else {})
+
+
+def _plain(read: Any) -> Mapping[str, Any]:
+    """What a file says; nothing if it cannot be read, however it is broken."""
+    try:
+        found = read()
+    except Exception:
+        return {}
+    return found if isinstance(found, dict) else {}

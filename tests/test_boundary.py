@@ -1,0 +1,109 @@
+"""The outer boundary of the commands: interrupts, closed streams and faults end in one line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from has8.cli import map_main
+
+DIGITS = Path(__file__).parent.parent / "examples" / "models" / "digits.pt"
+
+# Sends this process a Ctrl-C when a module is about to be imported. What Python code then raises
+# is swallowed, as some imports do.
+AT_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == {module!r}:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                if not {swallow}:
+                    raise
+sys.meta_path.insert(0, Finder())
+from has8.cli import map_main
+map_main()
+"""
+
+
+def command(code: str, *arguments: object) -> list[str]:
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+@pytest.mark.parametrize(
+    ("module", "swallow"),
+    [
+        ("click", True),
+        ("mapping.targets.schema", True),
+        ("has8.cli.jobs.map", True),
+        ("torch", True),
+        ("sklearn.datasets", False),  # the job is under way
+    ],
+)
+def test_an_interrupt_is_one_word_in_every_stage(tmp_path, module, swallow):
+    code = AT_IMPORT.format(module=module, swallow=swallow)
+    done = subprocess.run(
+        command(code, DIGITS, "--quiet", "--out", tmp_path), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_streams_that_are_closed_or_full(tmp_path):
+    line = shlex.join(command("from has8.cli import main; main()", "--version"))
+
+    def run(redirect: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            ["sh", "-c", f"{line} {redirect}"], cwd=tmp_path, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    assert run(">&-") == (0, "", "")
+    assert run("<&- 2>&-")[0] == 0
+    assert run("--wrong 2>&-") == (1, "", "")
+    if Path("/dev/full").exists():
+        assert run(">/dev/full") == (1, "", "error: No space left on device\n")
+        assert run("--wrong 2>/dev/full") == (1, "", "")
+
+
+def test_a_fault_is_one_line_and_a_file(tmp_path, monkeypatch, capfd):
+    def fault(**options: object) -> None:
+        raise KeyError("no\nsuch \x1b[31mthing")
+
+    def fails() -> str:
+        with pytest.raises(SystemExit) as left:
+            map_main()
+        out, err = capfd.readouterr()
+        assert (left.value.code, out, err.count("\n")) == (1, "", 1)
+        assert "\x1b" not in err
+        return err
+
+    monkeypatch.setattr("has8.cli.jobs.map.run_map", fault)
+    monkeypatch.setattr("sys.argv", ["has8-map", "model.pt"])
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path))
+        said = fails()
+    (file,) = tmp_path.iterdir()
+    assert said.startswith("internal error: KeyError: ")
+    assert said.endswith(f"please report it to the issue tracker of has8 with {file}\n")
+    kept = file.read_text()
+    assert "Traceback" in kept and "in fault" in kept and "model.pt" in kept
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+        assert fails().endswith("please report it to the issue tracker of has8\n")
+
+
+def test_a_program_that_calls_a_command_keeps_its_handlers(monkeypatch, capfd):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr("sys.argv", ["has8-map", os.devnull + "x"])
+    with pytest.raises(SystemExit):
+        map_main()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
