@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -10,9 +12,10 @@ import torch
 from snntorch import surrogate
 from torch import Tensor
 
-from has8.errors import BadInput
+from has8.errors import BadInput, CheckpointError
 from has8.kernels import fused, paths
 from has8.kernels.storage import real
+from has8.scalars import scalar
 
 ATAN_ALPHA = 2.0
 """Width of the arctan surrogate (HAS-8, below equation 22)."""
@@ -23,7 +26,7 @@ NEURONS: dict[str, tuple[float, float]] = {"lif": (0.5, 0.5), "if": (1.0, 1.0)}
 
 @torch.no_grad()
 def leaky(
-    currents: Tensor, beta: float, threshold: float, gain: float = 1.0
+    currents: Tensor, beta: Tensor | float, threshold: Tensor | float, gain: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Leaky integrate and fire with reset to zero over all steps, without a gradient.
 
@@ -34,7 +37,7 @@ def leaky(
 
     Args:
         currents: inputs i of all steps, ``[T, B, ...]``.
-        beta: part of the membrane that is left after a step.
+        beta: part of the membrane that is left after a step; one number, as are the others.
         threshold: the neuron fires when its membrane is above it.
         gain: factor on the input.
 
@@ -55,7 +58,9 @@ class _Run(torch.autograd.Function):
     """:func:`leaky` with the arctan surrogate as its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, beta: float, threshold: float, alpha: float) -> Any:
+    def forward(
+        ctx: Any, x: Tensor, beta: Tensor | float, threshold: Tensor | float, alpha: float
+    ) -> Any:
         membranes, spikes = leaky(x, beta, threshold)
         ctx.save_for_backward(membranes, spikes)
         ctx.constants = (beta, threshold, alpha)
@@ -99,12 +104,16 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
             ``v += (x - v) / 2``.
         alpha: width of the arctan surrogate ``(alpha/2) / (1 + (pi alpha (v - threshold)/2)^2)``.
 
-    Attributes:
-        constants: (beta, threshold) as floats.
+    The buffers ``beta`` and ``threshold``, 32-bit floats that ``state_dict`` holds, are what runs.
+    They are constants: no gradient reaches them.
 
     Raises:
         BadInput: if a constant is out of range.
     """
+
+    beta: Tensor
+    threshold: Tensor
+    _known: tuple[tuple[Tensor, Tensor], object, tuple[float, float]] | None = None
 
     def __init__(
         self,
@@ -113,10 +122,16 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
         gain: float = 1.0,
         alpha: float = ATAN_ALPHA,
     ) -> None:
-        if not 0 <= beta <= 1 or threshold <= 0:
+        beta, threshold, gain, alpha = (
+            _number(name, value)
+            for name, value in (
+                ("beta", beta), ("threshold", threshold), ("gain", gain), ("alpha", alpha)
+            )
+        )  # fmt: skip
+        _check(beta, threshold)
+        if not (math.isfinite(gain) and 0 < alpha < math.inf):
             raise BadInput(
-                f"a neuron needs beta in [0, 1] and a positive threshold, "
-                f"not beta={beta}, threshold={threshold}"
+                f"a neuron needs a finite gain and a positive alpha, not gain={gain}, alpha={alpha}"
             )
         super().__init__(
             beta,
@@ -126,15 +141,72 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
         )
         # snnTorch keeps every neuron ever made in a list; it would keep models alive.
         snn.SpikingNeuron.instances.remove(self)
-        self.gain, self.alpha = float(gain), float(alpha)
-        self.constants = (float(beta), float(threshold))
+        self.gain, self.alpha = gain, alpha
+
+    @property
+    def constants(self) -> tuple[float, float]:
+        """(beta, threshold) as floats, as the buffers have them.
+
+        Raises:
+            BadInput: if they are out of range, one for each neuron, or to be learned.
+        """
+        tensors = (self.beta, self.threshold)
+        # Reading from a GPU makes the CPU wait for it, so there it is done once for each change.
+        changes = (
+            None
+            if self.beta.device.type == "cpu" or any(t.is_inference() for t in tensors)
+            else tuple((t.dtype, t._version) for t in tensors)
+        )
+        known = self._known
+        if known and changes == known[1] and all(map(_same, tensors, known[0])):
+            return known[2]
+        if any(t.requires_grad for t in tensors):
+            raise BadInput(
+                "beta and threshold of has8's Leaky are constants, which no gradient reaches: "
+                "set requires_grad to False for them"
+            )
+        values = (_number("beta", self.beta), _number("threshold", self.threshold))
+        _check(*values)
+        if changes:
+            self._known = (tensors, changes, values)
+        return values
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Refuse what this neuron cannot compute.
+
+        Raises:
+            CheckpointError: for constants out of range, one for each neuron, another reset, or
+                graded spikes.
+        """
+        beta, threshold, reset, factor = (
+            scalar(state_dict, prefix + name, default)
+            for name, default in (
+                ("beta", 0.5), ("threshold", 1.0), ("reset_mechanism_val", 1.0),
+                ("graded_spikes_factor", 1.0),
+            )
+        )  # fmt: skip
+        try:
+            _check(beta, threshold)
+        except BadInput as error:
+            raise CheckpointError(
+                f"the weights of {prefix.rstrip('.')!r} do not fit: {error}"
+            ) from None
+        if reset != snn.SpikingNeuron.reset_dict["zero"] or factor != 1:
+            raise CheckpointError(
+                f"{prefix.rstrip('.')!r} was trained with another reset or with graded spikes, and "
+                "has8's Leaky resets to zero and sends spikes of 1: train it with those"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Currents ``[T, B, ...]`` to spikes ``[T, B, ...]`` of 0.0 and 1.0."""
         if paths.usable(x):
             return fused.spikes(x.flatten(0, 1), len(x), self.fused_constants)
         dtype, x = x.dtype, x.to(real(x.dtype))  # a membrane needs more than 8 bits
-        beta, threshold = self.constants
+        compiling = torch.compiler.is_compiling()
+        beta, threshold = (self.beta, self.threshold) if compiling else self.constants
         spikes: Tensor = _Run.apply(
             x if self.gain == 1 else x * self.gain, beta, threshold, self.alpha
         )
@@ -147,8 +219,32 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""
-        beta, threshold = self.constants
+        beta, threshold = (None, None) if self.beta.is_meta else self.constants
         return f"beta={beta}, threshold={threshold}, gain={self.gain}"
+
+
+def _check(beta: float, threshold: float) -> None:
+    if not (0 <= beta <= 1 and 0 < threshold < math.inf):
+        raise BadInput(
+            f"a neuron needs beta in [0, 1] and a positive threshold, "
+            f"not beta={beta}, threshold={threshold}"
+        )
+
+
+def _number(name: str, value: Any) -> float:
+    """One number as a float.
+
+    Raises:
+        BadInput: if it is none, or several.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"a neuron needs one number as its {name}, not {value!r}") from error
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one is other
 
 
 def make_neuron(name: str) -> Leaky:

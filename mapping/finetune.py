@@ -27,6 +27,7 @@ from has8.kernels import storage
 from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import wiring_of
+from mapping.graph.ops.neuron import lower as lower_neuron
 from mapping.graph.passes import folded
 from mapping.integers.methods import Method
 from mapping.integers.neurons import ChipNeurons
@@ -237,7 +238,8 @@ class QuantizedLayer(SpikingLayer):
 
     def _spikes(self, x: Tensor, narrow: torch.dtype) -> Tensor:
         rule = self._rule
-        floats = float_layer([self._folded()], [rule.wires], rule.neuron)
+        attrs, _ = lower_neuron(self.neuron)
+        floats = float_layer([self._folded()], [rule.wires], replace(rule.neuron, attrs=attrs))
         integers = to_integers(floats, rule.scale, rule.registers, rule.bits)
         neurons = ChipNeurons.of(floats.beta, rule.registers, x.device)
         (weight,) = neurons.weights(integers)
@@ -246,7 +248,7 @@ class QuantizedLayer(SpikingLayer):
             drive: Tensor = _NarrowGradient.apply(x, weight, layer, rule.wires)
         else:
             drive = _sums(layer, rule.wires, x, weight)
-        alpha = self.neuron.alpha * rule.neuron.attrs["threshold"]
+        alpha = self.neuron.alpha * attrs["threshold"]
         drive = drive.reshape(-1, *rule.neuron.type.shape)
         spikes = neurons(drive, rule.neuron.type.steps or 1, integers, alpha)
         return spikes.to(storage.real(narrow))

@@ -26,7 +26,7 @@ from has8.encoders import (
     phase_weights,
     rate_weights,
 )
-from has8.errors import BadInput, UnknownName
+from has8.errors import BadInput, CheckpointError, UnknownName
 from has8.surrogate import SLOPES, plane_factors, rescale
 
 CODES = torch.arange(256.0)
@@ -309,3 +309,20 @@ def test_latency_refuses_what_it_cannot_place():
         LatencyEncoder(4, "exp")
     with pytest.raises(UnknownName, match="did you mean 'ttfs'"):
         IMAGE_CODINGS.get("tfs")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lo": torch.tensor(float("nan"))}, "finite range"),
+        ({"hi": torch.tensor(float("inf"))}, "finite range"),
+        ({"hi": torch.tensor(-1.0)}, "finite range"),
+        ({"lo": torch.zeros(3)}, "single number, not .3,"),
+        ({"frozen": torch.tensor([True, False])}, "single number, not .2,"),
+    ],
+)
+def test_a_range_that_cannot_be_is_refused_while_loading(changes, message):
+    encoder = BitPlaneEncoder()
+    with pytest.raises(CheckpointError, match=message):
+        encoder.load_state_dict(encoder.state_dict() | changes)
+    assert (encoder.lo, encoder.hi) == (0, 1)

@@ -1,5 +1,7 @@
 """Leaky over a whole tensor equals snnTorch's Leaky stepped, and keeps no state."""
 
+import pickle
+
 import pytest
 import snntorch as snn
 import torch
@@ -7,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from snntorch import surrogate
 
-from has8.errors import BadInput
+from has8.errors import BadInput, CheckpointError
+from has8.kernels import paths
 from has8.neurons import Leaky, leaky, make_neuron
+from mapping.graph.ops.neuron import lower
 
 
 # snnTorch's own spikes are float32 whatever its input, so exact equality is a law of float32.
@@ -114,9 +118,129 @@ def test_neurons_are_snntorch_neurons_and_are_not_kept_alive():
     assert len(snn.SpikingNeuron.instances) == before
 
 
-@pytest.mark.parametrize("bad", [{"beta": 1.5}, {"beta": -0.1}, {"threshold": 0.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"beta": 1.5},
+        {"beta": -0.1},
+        {"beta": float("nan")},
+        {"beta": torch.rand(3)},
+        {"threshold": 0.0},
+        {"threshold": float("nan")},
+        {"threshold": float("inf")},
+        {"threshold": torch.ones(3)},
+        {"gain": float("inf")},
+        {"alpha": 0.0},
+    ],
+)
 def test_constants_out_of_range_are_refused(bad):
-    with pytest.raises(BadInput, match="beta in"):
+    with pytest.raises(BadInput, match=r"a neuron needs"):
         Leaky(**bad)
     with pytest.raises(BadInput, match="neuron must be one of if, lif"):
         make_neuron("izhikevich")
+
+
+CONSTANTS = {"beta": st.floats(0, 1, width=32), "threshold": st.floats(0.125, 2, width=32)}
+
+
+def oracle(cell, x, gain=1.0):
+    """Spikes and membranes of snnTorch's own cell, stepped from a cleared membrane."""
+    mem, spikes, membranes = torch.zeros_like(x[0]), [], []
+    for current in x:
+        spike, mem = cell(current * gain, mem)
+        spikes.append(spike)
+        membranes.append(mem)
+    return torch.stack(spikes), torch.stack(membranes)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    learn=st.booleans(),
+    way=st.sampled_from(["load", "assign", "in place", "replaced", "pickled"]),
+    seed=st.integers(0, 1000),
+    **CONSTANTS,
+)
+def test_what_the_state_says_is_what_runs(beta, threshold, learn, way, seed):
+    cell = snn.Leaky(
+        beta, threshold=threshold, reset_mechanism="zero", learn_beta=learn, learn_threshold=learn
+    )
+    neuron = Leaky()
+    x = torch.randn(6, 2, 5, generator=torch.Generator().manual_seed(seed)) * 2
+    neuron(x)  # whatever it remembers of its first constants must not stay
+    if way in ("load", "assign"):
+        state = {key: value.detach() for key, value in cell.state_dict().items()}
+        neuron.load_state_dict(state, assign=way == "assign")
+    elif way == "replaced":
+        neuron.beta, neuron.threshold = torch.tensor(beta), torch.tensor(threshold)
+    else:
+        neuron.beta.fill_(beta)
+        neuron.threshold.fill_(threshold)
+    if way == "pickled":
+        neuron = pickle.loads(pickle.dumps(neuron))
+    with torch.no_grad():
+        spikes, membranes = oracle(cell, x)
+        assert torch.equal(neuron(x), spikes)
+        with paths.plain():
+            assert torch.equal(neuron(x), spikes)
+        assert torch.equal(leaky(x, *neuron.constants)[0], membranes)
+    assert lower(neuron)[0]["beta"] == neuron.beta.item() == neuron.constants[0]
+    assert lower(neuron)[0]["threshold"] == neuron.threshold.item() == neuron.constants[1]
+
+
+def test_a_constant_that_float32_rounds_is_the_rounded_one_everywhere():
+    cell, neuron = snn.Leaky(0.1, threshold=0.3, reset_mechanism="zero"), Leaky(0.1, 0.3)
+    x = torch.linspace(-1, 1, 60, dtype=torch.float64).view(6, 10)
+    assert torch.equal(neuron(x), oracle(cell, x)[0].double())
+    assert neuron.constants == (cell.beta.item(), cell.threshold.item())
+
+
+def test_constants_are_read_again_after_each_change_wherever_they_are(monkeypatch):
+    neuron = Leaky(0.5)
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))  # where they are remembered
+    assert neuron.constants == neuron.constants == (0.5, 1.0)
+    assert neuron._known is not None
+    neuron.beta.fill_(0.25)
+    assert neuron.constants == (0.25, 1.0)
+    neuron.threshold = torch.tensor(2.0)
+    assert neuron.constants == (0.25, 2.0)
+    neuron.load_state_dict(Leaky(0.75, 3.0).state_dict())
+    assert neuron.constants == (0.75, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": torch.tensor(1.25)}, "beta in"),
+        ({"beta": torch.tensor(float("nan"))}, "beta in"),
+        ({"threshold": torch.tensor(float("nan"))}, "beta in"),
+        ({"threshold": torch.tensor(float("inf"))}, "beta in"),
+        ({"threshold": torch.tensor(0.0)}, "beta in"),
+        ({"beta": torch.rand(5)}, "single number, not .5,"),
+        ({"threshold": torch.ones(2, 2)}, "single number, not .2, 2"),
+        ({"beta": 0.5}, "single number, not float"),
+        ({"reset_mechanism_val": torch.tensor(0)}, "another reset"),
+        ({"graded_spikes_factor": torch.tensor(2.0)}, "graded spikes"),
+    ],
+)
+def test_a_state_that_cannot_be_carried_is_refused_while_loading(changes, message):
+    model = torch.nn.Sequential(Leaky())
+    state = model.state_dict() | {f"0.{name}": value for name, value in changes.items()}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        model.load_state_dict(state)
+    assert "'0" in str(caught.value) and "\n" not in str(caught.value)
+    assert model[0].constants == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("beta", torch.tensor(2.0), "beta in"),
+        ("threshold", torch.ones(4), "one number as its threshold"),
+        ("beta", torch.nn.Parameter(torch.tensor(0.5)), "no gradient reaches"),
+    ],
+)
+def test_constants_that_are_set_are_held_to_the_same_rules(name, value, message):
+    neuron = Leaky()
+    setattr(neuron, name, value)
+    with pytest.raises(BadInput, match=message):
+        neuron(torch.rand(3, 2, 4))

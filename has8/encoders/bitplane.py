@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from has8.encoders.ranges import check_numbers
-from has8.errors import BadInput
+from has8.errors import BadInput, CheckpointError
 from has8.kernels import coding as compiled
 from has8.kernels.storage import narrow_type, real
+from has8.scalars import scalar
 from has8.surrogate import SLOPES, Slope, plane_factors
 
 STEPS = 8
@@ -138,6 +141,24 @@ class BitPlaneEncoder(nn.Module):
         self.lo.lerp_(low.to(self.lo.dtype), weight)
         self.hi.lerp_(high.to(self.hi.dtype), weight)
         self.tracked.fill_(True)
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Refuse an empty range.
+
+        Raises:
+            CheckpointError: if it is empty or not finite, or there are several.
+        """
+        lo, hi = scalar(state_dict, f"{prefix}lo", 0.0), scalar(state_dict, f"{prefix}hi", 1.0)
+        for name in ("tracked", "frozen"):
+            scalar(state_dict, f"{prefix}{name}", 0.0)
+        if not (lo < hi and math.isfinite(hi - lo)):
+            raise CheckpointError(
+                f"{prefix.rstrip('.')!r} needs a finite range with lo below hi, not lo={lo}, "
+                f"hi={hi}: calibrate the model anew"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [8, B, ...]`` of 0.0 and 1.0.
