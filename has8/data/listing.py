@@ -120,11 +120,11 @@ def open_regular(path: Path) -> BinaryIO:
         OSError: if it cannot be opened.
     """
     # Without O_NONBLOCK opening a pipe waits for someone who writes.
-    file = os.fdopen(os.open(path, os.O_RDONLY | _FLAGS), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise _not_regular(path)
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

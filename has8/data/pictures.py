@@ -84,7 +84,7 @@ def _read(file: Path) -> Image.Image:
     except UnidentifiedImageError:
         reason = f"it is none of {', '.join(FORMATS)}"
     except Exception as error:  # the decoders raise anything for bytes that are wrong
-        reason = str(error) or type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     raise BadInput(f"{file} cannot be read as an image ({reason}): replace it, or remove it")
 
 
