@@ -17,6 +17,7 @@ from has8.cli.map import map_command
 from has8.cli.simulate import simulate
 from has8.cli.train import train
 from has8.errors import Has8Error
+from has8.text import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,7 +53,7 @@ def _run(command: click.Command, name: str) -> NoReturn:
         code = 1
     except (Has8Error, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        click.echo(f"error: {message}", err=True)
+        click.echo(f"error: {printable(message)}", err=True)
         code = 1
     except BrokenPipeError:  # whoever read the output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,7 @@ from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
 from has8.cli.progress import stages
 from has8.errors import BackendError
 from has8.files import write_whole
+from has8.text import printable
 from hwsim import compare, estimate, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.divergence import Comparison
@@ -100,7 +101,7 @@ def run_map(
         click.echo(report)
     else:
         render(Console(highlight=False), summary, full=full)
-        click.echo(f"\n{artefact}\n{report_file}")
+        click.echo(f"\n{printable(str(artefact))}\n{printable(str(report_file))}")
     if verified is not None and not verified.equal:
         raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
 
