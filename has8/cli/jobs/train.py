@@ -195,5 +195,6 @@ def _summary(result: dict[str, Any]) -> str:
     return (
         f"{result['test_accuracy']:.2%} of {result['test_images']} held-out images of "
         f"{printable(result['data'])} are right after {result['epochs']} epochs in "
-        f"{result['seconds']:.1f} s; {result['parameters']:,} parameters\n{printable(result['model'])}"
+        f"{result['seconds']:.1f} s; {result['parameters']:,} parameters\n"
+        f"{printable(result['model'])}"
     )
