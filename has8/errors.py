@@ -21,9 +21,15 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from has8.text import printable
+
 
 class Has8Error(Exception):
     """The root: catch this to catch every error that has8 raises on purpose."""
+
+    def __str__(self) -> str:
+        """The message on one line, whatever the names in it hold."""
+        return printable(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle message and fields, whatever arguments a class is made with."""

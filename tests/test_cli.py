@@ -169,10 +169,10 @@ def broken(kind, folder):
         return [model], "is a mapped model already"
     if kind == "other classes":
         other = folder / "images"
-        for split in ("train", "test"):
+        for shade, split in enumerate(("train", "test")):
             for name in ("cat", "dog"):
                 (other / split / name).mkdir(parents=True)
-                Image.new("RGB", (8, 8)).save(other / split / name / "1.png")
+                Image.new("L", (8, 8), shade).save(other / split / name / "1.png")
         return [DIGITS, "--data", other], "choose its data with --data"
     if kind == "unknown host":
         return [DIGITS, "--host", "jetson-orin"], "did you mean 'jetson-orin-nano'"

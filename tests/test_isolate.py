@@ -86,7 +86,7 @@ def test_a_segment_and_arrays_travel_both_ways(worker):
         "return [s.weight << s.weight_exp, np.array(s.wiring.groups), job['more'][0]]"
     )
     job = {"segment": plain, "arrays": arrays, "more": [np.ones((2, 1), dtype=bool)]}
-    code = ("has8.lazy", "has8.errors", "mapping.chip")
+    code = ("has8.lazy", "has8.errors", "has8.text", "mapping.chip")
     shifted, groups, more = run_isolated(worker(body), job, PATIENCE_S, "the test", code=code)
     assert (shifted.reshape(2, 3) == weight * 8).all() and shifted.dtype == np.int64
     assert groups == 1

@@ -71,6 +71,7 @@ def _guarded(command: str, name: str) -> int:
         import click
 
         from has8.errors import Has8Error
+        from has8.text import printable
     except Exception as error:
         return _fault(error)
     try:
@@ -79,13 +80,13 @@ def _guarded(command: str, name: str) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
     except click.ClickException as error:
-        _say(f"error: {error.format_message()}")
+        _say(f"error: {printable(error.format_message())}")
     except Has8Error as error:
         _say(f"error: {error}")
     except BrokenPipeError:  # whoever read the output has gone
         pass
     except OSError as error:
-        where = "" if error.filename is None else f": {error.filename}"
+        where = "" if error.filename is None else f": {printable(str(error.filename))}"
         _say(f"error: {error.strerror or error}{where}")
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -110,8 +111,7 @@ def _fault(error: Exception) -> int:
     except OSError:
         where = ""
     words = f"{type(error).__name__}: {error}".partition("\n")[0]
-    words = "".join(c if c.isprintable() else "?" for c in words[:LONGEST])
-    _say(f"internal error: {words}; please report it to {REPORT_TO}{where}")
+    _say(f"internal error: {ascii(words[:LONGEST])[1:-1]}; please report it to {REPORT_TO}{where}")
     return 1
 
 

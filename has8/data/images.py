@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from has8.data.names import PREPROCESSES
+from has8.data.pictures import read_square
 from has8.errors import BadInput
 
 Batch = tuple[Tensor, Tensor]
@@ -102,7 +101,7 @@ class ArrayImages(ImageDataset):
 
 
 class FolderImages(ImageDataset):
-    """Image files, decoded by threads one batch ahead, as RGB.
+    """Image files, decoded by threads one batch ahead, as RGB; see :mod:`has8.data.pictures`.
 
     Args:
         files: the images.
@@ -135,7 +134,7 @@ class FolderImages(ImageDataset):
         """See :meth:`ImageDataset.read`.
 
         Raises:
-            BadInput: for a file that cannot be decoded.
+            BadInput: for a file that is no whole picture, or too large.
         """
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             waiting: deque[tuple[Tensor, list[Future[Tensor]]]] = deque()
@@ -147,13 +146,15 @@ class FolderImages(ImageDataset):
                 yield self._batch(*waiting.popleft())
 
     def _batch(self, indices: Tensor, images: list[Future[Tensor]]) -> Batch:
-        stacked = torch.stack([image.result() for image in images])
-        return stacked.float().div_(255), self.labels[indices]
+        found = [image.result() for image in images]
+        if any(image.is_floating_point() for image in found):
+            return torch.stack([_unit(image) for image in found]), self.labels[indices]
+        return torch.stack(found).float().div_(255), self.labels[indices]
 
     def _image(self, index: int) -> Tensor:
         image = self._decoded.get(index)
         if image is None:
-            image = _decode(self.files[index], self.size, self.preprocess)
+            image = read_square(self.files[index], self.size, self.preprocess)
             if self._keep:
                 self._decoded[index] = image
         return image
@@ -205,23 +206,6 @@ def spread(total: int, count: int | None) -> Tensor:
     return torch.linspace(0, total - 1, count).round().long()
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow clips 16 bits to 8 where it should divide."""
-    if not image.mode.startswith("I"):
-        return image
-    high = np.asarray(image).astype(np.int64) >> 8
-    return Image.fromarray(high.clip(0, 255).astype(np.uint8))
-
-
-def _decode(file: Path, size: int, preprocess: str) -> Tensor:
-    """``uint8[3, size, size]``."""
-    try:
-        with Image.open(file) as opened:
-            image = _eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"{file} cannot be read as an image: remove or replace it") from error
-    if preprocess == "crop":
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    else:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+def _unit(image: Tensor) -> Tensor:
+    """In [0, 1]: bytes stand for 255ths."""
+    return image if image.is_floating_point() else image.float().div_(255)

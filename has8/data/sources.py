@@ -67,10 +67,11 @@ def load_data(
     is there, in the same place or in ``ROOT/NAME_N``, the name of the data says how many:
     ``caltech101_64``.
 
-    Any other folder holds either ``train/`` and ``test/`` (or ``val/``), each with one folder of
-    images for each class, or the class folders themselves. Class folders alone, such as both
-    Caltech sets, have no split: a fifth of each class is held out, chosen by the hash of the file
-    name, so that it is the same everywhere.
+    Any other folder holds either ``train/`` and ``test/`` (or ``val/``; in any case, see
+    :func:`has8.data.listing.list_images`), each with one folder of images for each class, or the
+    class folders themselves. Class folders alone, such as both Caltech sets, have no split: a fifth
+    of each class is held out, chosen by the hash of the file name, so that it is the same
+    everywhere. No image of such a folder is in both parts.
 
     Args:
         name: one of the names, or the path of a folder.
@@ -83,8 +84,8 @@ def load_data(
 
     Raises:
         UnknownName: if it is neither a name nor a folder.
-        BadInput: if files are missing and cannot be downloaded, a folder holds no images, or
-            another argument is out of range.
+        BadInput: if files are missing and cannot be downloaded, a folder does not hold what
+            :func:`has8.data.listing.list_images` asks for, or another argument is out of range.
     """
     if image_size is not None and image_size < 1:
         raise BadInput(f"image size must be at least 1 pixel, not {image_size}")
@@ -93,7 +94,11 @@ def load_data(
         train, test, class_names = _arrays(name, _root(root), image_size)
     elif name in FOLDERS:
         train, test, class_names = read_folder(
-            _known_folder(name, _root(root)), image_size, preprocess, FOLDERS[name].without
+            _known_folder(name, _root(root)),
+            image_size,
+            preprocess,
+            without=FOLDERS[name].without,
+            distinct=False,  # their splits are as they were published
         )
         if len(class_names) != FOLDERS[name].classes:
             name = f"{name}_{len(class_names)}"

@@ -9,12 +9,11 @@ from typing import Any
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from hwsim.activity import Overflow
 from hwsim.experiments.faults import FaultPoint, Faults
 from hwsim.experiments.fidelity import Agreement, LayerAgreement
-from hwsim.report.screen import Row, empty_table, facts, heading, indented
+from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
 from hwsim.report.units import count, many, percent
 
 BAR_WIDTH = 24

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich import box
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as RichText
 
-Row = tuple[str, Text]
+from has8.text import printable
+
+
+class Text(RichText):
+    """Rich's text of printable characters, whatever the names in it hold; markup is none."""
+
+    def __init__(self, text: str = "", style: str = "", **options: Any) -> None:
+        super().__init__(printable(text), style, **options)
+
+    def append(self, text: RichText | str, style: Any = None) -> RichText:
+        """Add text, as :meth:`rich.text.Text.append` does."""
+        return super().append(printable(text) if isinstance(text, str) else text, style)
+
+
+Row = tuple[str, RichText]
 
 
 def heading(console: Console, text: str) -> None:
@@ -31,7 +46,7 @@ def facts(rows: Iterable[Row]) -> Table:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column()
     for word, text in rows:
-        grid.add_row(word, text)
+        grid.add_row(Text(word), text)
     return grid
 
 
@@ -39,5 +54,5 @@ def empty_table(*columns: str, left: int) -> Table:
     """An empty table; all columns but the first ``left`` are aligned to the right."""
     empty = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
     for place, name in enumerate(columns):
-        empty.add_column(name, justify="left" if place < left else "right")
+        empty.add_column(Text(name), justify="left" if place < left else "right")
     return empty

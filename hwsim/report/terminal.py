@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from hwsim.price.assumptions import Kind
 from hwsim.price.cost import CostReport
 from hwsim.report import units
-from hwsim.report.screen import Row, empty_table, facts, heading, indented
+from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
 from hwsim.report.summary import Summary
 from hwsim.report.units import count, many, percent
 from mapping.targets.figures import Figure
@@ -225,7 +224,7 @@ def _all_assumptions(console: Console, cost: CostReport) -> None:
     indented(console, Text(TRUST, "dim"))
 
 
-def _bullet(text: Text) -> Table:
+def _bullet(text: RenderableType) -> Table:
     row = Table.grid(padding=(0, 1))
     row.add_row("-", text)
     return row

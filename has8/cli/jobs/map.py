@@ -16,6 +16,7 @@ from has8.cli.outputs import DIGEST, Outputs
 from has8.cli.progress import stages
 from has8.errors import BackendError
 from has8.files import write_whole
+from has8.text import printable
 from hwsim import compare, estimate, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.divergence import Comparison
@@ -104,7 +105,7 @@ def run_map(
         click.echo(report)
     else:
         show(lambda console: render(console, summary, full=full))
-        click.echo(f"\n{outputs.artefact}\n{outputs.report}")
+        click.echo(f"\n{printable(str(outputs.artefact))}\n{printable(str(outputs.report))}")
     if verified is not None and not verified.equal:
         raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
 

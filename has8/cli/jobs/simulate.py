@@ -15,6 +15,7 @@ from has8.cli.progress import stages
 from has8.data import Data, batches
 from has8.data.images import spread
 from has8.errors import BadInput
+from has8.text import printable
 from hwsim import Faults, Recording
 from hwsim.backends.lava.backend import Lava
 from hwsim.backends.protocol import Backend
@@ -105,7 +106,7 @@ def run_simulate(
         return
     show(lambda console: render_experiment(console, experiment))
     if out is not None:
-        click.echo(f"\n{out}")
+        click.echo(f"\n{printable(str(out))}")
 
 
 def _faults(

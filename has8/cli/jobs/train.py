@@ -16,6 +16,7 @@ from has8.cli.progress import epochs
 from has8.cli.quantization import Quantize
 from has8.data import Data, load_data
 from has8.errors import BadInput, TrainingError
+from has8.text import file_name, printable
 from has8.training.checkpoint import load as load_checkpoint
 from has8.training.fit import fit
 from has8.training.hardware import Hardware
@@ -95,7 +96,7 @@ def run_train(
             raise BadInput("name a MODEL to train, or a model file to go on from with --from")
     if quantize is not None:
         subject = _quantized(subject, tuning)
-    folder = out or Path("runs") / f"{subject.name}-{subject.data.name}"
+    folder = out or Path("runs") / file_name(f"{subject.name}-{subject.data.name}")
     history = _fit(subject, config, hardware, folder, resume=not restart, quiet=quiet)
     if is_first_process():
         result = _result(subject, recipe, folder, history)
@@ -193,6 +194,7 @@ def _result(subject: Subject, recipe: str, folder: Path, history: History) -> di
 def _summary(result: dict[str, Any]) -> str:
     return (
         f"{result['test_accuracy']:.2%} of {result['test_images']} held-out images of "
-        f"{result['data']} are right after {result['epochs']} epochs in {result['seconds']:.1f} s; "
-        f"{result['parameters']:,} parameters\n{result['model']}"
+        f"{printable(result['data'])} are right after {result['epochs']} epochs in "
+        f"{result['seconds']:.1f} s; {result['parameters']:,} parameters\n"
+        f"{printable(result['model'])}"
     )

@@ -32,7 +32,7 @@ Spikes = NDArray[np.bool_]
 
 NETWORK = "hwsim.backends.lava.network"
 """What the worker runs."""
-CODE = ("has8.lazy", "has8.errors", "mapping.chip", "hwsim.backends.lava")
+CODE = ("has8.lazy", "has8.errors", "has8.text", "mapping.chip", "hwsim.backends.lava")
 """What of ours the worker imports, modules and packages."""
 
 

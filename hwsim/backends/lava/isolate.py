@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from has8.errors import BackendError
+from has8.text import printable
 from hwsim.backends.lava import guard
 
 Array = NDArray[Any]
@@ -322,7 +323,7 @@ def _reason(said: str) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
     words = " / ".join(line[:LINE] for line in (errors or lines)[-3:])
-    return "".join(c if c.isprintable() else "?" for c in words) or "it said nothing"
+    return printable(words) or "it said nothing"
 
 
 def _results(path: Path, most_bytes: int) -> list[Array]:
