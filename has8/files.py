@@ -1,10 +1,8 @@
-"""Files that appear whole or not at all, and files that can be read to their end."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -34,17 +32,3 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         raise BadInput(
             f"cannot write {target} ({error.strerror or error}): choose another place"
         ) from error
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """Open a file that has an end, to read its bytes.
-
-    Raises:
-        OSError: if it cannot be opened, or is a folder, a pipe or a device, which could keep its
-            reader waiting or have no end.
-    """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return os.fdopen(handle, "rb")

@@ -119,11 +119,11 @@ def instance(value: Any, kind: type[T], what: str) -> T:
     return value
 
 
-def plain(value: Any, kind: Any, what: str) -> Any:
+def value(x: Any, kind: Any, what: str) -> Any:
     """A plain value of some type; NumPy's numbers become Python's.
 
     Args:
-        value: anything.
+        x: anything.
         kind: a type that msgspec knows, such as ``int`` or ``Sequence[float]``.
         what: what it is, for messages.
 
@@ -131,10 +131,10 @@ def plain(value: Any, kind: Any, what: str) -> Any:
         BadInput: if it is of another type or out of range.
     """
     try:
-        return msgspec.convert(_without_numpy(value), kind)
+        return msgspec.convert(_without_numpy(x), kind)
     except msgspec.ValidationError as error:
         problem = str(error).replace("`", "")
-        raise BadInput(f"{what}: {problem}, found {described(value)}") from None
+        raise BadInput(f"{what}: {problem}, found {described(x)}") from None
 
 
 def path(value: Any, what: str) -> Path:

@@ -133,12 +133,14 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
             raise BadInput(
                 f"a neuron needs a finite gain and a positive alpha, not gain={gain}, alpha={alpha}"
             )
-        super().__init__(
-            beta,
-            threshold=threshold,
-            spike_grad=partial(_arctan, alpha=alpha),
-            reset_mechanism="zero",
-        )
+        with torch.device("cpu"):  # snnTorch reads its own constants, which "meta" does not have
+            super().__init__(
+                beta,
+                threshold=threshold,
+                spike_grad=partial(_arctan, alpha=alpha),
+                reset_mechanism="zero",
+            )
+        self.to(torch.get_default_device())
         # snnTorch keeps every neuron ever made in a list; it would keep models alive.
         snn.SpikingNeuron.instances.remove(self)
         self.gain, self.alpha = gain, alpha

@@ -273,14 +273,14 @@ def _checked(
 ) -> Tensor:
     """The samples as the model takes them."""
     given.instance(mapped, Mapped, _MAPPED)
-    record = given.plain(record, list[str], "record")
+    record = given.value(record, list[str], "record")
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")
     x = given.images(x)
     shape = mapped.graph.input.type.shape
     if tuple(x.shape[1:]) != shape:
         raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
-    if given.plain(batch_size, int, "batch_size") < 1:
+    if given.value(batch_size, int, "batch_size") < 1:
         raise BadInput(f"batch_size must be at least 1, not {batch_size}")
     if state is not None:
         _check_state(mapped, state, len(x))

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from has8 import given
-from has8.errors import CheckpointError, Has8Error
+from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.files import write_whole
+from has8.plain import plain
 from mapping.chip.archive import FORMAT, VERSION, read, write
 from mapping.chip.serial import Arrays, pack, unpack
 from mapping.cores.placement import Placement
@@ -68,13 +69,13 @@ def save(mapped: Mapped, path: str | Path) -> Path:
     arrays: Arrays = {}
     segments = []
     for segment in mapped.chip_segments:
-        plain, integers = pack(segment)
-        segments.append(plain)
+        packed, integers = pack(segment)
+        segments.append(packed)
         arrays |= integers
     manifest = _Manifest(
         FORMAT,
         VERSION,
-        dict(mapped.provenance),
+        plain(dict(mapped.provenance), "provenance"),
         mapped.target,
         tuple(_pack_node(node, arrays) for node in mapped.graph),
         mapped.partition,
@@ -83,6 +84,12 @@ def save(mapped: Mapped, path: str | Path) -> Path:
         mapped.placement,
     )
     content = msgspec.json.encode(manifest)
+    try:  # what is not a number would be written as null
+        again = msgspec.json.encode(msgspec.json.decode(content, type=_Manifest))
+    except msgspec.ValidationError as error:
+        raise BadInput(f"this mapping cannot be saved: {error}") from error
+    if again != content:
+        raise BadInput("this mapping cannot be saved: reading it would give another one")
     write_whole(path, lambda file: write(file, content, arrays))
     return path
 
@@ -100,13 +107,15 @@ def load(path: str | Path) -> Mapped:
         mapped = Mapped(
             Graph(tuple(_unpack_node(node, arrays) for node in manifest.nodes)),
             manifest.partition,
-            tuple(unpack(plain, arrays) for plain in manifest.chip_segments),
+            tuple(unpack(packed, arrays) for packed in manifest.chip_segments),
             manifest.errors,
             manifest.placement,
             manifest.target,
             manifest.provenance,
         )
         check_mapped(mapped)
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot read a mapping: {error}") from None
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"cannot read {str(path)!r}: {reason}") from None

@@ -111,7 +111,7 @@ def lower(
 
     The arguments and the errors are those of :func:`map_model`.
     """
-    partition = given.plain(partition, str | list[str], "partition")
+    partition = given.value(partition, str | list[str], "partition")
     calibrate(model, calibration)
     shape = _shape(calibration, input_shape)
     traced = trace(model, shape)
@@ -143,7 +143,7 @@ def choose_scales(
     Raises:
         BadInput: if an option is out of range, or a layer at any scale.
     """
-    weight_bits = given.plain(weight_bits, int, "weight_bits")
+    weight_bits = given.value(weight_bits, int, "weight_bits")
     stored_bits(target.registers, weight_bits)  # refuses other widths
     if isinstance(scales, str) and scales not in METHODS:
         raise BadInput(f"scales must be one of {', '.join(METHODS)}, not {scales!r}")
@@ -195,7 +195,7 @@ def _check_traced(
 def _shape(calibration: Tensor | None, input_shape: Sequence[int] | None) -> tuple[int, ...]:
     if input_shape is not None:
         sides = tuple[Annotated[int, Meta(ge=1)], ...]
-        return tuple(given.plain(input_shape, sides, "input_shape"))
+        return tuple(given.value(input_shape, sides, "input_shape"))
     if calibration is None:
         raise BadInput("the input shape is not known: pass calibration images or input_shape")
     return tuple(calibration.shape[1:])

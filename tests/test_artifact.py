@@ -7,6 +7,7 @@ sound as any, or in a CheckpointError.
 import io
 import json
 import math
+import os
 import tracemalloc
 import zipfile
 from copy import copy, deepcopy
@@ -757,3 +758,22 @@ def test_forgeries_are_refused_with_what_is_wrong(what, tmp_path):
     change(forged.manifest, forged.arrays)
     with pytest.raises(CheckpointError, match=words):
         load(forged.write(tmp_path / "forged.h8"))
+
+
+def test_only_regular_files_that_hold_what_they_say_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h8")
+    for path in (tmp_path / "pipe.h8", "/dev/zero"):
+        with pytest.raises(CheckpointError, match="no regular file"):
+            load(path)
+    with zipfile.ZipFile(tmp_path / "bomb.h8", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", bytes(2**22))
+    with pytest.raises(CheckpointError, match="more than the file does"):
+        load(tmp_path / "bomb.h8")
+
+
+@pytest.mark.parametrize("fact", [float("nan"), float("inf"), object(), {1: 2}])
+def test_facts_that_would_not_come_back_are_not_saved(mapped, tmp_path, fact):
+    odd = replace(mapped, provenance={"fact": fact})
+    with pytest.raises(BadInput, match=r"provenance\.fact"):
+        save(odd, tmp_path / "odd.h8")
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Training: it learns, it can be killed at any time, and it never hides what went wrong."""
 
+import copy
 import csv
 import json
 import math
@@ -19,7 +20,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from has8.data import ArrayImages, Data, batches, load_data
 from has8.errors import BadInput, CheckpointError, TrainingError, UnknownName
-from has8.models import create_model
+from has8.models import MODELS, create_model
 from has8.training import loop
 from has8.training.checkpoint import load
 from has8.training.fit import evaluate, fit
@@ -189,7 +190,14 @@ class Dropping(torch.nn.Sequential):
             torch.nn.Dropout(),
             torch.nn.Linear(144, 2),
         )
-        self.config = {"name": "dropping"}
+        self.config = {"name": "dropping", "num_classes": 2, "in_channels": 1}
+
+
+if "dropping" not in MODELS.names():
+
+    @MODELS.register("dropping")
+    def _dropping(*, num_classes, in_channels):
+        return Dropping()
 
 
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd"}, {"optimizer": "adam"}])
@@ -638,3 +646,87 @@ class _Spy(ArrayImages):
         chunks = list(chunks)
         self.found.append(torch.cat(chunks).tolist())
         return super().read(chunks)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The state of a run of two epochs that was stopped in the second."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.raises(SystemExit):
+        fit(small(), DATA, replace(CONFIG, epochs=2), out=folder, on_progress=stop_at(2, 32))
+    return torch.load(folder / "last.pt", weights_only=True)
+
+
+def first(state):
+    return next(iter(state["optimizer"]["state"].values()))
+
+
+EDITS = {
+    "a moment of another shape": lambda s: first(s).update(exp_avg=torch.zeros(1)),
+    "a moment of another type": lambda s: first(s).update(exp_avg=first(s)["exp_avg"].double()),
+    "a moment that is no tensor": lambda s: first(s).update(exp_avg_sq=0.5),
+    "a moment that is missing": lambda s: first(s).pop("exp_avg_sq"),
+    "a moment too many": lambda s: first(s).update(max_exp_avg_sq=torch.zeros(1)),
+    "a moment of one number": lambda s: first(s).update(
+        exp_avg=torch.zeros(1).expand(first(s)["exp_avg"].numel()).view_as(first(s)["exp_avg"])
+    ),
+    "a negative square": lambda s: first(s)["exp_avg_sq"].fill_(-1),
+    "a moment that is no number": lambda s: first(s)["exp_avg"].fill_(float("nan")),
+    "a step of another shape": lambda s: first(s).update(step=torch.zeros(3)),
+    "a parameter that is not there": lambda s: s["optimizer"]["state"].update({999: {}}),
+    "a weight of another shape": lambda s: s["model"].update(
+        {"head.snn.0.neuron.beta": torch.ones(2)}
+    ),
+    "no weights": lambda s: s.update(model=None),
+    "no optimiser": lambda s: s.update(optimizer=[]),
+    "a step beyond the epoch": lambda s: s["position"].update(step=10**7),
+    "a negative step": lambda s: s["position"].update(step=-1),
+    "a step as words": lambda s: s["position"].update(step="2"),
+    "an epoch that was left out": lambda s: s["position"].update(epoch=3),
+    "a loss that is no number": lambda s: s["position"].update(loss=float("nan")),
+    "more right than there are": lambda s: s["position"].update(correct=10**6),
+    "an accuracy above one": lambda s: s["epochs"][0].update(test_accuracy=1.5),
+    "an epoch with another field": lambda s: s["epochs"][0].pop("seconds"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_state_is_refused_and_changes_nothing(tmp_path, stopped, edit):
+    state = copy.deepcopy(stopped)
+    edit(state)
+    torch.save(state, tmp_path / "last.pt")
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match="cannot be resumed from") as caught:
+        fit(model, DATA, replace(CONFIG, epochs=2), out=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_hyperparameters_are_those_of_the_configuration(tmp_path, stopped):
+    state = copy.deepcopy(stopped)
+    for group in state["optimizer"]["param_groups"]:
+        group.update(lr=1e9, weight_decay=77.0, betas=(0.0, 0.0), foreach=True)
+    results = []
+    for name, saved in (("edited", state), ("as it was", stopped)):
+        (tmp_path / name).mkdir()
+        torch.save(saved, tmp_path / name / "last.pt")
+        model = small()
+        fit(model, DATA, replace(CONFIG, epochs=2), out=tmp_path / name)
+        results.append(model)
+    assert same_weights(*results)
+
+
+def test_what_cannot_be_saved_is_not_trained(tmp_path):
+    with pytest.raises(BadInput, match="provenance.who is a object"):
+        fit(small(), DATA, CONFIG, out=tmp_path / "run", provenance={"who": object()})
+    model = small()
+    model.config = {**model.config, "base": 3}
+    with pytest.raises(BadInput, match="cannot be saved"):
+        fit(model, DATA, CONFIG, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_seeds_have_64_bits():
+    with pytest.raises(BadInput, match="seed must be"):
+        replace(CONFIG, seed=2**64)

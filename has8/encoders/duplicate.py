@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from has8.encoders.ranges import check_numbers
+from has8.encoders.unit import MOST_STEPS
 from has8.errors import BadInput
 
 
@@ -39,6 +40,8 @@ class DuplicateEncoder(nn.Module):
         super().__init__()
         if steps < 1:
             raise BadInput(f"duplicate coding needs at least 1 step, not {steps}")
+        if steps > MOST_STEPS:
+            raise BadInput(f"duplicate coding has at most {MOST_STEPS:,} steps, not {steps}")
         self.steps = steps
 
     def forward(self, x: Tensor) -> Tensor:

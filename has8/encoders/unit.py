@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 from has8.errors import BadInput
 
+MOST_STEPS = 65_536
+"""Most steps of a code: one more and a single image would fill a machine."""
+
 
 class UnitEncoder(nn.Module):
     """Values in [0, 1] to T steps of binary spikes.
@@ -13,10 +16,10 @@ class UnitEncoder(nn.Module):
     Made for images, the first thing a network sees: no gradient passes back to the values.
 
     Args:
-        steps: T, at least 1.
+        steps: T, from 1 to :data:`MOST_STEPS`.
 
     Raises:
-        BadInput: if there are no steps.
+        BadInput: for another number of steps.
     """
 
     coding: str
@@ -25,6 +28,8 @@ class UnitEncoder(nn.Module):
         super().__init__()
         if steps < 1:
             raise BadInput(f"{self.coding} coding needs at least 1 step, not {steps}")
+        if steps > MOST_STEPS:
+            raise BadInput(f"{self.coding} coding has at most {MOST_STEPS:,} steps, not {steps}")
         self.steps = steps
 
     def encode(self, x: Tensor) -> Tensor:

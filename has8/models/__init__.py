@@ -39,9 +39,9 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
         UnknownName: for an unknown model; the message names the nearest.
         BadInput: for an unknown option or one out of range.
     """
-    builder = MODELS.get(given.plain(name, str, "the name of a model"))
-    num_classes = given.plain(num_classes, int, "num_classes")
-    in_channels = given.plain(in_channels, int, "in_channels")
+    builder = MODELS.get(given.value(name, str, "the name of a model"))
+    num_classes = given.value(num_classes, int, "num_classes")
+    in_channels = given.value(in_channels, int, "in_channels")
     if num_classes < 2 or in_channels < 1:
         raise BadInput(
             f"a model needs at least 2 classes and 1 input channel, "
@@ -55,7 +55,7 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
         )
     hints = get_type_hints(getattr(builder, "family", builder))
     options = {
-        key: given.plain(value, hints[key], f"option {key!r} of {name}")
+        key: given.value(value, hints[key], f"option {key!r} of {name}")
         for key, value in options.items()
     }
     model = builder(num_classes=num_classes, in_channels=in_channels, **options)

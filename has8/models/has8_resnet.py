@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from has8.blocks import Coding, HybridBlock
 from has8.errors import BadInput
 from has8.models.normalize import normalize
-from has8.models.registry import MODELS, variant
+from has8.models.registry import MODELS, MOST_DEPTH, variant
 from has8.models.residual import ANNBlock, SEWBlock, spiking, stem_conv
 
 STEM_CHANNELS = 64
@@ -100,10 +100,10 @@ def has8_resnet(
         BadInput: for an option out of range.
         UnknownName: for an unknown slope or decoder.
     """
-    if base < 1 or multiplier < 1 or depth < 1 or kernel % 2 == 0 or kernel < 1:
+    if base < 1 or multiplier < 1 or not 1 <= depth <= MOST_DEPTH or kernel % 2 == 0 or kernel < 1:
         raise BadInput(
-            f"has8_resnet needs base, multiplier and depth >= 1 and an odd kernel, not "
-            f"base={base}, multiplier={multiplier}, depth={depth}, kernel={kernel}"
+            f"has8_resnet needs base and multiplier >= 1, depth from 1 to {MOST_DEPTH} and an odd "
+            f"kernel, not base={base}, multiplier={multiplier}, depth={depth}, kernel={kernel}"
         )
     coding = Coding(slope, rescale, order, decoder, neuron, mode)  # type: ignore[arg-type]
     widths = [base * multiplier**i for i in range(depth)]

@@ -12,7 +12,7 @@ from has8.blocks import Coding, HybridBlock, SpikingLayer, SpikingSequential
 from has8.errors import BadInput
 from has8.kernels.conv import Conv2d
 from has8.models.normalize import normalize
-from has8.models.registry import MODELS, variant
+from has8.models.registry import MODELS, MOST_DEPTH, variant
 
 PAPER_SNN_MOMENTUM = math.sqrt(0.1)
 """Batch-norm momentum of the spiking branch in the released code."""
@@ -113,12 +113,14 @@ def has8_vgg(
     if (
         min(base, multiplier, depth + 1, kernel, *head) < 1
         or kernel % 2 == 0
+        or max(depth, len(head)) > MOST_DEPTH
         or any(not isinstance(width, int) for width in head)
     ):
         raise BadInput(
-            f"has8_vgg needs base, multiplier and widths of the head >= 1, depth >= 0 and an odd "
-            f"kernel, not base={base}, multiplier={multiplier}, depth={depth}, kernel={kernel}, "
-            f"head={list(head)}"
+            f"has8_vgg needs base, multiplier and widths of the head >= 1, depth from 0 to "
+            f"{MOST_DEPTH}, no more layers in the head, and an odd kernel, not base={base}, "
+            f"multiplier={multiplier}, depth={depth}, kernel={kernel}, "
+            f"head={list(head)[:9]}"
         )
     coding = Coding(slope, rescale, order, decoder, neuron, mode)  # type: ignore[arg-type]
     widths = [in_channels * base * multiplier**i for i in range(depth + 1)]

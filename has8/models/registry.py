@@ -14,6 +14,9 @@ Builder = Callable[..., nn.Module]
 MODELS: Registry[Builder] = Registry("model")
 """Functions (num_classes, in_channels, **options) -> module, by name."""
 
+MOST_DEPTH = 1000
+"""Most blocks or stages of a model."""
+
 
 def variant(name: str, family: Builder, **fixed: Any) -> None:
     """Register ``family`` with some options fixed under a name of its own."""

@@ -6,25 +6,39 @@ holds no code and is read with ``weights_only=True``, so opening a stranger's fi
 
 from __future__ import annotations
 
-import json
+import math
 import pickletools
 import warnings
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.files import write_whole
 from has8.models import create_model
+from has8.plain import plain
+from has8.reading import regular_file, zip_archive
 
 FORMAT, VERSION = "has8", 1
-_CODE_OPCODES = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE"}
+MOST_VALUES = 2**28
+"""Most values of one image."""
+MOST_PICKLED = 2**26
+"""Bytes of a foreign file in which code is looked for."""
+_BUILDERS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+}
+_CODE_OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+_WRAPPERS = ("_orig_mod", "module")
+"""The one part of a model that torch.compile, DataParallel and their like have wrapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +72,58 @@ def save(
 
     Args:
         path: the new file, ``*.pt`` by custom; folders are made as needed.
-        model: from :func:`has8.models.create_model`.
+        model: from :func:`has8.models.create_model`; it may be wrapped by ``torch.compile`` or
+            ``DataParallel``.
         input_shape: ``(C, H, W)`` of one image.
         class_names: one for each output.
-        provenance: JSON-able facts about the training; the versions of has8 and torch are added.
+        provenance: facts about the training, see :func:`has8.plain.plain`; the versions of has8
+            and torch are added.
 
     Raises:
-        BadInput: if the file cannot be written, or the model has no ``config``.
+        BadInput: if the file cannot be written, the model has no ``config``, or :func:`load` would
+            refuse the file or give another model; nothing is written then.
     """
+    payload = content_of(
+        model, input_shape=input_shape, class_names=class_names, provenance=provenance
+    )
+    write_whole(path, lambda file: torch.save(payload, file))
+
+
+def content_of(
+    model: nn.Module,
+    *,
+    input_shape: Sequence[int],
+    class_names: Sequence[str],
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What :func:`save` writes, with the same arguments.
+
+    Raises:
+        BadInput: if :func:`load` would refuse it or give another model.
+    """
+    model = _unwrapped(model)
+    config = config_of(model)
     facts = {"has8": version("has8"), "torch": torch.__version__, **(provenance or {})}
     payload = {
         "format": FORMAT,
         "version": VERSION,
-        "config": config_of(model),
-        "input_shape": list(input_shape),
-        "class_names": list(class_names),
+        "config": config,
+        "input_shape": plain(list(input_shape), "input_shape"),
+        "class_names": plain(list(class_names), "class_names"),
         "state_dict": {key: value.detach().cpu() for key, value in model.state_dict().items()},
-        "provenance": json.loads(json.dumps(facts)),
+        "provenance": plain({**facts, "torch": str(facts["torch"])}, "provenance"),
     }
-    write_whole(path, lambda file: torch.save(payload, file))
+    try:
+        *_, twin = _parse(payload)
+    except ValueError as error:
+        raise BadInput(f"this model cannot be saved: {error}{_remedy(model)}") from error
+    other = _difference(model, twin)
+    if other:
+        raise BadInput(
+            f"this model cannot be saved: {other}, which its config does not say: build it with "
+            "has8.models.create_model, or register its function with has8.models.MODELS"
+        )
+    return payload
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -88,36 +135,169 @@ def load(path: str | Path) -> Checkpoint:
     """
     payload = read_plain(path, FORMAT, VERSION)
     try:
-        config = dict(payload["config"])
-        state = dict(payload["state_dict"])
-        channels, height, width = map(int, payload["input_shape"])
-        class_names = tuple(map(str, payload["class_names"]))
-        provenance = dict(payload["provenance"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is no complete has8 model file (bad or missing entry: {error}): write it anew"
-        ) from error
+        config, shape, class_names, provenance, state, _ = _parse(payload)
+        model = _built(config)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from error
     try:
-        model = create_model(**config)
-    except (Has8Error, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the model in {path} cannot be built: {error}") from error
-    _load_weights(model, state, path)
-    return Checkpoint(model.eval(), config, (channels, height, width), class_names, provenance)
+        model.load_state_dict(state)
+    except (Has8Error, RuntimeError, TypeError) as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise CheckpointError(
+            f"the weights in {path} do not belong to its model: {detail}"
+        ) from error
+    return Checkpoint(model.eval(), config, shape, class_names, provenance)
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:
-    """The model's own description of how it was built.
+    """The model's own description of how it was built, as plain values.
 
     Raises:
-        BadInput: if it has none, because :func:`has8.models.create_model` did not build it.
+        BadInput: if it has none, because :func:`has8.models.create_model` did not build it, or one
+            that cannot be made plain.
     """
-    config = getattr(model, "config", None)
-    if not isinstance(config, dict):
+    config = getattr(_unwrapped(model), "config", None)
+    if not isinstance(config, Mapping | Namespace):
         raise BadInput(
             f"a {type(model).__name__} without a config cannot be saved: "
             "build the model with has8.models.create_model"
         )
-    return config
+    values: dict[str, Any] = plain(config, "config")
+    return values
+
+
+def unfit(own: Mapping[str, Any], state: Any) -> str | None:
+    """Why a saved state is not one of a model whose own is given; None if it is.
+
+    Args:
+        own: a tensor for each key; shapes and types count, values do not.
+        state: what was read: it must have the same keys, each with a dense tensor of the same shape
+            and type that holds all its numbers, and these must be finite.
+    """
+    if not isinstance(state, Mapping):
+        return "they are no dictionary"
+    for key in sorted(own.keys() | state.keys(), key=str):
+        here, there = _kind(own.get(key)), _kind(state.get(key))
+        if key not in own or key not in state or here != there:
+            shown = there if key in state else "missing"
+            return f"{key!r} is {shown} there and {here if key in own else 'absent'} here"
+        value = state[key]
+        if value.is_floating_point() and not value.isfinite().all():
+            return f"{key!r} holds numbers that are not finite"
+    return None
+
+
+def _kind(value: object) -> str:
+    """Shape and type of a dense tensor; in words, anything else."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    kind = f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    if value.layout != torch.strided:
+        return f"{kind}, sparse"
+    held = value.is_meta or value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    return kind if held else f"{kind}, repeated"
+
+
+def _parse(
+    payload: Mapping[str, Any],
+) -> tuple[
+    dict[str, Any],
+    tuple[int, int, int],
+    tuple[str, ...],
+    dict[str, Any],
+    dict[str, Tensor],
+    nn.Module,
+]:
+    """Config, input shape, class names, provenance, weights, and the model without memory.
+
+    Raises:
+        ValueError: with a sentence, if an entry is missing or does not fit the others.
+    """
+    try:
+        config, provenance = (plain(payload[key], key) for key in ("config", "provenance"))
+        shape, names = payload["input_shape"], payload["class_names"]
+        state = payload["state_dict"]
+    except (KeyError, BadInput) as error:
+        raise ValueError(f"bad or missing entry: {error}") from error
+    rules = {
+        "config": isinstance(config, dict),
+        "provenance": isinstance(provenance, dict),
+        "input_shape": type(shape) is list
+        and len(shape) == 3
+        and all(type(size) is int and size > 0 for size in shape)
+        and math.prod(shape) <= MOST_VALUES,
+        "class_names": type(names) is list and all(type(name) is str for name in names),
+    }
+    for key, holds in rules.items():
+        if not holds:
+            raise ValueError(f"bad or missing entry: {key}")
+    # Without memory first: a config of a few bytes may describe a model of any size.
+    with torch.device("meta"):
+        twin = _built(config)
+    reason = unfit(twin.state_dict(), state)
+    if reason:
+        raise ValueError(f"its weights do not belong to its model: {reason}")
+    made = config_of(twin)
+    for key, entry, found in (
+        ("num_classes", "class_names", len(names)),
+        ("in_channels", "input_shape", shape[0]),
+    ):
+        if made[key] != found:
+            raise ValueError(f"bad or missing entry: {entry} is for {key}={found}, not {made[key]}")
+    return config, tuple(shape), tuple(names), provenance, dict(state), twin
+
+
+def _built(config: Mapping[str, Any]) -> nn.Module:
+    """A model with weights of no meaning.
+
+    Raises:
+        ValueError: with a sentence, if there is no such model.
+    """
+    try:
+        return create_model(**config)
+    except (Has8Error, TypeError, ValueError, RuntimeError, OverflowError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the model cannot be built: {reason}") from error
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, if it is a wrapper's only part."""
+    parts = dict(model.named_children())
+    (name, *others) = parts or [""]
+    wrapped = name in _WRAPPERS and not others and "config" not in vars(model)
+    return _unwrapped(parts[name]) if wrapped else model
+
+
+def _remedy(model: nn.Module) -> str:
+    """What to do about weights that are kept under other names or as another type."""
+    keys = list(model.state_dict())
+    if any(key.endswith("_mask") for key in keys):
+        return "; make pruning permanent first, with torch.nn.utils.prune.remove"
+    if any(".parametrizations." in f".{key}" for key in keys):
+        return "; call torch.nn.utils.parametrize.remove_parametrizations first"
+    if any(key.endswith(("weight_g", "weight_v")) for key in keys):
+        return "; call torch.nn.utils.remove_weight_norm first"
+    if any("_orig_mod." in key for key in keys):
+        return "; compile the whole model rather than its parts"
+    if any(p.dtype != torch.float32 for p in model.parameters()):
+        return "; call model.float() first"
+    return ""
+
+
+def _difference(model: nn.Module, twin: nn.Module) -> str | None:
+    """What a model has that one built by the same config has not, beside weights."""
+    own, built = (dict(m.named_modules(remove_duplicate=False)) for m in (model, twin))
+    for name in sorted(own.keys() | built.keys()):
+        one, other = own.get(name), built.get(name)
+        if one is None or other is None or not isinstance(one, type(other)):
+            return f"{name or 'the model'} is a {type(one).__name__}, not a {type(other).__name__}"
+        for key, value in vars(other).items():
+            simple = isinstance(value, bool | int | float | str | tuple | None)
+            if key[0] == "_" or key == "training" or not simple:
+                continue
+            if vars(one).get(key) != value:
+                return f"{key} of {name or 'the model'} is {vars(one).get(key)!r}, not {value!r}"
+    return None
 
 
 def read_plain(path: str | Path, kind: str, newest: int) -> dict[str, Any]:
@@ -126,14 +306,8 @@ def read_plain(path: str | Path, kind: str, newest: int) -> dict[str, Any]:
     Raises:
         CheckpointError: if the file is missing, damaged, unsafe, of another kind or version.
     """
-    path = Path(path)
-    try:
-        path.stat()
-    except OSError as error:
-        raise CheckpointError(f"there is no file {path} ({error.strerror}): check it") from None
-    if not path.is_file():
-        raise CheckpointError(f"{path} is a folder: name the model file in it")
-    payload = _read_safely(path)
+    with regular_file(path) as file:
+        payload = _read_safely(file, path)
     if not isinstance(payload, dict) or payload.get("format") != kind:
         bare = isinstance(payload, dict) and any(map(torch.is_tensor, payload.values()))
         what = "a bare state_dict without its model's config" if bare else "no has8 file"
@@ -146,66 +320,63 @@ def read_plain(path: str | Path, kind: str, newest: int) -> dict[str, Any]:
     return payload
 
 
-def _read_safely(path: Path) -> Any:
+def _read_safely(file: BinaryIO, path: str | Path) -> Any:
+    pickled = b""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                # torch does not compare the checksums of tensors.
-                damaged = archive.testzip() is not None
-                script = any("/code/" in name for name in archive.namelist())
-                mapped = "manifest.json" in archive.namelist()
-            if damaged:
+        with zip_archive(file) as archive:
+            # torch does not compare the checksums of tensors.
+            if archive.testzip() is not None:
                 raise CheckpointError(f"{path} is damaged (wrong checksum): fetch it again")
-            if mapped:
+            names = archive.namelist()
+            if "manifest.json" in names:
                 raise CheckpointError(f"{path} is a mapped model already: name the .pt it is from")
-            if script:
+            if any("/code/" in name for name in names):
                 raise CheckpointError(
                     f"{path} is a TorchScript archive, which holds code: expected a file that "
                     "has8 wrote"
                 )
+            (pickle,) = (name for name in names if name.split("/")[1:] == ["data.pkl"])
+            pickled = archive.read(pickle)
+        if _holds_code(pickled):
+            raise _refused(path)
+        file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except PermissionError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except zipfile.BadZipFile as error:
+        file.seek(0)
+        if _holds_code(file.read(MOST_PICKLED)):
+            raise _refused(path) from error
+        raise CheckpointError(
+            f"{path} is no has8 file or is damaged: expected a file that has8 wrote"
+        ) from error
     except Exception as error:  # a broken pickle can raise anything
-        if _holds_code(path):
-            raise CheckpointError(
-                f"{path} is refused: it contains code (pickled objects), which could run on "
-                "loading; expected a file that has8 wrote"
-            ) from error
         raise CheckpointError(
             f"{path} is no has8 file or is damaged: expected a file that has8 wrote"
         ) from error
 
 
-def _holds_code(path: Path) -> bool:
-    """Whether the file is a whole pickle, bare or in torch's zip, that calls something."""
+def _refused(path: str | Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is refused: it contains code (pickled objects), which could run on "
+        "loading; expected a file that has8 wrote"
+    )
+
+
+def _holds_code(pickled: bytes) -> bool:
+    """Whether a pickle makes anything but dictionaries, tensors and plain values."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                pickled = archive.read(name)
-        else:
-            pickled = path.read_bytes()
-        return bool({opcode.name for opcode, _, _ in pickletools.genops(pickled)} & _CODE_OPCODES)
+        return any(
+            opcode.name in _CODE_OPCODES
+            or (opcode.name == "GLOBAL" and argument not in _BUILDERS and not _storage(argument))
+            for opcode, argument, _ in pickletools.genops(pickled)
+        )
     except Exception:  # no pickle at all
         return False
 
 
-def _load_weights(model: nn.Module, state: dict[str, Any], path: str | Path) -> None:
-    """Give a model its weights; a missing, odd or left-over one is named."""
-    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    saved = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
-    wrong = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
-    try:
-        if not wrong:
-            model.load_state_dict(state)
-            return
-        key = wrong[0]
-        detail = f"{key!r} is {saved.get(key, 'missing')} there and {own.get(key, 'absent')} here"
-    except (RuntimeError, TypeError) as error:
-        detail = str(error).splitlines()[-1].strip()
-    raise CheckpointError(f"the weights in {path} do not belong to its model: {detail}")
+def _storage(name: object) -> bool:
+    module, _, kind = str(name).partition(" ")
+    return module == "torch" and kind.endswith("Storage") and kind.isalnum()

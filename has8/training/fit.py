@@ -24,8 +24,9 @@ from torch.optim import Optimizer
 
 from has8.data import Data, ImageDataset
 from has8.errors import BadInput, Has8Error
+from has8.plain import plain
 from has8.training.calibrate import calibrate
-from has8.training.checkpoint import config_of
+from has8.training.checkpoint import config_of, content_of
 from has8.training.hardware import Hardware
 from has8.training.history import Epoch, History, Position, Report
 from has8.training.loop import TrainingRun, count_right, summed
@@ -83,7 +84,16 @@ def fit(
     chosen = _subset(len(data.train), config)
     fabric = launch(hardware)
     _check_batch(config, len(chosen), fabric.world_size)
-    identity = {**(provenance or {}), **_identity(model, data, config, hardware)}
+    identity = plain(
+        {**(provenance or {}), **_identity(model, data, config, hardware)}, "provenance"
+    )
+    if out is not None:  # what could not be saved is refused before it is trained
+        content_of(
+            model,
+            input_shape=data.input_shape,
+            class_names=data.class_names,
+            provenance=identity,
+        )
     folder = None if out is None else RunFolder(Path(out), identity)
     model.to(memory_format=torch.channels_last)
     net = fabric.setup_module(torch.compile(model) if hardware.compile else model)  # type: ignore[arg-type]

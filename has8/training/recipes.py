@@ -36,7 +36,8 @@ class TrainConfig:
         label_smoothing: probability mass spread over all classes, in [0, 1).
         augment: how training images are changed at random; see :func:`has8.data.batches`.
         clip_norm: largest norm of the gradient over all parameters; None does not clip.
-        seed: at least 0; it decides the order, the augmentation, the subset and dropout.
+        seed: at least 0 and below 2**64; it decides the order, the augmentation, the subset and
+            dropout.
         subset: train on so many images, drawn at random by the seed; None for all.
 
     Raises:
@@ -67,7 +68,7 @@ class TrainConfig:
             "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
             "augment": (self.augment in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
             "clip_norm": (clip > 0, "above 0, or None"),
-            "seed": (self.seed >= 0, "at least 0"),
+            "seed": (0 <= self.seed < 2**64, "at least 0 and below 2**64"),
             "subset": (self.subset is None or self.subset >= 2, "at least 2 images"),
         }
         check_fields(self, rules)

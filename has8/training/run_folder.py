@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,15 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from has8.data import Data
-from has8.errors import BadInput, CheckpointError
+from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.files import write_whole
 from has8.training.calibrate import calibrate
-from has8.training.checkpoint import read_plain, save
+from has8.training.checkpoint import read_plain, save, unfit
 from has8.training.history import Epoch, Position
 
 STATE, BEST, MODEL, METRICS = "last.pt", "best.pt", "model.pt", "metrics.csv"
@@ -92,18 +94,47 @@ class RunFolder:
         """Bring model and optimiser to where the run stopped; return its epochs and its position.
 
         Raises:
-            CheckpointError: if the state is incomplete.
+            CheckpointError: if the state is incomplete or not one of this run; the model and the
+                optimiser are as they were then.
         """
         try:
+            epochs, position = self._progress(saved)
+            reason = unfit(model.state_dict(), saved["model"])
+            if reason:
+                raise ValueError(f"the weights: {reason}")
+            state = _checked(saved["optimizer"], optimizer)
             model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            epochs = [Epoch(**epoch) for epoch in saved["epochs"]]
-            return epochs, Position(**saved["position"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            optimizer.load_state_dict(state)
+            return epochs, position
+        except (KeyError, TypeError, ValueError, RuntimeError, Has8Error) as error:
             raise CheckpointError(
                 f"{self.path / STATE} cannot be resumed from ({str(error).splitlines()[0]}): "
                 "start over with --restart"
             ) from error
+
+    def _progress(self, saved: Mapping[str, Any]) -> tuple[list[Epoch], Position]:
+        """Epochs and position, held to each other and to the run.
+
+        Raises:
+            ValueError: if they cannot be.
+        """
+        epochs = msgspec.convert(saved["epochs"], list[Epoch])
+        position = msgspec.convert(saved["position"], Position)
+        numbers = [*astuple(position), *(n for epoch in epochs for n in astuple(epoch))]
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("a number in it is negative or not finite")
+        shares = [s for e in epochs for s in (e.train_accuracy, e.test_accuracy)]
+        if any(share > 1 for share in shares) or position.correct > position.images:
+            raise ValueError("an accuracy in it is above 1")
+        if [e.epoch for e in epochs] + [position.epoch] != list(range(1, len(epochs) + 2)):
+            raise ValueError("its epochs do not follow each other")
+        if len(epochs) > self.identity.get("epochs", len(epochs)):
+            raise ValueError("it has more epochs than the run")
+        total = self.identity.get("subset") or self.identity.get("train_images")
+        done = position.step * self.identity.get("batch_size", 0)
+        if total is not None and position.images != min(done, total):
+            raise ValueError("its position is no place of the run")
+        return epochs, position
 
     def write(
         self,
@@ -153,6 +184,29 @@ class RunFolder:
                 "test_accuracy": epoch.test_accuracy,
             },
         )
+
+
+def _checked(saved: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """A saved state of the optimiser, with its hyperparameters from the optimiser itself.
+
+    Raises:
+        ValueError: if it has other tensors than the optimiser would have for its parameters.
+    """
+    own = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = ("exp_avg", "exp_avg_sq") if "betas" in optimizer.defaults else ("momentum_buffer",)
+    for number, tensors in saved["state"].items():
+        if type(number) is not int or not 0 <= number < len(parameters):
+            raise ValueError(f"the optimiser has no parameter {number!r}")
+        like: dict[str, Tensor] = dict.fromkeys(moments, parameters[number].detach())
+        if "betas" in optimizer.defaults:
+            like["step"] = torch.zeros(())
+        reason = unfit(like, tensors)
+        if reason:
+            raise ValueError(f"the optimiser's state of parameter {number}: {reason}")
+        if any((tensors[name] < 0).any() for name in ("exp_avg_sq", "step") if name in like):
+            raise ValueError(f"the optimiser's state of parameter {number} is negative")
+    return {"state": dict(saved["state"]), "param_groups": own["param_groups"]}
 
 
 def _short(value: object) -> str:

@@ -256,7 +256,7 @@ def paired(mapped: Mapped, x: Tensor, labels: Tensor | None, batch_size: int) ->
     """
     given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
     x = given.images(x)
-    if given.plain(batch_size, int, "batch_size") < 1:
+    if given.value(batch_size, int, "batch_size") < 1:
         raise BadInput(f"batch_size must be at least 1, not {batch_size}")
     if labels is not None:
         labels = given.labels(labels, len(x), mapped.graph.output.type.shape[-1])

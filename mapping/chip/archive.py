@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
@@ -18,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from has8.files import open_regular
+from has8.reading import open_regular, zip_archive
 
 FORMAT, VERSION = "has8-mapped", 3
 MANIFEST, DIGEST = "manifest.json", "sha256"
@@ -52,8 +51,7 @@ def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
         Exception: whatever else a foreign file can lead to; ValueError, with a sentence, if it is
             of another format or version, or is not as it was written.
     """
-    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-        check_stored(archive, os.fstat(file.fileno()).st_size)
+    with open_regular(path) as file, zip_archive(file) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     head = json.loads(entries[MANIFEST])
     kind, version = head.get("format"), head.get("version")
@@ -67,22 +65,6 @@ def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
         if name.endswith(SUFFIX)
     }
     return entries[MANIFEST], arrays
-
-
-def check_stored(archive: zipfile.ZipFile, most: int) -> None:
-    """See that an archive's entries take no more room than the file: nothing of them is packed.
-
-    Args:
-        archive: the open archive.
-        most: bytes of the file.
-
-    Raises:
-        ValueError: if they would.
-    """
-    entries = archive.infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if packed or sum(entry.file_size for entry in entries) > most:
-        raise ValueError("its entries are not stored as they were written")
 
 
 def digest(entries: Mapping[str, bytes]) -> str:

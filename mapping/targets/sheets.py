@@ -25,7 +25,7 @@ import msgspec
 import yaml
 
 from has8.errors import TargetError, UnknownName
-from has8.files import open_regular
+from has8.reading import open_regular
 from mapping.targets.figures import Figure, Trust
 
 LONGEST = 10**6

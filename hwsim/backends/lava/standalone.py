@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from has8.errors import BackendError, Has8Error
-from has8.files import open_regular, write_whole
+from has8.files import write_whole
+from has8.reading import open_regular
 from hwsim.backends.lava.backend import run_worker
 from hwsim.backends.lava.limits import check_faithful
 from mapping.chip.archive import read
