@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from has8.errors import BadInput
+from has8.given import images
 from hwsim.activity import Activity
 from hwsim.backends.protocol import (
     Backend,
@@ -71,6 +72,19 @@ class Run:
         )
 
 
+def check_mapping(mapped: object) -> None:
+    """Refuse what is no mapping.
+
+    Raises:
+        BadInput: says how to get one.
+    """
+    if not isinstance(mapped, Mapped):
+        raise BadInput(
+            f"a mapping is needed first, not a {type(mapped).__name__}: make one with "
+            "mapping.map_model, or read one with mapping.load"
+        )
+
+
 class Program:
     """A mapping made ready to run on one backend; it can run any number of times.
 
@@ -84,6 +98,7 @@ class Program:
     """
 
     def __init__(self, mapped: Mapped, backend: str | Backend = "fast") -> None:
+        check_mapping(mapped)
         self.mapped, self.backend = mapped, find_backend(backend)
         registers = mapped.target.registers
         self.executables: dict[str, Executable] = {
@@ -125,7 +140,8 @@ class Program:
                 not of as many samples.
             BackendError: if the backend fails, or cannot tell what to record.
         """
-        _check(self.mapped, x, batch_size, record, state)
+        x = images(x, self.mapped.graph.input.type.shape)
+        _check(self.mapped, len(x), batch_size, record, state)
         counts = Counter(self.mapped.graph, self.mapped.target.link)
         parts: list[_Part] = []
         logits: list[Tensor] = []
@@ -136,7 +152,7 @@ class Program:
                 part = _Part(first + done, frozenset(record), keep_state, arithmetic)
                 if state is not None:
                     part.state = {n: _samples(s, done, len(batch)) for n, s in state.items()}
-                values = self._run_batch(batch.float(), counts, part)
+                values = self._run_batch(batch, counts, part)
                 logits.append(values[self.mapped.graph.output.name].float())
                 if record or keep_state:
                     parts.append(part)
@@ -232,7 +248,9 @@ def simulate(
         BadInput: if the shape of ``x`` does not fit, or it is not finite.
         BackendError: if the backend cannot run here, fails, or cannot tell what to record.
     """
-    _check(mapped, x, batch_size, record, None)
+    check_mapping(mapped)
+    x = images(x, mapped.graph.input.type.shape)
+    _check(mapped, len(x), batch_size, record, None)  # before the backend is made ready
     return Program(mapped, backend).run(
         x, batch_size=batch_size, record=record, first=first, on_progress=on_progress
     )
@@ -261,22 +279,17 @@ def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
 
 def _check(
     mapped: Mapped,
-    x: Tensor,
+    samples: int,
     batch_size: int,
     record: Collection[str],
     state: Mapping[str, SegmentState] | None,
 ) -> None:
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")
-    shape = mapped.graph.input.type.shape
-    if tuple(x.shape[1:]) != shape or len(x) == 0:
-        raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
     if batch_size < 1:
         raise BadInput(f"batch_size must be at least 1, not {batch_size}")
-    if not x.is_floating_point() or not bool(x.float().isfinite().all()):
-        raise BadInput(f"images must be finite floats, as the model was trained on, not {x.dtype}")
     if state is not None:
-        _check_state(mapped, state, len(x))
+        _check_state(mapped, state, samples)
 
 
 def _check_state(mapped: Mapped, state: Mapping[str, SegmentState], samples: int) -> None:

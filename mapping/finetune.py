@@ -23,6 +23,7 @@ from torch.func import functional_call
 from has8.blocks import SpikingLayer
 from has8.encoders import Decoder
 from has8.errors import BadInput, CheckpointError
+from has8.given import check_model, images
 from has8.kernels import storage
 from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
@@ -115,6 +116,8 @@ def prepare(
             or nothing goes to the chip.
     """
     chip = target if isinstance(target, Target) else load_target(target)
+    check_model(model)
+    calibration = images(calibration)
     graph, partition = lower(model, chip, calibration=calibration)
     layers = _spiking_layers(model, graph, partition)
     _check_called(model, layers, calibration[:1])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from has8.errors import BadInput, TraceError
+from has8.given import check_model, images
 from has8.kernels import paths
 from has8.training.calibrate import calibrate
 from mapping.chip.grid import stored_bits
@@ -73,7 +74,11 @@ def map_model(
         DoesNotFit: if a layer fits on no core, however it is tiled.
     """
     target = target if isinstance(target, Target) else load_target(target)
-    model = deepcopy(model)
+    check_model(model)
+    calibration = None if calibration is None else images(calibration, input_shape)
+    model = deepcopy(model).cpu()
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in model.parameters()):
+        model = model.float()
     graph, parts = lower(model, target, partition, calibration, input_shape)
     chosen = choose_scales(graph, parts, target, calibration, weight_bits, scales, per_channel)
     quantized = [
@@ -165,16 +170,21 @@ def choose_scales(
 
 
 def _check_traced(
-    graph: Graph, model: nn.Module, images: Tensor | None, shape: tuple[int, ...]
+    graph: Graph, model: nn.Module, given: Tensor | None, shape: tuple[int, ...]
 ) -> None:
     """The graph must compute what the model does: hooks, say, are not part of a trace.
 
     Raises:
         TraceError: if it does not.
     """
-    x = torch.linspace(0, 1, prod(shape)).view(1, *shape) if images is None else images[:4]
+    x = torch.linspace(0, 1, prod(shape)).view(1, *shape) if given is None else given[:4]
     with torch.no_grad(), paths.plain():
         expected = model(x)
+    if not isinstance(expected, Tensor) or not bool(expected.isfinite().all()):
+        raise TraceError(
+            f"{type(model).__name__} answers with something that is not finite: look for NaN in "
+            "its weights and statistics, or train it again"
+        )
     if not torch.allclose(evaluate(graph, x), expected, rtol=1e-4, atol=1e-4):
         raise TraceError(
             f"the traced graph of {type(model).__name__} does not compute what the model does: "
@@ -184,7 +194,10 @@ def _check_traced(
 
 def _shape(calibration: Tensor | None, input_shape: Sequence[int] | None) -> tuple[int, ...]:
     if input_shape is not None:
-        return tuple(input_shape)
+        shape = tuple(input_shape)
+        if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+            raise BadInput(f"input_shape must be that of one image, (C, H, W), not {shape}")
+        return shape
     if calibration is None:
         raise BadInput("the input shape is not known: pass calibration images or input_shape")
     return tuple(calibration.shape[1:])

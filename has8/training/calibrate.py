@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from has8.encoders import BitPlaneEncoder
 from has8.errors import BadInput
+from has8.given import check_model, images
 
 
 def calibrate(
@@ -30,11 +31,13 @@ def calibrate(
     Raises:
         BadInput: if a range has to be measured and ``x`` is None or empty.
     """
+    check_model(model)
+    x = None if x is None or 0 in getattr(x, "shape", ()) else images(x)
     encoders = [m for m in model.modules() if isinstance(m, BitPlaneEncoder)]
     measure = [e for e in encoders if remeasure or not e.tracked]
     model.eval()
     if measure:
-        if x is None or len(x) == 0:
+        if x is None:
             raise BadInput(
                 f"{len(measure)} encoder ranges were never tracked in training: "
                 f"pass images to calibrate them on"
@@ -56,13 +59,14 @@ def _measure(model: nn.Module, encoders: list[BitPlaneEncoder], x: Tensor, batch
             encoder.lo.copy_(torch.minimum(lo, encoder.lo))
             encoder.hi.copy_(torch.maximum(hi, encoder.hi))
 
+    device = next((p.device for p in model.parameters()), x.device)
     for encoder in encoders:
         encoder.tracked.fill_(False)
     hooks = [e.register_forward_pre_hook(widen) for e in encoders]
     try:
         with torch.no_grad():
             for batch in x.split(batch_size):
-                model(batch)
+                model(batch.to(device))
     finally:
         for hook in hooks:
             hook.remove()

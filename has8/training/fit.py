@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 
 from has8.data import Data, ImageDataset
 from has8.errors import BadInput, Has8Error
+from has8.given import check_model
 from has8.training.calibrate import calibrate
 from has8.training.checkpoint import config_of
 from has8.training.hardware import Hardware
@@ -79,6 +80,7 @@ def fit(
         TrainingError: if loss or weights stop being finite; ``last.pt`` keeps a state before.
     """
     hardware = hardware or Hardware()
+    _check_given(model, data, config)
     _check_shape(model, data)
     chosen = _subset(len(data.train), config)
     fabric = launch(hardware)
@@ -126,6 +128,14 @@ def evaluate(
     Raises:
         BadInput: if the hardware is not there.
     """
+    check_model(model)
+    if not hasattr(dataset, "__len__") or not isinstance(batch_size, int) or batch_size < 1:
+        raise BadInput(
+            f"images to classify and a batch size above 0 are needed, not a "
+            f"{type(dataset).__name__} and {batch_size!r}: take a part of what has8.load_data gives"
+        )
+    if len(dataset) == 0:
+        raise BadInput("there are no images to classify: the set is empty")
     if hardware is None:
         return count_right(model, dataset, batch_size, _device(model), nullcontext()) / len(dataset)
     fabric = launch(hardware)
@@ -139,6 +149,16 @@ def evaluate(
         (fabric.global_rank, fabric.world_size),
     )
     return int(summed(fabric, [correct])[0]) / len(dataset)
+
+
+def _check_given(model: object, data: object, config: object) -> None:
+    check_model(model)
+    for value, kind, hint in (
+        (data, Data, "load it with has8.load_data"),
+        (config, TrainConfig, "make one with has8.TrainConfig(...)"),
+    ):
+        if not isinstance(value, kind):
+            raise BadInput(f"a {kind.__name__} is needed, not a {type(value).__name__}: {hint}")
 
 
 def _check_shape(model: nn.Module, data: Data) -> None:

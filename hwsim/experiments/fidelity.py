@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from has8 import given
 from has8.errors import BadInput
 from hwsim.activity import Overflow
 from hwsim.backends.protocol import Backend
 from hwsim.experiments.divergence import Divergence
 from hwsim.experiments.recording import Recording
-from hwsim.program import OnProgress, Program, Run
+from hwsim.program import OnProgress, Program, Run, check_mapping
 from mapping import Mapped
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph, Node
@@ -152,6 +153,11 @@ def agreement(
         BadInput: if the shape of ``x`` does not fit, or it is not finite.
         BackendError: if the backend cannot run here, fails, or cannot tell what to record.
     """
+    check_mapping(mapped)
+    x = given.images(x, mapped.graph.input.type.shape)
+    if labels is not None:
+        classes = mapped.graph.output.type.size
+        labels = given.labels(labels, len(x), classes)
     (found,) = agreements(
         mapped,
         paired(x, labels, batch_size),
@@ -313,6 +319,9 @@ def float_answers(
     Returns:
         ``int64[N]``, the class with the largest logit; steps are summed.
     """
+    check_mapping(mapped)
+    if not isinstance(x, Tensor) or len(x):
+        x = given.images(x, mapped.graph.input.type.shape)
     graph, answers = FloatGraph(mapped), [torch.empty(0, dtype=torch.int64)]
     for batch in x.split(batch_size):
         answers.append(answers_of(mapped.graph, graph(batch.float())[1]))

@@ -25,7 +25,7 @@ from hwsim.price.counts import (
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
 from hwsim.price.timing import Latency, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads
-from hwsim.program import Run
+from hwsim.program import Run, check_mapping
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped
@@ -192,6 +192,9 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         BadInput: if the run is not one of this mapping.
         UnknownName, TargetError: if the host profile cannot be read.
     """
+    check_mapping(mapped)
+    if not isinstance(run, Run):
+        raise BadInput(f"a run is needed, not a {type(run).__name__}: make one with hwsim.simulate")
     activity = run.activity
     _check(mapped, activity)
     processor = host if isinstance(host, Host) else load_host(host)

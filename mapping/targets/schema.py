@@ -17,6 +17,7 @@ from has8.errors import UnknownName
 from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting, HostLink, Power
 from mapping.targets.sheets import (
+    LARGEST,
     AboveZero,
     AtLeastOne,
     Data,
@@ -28,6 +29,11 @@ from mapping.targets.sheets import (
     find_sheet,
     sheet_names,
 )
+
+Shift = Annotated[int, Meta(ge=0, le=32)]
+Exponent = Annotated[int, Meta(ge=-32, le=32)]
+WORD = 62
+"""Bits that a shifted mantissa may have: it is computed in int64."""
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
 
@@ -61,17 +67,17 @@ class Registers(Data, frozen=True, kw_only=True):
     state_bits: Annotated[int, Meta(ge=2, le=48)]
     keep_top: bool
     decay_bits: Annotated[int, Meta(ge=1, le=14)]
-    current_decay_offset: Natural
-    membrane_decay_offset: Natural
-    synapse_shift: Natural
-    threshold_shift: Natural
+    current_decay_offset: Annotated[int, Meta(ge=0, le=2**14)]
+    membrane_decay_offset: Annotated[int, Meta(ge=0, le=2**14)]
+    synapse_shift: Shift
+    threshold_shift: Shift
     threshold_max: Positive
-    bias_min: Annotated[int, Meta(le=0)]
+    bias_min: Annotated[int, Meta(ge=-LARGEST, le=0)]
     bias_max: Natural
-    bias_exp_max: Natural
-    weight_exp_min: int
-    weight_exp_max: int
-    weight_magnitude_bits: Positive
+    bias_exp_max: Shift
+    weight_exp_min: Exponent
+    weight_exp_max: Exponent
+    weight_magnitude_bits: Annotated[int, Meta(ge=1, le=16)]
     weight_bits: Annotated[tuple[Positive, ...], Meta(min_length=1)]
     sign_modes: Annotated[tuple[SignMode, ...], Meta(min_length=1)]
     resets: Annotated[tuple[Literal["zero"], ...], Meta(min_length=1)]
@@ -85,6 +91,12 @@ class Registers(Data, frozen=True, kw_only=True):
             raise ValueError("weight_bits must ascend")
         if self.weight_bits[-1] > self.weight_magnitude_bits:
             raise ValueError("weight_bits must not be wider than weight_magnitude_bits")
+        weight = self.weight_magnitude_bits + max(0, self.weight_exp_max) + self.synapse_shift
+        bias = max(-self.bias_min, self.bias_max).bit_length() + self.bias_exp_max
+        threshold = self.threshold_max.bit_length() + self.threshold_shift
+        for name, bits in (("weight", weight), ("bias", bias), ("threshold", threshold)):
+            if bits > WORD:
+                raise ValueError(f"a shifted {name} has {bits} bits, and may have {WORD} at most")
 
 
 class Packing(Data, frozen=True, kw_only=True):
@@ -105,10 +117,10 @@ class Packing(Data, frozen=True, kw_only=True):
             by the base only; past this limit each needs a list of its own.
     """
 
-    word_bits: Positive
+    word_bits: Annotated[int, Meta(ge=1, le=2**16)]
     entry_synapses: Positive
     header_bits: Natural
-    index_bits: Annotated[tuple[Natural, ...], Meta(min_length=1)]
+    index_bits: Annotated[tuple[Shift, ...], Meta(min_length=1)]
     dense_prefix: bool
     list_words: Positive
     shared_base_max: Natural

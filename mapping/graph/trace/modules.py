@@ -82,8 +82,7 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TraceError(
             f"the forward of {type(model).__name__} cannot be traced ({reason}); it must not "
-            f"branch on values or loop over tensors: move such code into a module of its own "
-            f"that mapping.graph.ops lists"
+            f"branch on values or loop over tensors"
         ) from error
     return _lower(model, traced, tracer.scopes, Signal(tuple(input_shape)))
 
@@ -126,8 +125,7 @@ def _lower_call(
         name, module = f"{scope}.{kind or what}".lstrip("."), None
     if op is None:
         raise TraceError(
-            f"layer {name!r} is a {what}, which mapping does not know; known are "
-            f"{', '.join(sorted(OPS))} (to add one, write a file in mapping/graph/ops)"
+            f"layer {name!r} is a {what}, which mapping does not know: {_instead(module)}"
         )
     if op.name == "add":
         inputs = _operands(item, names, name)
@@ -142,6 +140,15 @@ def _lower_call(
     except ValueError as error:
         raise TraceError(f"layer {name!r} ({what}) cannot be mapped: {error}") from error
     return Node(name, op.name, inputs, type_, attrs, tensors)
+
+
+def _instead(module: nn.Module | None) -> str:
+    """What to use in place of a module that has no file here, or of a function (None)."""
+    if module is not None and type(module).__module__.startswith("snntorch"):
+        return "use has8.neurons.Leaky, which has the same arithmetic and runs over all time steps"
+    kinds = {kind.__name__ for op in OPS.values() for kind in op.modules}
+    functions = "" if module is not None else ", and of functions +, relu and flatten"
+    return f"use {', '.join(sorted(kinds))}{functions}"
 
 
 def _operands(item: fx.Node, names: dict[fx.Node, str], name: str) -> tuple[str, ...]:
