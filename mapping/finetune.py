@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
+from has8 import given
 from has8.blocks import SpikingLayer
 from has8.encoders import Decoder
 from has8.errors import BadInput, CheckpointError
@@ -116,6 +117,8 @@ def prepare(
             or nothing goes to the chip.
     """
     chip = target if isinstance(target, Target) else load_target(target)
+    given.instance(model, nn.Module, "a model")
+    calibration = given.images(calibration, what="calibration images")
     graph, partition = lower(model, chip, calibration=calibration)
     layers = _spiking_layers(model, graph, partition)
     _check_called(model, layers, calibration[:1])

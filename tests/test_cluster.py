@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
@@ -21,10 +24,11 @@ from click.testing import CliRunner
 
 import mapping
 from has8 import calibrate, create_model, load_checkpoint
-from has8.cli import has8
+from has8.cli.commands import has8
 from has8.errors import BackendError, BadInput, DoesNotFit, UnknownName
 from hwsim import simulate
 from hwsim.backends.fast.backend import Fast
+from hwsim.experiments import cluster
 from hwsim.experiments.cluster import _cluster, simulate_on_ray
 from mapping.chip.segment import ChipSegment
 
@@ -222,3 +226,45 @@ def test_says_what_is_missing(mapped, digits, monkeypatch):
         BackendError, match=r"Ray is not installed; run `pip install 'has8\[ray\]'`"
     ):
         simulate_on_ray(mapped, digits[:1])
+
+
+def test_a_server_that_does_not_answer_or_is_no_ray(mapped, digits, monkeypatch):
+    """It accepts connections, and Ray would wait for minutes."""
+    needs_ray()
+    monkeypatch.setattr(cluster, "ANSWER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+        def fails() -> str:
+            with pytest.raises(BackendError, match="^cannot join the Ray cluster") as caught:
+                simulate_on_ray(mapped, digits[:1], address=address)
+            return str(caught.value)
+
+        assert "timed out" in fails()
+
+        def answer() -> None:
+            for _ in range(2):  # the first one has left
+                connection, _ = server.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(b"HTTP/1.1 400 Bad Request")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert "what listens there is no Ray" in fails()
+        thread.join()
+
+
+def test_a_worker_that_is_stopped_ends_the_run(two_workers, mapped, digits, tmp_path):
+    """It would never answer, nor die."""
+
+    def stop(first: int) -> None:
+        (tmp_path / "pid").write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    for timeout_s in (2, 8, 32):  # until it is long enough for a worker to start
+        with pytest.raises(BackendError, match=f"finished no shard in {timeout_s} s: see whether"):
+            simulate_on_ray(mapped, digits[:1], wrapped(stop), timeout_s=timeout_s)
+        if (tmp_path / "pid").exists():
+            break
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

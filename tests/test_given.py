@@ -11,10 +11,11 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from has8 import calibrate, create_model, given
+from has8 import TrainConfig, calibrate, create_model, evaluate, fit, given, load_data
 from has8.errors import BadInput, Has8Error, TraceError
 from hwsim import Faults, agreement, compare, estimate, fault_sweep, simulate
 from mapping import load, map_model, save
+from mapping.finetune import prepare
 
 
 def small(**options: Any) -> nn.Module:
@@ -313,3 +314,25 @@ def test_a_model_that_overflows_is_told_so():
             values.fill_(1e30)
     with pytest.raises(BadInput, match="itself answers with NaN or infinity"):
         map_model(model, calibration=IMAGES)
+
+
+def test_training_and_fine_tuning_take_models_and_data_only():
+    data, config = load_data("digits"), TrainConfig(epochs=1)
+    for take in (
+        lambda: fit("model.pt", data, config),
+        lambda: fit(small(), config, data),
+        lambda: fit(small(), IMAGES, config),
+        lambda: evaluate("model.pt", data.test),
+        lambda: evaluate(small(), IMAGES),
+        lambda: evaluate(small(), data.test, batch_size=0),
+        lambda: prepare("model.pt", calibration=IMAGES),
+        lambda: prepare(small(), calibration=None),
+    ):
+        with pytest.raises(BadInput):
+            take()
+
+
+def test_batch_norms_that_depend_on_the_batch_are_told_what_to_do():
+    norm = nn.BatchNorm2d(2, track_running_stats=False)
+    with pytest.raises(TraceError, match="track_running_stats=True"):
+        map_model(nn.Sequential(nn.Conv2d(1, 2, 3), norm), calibration=IMAGES)

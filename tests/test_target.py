@@ -411,6 +411,64 @@ def test_a_wrong_entry_is_named_with_its_path(
     assert str(caught.value).startswith(f"{path}: {problem}")
 
 
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    text = Path(load_target.__code__.co_filename).with_name("loihi.yaml").read_text()
+    for old, new in (
+        ("  threshold_max: 131071\n", "  treshold_max: 131071\n"),
+        ("state_bits: 24", "state_bits: 99"),
+        ("synapse_formats: {value: 7,", "synapse_formats: {value: -7,"),
+        ("synop_conv: {pj: 24.0, ns: 3.1}", "synop_conv: {pj: much, ns: -1}"),
+    ):
+        text = text.replace(old, new)
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(TargetError) as caught:
+        load_target(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: registers.treshold_max: unknown key")
+    for entry in (
+        "registers.threshold_max: is missing",
+        "registers.state_bits: Expected int <= 48, found 99",
+        "core.synapse_formats: Expected int >= 1, found -7",
+        "accountings.sanafe.events.synop_conv.pj: Expected float",
+        "accountings.sanafe.events.synop_conv.ns: Expected float >= 0.0, found -1",
+    ):
+        assert said.count(entry) == 1, entry
+    path.write_text("name: mine\n" + "".join(f"wrong{number}: 1\n" for number in range(40)))
+    with pytest.raises(TargetError, match=r"wrong19: .*; and \d+ more$"):
+        load_target(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("weight_magnitude_bits: 8", "weight_magnitude_bits: 64"),
+        ("synapse_shift: 6", "synapse_shift: 2147483648"),
+        ("threshold_shift: 6", "threshold_shift: 2147483648"),
+        ("threshold_max: 131071", "threshold_max: 281474976710656"),
+        ("weight_exp_min: {value: -7", "weight_exp_min: {value: -2147483648"),
+        ("weight_exp_max: {value: 7", "weight_exp_max: {value: 2147483648"),
+        ("bias_exp_max: 7", "bias_exp_max: 2147483648"),
+        ("bias_min: {value: -4095", "bias_min: {value: -100000000000000000000"),
+        ("bias_max: {value: 4095", "bias_max: {value: 281474976710656"),
+        ("current_decay_offset: 1", "current_decay_offset: 1000000"),
+        ("neurons: {value: 1024", "neurons: {value: 100000000000000000000"),
+        ("word_bits: 64", "word_bits: 100000000"),
+    ],
+)
+def test_registers_that_no_chip_has_are_refused(tmp_path: Path, old: str, new: str) -> None:
+    if "281474976710656" in new:  # each in its range, but not together
+        path = changed(tmp_path, old, new)
+        text = path.read_text()
+        for shift in ("threshold_shift: 6", "bias_exp_max: 7"):
+            text = text.replace(shift, shift[:-1] + "20")
+        path.write_text(text)
+    else:
+        path = changed(tmp_path, old, new)
+    with pytest.raises(TargetError, match=r"Expected int|may have 62 at most|64 bits"):
+        load_target(path)
+
+
 def test_a_list_where_a_section_belongs(tmp_path: Path) -> None:
     path = tmp_path / "mine.yml"
     path.write_text("- 1\n- 2\n", encoding="utf-8")

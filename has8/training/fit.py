@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from has8 import given
 from has8.data import Data, ImageDataset
 from has8.errors import BadInput, Has8Error
 from has8.plain import plain
@@ -80,6 +81,9 @@ def fit(
         TrainingError: if loss or weights stop being finite; ``last.pt`` keeps a state before.
     """
     hardware = hardware or Hardware()
+    given.instance(model, nn.Module, "a model")
+    given.instance(data, Data, "data from has8.load_data")
+    given.instance(config, TrainConfig, "a has8.TrainConfig")
     _check_shape(model, data)
     chosen = _subset(len(data.train), config)
     fabric = launch(hardware)
@@ -136,6 +140,12 @@ def evaluate(
     Raises:
         BadInput: if the hardware is not there.
     """
+    given.instance(model, nn.Module, "a model")
+    given.instance(dataset, ImageDataset, "images such as the parts of has8.load_data")  # type: ignore[type-abstract]
+    if len(dataset) == 0 or given.value(batch_size, int, "batch_size") < 1:
+        raise BadInput(
+            f"there must be at least one image, and in a batch, not {len(dataset)} and {batch_size}"
+        )
     if hardware is None:
         return count_right(model, dataset, batch_size, _device(model), nullcontext()) / len(dataset)
     fabric = launch(hardware)

@@ -32,6 +32,13 @@ SHARDS_A_WORKER = 2
 ANSWER_S = 10.0
 """Seconds that a cluster may take to answer at all."""
 
+SILENCE_S = 3600.0
+"""Seconds in which a cluster must finish a shard, unless the caller says otherwise."""
+
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a client of HTTP/2, on which Ray's servers talk, begins; they answer with a frame of type 4,
+settings."""
+
 NOTHING = Activity(0, {}, {}, {})
 
 
@@ -45,6 +52,7 @@ def simulate_on_ray(
     record: Collection[str] = (),
     on_progress: OnProgress | None = None,
     retries: int = 3,
+    timeout_s: float = SILENCE_S,
 ) -> Run:
     """What :func:`hwsim.simulate` does, by the workers of a Ray cluster.
 
@@ -64,11 +72,14 @@ def simulate_on_ray(
         record: what to keep in the result, of :data:`hwsim.names.RECORDS`.
         on_progress: called after each shard with (samples done, samples in all).
         retries: how often a shard is run again whose worker was killed.
+        timeout_s: seconds in which the cluster must finish a shard, whatever becomes of its
+            workers.
 
     Raises:
         Has8Error: whatever ``simulate`` raises in a worker.
         BackendError: if Ray is missing, the cluster cannot be reached, or workers keep dying.
     """
+    given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
     x = given.images(x)
     found = _spread(
         _simulate,
@@ -79,6 +90,7 @@ def simulate_on_ray(
         address,
         on_progress,
         retries,
+        timeout_s,
     )
     parts: list[Run] = []
     activity = NOTHING
@@ -98,6 +110,7 @@ def agreements_on_ray(
     batch_size: int = 128,
     on_progress: OnProgress | None = None,
     retries: int = 3,
+    timeout_s: float = SILENCE_S,
 ) -> tuple[Agreement, ...]:
     """What :func:`hwsim.experiments.fidelity.agreements` does, by the workers of a Ray cluster.
 
@@ -107,14 +120,16 @@ def agreements_on_ray(
             read as workers become free.
         backends: at least one; names, or backends that can be pickled.
         total: how many samples there are.
-        address, batch_size, on_progress, retries: as for :func:`simulate_on_ray`.
+        address, batch_size, on_progress, retries, timeout_s: as for :func:`simulate_on_ray`.
 
     Raises:
         Has8Error: whatever ``agreements`` raises in a worker.
         BackendError: if Ray is missing, the cluster cannot be reached, or workers keep dying.
     """
     shared = (mapped, tuple(map(_named, backends)), batch_size)
-    parts = _spread(_agreements, shared, shards, total, batch_size, address, on_progress, retries)
+    parts = _spread(
+        _agreements, shared, shards, total, batch_size, address, on_progress, retries, timeout_s
+    )
     return tuple(map(joined_agreements, zip(*parts, strict=True)))
 
 
@@ -155,11 +170,12 @@ def _spread(
     address: str | None,
     on_progress: OnProgress | None,
     retries: int,
+    timeout_s: float,
 ) -> list[Any]:
     """The results of all shards, in the order of their samples."""
     with _cluster(address) as ray:
         try:
-            workers = _Workers(ray, retries)
+            workers = _Workers(ray, retries, timeout_s)
             size = _shard_size(total, batch_size, workers.count)
             done, parts = 0, dict[int, Any]()
             with closing(workers.run(work, ray.put(shared), shards(size))) as results:
@@ -218,11 +234,17 @@ def _reach(address: str) -> None:
     """Knock at HOST:PORT, where Ray would try for minutes.
 
     Raises:
-        OSError: if nobody answers.
+        OSError: if nobody answers, or not as Ray does.
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+        place = host.strip("[]"), int(port)
+        with socket.create_connection(place, timeout=ANSWER_S) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "1":
+                return
+            connection.sendall(HELLO)
+            if connection.recv(9, socket.MSG_WAITALL)[3:4] != b"\x04":
+                raise OSError("what listens there is no Ray")
 
 
 class _Workers:
@@ -232,8 +254,8 @@ class _Workers:
         BackendError: if it has no cores.
     """
 
-    def __init__(self, ray: Any, retries: int) -> None:
-        self.ray, self.threads = ray, torch.get_num_threads()
+    def __init__(self, ray: Any, retries: int, timeout_s: float) -> None:
+        self.ray, self.threads, self.timeout_s = ray, torch.get_num_threads(), timeout_s
         cores = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         if max(cores, default=0) < 1:
             raise BackendError("the Ray cluster has no cores: start nodes with at least one")
@@ -257,7 +279,13 @@ class _Workers:
                     start += len(tensors[0])
                 if not running:
                     return
-                (ready,), _ = self.ray.wait(list(running), num_returns=1)
+                found, _ = self.ray.wait(list(running), num_returns=1, timeout=self.timeout_s)
+                if not found:
+                    raise BackendError(
+                        f"the Ray cluster finished no shard in {self.timeout_s:g} s: see whether "
+                        "its workers run, or raise the time limit"
+                    )
+                (ready,) = found
                 (first, samples), part = running.pop(ready), self.ray.get(ready)
                 if isinstance(part, Has8Error):
                     raise part

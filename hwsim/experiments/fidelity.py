@@ -316,9 +316,11 @@ def float_answers(
     Returns:
         ``int64[N]``, the class with the largest logit; steps are summed.
     """
+    given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
+    x = x if isinstance(x, Tensor) and len(x) == 0 else given.images(x)
     graph, answers = FloatGraph(mapped), [torch.empty(0, dtype=torch.int64)]
     for batch in x.split(batch_size):
-        answers.append(answers_of(mapped.graph, graph(batch.float())[1]))
+        answers.append(answers_of(mapped.graph, graph(batch)[1]))
         if on_progress is not None:
             on_progress(sum(map(len, answers)), len(x))
     return torch.cat(answers)

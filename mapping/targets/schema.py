@@ -17,6 +17,7 @@ from has8.errors import UnknownName
 from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting, HostLink, Power
 from mapping.targets.sheets import (
+    LARGEST,
     AboveZero,
     AtLeastOne,
     Data,
@@ -33,6 +34,8 @@ Bits = Annotated[int, Meta(ge=1, le=16)]
 """Of a weight: all values of one are listed somewhere."""
 Shift = Annotated[int, Meta(ge=0, le=48)]
 Exponent = Annotated[int, Meta(ge=-48, le=48)]
+WORD = 62
+"""Bits that a shifted mantissa may have: it is computed in int64."""
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
 
@@ -70,9 +73,9 @@ class Registers(Data, frozen=True, kw_only=True):
     membrane_decay_offset: Annotated[int, Meta(ge=0, le=2**14)]
     synapse_shift: Shift
     threshold_shift: Shift
-    threshold_max: Annotated[int, Meta(ge=1, le=2**48)]
-    bias_min: Annotated[int, Meta(ge=-(2**48), le=0)]
-    bias_max: Annotated[int, Meta(ge=0, le=2**48)]
+    threshold_max: Positive
+    bias_min: Annotated[int, Meta(ge=-LARGEST, le=0)]
+    bias_max: Natural
     bias_exp_max: Shift
     weight_exp_min: Exponent
     weight_exp_max: Exponent
@@ -90,6 +93,12 @@ class Registers(Data, frozen=True, kw_only=True):
             raise ValueError("weight_bits must ascend")
         if self.weight_bits[-1] > self.weight_magnitude_bits:
             raise ValueError("weight_bits must not be wider than weight_magnitude_bits")
+        weight = self.weight_magnitude_bits + max(0, self.weight_exp_max) + self.synapse_shift
+        bias = max(-self.bias_min, self.bias_max).bit_length() + self.bias_exp_max
+        threshold = self.threshold_max.bit_length() + self.threshold_shift
+        for name, bits in (("weight", weight), ("bias", bias), ("threshold", threshold)):
+            if bits > WORD:
+                raise ValueError(f"a shifted {name} has {bits} bits, and may have {WORD} at most")
 
 
 class Packing(Data, frozen=True, kw_only=True):
@@ -110,10 +119,10 @@ class Packing(Data, frozen=True, kw_only=True):
             by the base only; past this limit each needs a list of its own.
     """
 
-    word_bits: Positive
+    word_bits: Annotated[int, Meta(ge=1, le=2**16)]
     entry_synapses: Positive
     header_bits: Natural
-    index_bits: Annotated[tuple[Natural, ...], Meta(min_length=1)]
+    index_bits: Annotated[tuple[Shift, ...], Meta(min_length=1)]
     dense_prefix: bool
     list_words: Positive
     shared_base_max: Natural

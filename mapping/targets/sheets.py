@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections.abc
 import reprlib
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
@@ -31,14 +32,14 @@ from mapping.targets.figures import Figure, Trust
 LONGEST = 10**6
 """Bytes of the longest file that is read."""
 
-MOST = 10**15
+LARGEST = 2**48
 """No number of a sheet is larger: products of a few stay finite, and integers within int64."""
 
-Natural = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
-NonNegative = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
-AboveZero = Annotated[float, msgspec.Meta(ge=1 / MOST, le=MOST)]
-AtLeastOne = Annotated[float, msgspec.Meta(ge=1, le=MOST)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
+NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
+AboveZero = Annotated[float, msgspec.Meta(ge=1e-15, le=LARGEST)]
+AtLeastOne = Annotated[float, msgspec.Meta(ge=1, le=LARGEST)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
@@ -105,6 +106,9 @@ class Sheet(Data, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, name, placed)
         msgspec.structs.force_setattr(self, "citations", citations)
 
+
+MOST_PROBLEMS = 20
+"""Entries that one message names."""
 
 SheetT = TypeVar("SheetT", bound=Sheet)
 
@@ -198,6 +202,30 @@ class _EntryError(ValueError):
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"{path}: {problem}" if path else problem)
+        self.problems = [str(self)]
+
+
+class _Problems:
+    """What is wrong with several entries, so that all of it can be told at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Note what is wrong with an entry that is read in the body."""
+        try:
+            yield
+        except _EntryError as wrong:
+            self.found += wrong.problems
+
+    def check(self) -> None:
+        """Raise all that was noted, if anything was."""
+        if self.found:
+            shown, rest = self.found[:MOST_PROBLEMS], len(self.found) - MOST_PROBLEMS
+            error = _EntryError("", "; ".join(shown) + (f"; and {rest} more" if rest > 0 else ""))
+            error.problems = self.found
+            raise error
 
 
 class _Loader(yaml.SafeLoader):
@@ -228,10 +256,12 @@ def _read(
         return _read_struct(bare, _mapping(raw, path), path, cite, citations)
     if get_origin(bare) is collections.abc.Mapping:
         of_key, of_value = get_args(bare)
-        read = {
-            _leaf(of_key, key, path): _read(of_value, item, _join(path, key), cite, citations)
-            for key, item in _mapping(raw, path).items()
-        }
+        read, problems = {}, _Problems()
+        for key, item in _mapping(raw, path).items():
+            with problems.gathered():
+                place = _leaf(of_key, key, path)
+                read[place] = _read(of_value, item, _join(path, key), cite, citations)
+        problems.check()
         if kind is not bare and not read:
             raise _EntryError(path, "needs at least one entry")
         return read
@@ -271,19 +301,20 @@ def _read_struct(
 ) -> Any:
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     fields.pop("citations", None)
+    hints, problems, values = _hints(kind), _Problems(), dict[str, Any]()
     for key in raw:
-        if key not in fields:
-            near = get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
-            raise _EntryError(_join(path, key), f"unknown key, {hint}")
+        with problems.gathered():
+            if key not in fields:
+                near = get_close_matches(str(key), fields, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+                raise _EntryError(_join(path, key), f"unknown key, {hint}")
     for name, field in fields.items():
-        if field.required and name not in raw:
-            raise _EntryError(_join(path, name), "is missing; add it")
-    hints = _hints(kind)
-    values = {
-        name: _read(hints[name], item, _join(path, name), cite, citations)
-        for name, item in raw.items()
-    }
+        with problems.gathered():
+            if field.required and name not in raw:
+                raise _EntryError(_join(path, name), "is missing; add it")
+            if name in raw:
+                values[name] = _read(hints[name], raw[name], _join(path, name), cite, citations)
+    problems.check()
     try:
         return kind(**values)
     except ValueError as error:

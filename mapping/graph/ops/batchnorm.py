@@ -22,7 +22,10 @@ class Epsilon(Attrs, frozen=True):
 def lower(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Lowered:
     """``eps``; running mean and variance and, where affine, weight and bias, all ``[C]``."""
     if module.running_mean is None:
-        raise ValueError("batch normalisation without running statistics depends on the batch")
+        raise ValueError(
+            "batch normalisation without running statistics depends on the batch: train it with "
+            "track_running_stats=True"
+        )
     tensors = parameters(module, "running_mean", "running_var", "weight", "bias")
     return {"eps": module.eps}, tensors
 
