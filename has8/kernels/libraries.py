@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from has8.files import cache_folder
+
 LARGEST = 2**26
 """No library has more bytes, by far; a larger file is not read."""
 
@@ -40,9 +42,10 @@ def keep(name: str, library: bytes) -> None:
     Raises:
         OSError: if it cannot be kept, or the folder is not this user's alone.
     """
-    _path().parent.mkdir(parents=True, exist_ok=True)
+    cache = cache_folder("kernels")
+    cache.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
-        _path().mkdir(mode=0o700)
+        cache.mkdir(mode=0o700)
     draft = f".{name}.{os.urandom(8).hex()}"
     with _folder() as folder:
         try:
@@ -120,19 +123,10 @@ def own_file(path: str | Path, folder: int | None = None) -> bytes:
             return file.read(status.st_size)
 
 
-def _path() -> Path:
-    """Where libraries are kept."""
-    chosen = os.environ.get("HAS8_CACHE") or "~/.cache/has8"
-    try:
-        return Path(chosen).expanduser().absolute() / "kernels"
-    except RuntimeError as error:
-        raise FileNotFoundError(f"there is no home folder for {chosen}") from error
-
-
 @contextmanager
 def _folder() -> Iterator[int]:
     """The open folder where libraries are kept; it stays the same, whoever renames it."""
-    with _own(_path(), os.O_RDONLY | os.O_DIRECTORY) as folder:
+    with _own(cache_folder("kernels"), os.O_RDONLY | os.O_DIRECTORY) as folder:
         yield folder
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from has8 import Checkpoint, load_checkpoint
-from has8.cli.inputs import check_writable, find_data
+from has8.cli.inputs import check_new_file, find_data
 from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
 from has8.cli.progress import stages
 from has8.errors import BackendError
@@ -48,7 +48,9 @@ def run_map(
 ) -> None:
     """Do what the options of :func:`has8.cli.map.map_command` ask for."""
     checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
-    check_writable(out)
+    artefact, report_file = (out / f"{model.stem}{end}" for end in (".h8", ".report.json"))
+    for file in (artefact, report_file):
+        check_new_file(file, model, Path(target), Path(host))
     source = find_data(
         data,
         data_root,
@@ -93,8 +95,7 @@ def run_map(
         unverified=unverified,
     )
     report = json.dumps(to_dict(summary), indent=2)
-    artefact = save(mapped, out / f"{model.stem}.h8")
-    report_file = out / f"{model.stem}.report.json"
+    save(mapped, artefact)
     write_whole(report_file, lambda file: file.write(f"{report}\n".encode()))
     if as_json:
         click.echo(report)
