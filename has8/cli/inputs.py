@@ -10,9 +10,6 @@ from typing import Any
 from has8.data import Data, data_names, load_data
 from has8.errors import BadInput
 
-LONGEST_NAME = 200
-"""Longest name of a file, in bytes; while it is written, its draft has a slightly longer one."""
-
 
 def find_data(
     data: str | None,
@@ -61,7 +58,9 @@ def check_writable(folder: Path) -> None:
         BadInput: if it is a file, or lies where nothing can be written.
     """
     nearest = next(
-        path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()
+        path
+        for path in (folder.absolute(), *folder.absolute().parents)
+        if _can_be(path) and path.exists()
     )
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise BadInput(f"cannot write to {folder}: {nearest} is no folder that can be written to")
@@ -78,12 +77,21 @@ def check_new_file(path: Path, *inputs: Path) -> None:
         BadInput: if its folder cannot be written to, or it is an input or no ordinary file.
     """
     check_writable(path.parent)
-    if not path.name or len(os.fsencode(path.name)) > LONGEST_NAME:
+    if not path.name or not _can_be(path):
         raise BadInput(f"cannot write to a file called {path.name[:40]!r}: choose another name")
     if path.exists() and not path.is_file():
         raise BadInput(f"{path} is no ordinary file: name another to write to")
     if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
-        raise BadInput(f"{path} is what is to be read: name another file to write to")
+        raise BadInput(f"{path} is what is to be read: choose another place to write to")
+
+
+def _can_be(path: Path) -> bool:
+    """Whether the file system takes such a name."""
+    try:
+        path.exists()
+    except OSError:
+        return False
+    return True
 
 
 def _name(data: str | None, training: Mapping[str, Any]) -> str:

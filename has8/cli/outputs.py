@@ -26,10 +26,12 @@ class Outputs:
     Args:
         model: the model's file.
         folder: where to; None for beside the model.
+        read: other files that are read.
     """
 
     model: Path
     folder: Path | None
+    read: tuple[Path, ...] = ()
 
     @property
     def artefact(self) -> Path:
@@ -58,7 +60,7 @@ class Outputs:
                 report that one without would replace.
         """
         for path in (self.artefact, self.report):
-            check_new_file(path, self.model)
+            check_new_file(path, self.model, *self.read)
         if overwrite:
             return
         found = {

@@ -12,11 +12,11 @@ its running statistics (and the encoders' ranges) are the first process's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from torch.optim import Optimizer
 
 from has8 import given
 from has8.data import Data, ImageDataset
+from has8.data.digest import digest
 from has8.errors import BadInput, Has8Error
+from has8.files import held
 from has8.plain import plain
 from has8.training.calibrate import calibrate
 from has8.training.checkpoint import config_of, content_of
@@ -39,6 +41,8 @@ from has8.training.signals import stop_signals
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+Result = TypeVar("Result")
 
 
 def fit(
@@ -76,7 +80,8 @@ def fit(
     Raises:
         BadInput: if the model cannot take the images, the hardware is not there, ``last.pt``
             belongs to another run, the subset is larger than the data, or ``out`` cannot be
-            written.
+            written, is written to by another process or holds files of these names that no
+            training wrote.
         CheckpointError: if ``last.pt`` is damaged.
         TrainingError: if loss or weights stop being finite; ``last.pt`` keeps a state before.
     """
@@ -88,34 +93,36 @@ def fit(
     chosen = _subset(len(data.train), config)
     fabric = launch(hardware)
     _check_batch(config, len(chosen), fabric.world_size)
-    identity = plain(
-        {**(provenance or {}), **_identity(model, data, config, hardware)}, "provenance"
-    )
-    if out is not None:  # what could not be saved is refused before it is trained
-        content_of(
+    folder = None
+    if out is not None:
+        content = _first(fabric, lambda: digest(data))
+        facts = {**(provenance or {}), **_identity(model, data, content, config, hardware)}
+        identity = plain(facts, "provenance")
+        content_of(  # what could not be saved is refused before it is trained
             model,
             input_shape=data.input_shape,
             class_names=data.class_names,
             provenance=identity,
         )
-    folder = None if out is None else RunFolder(Path(out), identity)
+        folder = RunFolder(Path(out), identity)
     model.to(memory_format=torch.channels_last)
     net = fabric.setup_module(torch.compile(model) if hardware.compile else model)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, config)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    try:
-        epochs, position = _restored(fabric, folder, model, optimizer, resume)
-        with torch.random.fork_rng(devices), stop_signals() as signalled:
-            run = TrainingRun(
-                fabric, net, model, optimizer, data, chosen, config,
-                folder if fabric.is_global_zero else None, signalled, on_progress,
-            )  # fmt: skip
-            run.finish(epochs, position)
-    finally:
-        model.to(memory_format=torch.contiguous_format)
-    calibrate(model)
-    if run.folder:
-        run.folder.write_model(MODEL, model, data, epochs[-1])
+    with ExitStack() as alone:
+        try:
+            epochs, position = _restored(fabric, folder, model, optimizer, resume, alone)
+            with torch.random.fork_rng(devices), stop_signals() as signalled:
+                run = TrainingRun(
+                    fabric, net, model, optimizer, data, chosen, config,
+                    folder if fabric.is_global_zero else None, signalled, on_progress,
+                )  # fmt: skip
+                run.finish(epochs, position)
+        finally:
+            model.to(memory_format=torch.contiguous_format)
+        calibrate(model)
+        if run.folder:
+            run.folder.write_model(MODEL, model, data, epochs[-1])
     return History(tuple(epochs))
 
 
@@ -198,24 +205,39 @@ def _restored(
     model: nn.Module,
     optimizer: Optimizer,
     resume: bool,
+    alone: ExitStack,
 ) -> tuple[list[Epoch], Position]:
-    """Where the folder's run stopped; only the first process needs to see the folder."""
-    saved: dict[str, Any] | Has8Error | None = None
-    if folder and fabric.is_global_zero:
+    """Where the folder's run stopped; only the first process needs to see the folder.
+
+    That process keeps others out of the folder until ``alone`` is closed.
+    """
+    if folder is None:
+        return [], Position()
+
+    def read() -> dict[str, Any] | None:
+        alone.enter_context(held(folder.path))
+        return folder.read(resume)
+
+    saved = _first(fabric, read)
+    return folder.restore(saved, model, optimizer) if saved else ([], Position())
+
+
+def _first(fabric: Fabric, work: Callable[[], Result]) -> Result:
+    """What the first process makes, in all processes; the error that it raises, too."""
+    made: Result | Has8Error | None = None
+    if fabric.is_global_zero:
         try:
-            saved = folder.read(resume)
+            made = work()
         except Has8Error as error:
-            saved = error
-    saved = fabric.broadcast(saved)
-    if isinstance(saved, Has8Error):
-        raise saved
-    if folder and saved:
-        return folder.restore(saved, model, optimizer)
-    return [], Position()
+            made = error
+    made = fabric.broadcast(made)
+    if isinstance(made, Has8Error):
+        raise made
+    return cast(Result, made)
 
 
 def _identity(
-    model: nn.Module, data: Data, config: TrainConfig, hardware: Hardware
+    model: nn.Module, data: Data, content: str, config: TrainConfig, hardware: Hardware
 ) -> dict[str, Any]:
     """What tells this run from others, as plain values."""
     return {
@@ -223,7 +245,10 @@ def _identity(
         "data": data.name,
         "preprocess": data.preprocess,
         "input_shape": list(data.input_shape),
+        "class_names": list(data.class_names),
         "train_images": len(data.train),
+        "test_images": len(data.test),
+        "data_sha256": content,
         "precision": hardware.precision,
         **asdict(config),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import math
 import time
@@ -23,12 +24,14 @@ from torch.optim import Optimizer
 from has8.data import Data
 from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.files import write_whole
+from has8.training import checkpoint
 from has8.training.calibrate import calibrate
 from has8.training.checkpoint import read_plain, save, unfit
 from has8.training.history import Epoch, Position
 
 STATE, BEST, MODEL, METRICS = "last.pt", "best.pt", "model.pt", "metrics.csv"
 """State to resume from, model of the best epoch, finished model, one line for each epoch."""
+RESULTS = (STATE, BEST, MODEL, METRICS)
 EVENTS_SUFFIX = ".has8"
 EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
 """TensorBoard's files: the columns of METRICS as scalars."""
@@ -56,35 +59,54 @@ class RunFolder:
         Without ``resume``, what is there is removed, but for the last finished model.
 
         Raises:
-            BadInput: if it belongs to another run, or the folder cannot be written to.
+            BadInput: if it belongs to another run, the folder has a file of such a name that no
+                training wrote, or it cannot be written to.
             CheckpointError: if it is damaged.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if not resume:
+        saved = None
+        if resume and (self.path / STATE).exists():
+            saved = read_plain(self.path / STATE, FORMAT, VERSION)
+            identity = saved.get("identity")
+            self._check(STATE, identity if isinstance(identity, dict) else {})
+        self._check_files(known=saved is not None or not resume)
+        if not resume:
+            try:
                 for name in (STATE, BEST, METRICS):
                     (self.path / name).unlink(missing_ok=True)
-        except OSError as error:
-            raise BadInput(
-                f"cannot write to {self.path} ({error.strerror}): choose another place"
-            ) from error
-        if not (self.path / STATE).exists():
-            return None
-        saved = read_plain(self.path / STATE, FORMAT, VERSION)
-        identity = saved.get("identity")
-        self._check(identity if isinstance(identity, dict) else {})
+            except OSError as error:
+                raise BadInput(
+                    f"cannot write to {self.path} ({error.strerror}): choose another place"
+                ) from error
         return saved
 
-    def _check(self, saved: Mapping[str, Any]) -> None:
-        names = sorted(self.identity.keys() | saved.keys())
+    def _check_files(self, known: bool) -> None:
+        """Refuse to write over what no training wrote and, in an unknown folder, another run's."""
+        for name in RESULTS:
+            path = self.path / name
+            if not path.exists():
+                continue
+            facts = _facts(path)
+            if facts is None:
+                raise BadInput(
+                    f"{path} is no file that has8 wrote in training, or is damaged: move it away, "
+                    "or choose another folder with --out"
+                )
+            if name in (BEST, MODEL) and not known:
+                here = json.loads(json.dumps(self.identity))
+                self._check(name, {key: facts.get(key) for key in here}, here)
+
+    def _check(
+        self, name: str, saved: Mapping[str, Any], identity: Mapping[str, Any] | None = None
+    ) -> None:
+        here = self.identity if identity is None else identity
         differ = [
-            f"{name} is {_short(saved.get(name))} there and {_short(self.identity.get(name))} here"
-            for name in names
-            if saved.get(name) != self.identity.get(name)
+            f"{key} is {_short(saved.get(key))} there and {_short(here.get(key))} here"
+            for key in sorted(here.keys() | saved.keys())
+            if saved.get(key) != here.get(key)
         ]
         if differ:
             raise BadInput(
-                f"{self.path / STATE} belongs to another run ({'; '.join(differ)}): choose "
+                f"{self.path / name} belongs to another run ({'; '.join(differ)}): choose "
                 "another folder with --out, or start over with --restart"
             )
 
@@ -207,6 +229,26 @@ def _checked(saved: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
         if any((tensors[name] < 0).any() for name in ("exp_avg_sq", "step") if name in like):
             raise ValueError(f"the optimiser's state of parameter {number} is negative")
     return {"state": dict(saved["state"]), "param_groups": own["param_groups"]}
+
+
+def _facts(path: Path) -> dict[str, Any] | None:
+    """What a file of a run says about it; None if no training wrote the file."""
+    if path.name == METRICS:
+        with path.open("rb") as file:
+            return {} if file.readline(LONGEST) == _header() else None
+    try:
+        if path.name == STATE:
+            return read_plain(path, FORMAT, VERSION)
+        facts = read_plain(path, checkpoint.FORMAT, checkpoint.VERSION).get("provenance")
+    except CheckpointError:
+        return None
+    trained = isinstance(facts, dict) and {"epoch", "test_accuracy"} <= facts.keys()
+    return facts if trained else None
+
+
+def _header() -> bytes:
+    """The first line of METRICS."""
+    return (",".join(field.name for field in fields(Epoch)) + "\n").encode()
 
 
 def _short(value: object) -> str:

@@ -51,7 +51,7 @@ def run_map(
 ) -> None:
     """Do what the options of :func:`has8.cli.map.map_command` ask for."""
     checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
-    outputs = Outputs(model, out)
+    outputs = Outputs(model, out, (Path(target), Path(host)))
     outputs.check(verify=verify != "none", overwrite=overwrite)
     digest = outputs.digest
     source = find_data(

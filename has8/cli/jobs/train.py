@@ -24,7 +24,7 @@ from has8.training.history import History
 from has8.training.new_model import new_model, recipe_options
 from has8.training.processes import first_process_first, is_first_process
 from has8.training.recipes import RECIPES, TrainConfig
-from has8.training.run_folder import MODEL
+from has8.training.run_folder import MODEL, RESULTS
 from mapping.finetune import PROVENANCE
 from mapping.integers.methods import Method
 
@@ -97,6 +97,8 @@ def run_train(
     if quantize is not None:
         subject = _quantized(subject, tuning)
     folder = out or Path("runs") / file_name(f"{subject.name}-{subject.data.name}")
+    if start is not None:
+        _check_apart(start, folder)
     history = _fit(subject, config, hardware, folder, resume=not restart, quiet=quiet)
     if is_first_process():
         result = _result(subject, recipe, folder, history)
@@ -136,6 +138,16 @@ def _from_file(start: Path, data: str, root: Path | None) -> Subject:
     digest = hashlib.sha256(start.read_bytes()).hexdigest()
     facts = {"from": {"file": start.name, "sha256": digest}}
     return Subject(start.stem, checkpoint.model, source, facts)
+
+
+def _check_apart(start: Path, folder: Path) -> None:
+    """Refuse to write over the file that the run starts from."""
+    for path in (folder / name for name in RESULTS):
+        if path.exists() and path.samefile(start):
+            raise BadInput(
+                f"{start} is where training starts from, and its results would take its place: "
+                "choose another folder with --out"
+            )
 
 
 def _quantized(subject: Subject, tuning: Quantize) -> Subject:
