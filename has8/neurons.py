@@ -207,8 +207,8 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
         if paths.usable(x):
             return fused.spikes(x.flatten(0, 1), len(x), self.fused_constants)
         dtype, x = x.dtype, x.to(real(x.dtype))  # a membrane needs more than 8 bits
-        compiling = torch.compiler.is_compiling()
-        beta, threshold = (self.beta, self.threshold) if compiling else self.constants
+        symbolic = torch.compiler.is_compiling() or self.beta.is_meta
+        beta, threshold = (self.beta, self.threshold) if symbolic else self.constants
         spikes: Tensor = _Run.apply(
             x if self.gain == 1 else x * self.gain, beta, threshold, self.alpha
         )

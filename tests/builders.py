@@ -17,6 +17,7 @@ from torch import nn
 from has8 import calibrate
 from has8.blocks import OverTime
 from has8.encoders import BitPlaneEncoder, Decoder, PhaseEncoder, bitplane_weights
+from has8.models import MODELS
 from has8.neurons import Leaky
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import Lif
@@ -391,3 +392,20 @@ def everything(seed: int = 0) -> nn.Module:
     images = torch.rand(32, *IMAGE)
     net(images)  # for the running statistics
     return calibrate(net.eval(), images)
+
+
+# -------------------------------------------------------------------------------------- to train
+
+
+class Dropping(nn.Sequential):
+    """A model that draws random numbers while it trains."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        super().__init__(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Dropout(), nn.Linear(144, 2))
+        self.config = {"name": "dropping", "num_classes": 2, "in_channels": 1}
+
+
+@MODELS.register("dropping")
+def _dropping(*, num_classes: int, in_channels: int) -> nn.Module:
+    return Dropping()

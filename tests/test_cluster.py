@@ -206,7 +206,7 @@ def test_errors_come_back_as_they_are(two_workers, mapped, digits, tmp_path):
     with pytest.raises(DoesNotFit, match=message):
         simulate_on_ray(mapped, digits[:1], wrapped(refuse))
     assert tried.read_text() == "x"
-    with pytest.raises(BadInput, match="N > 0"):
+    with pytest.raises(BadInput, match="must be at least one"):
         simulate_on_ray(mapped, digits[:0])
 
     def fault(first: int) -> None:

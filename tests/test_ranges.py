@@ -72,9 +72,10 @@ def test_encoders_that_are_not_mapped_take_no_nan_either():
 
 
 def test_a_calibration_that_meets_nan_keeps_the_range():
-    encoder = BitPlaneEncoder()
+    encoder, spoilt = BitPlaneEncoder(), nn.Linear(2, 2)
+    nn.init.constant_(spoilt.weight, math.nan)
     with pytest.raises(BadInput, match="takes numbers, not NaN"):
-        calibrate(encoder, torch.tensor([[math.nan, 1.0]]))
+        calibrate(nn.Sequential(spoilt, encoder), torch.ones(1, 2))
     assert (encoder.lo.item(), encoder.hi.item()) == (0, 1)
 
 

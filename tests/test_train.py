@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import Dropping
 from click.testing import CliRunner
 from tensorboardX.proto.event_pb2 import Event
 
 from has8.data import ArrayImages, Data, batches, load_data
 from has8.errors import BadInput, CheckpointError, TrainingError, UnknownName
-from has8.models import MODELS, create_model
+from has8.models import create_model
 from has8.training import loop
 from has8.training.checkpoint import load
 from has8.training.fit import evaluate, fit
@@ -177,27 +178,6 @@ def test_long_epochs_are_saved_within(tmp_path, unbroken, monkeypatch):
     history = fit(small(99), DATA, CONFIG, out=tmp_path, on_progress=seen.append)
     assert (seen[0].epoch, seen[0].images) == (2, 48)
     assert outcome(tmp_path, history) == unbroken
-
-
-class Dropping(torch.nn.Sequential):
-    """A model that draws random numbers."""
-
-    def __init__(self):
-        torch.manual_seed(0)
-        super().__init__(
-            torch.nn.Conv2d(1, 4, 3),
-            torch.nn.Flatten(),
-            torch.nn.Dropout(),
-            torch.nn.Linear(144, 2),
-        )
-        self.config = {"name": "dropping", "num_classes": 2, "in_channels": 1}
-
-
-if "dropping" not in MODELS.names():
-
-    @MODELS.register("dropping")
-    def _dropping(*, num_classes, in_channels):
-        return Dropping()
 
 
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd"}, {"optimizer": "adam"}])

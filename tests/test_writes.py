@@ -100,7 +100,7 @@ def assigns(net, x, y):
         (lambda net, x, y: (y.flatten(1).relu_(), y)[1], "the model's output\" uses"),
         (assigns, "assigns to a part of a tensor"),
         (lambda net, x, y: iadd(net, y, 1), "must add two tensors"),
-        (lambda net, x, y: y.clamp_(0), "is a clamp_, which mapping does not know"),
+        (lambda net, x, y: y.clamp_(0), "clamp_. is of a kind that mapping does not know"),
     ],
 )
 def test_what_cannot_be_followed_is_said_whatever_the_images_show(run, message):
