@@ -96,7 +96,8 @@ layers = {
 
 @settings(max_examples=8, deadline=None)
 @given(**layers)
-@example(seed=119, parts=1, outlier=1000.0, dead=True, gain=0.3, bits=4)
+@example(seed=477, parts=2, outlier=1000.0, dead=False, gain=1.0, bits=8)
+@example(seed=276, parts=1, outlier=1000.0, dead=True, gain=0.3, bits=2)
 @example(seed=487, parts=1, outlier=1000.0, dead=False, gain=1.0, bits=8)
 @example(seed=84, parts=2, outlier=30.0, dead=True, gain=0.3, bits=2)
 def test_a_search_is_within_twice_of_brute_force_and_per_channel_never_worse(bits, **drawn):

@@ -1,11 +1,12 @@
 """Scales that change the fewest spikes on calibration images.
 
 The layers of a segment are searched in the order in which they run. For each, candidates are
-thresholds from a little below the largest at which nothing is clipped to several times above:
-what lies outside of the grid is clipped, and what lies inside gets a finer one. A candidate is
-judged by the spikes that differ from the float layer's, when the layers in front of it in its
-segment are the quantised ones. The segment itself is given the float model's spikes: bit planes
-of values that are a little off are so different that they would hide what a scale does.
+thresholds and weight exponents over all that is legal: what lies outside of the grid is clipped,
+and what lies inside gets a finer one. All are judged on few images, the better ones on more
+(successive halving), and the best is refined. A candidate is judged by the spikes that differ from
+the float layer's, when the layers in front of it in its segment are the quantised ones. The segment
+itself is given the float model's spikes: bit planes of values that are a little off are so
+different that they would hide what a scale does.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SPIKES = 20_000
 """Spikes that a part of the images has at least, so that few neurons are judged on more images."""
 SHARES = (64, 16, 4)
 """The first candidates are judged on one image in so many, those that are left on more."""
-KEPT = (10, 4, 2)
+KEPT = (8, 3, 2)
 """Candidates that are left after each of these."""
 FEW_BITS = 3
 """Up to which sign modes are tried that leave weights out."""
@@ -44,8 +45,9 @@ ANCHORS = (16, 256, 4096)
 """Threshold mantissas near which one grid of weights is tried: room to a fine membrane."""
 LOWERED = (2, 4, 6)
 """Doublings by which one of several synapses is lowered against the others."""
-STEPS = ((-0.25, 0.25), (-3 / 16, -1 / 8, -1 / 16, 1 / 16, 1 / 8, 3 / 16))
-"""Doublings of the threshold by which the best candidate is refined, in two rounds."""
+STEPS = ((1, (-0.25, 0.25)), (2, (-3 / 16, -1 / 8, -1 / 16, 1 / 16, 1 / 8, 3 / 16)))
+"""Rounds of refinement: how many neighbours are judged on all images, and the doublings of the
+threshold at which they lie from the best candidate."""
 
 
 def search_scales(
@@ -104,9 +106,9 @@ def _search_layer(
     for share, kept in zip(SHARES, KEPT, strict=True):
         left = _fewest(run.part(share), left, kept)
     (best,) = _fewest(run, [base, *left], 1)
-    for steps in STEPS:
+    for count, steps in STEPS:
         near = map(run.rounded, _neighbours(best.scale, steps, registers))
-        (best,) = _fewest(run, [best, *_fewest(run.part(SHARES[-1]), near, 2)], 1)
+        (best,) = _fewest(run, [best, *_fewest(run.part(SHARES[-1]), near, count)], 1)
     if levels > 1:
         (best,) = _fewest(run, [best, *_mixtures(run, best, levels)], 1)
     spikes = run(best)
