@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from builders import feed, population, registers, segment
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -44,6 +44,7 @@ def outcome(run, x):
 
 
 @pytest.mark.parametrize("coding", ENCODERS)
+@settings(deadline=None)
 @given(values=st.lists(edges | st.floats(0, 1, width=32), min_size=1, max_size=4))
 @example([math.nan])
 @example([0.5, 1.25])

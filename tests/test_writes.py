@@ -64,7 +64,7 @@ class Written(nn.Module):
 statements = st.tuples(st.sampled_from(list(STATEMENTS)), st.integers(0, 5), st.integers(0, 5))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(program=st.lists(statements, max_size=5))
 @example([("same", 1, 0), ("iadd", 1, 0)])
 @example([("F", 1, 0), ("conv", 1, 0)])
