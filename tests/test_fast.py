@@ -512,8 +512,10 @@ def test_spikes_that_do_not_fit_are_refused(backend):
             run({"x": torch.ones(shape, dtype=torch.bool)})
     with pytest.raises(BadInput, match="needs the spikes of 'x'"):
         run({})
-    twos = torch.full((3, 1, 2), 2, dtype=torch.uint8)
-    assert torch.equal(run({"x": twos}).spikes["n"], run({"x": twos.bool()}).spikes["n"])
+    ones = torch.ones((3, 1, 2), dtype=torch.uint8)
+    assert torch.equal(run({"x": ones}).spikes["n"], run({"x": ones.bool()}).spikes["n"])
+    with pytest.raises(BadInput, match="sends spikes, 0 or 1 in a step, not 2"):
+        run({"x": 2 * ones})
 
 
 def test_wide_weights_do_not_depend_on_how_torch_multiplies_float32(monkeypatch):

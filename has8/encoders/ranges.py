@@ -47,8 +47,8 @@ def check_unit(x: Tensor, coding: str) -> None:
 
 
 def _ends(x: Tensor) -> tuple[float, float]:
-    """The least and the largest value, both NaN if one is, 0 if there are none."""
-    if not x.numel():
+    """The least and the largest value, both NaN if one is, 0 where no value is held."""
+    if not x.numel() or x.is_meta:
         return 0.0, 0.0
     low, high = torch.stack(torch.aminmax(x.detach())).tolist()
     return low, high
