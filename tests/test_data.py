@@ -552,3 +552,14 @@ def test_a_broken_image_is_named(tmp_path):
 def test_arrays_of_another_layout(images, labels):
     with pytest.raises(BadInput, match=r"uint8\[N, C, H, W\]"):
         ArrayImages(images, labels)
+
+
+def test_a_user_without_a_home_has_digits_and_is_told_what_is_missing(monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("HAS8_DATA", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert len(load_data("digits").test) == 360
+    with pytest.raises(BadInput, match="~/.cache/has8/data"):
+        load_data("imagenet")

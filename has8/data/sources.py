@@ -123,8 +123,11 @@ def _is_dir(path: Path) -> bool:
 
 
 def _root(root: str | Path | None) -> Path:
-    chosen = root or os.environ.get("HAS8_DATA") or Path("~/.cache/has8/data")
-    return Path(chosen).expanduser()
+    chosen = Path(root or os.environ.get("HAS8_DATA") or "~/.cache/has8/data")
+    try:
+        return chosen.expanduser()
+    except RuntimeError:  # a user without a home; what lies there is missing then, by that name
+        return chosen
 
 
 _Split = tuple[ImageDataset, ImageDataset, tuple[str, ...]]
