@@ -232,6 +232,7 @@ def test_a_server_that_does_not_answer_or_is_no_ray(mapped, digits, monkeypatch)
     """It accepts connections, and Ray would wait for minutes."""
     needs_ray()
     monkeypatch.setattr(cluster, "ANSWER_S", 0.5)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another test may have joined one
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
 

@@ -270,11 +270,14 @@ def _tidied_up() -> Iterator[tuple[Path, Callable[[int], None]]]:
             with contextlib.suppress(BrokenPipeError):
                 print(word, file=watching.stdin, flush=True)
 
+        ended = False
         try:
             yield folder, tell
+            ended = True
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            tell(guard.DONE)
+            if ended:  # else an interrupt may have come before a group could be ended here
+                tell(guard.DONE)
 
 
 def _run(
@@ -303,18 +306,18 @@ def _run(
         stderr=subprocess.STDOUT if errors else subprocess.DEVNULL,
         start_new_session=True,
     ) as process:
-        entered(process.pid)
-        assert process.stdout is not None
-        listener = threading.Thread(target=listen, args=(process.stdout,), daemon=True)
-        listener.start()
         code: int | None = None
         try:
+            entered(process.pid)
+            assert process.stdout is not None
+            listener = threading.Thread(target=listen, args=(process.stdout,), daemon=True)
+            listener.start()
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             pass
         finally:
             _end_group(process)
-            listener.join(guard.GRACE_S)
+        listener.join(guard.GRACE_S)
     return code, said.decode(errors="replace")
 
 
