@@ -186,7 +186,7 @@ def _end_with(children: list[BaseProcess], working: threading.Event) -> None:
     while working.is_set():
         for child in list(children):
             try:
-                code = child.exitcode
+                code = _exit_code(child)
             except ValueError:  # joined and closed
                 code = 0
             if code is not None:
@@ -195,6 +195,17 @@ def _end_with(children: list[BaseProcess], working: threading.Event) -> None:
                 print(f"ProcessError: its process {child.name} died with code {code}", flush=True)
                 os._exit(1)
         time.sleep(LOOK_S)
+
+
+def _exit_code(child: BaseProcess) -> int | None:
+    """A child's exit code, None while it runs; it is left to be reaped by whoever waits for it."""
+    if hasattr(os, "waitid"):
+        with contextlib.suppress(ChildProcessError):  # reaped: its code is known
+            found = os.waitid(os.P_PID, cast(int, child.pid), os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
+                return None
+            return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+    return child.exitcode
 
 
 def _write(folder: Path, job: Mapping[str, Any]) -> None:
