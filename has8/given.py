@@ -78,6 +78,17 @@ def labels(y: Any, samples: int, classes: int) -> Tensor:
     return torch.from_numpy(numbers.astype(np.int64))
 
 
+def unwrapped(model: Any) -> Any:
+    """The model that DataParallel, DistributedDataParallel or ``torch.compile`` wrapped."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule":  # torch gives it no public name
+            model = model._orig_mod
+        else:
+            return model
+
+
 def own_copy(model: Any) -> nn.Module:
     """A copy of a model that may be changed: in float32, on the CPU, out of its wrappers.
 
@@ -87,10 +98,7 @@ def own_copy(model: Any) -> nn.Module:
     Raises:
         BadInput: if it is no module, has no values (the meta device), or holds NaN or infinity.
     """
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    elif type(model).__name__ == "OptimizedModule":  # of torch.compile, which has no public name
-        model = model._orig_mod
+    model = unwrapped(model)
     if not isinstance(model, nn.Module):
         raise BadInput(f"a model must be a torch module, not {described(model)}: {_hint(model)}")
     for name, values in (*model.named_parameters(), *model.named_buffers()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -160,7 +161,7 @@ class Leaky(snn.Leaky):  # type: ignore[misc]
             else tuple((t.dtype, t._version) for t in tensors)
         )
         known = self._known
-        if known and changes == known[1] and all(map(_same, tensors, known[0])):
+        if known and changes == known[1] and all(map(operator.is_, tensors, known[0])):
             return known[2]
         if any(t.requires_grad for t in tensors):
             raise BadInput(
@@ -243,10 +244,6 @@ def _number(name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadInput(f"a neuron needs one number as its {name}, not {value!r}") from error
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one is other
 
 
 def make_neuron(name: str) -> Leaky:

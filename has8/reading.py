@@ -16,17 +16,22 @@ from has8.errors import CheckpointError
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows
 
 
+class NotRegular(OSError):
+    """A folder, a pipe or a device: it could keep its reader waiting, or have no end."""
+
+
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a file that has an end, to read its bytes.
 
     Raises:
-        OSError: if it cannot be opened, or is a folder, a pipe or a device, which could keep its
-            reader waiting or have no end.
+        NotRegular: if it is something else.
+        OSError: if it cannot be opened.
     """
+    # Without O_NONBLOCK opening a pipe waits for someone who writes.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is no regular file")
+        raise NotRegular(errno.EINVAL, "it is no regular file")
     return os.fdopen(handle, "rb")
 
 
@@ -43,9 +48,9 @@ def regular_file(path: str | Path) -> Iterator[BinaryIO]:
         file = open_regular(path)
     except PermissionError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except NotRegular:
+        raise CheckpointError(f"{path} is a pipe or a device: name a regular file") from None
     except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) == errno.EINVAL:
-            raise CheckpointError(f"{path} is a pipe or a device: name a regular file") from None
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(f"there is no file {path} ({reason}): check it") from None
     with file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,15 @@ from mapping.partition.segments import Segment
 OnProgress = Callable[[int, int], None]
 """Called with (samples done, samples in all)."""
 
-_MAPPED = "a mapping from mapping.map_model or mapping.load"
+
+def checked_mapping(mapped: Any) -> Mapped:
+    """What is given as a mapping, if it is one.
+
+    Raises:
+        BadInput: if it is anything else.
+    """
+    return given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
+
 
 Recorded = Mapping[str, Mapping[str, Tensor]]
 """Tensors ``[T, N, *shape]`` by chip segment and by port or population."""
@@ -88,7 +97,7 @@ class Program:
     """
 
     def __init__(self, mapped: Mapped, backend: str | Backend = "fast") -> None:
-        self.mapped = given.instance(mapped, Mapped, _MAPPED)
+        self.mapped = checked_mapping(mapped)
         self.backend = find_backend(backend)
         registers = mapped.target.registers
         self.executables: dict[str, Executable] = {
@@ -272,7 +281,7 @@ def _checked(
     state: Mapping[str, SegmentState] | None,
 ) -> Tensor:
     """The samples as the model takes them."""
-    given.instance(mapped, Mapped, _MAPPED)
+    checked_mapping(mapped)
     record = given.value(record, list[str], "record")
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
@@ -392,6 +394,20 @@ def everything(seed: int = 0) -> nn.Module:
     images = torch.rand(32, *IMAGE)
     net(images)  # for the running statistics
     return calibrate(net.eval(), images)
+
+
+# ------------------------------------------------------------------------------- what is watched
+
+
+@contextmanager
+def memory_below(most: float) -> Iterator[None]:
+    """Fail if the body takes more bytes than that at any moment, of what Python counts."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 # -------------------------------------------------------------------------------------- to train

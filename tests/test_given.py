@@ -11,7 +11,17 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from has8 import TrainConfig, calibrate, create_model, evaluate, fit, given, load_data
+from has8 import (
+    TrainConfig,
+    calibrate,
+    create_model,
+    evaluate,
+    fit,
+    given,
+    load_checkpoint,
+    load_data,
+    save_checkpoint,
+)
 from has8.errors import BadInput, Has8Error, TraceError
 from hwsim import Faults, agreement, compare, estimate, fault_sweep, simulate
 from mapping import load, map_model, save
@@ -147,7 +157,7 @@ def test_a_model_of_another_form_is_that_model(wrap, world):
     assert next(model.parameters()).dtype == kind and model.training == mode
 
 
-def test_a_module_that_holds_another_is_not_taken_for_it():
+def test_a_module_that_holds_another_is_not_taken_for_it(tmp_path):
     class Doubled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -157,6 +167,9 @@ def test_a_module_that_holds_another_is_not_taken_for_it():
             return self.module(x) * 2
 
     assert isinstance(given.own_copy(Doubled()), Doubled)
+    with pytest.raises(BadInput, match="without a config"):
+        save_checkpoint(tmp_path / "x.pt", Doubled(), input_shape=(1, 8, 8), class_names="abc")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -214,6 +227,8 @@ def test_swapped_arguments_are_refused(world):
         lambda: estimate(world.run, world.mapped),
         lambda: save("x.h8", world.mapped),
         lambda: load(world.mapped),
+        lambda: load_checkpoint(world.model),
+        lambda: load_data(None),
         lambda: simulate(world.mapped, IMAGES, None),
         lambda: simulate(world.mapped, IMAGES, batch_size="1"),
         lambda: simulate(world.mapped, IMAGES, record="spikes"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ LARGEST = 1 << 26
 """Bytes; a report that is larger is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outputs:
     """Where a model's mapping and its report go.
 
@@ -43,7 +44,7 @@ class Outputs:
         """The report's file."""
         return self.artefact.with_name(f"{self.model.stem}.report.json")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the model's file, in hexadecimal."""
         return sha256(self.model.read_bytes()).hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from has8.errors import BadInput
+from has8.reading import NotRegular, open_regular
 
 SUFFIXES = frozenset(
     (
@@ -112,22 +113,19 @@ def subfolders(folder: Path) -> list[Path]:
     return [Path(entry.path) for entry in _scan(folder)[0]] if folder.is_dir() else []
 
 
-def open_regular(path: Path) -> BinaryIO:
-    """Open an ordinary file to read it: reading a pipe or a device may never end.
+def open_image(path: Path) -> BinaryIO:
+    """Open an image's file to read it.
 
     Raises:
-        BadInput: if it is something else.
+        BadInput: if it is a pipe or a device.
         OSError: if it cannot be opened.
     """
-    # Without O_NONBLOCK opening a pipe waits for someone who writes.
-    descriptor = os.open(path, os.O_RDONLY | _FLAGS)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _not_regular(path)
-    return os.fdopen(descriptor, "rb")
+    try:
+        return open_regular(path)
+    except NotRegular:
+        raise _not_regular(path) from None
 
 
-_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _Entries = list["os.DirEntry[str]"]
 
 
@@ -344,7 +342,7 @@ def _digest(file: ImageFile) -> object:
 
 def _read(file: ImageFile, read: Callable[[BinaryIO], object]) -> object:
     try:
-        with open_regular(file.path) as opened:
+        with open_image(file.path) as opened:
             return read(opened)
     except OSError as error:
         raise BadInput(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from has8.data.listing import open_regular
+from has8.data.listing import open_image
 from has8.errors import BadInput
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
@@ -67,7 +67,7 @@ def read_square(file: Path, size: int, preprocess: str) -> Tensor:
 def _read(file: Path) -> Image.Image:
     """The whole picture in mode RGB, or F in [0, 1] if it is a deep one."""
     try:
-        with open_regular(file) as opened:
+        with open_image(file) as opened:
             if (count := os.fstat(opened.fileno()).st_size) > LARGEST_BYTES:
                 raise BadInput(
                     f"{file} has {count:,} bytes, expected at most {LARGEST_BYTES:,}: scale it down"

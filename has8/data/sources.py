@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from has8 import given
 from has8.data.folders import find_known, read_folder
 from has8.data.images import ArrayImages, ImageDataset, check_preprocess
 from has8.data.names import ARRAYS, FOLDERS, data_names
@@ -87,6 +88,7 @@ def load_data(
         BadInput: if files are missing and cannot be downloaded, a folder does not hold what
             :func:`has8.data.listing.list_images` asks for, or another argument is out of range.
     """
+    name = str(given.path(name, "a folder, or the name of a data set"))
     if image_size is not None and image_size < 1:
         raise BadInput(f"image size must be at least 1 pixel, not {image_size}")
     check_preprocess(preprocess)

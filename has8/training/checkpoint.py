@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor, nn
 
+from has8 import given
 from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.files import write_whole
 from has8.models import create_model
@@ -37,8 +38,6 @@ _BUILDERS = {
     "torch._utils _rebuild_parameter",
 }
 _CODE_OPCODES = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
-_WRAPPERS = ("_orig_mod", "module")
-"""The one part of a model that torch.compile, DataParallel and their like have wrapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def content_of(
     Raises:
         BadInput: if :func:`load` would refuse it or give another model.
     """
-    model = _unwrapped(model)
+    model = given.unwrapped(model)
     config = config_of(model)
     facts = {"has8": version("has8"), "torch": torch.__version__, **(provenance or {})}
     payload = {
@@ -133,6 +132,7 @@ def load(path: str | Path) -> Checkpoint:
         CheckpointError: if it is missing, no has8 model file, damaged, unsafe, of another version,
             or its weights do not belong to its model.
     """
+    path = given.path(path, "a model file")
     payload = read_plain(path, FORMAT, VERSION)
     try:
         config, shape, class_names, provenance, state, _ = _parse(payload)
@@ -156,7 +156,7 @@ def config_of(model: nn.Module) -> dict[str, Any]:
         BadInput: if it has none, because :func:`has8.models.create_model` did not build it, or one
             that cannot be made plain.
     """
-    config = getattr(_unwrapped(model), "config", None)
+    config = getattr(given.unwrapped(model), "config", None)
     if not isinstance(config, Mapping | Namespace):
         raise BadInput(
             f"a {type(model).__name__} without a config cannot be saved: "
@@ -258,14 +258,6 @@ def _built(config: Mapping[str, Any]) -> nn.Module:
     except (Has8Error, TypeError, ValueError, RuntimeError, OverflowError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"the model cannot be built: {reason}") from error
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, if it is a wrapper's only part."""
-    parts = dict(model.named_children())
-    (name, *others) = parts or [""]
-    wrapped = name in _WRAPPERS and not others and "config" not in vars(model)
-    return _unwrapped(parts[name]) if wrapped else model
 
 
 def _remedy(model: nn.Module) -> str:

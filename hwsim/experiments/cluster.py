@@ -20,7 +20,7 @@ from hwsim.activity import Activity
 from hwsim.backends.protocol import Backend
 from hwsim.backends.registry import BACKENDS
 from hwsim.experiments.fidelity import Agreement, agreements, joined_agreements, paired
-from hwsim.program import OnProgress, Run, joined, simulate
+from hwsim.program import OnProgress, Run, checked_mapping, joined, simulate
 from mapping import Mapped
 
 MOST_BATCHES = 8
@@ -79,7 +79,7 @@ def simulate_on_ray(
         Has8Error: whatever ``simulate`` raises in a worker.
         BackendError: if Ray is missing, the cluster cannot be reached, or workers keep dying.
     """
-    given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
+    checked_mapping(mapped)
     x = given.images(x)
     found = _spread(
         _simulate,

@@ -17,7 +17,7 @@ from hwsim.activity import Overflow
 from hwsim.backends.protocol import Backend
 from hwsim.experiments.divergence import Divergence
 from hwsim.experiments.recording import Recording
-from hwsim.program import OnProgress, Program, Run
+from hwsim.program import OnProgress, Program, Run, checked_mapping
 from mapping import Mapped
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph, Node
@@ -254,7 +254,7 @@ def paired(mapped: Mapped, x: Tensor, labels: Tensor | None, batch_size: int) ->
         BadInput: if they are of another form, there is not one label for each image or one that is
             no class of the model, or no image in a batch.
     """
-    given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
+    checked_mapping(mapped)
     x = given.images(x)
     if given.value(batch_size, int, "batch_size") < 1:
         raise BadInput(f"batch_size must be at least 1, not {batch_size}")
@@ -316,7 +316,7 @@ def float_answers(
     Returns:
         ``int64[N]``, the class with the largest logit; steps are summed.
     """
-    given.instance(mapped, Mapped, "a mapping from mapping.map_model or mapping.load")
+    checked_mapping(mapped)
     x = x if isinstance(x, Tensor) and len(x) == 0 else given.images(x)
     graph, answers = FloatGraph(mapped), [torch.empty(0, dtype=torch.int64)]
     for batch in x.split(batch_size):

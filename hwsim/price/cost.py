@@ -26,7 +26,7 @@ from hwsim.price.counts import (
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
 from hwsim.price.timing import Latency, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads
-from hwsim.program import Run
+from hwsim.program import Run, checked_mapping
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped
@@ -193,7 +193,7 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         BadInput: if the run is not one of this mapping.
         UnknownName, TargetError: if the host profile cannot be read.
     """
-    given.instance(mapped, Mapped, "first the mapping that ran")
+    checked_mapping(mapped)
     activity = given.instance(run, Run, "a run from hwsim.simulate").activity
     _check(mapped, activity)
     processor = host if isinstance(host, Host) else load_host(host)

@@ -11,9 +11,9 @@ from torch import Tensor
 from has8 import Checkpoint, load_checkpoint
 from has8.cli.inputs import find_data
 from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
-from has8.cli.output import show
 from has8.cli.outputs import DIGEST, Outputs
 from has8.cli.progress import stages
+from has8.cli.stdout import show
 from has8.errors import BackendError
 from has8.files import write_whole
 from has8.text import printable
@@ -53,7 +53,6 @@ def run_map(
     checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
     outputs = Outputs(model, out, (Path(target), Path(host)))
     outputs.check(verify=verify != "none", overwrite=overwrite)
-    digest = outputs.digest
     source = find_data(
         data,
         data_root,
@@ -74,7 +73,7 @@ def run_map(
             scales=chosen,
             per_channel=per_channel,
             provenance={
-                DIGEST: digest,
+                DIGEST: outputs.digest,
                 "data": source.name,
                 "class_names": list(checkpoint.class_names),
                 "training": dict(checkpoint.provenance),
@@ -99,7 +98,7 @@ def run_map(
         verified=verified,
         unverified=unverified,
     )
-    report = json.dumps({**to_dict(summary), DIGEST: digest}, indent=2)
+    report = json.dumps({**to_dict(summary), DIGEST: outputs.digest}, indent=2)
     write_whole(outputs.report, lambda file: file.write(f"{report}\n".encode()))
     if as_json:
         click.echo(report)

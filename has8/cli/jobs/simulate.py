@@ -10,8 +10,8 @@ import click
 
 from has8.cli.inputs import check_new_file, find_data
 from has8.cli.options import LOCAL
-from has8.cli.output import show
 from has8.cli.progress import stages
+from has8.cli.stdout import show
 from has8.data import Data, batches
 from has8.data.images import spread
 from has8.errors import BadInput

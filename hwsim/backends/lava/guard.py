@@ -13,18 +13,28 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 GRACE_S = 2.0
 """Seconds that a stopped group may take to clean up its shared memory."""
 DONE = "done"
 
 
-def end_group(group: int) -> None:
-    """End a process group, with time to free its shared memory."""
+def end_group(
+    group: int, grace_s: float = GRACE_S, reap: Callable[[], object] = lambda: None
+) -> None:
+    """End a process group, with time to free its shared memory.
+
+    Args:
+        group: its number.
+        grace_s: how much time.
+        reap: called meanwhile, to see whether a child that leads the group has ended.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGTERM)
-        end = time.monotonic() + GRACE_S
+        end = time.monotonic() + grace_s
         while time.monotonic() < end:
+            reap()
             os.killpg(group, 0)
             time.sleep(0.01)
         os.killpg(group, signal.SIGKILL)

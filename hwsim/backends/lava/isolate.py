@@ -327,7 +327,8 @@ def _run(
         except subprocess.TimeoutExpired:
             pass
         finally:
-            _end_group(process)
+            broke = process.poll() != 0  # else nothing is left that would need time
+            guard.end_group(process.pid, guard.GRACE_S if broke else 0, process.poll)
         listener.join(guard.GRACE_S)
     return code, said.decode(errors="replace")
 
@@ -359,18 +360,6 @@ def _results(path: Path, most_bytes: int) -> list[Array]:
                     raise ValueError("it is cut off")
     with np.load(path, allow_pickle=False) as result:
         return [result[str(place)] for place in range(len(result.files))]
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End what is left of a process's group, with time to free shared memory if it broke."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGTERM)
-        end = time.monotonic() + (guard.GRACE_S if process.poll() != 0 else 0)
-        while time.monotonic() < end:
-            process.poll()
-            os.killpg(process.pid, 0)
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":
