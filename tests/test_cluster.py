@@ -262,7 +262,7 @@ def test_a_worker_that_is_stopped_ends_the_run(two_workers, mapped, digits, tmp_
         (tmp_path / "pid").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    for timeout_s in (2, 8, 32):  # until it is long enough for a worker to start
+    for timeout_s in (6, 24):  # until it is long enough for a worker to start
         with pytest.raises(BackendError, match=f"finished no shard in {timeout_s} s: see whether"):
             simulate_on_ray(mapped, digits[:1], wrapped(stop), timeout_s=timeout_s)
         if (tmp_path / "pid").exists():

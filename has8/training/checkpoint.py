@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from has8 import given
 from has8.errors import BadInput, CheckpointError, Has8Error
@@ -232,7 +233,7 @@ def _parse(
         if not holds:
             raise ValueError(f"bad or missing entry: {key}")
     # Without memory first: a config of a few bytes may describe a model of any size.
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         twin = _built(config)
     reason = unfit(twin.state_dict(), state)
     if reason:
@@ -245,6 +246,17 @@ def _parse(
         if made[key] != found:
             raise ValueError(f"bad or missing entry: {entry} is for {key}={found}, not {made[key]}")
     return config, tuple(shape), tuple(names), provenance, dict(state), twin
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leave new weights as they are: on "meta", a draw of them would import torch's compiler."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _built(config: Mapping[str, Any]) -> nn.Module:
