@@ -277,10 +277,10 @@ def test_files_that_are_no_artefact(mapped, tmp_path):
 
 
 def packed(folder):
-    """A few kilobytes that unpack to a gigabyte."""
+    """A few kilobytes that unpack to 256 MiB."""
     file = zipfile.ZipFile(folder / "bad.h8", "w", zipfile.ZIP_DEFLATED)
     with file, file.open(MANIFEST, "w") as entry:
-        for _ in range(1024):
+        for _ in range(256):
             entry.write(bytes(1 << 20))
 
 
