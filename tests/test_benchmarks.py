@@ -416,7 +416,7 @@ def test_training_as_a_process(tmp_path):
 def test_peak_memory_grows_with_the_batch():
     if timing.resident("VmHWM") is None:
         pytest.skip("this system does not tell peak memory")
-    found = training._peak("has8_resnet_b32", "snntorch", replace(SMALL, batch_size=32))
+    found = training.peak_mib("has8_resnet_b32", "snntorch", replace(SMALL, batch_size=32))
     assert 50 < found < 5000
 
 
