@@ -7,6 +7,7 @@ that could be loaded, or an error.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,6 @@ from threading import current_thread, main_thread
 from typing import Any
 
 from has8.kernels.libraries import LARGEST, own_file, private_folder
-
-if sys.platform == "linux":
-    import resource
 
 SECONDS = 120.0
 """How long all tries for one library may take together."""
@@ -36,6 +34,9 @@ except OSError:
     pass
 """
 """A program that survives what is not a library, but not half of one."""
+
+_LIMITED = 'ulimit -f "$1" 2> /dev/null; shift; exec "$@"'
+"""A shell program: the words behind the first one, which may write files of so many half KiB."""
 
 
 def compiled(
@@ -95,11 +96,14 @@ def _run(command: Sequence[str], deadline: float, signals: Sequence[int]) -> Non
     """Run a command without input and output; all that it has started ends with it.
 
     Raises:
+        FileNotFoundError: if there is no such command.
         subprocess.TimeoutExpired: if the deadline or a signal comes first.
         subprocess.CalledProcessError: if it fails.
     """
+    if shutil.which(command[0]) is None:
+        raise FileNotFoundError(f"there is no command {command[0]}")
     process = subprocess.Popen(
-        command,
+        ["/bin/sh", "-c", _LIMITED, "sh", str(LARGEST // 512), *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -107,9 +111,6 @@ def _run(command: Sequence[str], deadline: float, signals: Sequence[int]) -> Non
         umask=0o077,
     )
     try:
-        if sys.platform == "linux":  # nowhere else can a limit be set for what has started
-            with suppress(OSError):
-                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
         while process.poll() is None:
             if signals or time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired(command, SECONDS)
