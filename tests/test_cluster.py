@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from apart import wait_until
 from builders import with_constants
 from click.testing import CliRunner
 
@@ -232,7 +233,8 @@ def test_a_server_that_does_not_answer_or_is_no_ray(mapped, digits, monkeypatch)
     """It accepts connections, and Ray would wait for minutes."""
     needs_ray()
     monkeypatch.setattr(cluster, "ANSWER_S", 0.5)
-    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another test may have joined one
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another test may have joined one,
+    monkeypatch.setattr("ray.shutdown", lambda: None)  # and goes on with it
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
 
@@ -255,17 +257,24 @@ def test_a_server_that_does_not_answer_or_is_no_ray(mapped, digits, monkeypatch)
         thread.join()
 
 
-def test_a_worker_that_is_stopped_ends_the_run(two_workers, mapped, digits, tmp_path):
+def test_a_worker_that_is_stopped_ends_the_run(two_workers, mapped, digits, tmp_path, monkeypatch):
     """It would never answer, nor die."""
+    pid = tmp_path / "pid"
 
     def stop(first: int) -> None:
-        (tmp_path / "pid").write_text(str(os.getpid()))
+        (tmp_path / "new").write_text(str(os.getpid()))
+        (tmp_path / "new").rename(pid)
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    for timeout_s in (6, 24):  # until it is long enough for a worker to start
-        with pytest.raises(BackendError, match=f"finished no shard in {timeout_s} s: see whether"):
-            simulate_on_ray(mapped, digits[:1], wrapped(stop), timeout_s=timeout_s)
-        if (tmp_path / "pid").exists():
-            break
+    wait = two_workers.wait
+
+    def waits(*tasks: Any, **options: Any) -> Any:
+        """Its time begins when the worker has started, which may take long."""
+        assert wait_until(pid.exists)
+        return wait(*tasks, **options)
+
+    monkeypatch.setattr(two_workers, "wait", waits)
+    with pytest.raises(BackendError, match=r"finished no shard in 0\.5 s: see whether"):
+        simulate_on_ray(mapped, digits[:1], wrapped(stop), timeout_s=0.5)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        os.kill(int(pid.read_text()), signal.SIGKILL)

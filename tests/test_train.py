@@ -7,14 +7,13 @@ import math
 import os
 import signal
 import struct
-import subprocess
-import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
+from apart import run_apart
 from builders import Dropping
 from click.testing import CliRunner
 from tensorboardX.proto.event_pb2 import Event
@@ -228,53 +227,44 @@ class Plain(torch.nn.Sequential):
 
 
 PLAIN = replace(CONFIG, epochs=2, subset=37, augment="none", optimizer="sgd", clip_norm=None)
-PROCESSES = """
-import sys, torch
-from dataclasses import replace
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from has8.training.hardware import Hardware
-from test_train import CONFIG, DATA, PLAIN, Plain, evaluate, fit, small, stop_at
-rank, out, hardware = int(__import__("os").environ["RANK"]), Path(sys.argv[2]), Hardware("cpu")
 
-plain, seen = Plain(), []
-fit(plain, DATA, PLAIN, hardware=hardware, on_progress=seen.append)
-if rank == 0:
-    torch.save([plain.state_dict(), [now.images for now in seen]], out / "plain.pt")
-assert rank == 0 or not seen
 
-config = replace(CONFIG, epochs=2)
-torch.manual_seed(rank)  # other weights in every process: the first one's count
-fit(small(rank), DATA, config, hardware=hardware, out=out / f"whole{rank}")
-broken, code = small(), 0
-stop = stop_at(2, 32) if rank == 0 else None
-try:
-    fit(broken, DATA, config, hardware=hardware, out=out / "broken", on_progress=stop)
-except SystemExit as error:
-    code = error.code
-assert code == 143, code
-model = small(5)
-history = fit(model, DATA, config, hardware=hardware, out=out / "broken")
-accuracy = evaluate(model, DATA.test, hardware=hardware)
-assert accuracy == history.accuracy
-torch.save([model.state_dict(), accuracy], out / f"rank{rank}.pt")
-"""
+def launch_two(out):
+    """What ``torchrun --standalone --nproc-per-node 2`` does, but that its processes are forked."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    server = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(uuid4())}
+    elastic_launch(LaunchConfig(1, 1, 2, **server, max_restarts=0, start_method="fork"), learn)(out)
+
+
+def learn(out):
+    """What each of the two does."""
+    rank, hardware = int(os.environ["RANK"]), Hardware("cpu")
+
+    plain, seen = Plain(), []
+    fit(plain, DATA, PLAIN, hardware=hardware, on_progress=seen.append)
+    if rank == 0:
+        torch.save([plain.state_dict(), [now.images for now in seen]], out / "plain.pt")
+    assert rank == 0 or not seen
+
+    config = replace(CONFIG, epochs=2)
+    torch.manual_seed(rank)  # other weights in every process: the first one's count
+    fit(small(rank), DATA, config, hardware=hardware, out=out / f"whole{rank}")
+    stop = stop_at(2, 32) if rank == 0 else None
+    with pytest.raises(SystemExit) as stopped:
+        fit(small(), DATA, config, hardware=hardware, out=out / "broken", on_progress=stop)
+    assert stopped.value.code == 143
+    model = small(5)
+    history = fit(model, DATA, config, hardware=hardware, out=out / "broken")
+    accuracy = evaluate(model, DATA.test, hardware=hardware)
+    assert accuracy == history.accuracy
+    torch.save([model.state_dict(), accuracy], out / f"rank{rank}.pt")
 
 
 def test_two_processes_learn_as_one(tmp_path):
     """Same gradient as one process, same weights in both, one writer, and breaks as anywhere."""
-    script = tmp_path / "script.py"
-    script.write_text(PROCESSES)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(script), str(Path(__file__).parent), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    said = tmp_path / "said"
+    assert run_apart(said, launch_two, tmp_path) == 0, said.read_text()
     (first, accuracy), (second, again) = (torch.load(tmp_path / f"rank{r}.pt") for r in (0, 1))
     assert accuracy == again and first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -289,19 +279,18 @@ def test_two_processes_learn_as_one(tmp_path):
     assert torch.allclose(state["1.weight"], alone[1].weight, atol=1e-6)
 
 
-def test_a_killed_process_loses_at_most_one_epoch(tmp_path, unbroken):
-    script = f"""
-import os, signal, sys, torch
-torch.set_num_threads(1)
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_train import CONFIG, DATA, fit, small
-def kill(now):
-    if now.epoch == 2 and now.images == 32:
-        os.kill(os.getpid(), signal.SIGKILL)
-fit(small(), DATA, CONFIG, out={str(tmp_path)!r}, on_progress=kill)
-"""
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=200)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+def train_until_killed(out):
+    def kill(now):
+        if now.epoch == 2 and now.images == 32:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    fit(small(), DATA, CONFIG, out=out, on_progress=kill)
+
+
+def test_a_killed_process_loses_at_most_one_epoch(tmp_path, unbroken, tmp_path_factory):
+    said = tmp_path_factory.mktemp("said") / "said"
+    code = run_apart(said, train_until_killed, tmp_path)
+    assert code == -signal.SIGKILL, said.read_text()
     (events,) = tmp_path.glob("events*")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "best.pt",

@@ -285,6 +285,9 @@ def _tidied_up() -> Iterator[tuple[Path, Callable[[int], None]]]:
         try:
             yield folder, tell
             ended = True
+        except Exception:
+            ended = True
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             if ended:  # else an interrupt may have come before a group could be ended here
