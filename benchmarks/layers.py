@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from has8.errors import BadInput
+from has8.kernels import paths
+from has8.neurons import Leaky
 
 LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -41,30 +45,35 @@ class Macs:
 
 
 def count_macs(model: nn.Module, side: int, in_channels: int = 3) -> Macs:
-    """Count by hooks in a forward pass of one image without data (on the meta device).
+    """Count in a forward pass of one image in which nothing is multiplied.
+
+    Layers give zeros of the shape of their outputs. (On the meta device torch would do the like,
+    after importing its compiler for some seconds.)
 
     Args:
-        model: loses its weights: it is moved to the meta device.
+        model: is of no use after it: its layers have other forward passes.
         side: of the image in pixels.
         in_channels: of the image.
 
     Raises:
         BadInput: if a layer does not run, or layers run for different numbers of steps.
     """
-    model.to("meta").eval()
-    rows = {module: 0 for module in model.modules() if isinstance(module, LAYERS)}
+    rows = {module: 0 for module in model.eval().modules() if isinstance(module, LAYERS)}
     macs = dict.fromkeys(rows, 0)
 
-    def note(module: nn.Module, _: Any, out: Tensor) -> None:
-        assert isinstance(module, LAYERS)
-        rows[module] += len(out)
-        macs[module] += out.numel() * module.weight[0].numel()
+    def count(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+        out = _zeros(layer, x)
+        rows[layer] += len(out)
+        macs[layer] += out.numel() * layer.weight[0].numel()
+        return out
 
-    hooks = [module.register_forward_hook(note) for module in rows]
-    with torch.no_grad():
-        model(torch.zeros(1, in_channels, side, side, device="meta"))
-    for hook in hooks:
-        hook.remove()
+    for module in model.modules():
+        if isinstance(module, LAYERS):
+            module.forward = partial(count, module)  # type: ignore[method-assign]
+        elif isinstance(module, (nn.BatchNorm2d, Leaky)):  # the output has the input's shape
+            module.forward = _same  # type: ignore[method-assign]
+    with torch.inference_mode(), paths.plain():
+        model(torch.zeros(1, in_channels, side, side))
     steps = set(rows.values()) - {1}
     if 0 in steps or len(steps) > 1:
         raise BadInput(
@@ -73,6 +82,19 @@ def count_macs(model: nn.Module, side: int, in_channels: int = 3) -> Macs:
     spiking = sum(macs[module] for module in macs if rows[module] > 1)
     number = steps.pop() if steps else 1
     return Macs(sum(macs.values()) - spiking, spiking // number, number)
+
+
+def _zeros(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+    """An output of the layer's shape: of a convolution, that of one channel of zeros."""
+    if isinstance(layer, nn.Linear):
+        return x.new_zeros(1).expand(*x.shape[:-1], layer.out_features)
+    one = x.new_zeros(1, 1, *layer.kernel_size)
+    out = F.conv2d(x[:, :1], one, None, layer.stride, layer.padding, layer.dilation)
+    return out.expand(-1, layer.out_channels, -1, -1)
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,7 +233,7 @@ def _parse(
         if not holds:
             raise ValueError(f"bad or missing entry: {key}")
     # Without memory first: a config of a few bytes may describe a model of any size.
-    with torch.device("meta"), _NoInitialisation():
+    with torch.device("meta"), NoInitialisation():
         twin = _built(config)
     reason = unfit(twin.state_dict(), state)
     if reason:
@@ -248,13 +248,14 @@ def _parse(
     return config, tuple(shape), tuple(names), provenance, dict(state), twin
 
 
-class _NoInitialisation(TorchFunctionMode):
+class NoInitialisation(TorchFunctionMode):
     """Leave new weights as they are: on "meta", a draw of them would import torch's compiler."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
+        draws = func in (Tensor.uniform_, Tensor.normal_)
+        if draws or getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
         return func(*args, **(kwargs or {}))
 
