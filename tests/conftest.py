@@ -1,5 +1,7 @@
 """What several test files need: small trained-like models, real data, one thread a process."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -18,8 +20,14 @@ SMALL = {
 EPOCHS = 6
 
 
-def _warmed(name, **options):
-    """A small model trained for a few seconds, so that neurons fire and answers mean something."""
+@cache
+def _warmed(kind):
+    """A small model trained for a few seconds, so that neurons fire and answers mean something.
+
+    ``kind`` is a name of :data:`SMALL`, with "-" and a neuron behind it where that is not a LIF.
+    """
+    name, _, neuron = kind.partition("-")
+    options = {"neuron": neuron} if neuron else {}
     torch.manual_seed(0)
     model = create_model(name, num_classes=10, in_channels=1, **SMALL[name], **options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -49,8 +57,7 @@ def digits():
 @pytest.fixture(scope="session", params=["has8_vgg", "has8_resnet", "has8_vgg-if"])
 def model(request):
     """Small models that a few passes over the digits have trained."""
-    name, _, neuron = request.param.partition("-")
-    return _warmed(name, **({"neuron": neuron} if neuron else {}))
+    return _warmed(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -231,7 +231,7 @@ def test_needs_are_those_of_plain_counting_and_within_the_limits(
     check_tiles(tiles, seg, chip)
 
 
-@settings(PATIENT, max_examples=60)
+@settings(PATIENT, max_examples=30)
 @given(networks(delays=3, loops=True), TIGHT)
 def test_loops_are_cut_by_plain_counting_or_refused_with_what_they_lack(
     seg: ChipSegment, chip: Target
