@@ -342,9 +342,8 @@ def test_a_file_of_the_version_before_gets_one_sentence(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def scales(vgg, digits):
+def scales(mapped):
     """The scales that rounding finds, by population."""
-    mapped = map_model(vgg, calibration=digits[:64])
     return {
         layer.name: Scale(
             tuple(np.broadcast_to(layer.neuron.threshold.ravel(), layer.shape[:1]).tolist()),
@@ -487,7 +486,7 @@ def at(value, path):
 @st.composite
 def changed_manifests(draw, manifest):
     """A manifest with up to three entries changed, removed, doubled, or put in others' places."""
-    manifest = deepcopy(manifest)
+    manifest = json.loads(json.dumps(manifest))  # a copy, in a tenth of deepcopy's time
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         part = draw(st.sampled_from([*manifest] or [None]))
         if part is None:
@@ -637,7 +636,7 @@ def assert_sound(mapped, folder):
     assert len(repr(mapped)) < 10_000
 
 
-@settings(slow, max_examples=200)
+@settings(slow, max_examples=120)
 @given(data=st.data())
 def test_forged_manifests_are_refused_or_are_sound(entries, data, tmp_path):
     changed = Entries(data.draw(changed_manifests(entries.manifest)), entries.arrays)
@@ -646,7 +645,7 @@ def test_forged_manifests_are_refused_or_are_sound(entries, data, tmp_path):
         assert_sound(mapped, tmp_path)
 
 
-@settings(slow, max_examples=100)
+@settings(slow, max_examples=60)
 @given(data=st.data())
 def test_forged_arrays_are_refused_or_are_sound(entries, data, tmp_path):
     changed = Entries(entries.manifest, data.draw(changed_arrays(entries.arrays)))
@@ -750,13 +749,16 @@ FORGED = {
 }
 
 
+@pytest.mark.parametrize("artefact", ["everything"], indirect=True)
+def test_what_is_put_together_again_unchanged_is_loaded(entries, tmp_path):
+    assert loaded(entries.write(tmp_path / "same.h8")) is not None
+
+
+@pytest.mark.parametrize("artefact", ["everything"], indirect=True)
 @pytest.mark.parametrize("what", FORGED)
-def test_forgeries_are_refused_with_what_is_wrong(what, tmp_path):
+def test_forgeries_are_refused_with_what_is_wrong(entries, what, tmp_path):
     change, words = FORGED[what]
-    path = save(map_model(everything(), input_shape=IMAGE), tmp_path / "good.h8")
-    manifest, arrays = archive.read(path)
-    forged = Entries(json.loads(manifest), arrays)
-    assert loaded(forged.write(tmp_path / "same.h8")) is not None
+    forged = Entries(deepcopy(entries.manifest), dict(entries.arrays))
     change(forged.manifest, forged.arrays)
     with pytest.raises(CheckpointError, match=words):
         load(forged.write(tmp_path / "forged.h8"))

@@ -18,7 +18,7 @@ needs_data = pytest.mark.skipif(
 
 @pytest.mark.parametrize(
     ("name", "images", "at_least"),
-    [("digits", 360, 0.98), pytest.param("cifar10", 100, 0.75, marks=needs_data)],
+    [("digits", 360, 0.98), pytest.param("cifar10", 50, 0.75, marks=needs_data)],
 )
 def test_mapped_answers_are_those_of_the_float_model(name, images, at_least):
     path = MODELS / f"{name}.pt"

@@ -94,7 +94,7 @@ layers = {
 }
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(**layers)
 @example(seed=477, parts=2, outlier=1000.0, dead=False, gain=1.0, bits=8)
 @example(seed=276, parts=1, outlier=1000.0, dead=True, gain=0.3, bits=2)

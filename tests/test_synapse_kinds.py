@@ -154,7 +154,7 @@ def spiking(layer, threshold=0.4, beta=0.5):
     ).eval()
 
 
-@slow
+@settings(slow, max_examples=40)  # what the windows are is tried more often above
 @given(drawn=transposed(), seed=st.integers(0, 2**31))
 def test_a_transposed_convolution_is_traced_folded_mapped_kept_run_and_priced(
     drawn, seed, tmp_path
