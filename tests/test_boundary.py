@@ -16,15 +16,15 @@ from has8.cli import map_main
 
 DIGITS = Path(__file__).parent.parent / "examples" / "models" / "digits.pt"
 
-# Sends this process a Ctrl-C when a module is about to be imported. What Python code then raises
-# is swallowed, as some imports do.
+# Sends this process a signal, as Ctrl-C does, when a module is about to be imported. What Python
+# code then raises is swallowed, as some imports do.
 AT_IMPORT = """
 import os, signal, sys
 class Finder:
     def find_spec(self, name, *rest):
         if name == {module!r}:
             try:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.{signal})
             except KeyboardInterrupt:
                 if not {swallow}:
                     raise
@@ -49,7 +49,7 @@ def command(code: str, *arguments: object) -> list[str]:
     ],
 )
 def test_an_interrupt_is_one_word_in_every_stage(tmp_path, module, swallow):
-    code = AT_IMPORT.format(module=module, swallow=swallow)
+    code = AT_IMPORT.format(module=module, swallow=swallow, signal="SIGINT")
     done = subprocess.run(
         command(code, DIGITS, "--quiet", "--out", tmp_path), capture_output=True, text=True
     )
@@ -57,8 +57,15 @@ def test_an_interrupt_is_one_word_in_every_stage(tmp_path, module, swallow):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_process_that_is_told_to_end_says_so_by_its_exit_code(tmp_path):
+    code = AT_IMPORT.format(module="has8.cli.jobs.map", swallow=False, signal="SIGTERM")
+    done = subprocess.run(command(code, DIGITS, "--out", tmp_path), capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_streams_that_are_closed_or_full(tmp_path):
-    line = shlex.join(command("from has8.cli import main; main()", "--version"))
+    line = shlex.join([sys.executable, "-m", "has8.cli", "--version"])
 
     def run(redirect: str) -> tuple[int, str, str]:
         done = subprocess.run(

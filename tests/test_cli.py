@@ -1,4 +1,4 @@
-"""The commands as processes: what they print, what they write, how they refuse."""
+"""The commands: what they print, what they write, how they refuse; the main job as a process."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from has8 import create_model, save_checkpoint
-from has8.cli import map_main
+from has8.cli import main, map_main
+from has8.cli.progress import epochs
 from has8.cli.train import train
 from hwsim.backends.lava.backend import Lava
 from mapping.targets.schema import load_target
@@ -25,8 +27,15 @@ BUNDLED = Path(load_target.__code__.co_filename).with_name("loihi.yaml")
 
 
 def run(*arguments, cwd):
-    """``has8-map`` in a process of its own."""
-    code = "from has8.cli import map_main; map_main()"
+    """``has8-map`` in a process of its own, which says which compilers of torch it has loaded."""
+    code = (
+        "import atexit, sys\n"
+        "from has8.cli import map_main\n"
+        "compilers = {'torch._dynamo', 'sympy'}\n"
+        "atexit.register(lambda: print('loaded:', *compilers & sys.modules.keys()))\n"
+        "atexit.register(setattr, sys, 'stdout', sys.stderr)\n"
+        "map_main()"
+    )
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         cwd=cwd,
@@ -38,12 +47,19 @@ def run(*arguments, cwd):
     )
 
 
-def run_here(arguments, monkeypatch, capfd):
-    """``has8-map`` in this process, by the same door: exit code, output, errors."""
-    monkeypatch.setattr("sys.argv", ["has8-map", *arguments])
-    with pytest.raises(SystemExit) as left:
-        map_main()
-    return left.value.code, *capfd.readouterr()
+@pytest.fixture
+def here(monkeypatch, capfd):
+    """A command in this process, by the same door: exit code, output, errors."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def call(command, *arguments, cwd):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr("sys.argv", ["has8", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            command()
+        return left.value.code, *capfd.readouterr()
+
+    return call
 
 
 @pytest.mark.parametrize(
@@ -118,14 +134,20 @@ def test_the_main_job_is_verified_against_lava(mapped_digits):
     assert report["verified"]["equal"] is True
 
 
-def test_the_summary_for_people(tmp_path):
-    done = run(DIGITS, "--partition", "none", "--samples", 20, "--out", "new/folder", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "digits on loihi" in done.stdout
-    assert "accuracy" in done.stdout
+def test_the_main_job_loads_no_compiler_of_torch(mapped_digits):
+    """Which takes seconds, and is found by whatever computes on "meta"."""
+    assert mapped_digits[0].stderr.splitlines()[-1].split() == ["loaded:"]
+
+
+def test_the_summary_for_people(tmp_path, here):
+    options = ("--partition", "none", "--samples", 20, "--out", "new/folder")
+    code, out, err = here(map_main, DIGITS, *options, cwd=tmp_path)
+    assert code == 0, err
+    assert "digits on loihi" in out
+    assert "accuracy" in out
     assert (tmp_path / "new/folder/digits.h8").exists()
-    assert "float model" in done.stderr  # progress stays off stdout
-    assert "float model" not in done.stdout
+    assert "float model" in err  # progress stays off stdout
+    assert "float model" not in out
 
 
 class Code:
@@ -211,8 +233,7 @@ def broken(kind, folder):
         "wrong option",
     ],
 )
-def test_bad_input_is_one_sentence_and_exit_code_1(kind, tmp_path, monkeypatch, capfd):
-    """A few in a process of their own, which takes seconds; the others through the same door."""
+def test_bad_input_is_one_sentence_and_exit_code_1(kind, tmp_path, here):
     inputs, outputs = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     outputs.mkdir()
@@ -220,12 +241,7 @@ def test_bad_input_is_one_sentence_and_exit_code_1(kind, tmp_path, monkeypatch, 
     arguments = [*map(str, arguments), "--quiet"]
     if "--out" not in arguments:
         arguments += ["--out", "."]
-    if kind in ("code", "wrong option"):
-        done = run(*arguments, cwd=outputs)
-        code, out, err = done.returncode, done.stdout, done.stderr
-    else:
-        monkeypatch.chdir(outputs)
-        code, out, err = run_here(arguments, monkeypatch, capfd)
+    code, out, err = here(map_main, *arguments, cwd=outputs)
     assert code == 1
     assert message in err
     assert err.startswith("error: ")
@@ -236,26 +252,31 @@ def test_bad_input_is_one_sentence_and_exit_code_1(kind, tmp_path, monkeypatch, 
     assert not Path("/tmp/has8-was-here").exists()
 
 
-def test_a_model_of_random_weights_maps_too(tmp_path, monkeypatch, capfd):
+def test_a_mistake_is_the_exit_code_of_the_process(tmp_path):
+    done = run("--wrong", cwd=tmp_path)
+    sentence, loaded = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, loaded.split()) == (1, "", ["loaded:"])
+    assert sentence.startswith("error: ")
+
+
+def test_a_model_of_random_weights_maps_too(tmp_path, here):
     """Ranges that training never tracked are measured on training images."""
     torch.manual_seed(0)
     net = create_model("has8_resnet", num_classes=10, in_channels=1, base=2, depth=1)
     save_checkpoint(tmp_path / "new.pt", net, input_shape=(1, 8, 8), class_names=list("0123456789"))
-    done = run(
-        "new.pt", "--data", "digits", "--verify", "none", "--json", "--samples", 10, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    options = ("--data", "digits", "--verify", "none", "--json", "--samples", 10)
+    code, out, err = here(map_main, "new.pt", *options, cwd=tmp_path)
+    assert code == 0, err
+    report = json.loads(out)
     assert (report["verified"]["samples"], report["verified"]["equal"]) == (0, None)
-    monkeypatch.chdir(tmp_path)
-    code, _, err = run_here(["new.pt"], monkeypatch, capfd)
+    code, _, err = here(map_main, "new.pt", cwd=tmp_path)
     assert code == 1
     assert "--data" in err
 
 
 TRAIN = [
     *("has8_vgg", "--data", "digits", "--base", "2", "--depth", "1", "--option", "head=[4]"),
-    *("--epochs", "2", "--batch-size", "16", "--out"),
+    *("--epochs", "2", "--batch-size", "64", "--out"),
 ]
 
 
@@ -270,24 +291,27 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_training_that_is_told_to_stop_goes_on_where_it_was(
-    tmp_path, monkeypatch, whole, number, code
+    tmp_path, monkeypatch, here, whole, number, code
 ):
-    with subprocess.Popen(
-        [sys.executable, "-c", "from has8.cli import main; main()", "train", *TRAIN, "run"],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        process.stderr.readline()  # the first epoch
-        process.send_signal(number)
-        said = process.stderr.read()
-        assert process.wait(60) == code, said
-    assert f"stopped by {number.name} in epoch " in said and "Traceback" not in said
+    @contextmanager
+    def signalled(quiet):
+        with epochs(quiet) as report:
+
+            def tell(now):
+                report(now)
+                if (now.epoch, now.images) == (2, 640):
+                    signal.raise_signal(number)
+
+            yield tell
+
+    with monkeypatch.context() as patch:
+        patch.setattr("has8.cli.jobs.train.epochs", signalled)
+        left, out, said = here(main, "train", *TRAIN, "run", cwd=tmp_path)
+    assert (left, out) == (code, ""), said
+    assert f"stopped by {number.name} in epoch 2 " in said and "Traceback" not in said
     assert "goes on from run/last.pt" in said
     assert not (tmp_path / "run" / "model.pt").exists()
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(train, [*TRAIN, "run"])
-    assert done.exit_code == 0, done.output
+    left, _, said = here(main, "train", *TRAIN, "run", cwd=tmp_path)
+    assert left == 0, said
     for name in ("model.pt", "best.pt"):
         assert Path("run", name).read_bytes() == (whole / name).read_bytes()

@@ -10,7 +10,6 @@ import pytest
 
 from has8 import errors
 from has8.lazy import lazy
-from hwsim.backends.lava.backend import Lava
 
 PACKAGES = ["has8", "mapping", "hwsim"]
 
@@ -96,8 +95,8 @@ def test_every_error_descends_from_one_root_and_is_in_the_tree():
 def test_the_snippet_of_readme_runs(tmp_path, monkeypatch, capsys):
     root = Path(__file__).parent.parent
     snippet = (root / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    if Lava().unavailable() is not None:
-        snippet = snippet.replace('"lava"', '"reference"')
+    assert '"lava"' in snippet  # what the main job does with this model, in seconds
+    snippet = snippet.replace('"lava"', '"reference"')
     snippet = snippet.replace("examples/models", str(root / "examples" / "models"))
     monkeypatch.chdir(tmp_path)
     exec(snippet, {})

@@ -1,8 +1,6 @@
 """``has8 simulate``: what it prints, what it writes, how it refuses."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,19 +31,6 @@ def artefact(images, tmp_path_factory):
     return save(mapped, tmp_path_factory.mktemp("mapped") / "digits.h8")
 
 
-def run(*arguments, cwd):
-    """``has8 simulate`` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "has8.cli", "simulate", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
-        timeout=200,
-        check=False,
-    )
-
-
 @pytest.fixture
 def here(monkeypatch, capsys, tmp_path):
     """``has8 simulate`` in this process: exit code, stdout, stderr."""
@@ -62,12 +47,12 @@ def here(monkeypatch, capsys, tmp_path):
     return call
 
 
-def test_the_command_says_and_writes_what_the_functions_give(artefact, images, tmp_path):
+def test_the_command_says_and_writes_what_the_functions_give(artefact, images, here, tmp_path):
     options = ("--record", "spikes,membranes", "--out", "new/digits.npz", "--json")
-    done = run(artefact, *options, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)  # one object and nothing else
-    assert "simulation" in done.stderr
+    code, out, err = here(artefact, *options)
+    assert code == 0, err
+    report = json.loads(out)  # one object and nothing else
+    assert "simulation" in err
     x, labels = images
     mapped = load(artefact)
     found = agreement(mapped, x, labels=labels)
