@@ -31,9 +31,8 @@ def run(*arguments, cwd):
     code = (
         "import atexit, sys\n"
         "from has8.cli import map_main\n"
-        "compilers = {'torch._dynamo', 'sympy'}\n"
-        "atexit.register(lambda: print('loaded:', *compilers & sys.modules.keys()))\n"
-        "atexit.register(setattr, sys, 'stdout', sys.stderr)\n"
+        "slow = {'torch._dynamo', 'sympy'}\n"
+        "atexit.register(lambda: print('loaded:', *slow & sys.modules.keys(), file=sys.stderr))\n"
         "map_main()"
     )
     return subprocess.run(
