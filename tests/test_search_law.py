@@ -1,5 +1,8 @@
 """The search for scales against all legal scales, on any small layer."""
 
+from itertools import product
+
+import pytest
 import torch
 from builders import LOIHI
 from hypothesis import example, given, settings
@@ -15,7 +18,7 @@ from mapping.graph.passes import run_passes
 from mapping.graph.trace.modules import trace
 from mapping.integers.rounding import Scale, layer_of
 from mapping.integers.scales import at_largest_scale
-from mapping.integers.search import _Evaluated, search_scales
+from mapping.integers.search import _Evaluated, _Tried, search_scales
 from mapping.partition.cut import cut
 
 REGISTERS = LOIHI.registers
@@ -23,11 +26,12 @@ INPUTS, NEURONS, STEPS, IMAGES = 6, 12, 6, 32
 
 
 class Layer(nn.Module):
-    def __init__(self, parts, gain):
+    def __init__(self, parts, gain, groups=1):
         super().__init__()
         self.encode = PhaseEncoder(STEPS)
         self.parts = nn.ModuleList(
-            OverTime(nn.Conv2d(INPUTS, NEURONS, 1), nn.BatchNorm2d(NEURONS)) for _ in range(parts)
+            OverTime(nn.Conv2d(INPUTS, NEURONS, 1, groups=n), nn.BatchNorm2d(NEURONS))
+            for n in [groups, 1][:parts]
         )
         self.neuron = Leaky(gain=gain)
 
@@ -39,10 +43,10 @@ class Layer(nn.Module):
         return self.neuron(current)
 
 
-def layer(seed, parts, outlier, dead, gain):
+def layer(seed, parts, outlier, dead, gain, groups=1):
     """A spiking layer with a weight ``outlier`` times the rest, and a channel of no variance."""
     torch.manual_seed(seed)
-    net = Layer(parts, gain).eval()
+    net = Layer(parts, gain, groups).eval()
     for part in net.parts:
         part[0].bias.data.zero_()
     net.parts[-1][0].weight.data[0, 0] *= outlier
@@ -51,37 +55,40 @@ def layer(seed, parts, outlier, dead, gain):
     return calibrate(net)
 
 
-def searched(net, bits, thresholds=1):
-    """Spikes that differ after a search, how many there are, and what a scale's would be."""
-    x = torch.rand(IMAGES, INPUTS, 1, 1, generator=torch.Generator().manual_seed(1))
-    graph = run_passes(trace(net, (INPUTS, 1, 1)))
-    partition = cut(graph, REGISTERS)
-    found = search_scales(graph, partition, REGISTERS, x, weight_bits=bits, thresholds=thresholds)[
-        "neuron"
-    ]
+def lowered(net, images, side=1):
+    """The graph of a layer, its partition, images, and the layer to be evaluated on them."""
+    x = torch.rand(images, INPUTS, side, side, generator=torch.Generator().manual_seed(1))
+    graph = run_passes(trace(net, (INPUTS, side, side)))
     values = {graph.input.name: x}
     evaluate_nodes(graph, moved(graph, [n.name for n in graph], x), values)
-    run = _Evaluated(
-        layer_of(graph, "neuron"), graph["neuron"].type.shape, REGISTERS, bits,
-        {"encode": values["encode"]}, values["neuron"],
-    )  # fmt: skip
-    return found, run
+
+    def run(bits):
+        return _Evaluated(
+            layer_of(graph, "neuron"), graph["neuron"].type.shape, REGISTERS, bits,
+            {"encode": values["encode"]}, values["neuron"],
+        )  # fmt: skip
+
+    return graph, cut(graph, REGISTERS), x, run
+
+
+def searched(net, bits, thresholds=1):
+    """What a search finds, and the layer to be evaluated with it."""
+    graph, partition, x, run = lowered(net, IMAGES)
+    found = search_scales(graph, partition, REGISTERS, x, weight_bits=bits, thresholds=thresholds)
+    return found["neuron"], run(bits)
 
 
 def brute_force(run, parts, bits):
     """The fewest misses over thresholds a quarter of a doubling apart, and all exponents."""
     base = at_largest_scale(run.layer, "neuron", REGISTERS, bits).scale
-    thresholds = sorted({round(2 ** (k / 4)) for k in range(69)})
-    exponents = [(e,) for e in range(8)]
-    if parts == 2:
-        exponents = [(e, f) for e in range(8) for f in range(8)]
-    least = None
-    for threshold in thresholds[:: 1 if parts == 1 else 6]:
-        for exponent in exponents:
-            scale = Scale((threshold,) * NEURONS, exponent, base.sign_modes)
-            misses = int(run.misses(run.rounded(scale)).sum())
-            least = misses if least is None else min(least, misses)
-    return least
+    thresholds = sorted({round(2 ** (k / 4)) for k in range(69)})[:: 1 if parts == 1 else 6]
+    exponents = product(range(8), repeat=parts)
+    scales = [
+        Scale((threshold,) * NEURONS, exponent, base.sign_modes)
+        for exponent in exponents
+        for threshold in thresholds
+    ]
+    return min(tried.total for tried in run.on(IMAGES, [_Tried(scale) for scale in scales]))
 
 
 layers = {
@@ -110,3 +117,40 @@ def test_a_search_is_within_twice_of_brute_force_and_per_channel_never_worse(bit
     mixed, _ = searched(net, bits, thresholds=8)
     assert int(run.misses(mixed.integers).sum()) <= misses
     assert len(set(mixed.scale.thresholds)) <= 8
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_candidates_that_are_judged_together_miss_what_each_misses_alone(bits, parts, groups):
+    net = layer(seed=3, parts=parts, outlier=30.0, dead=True, gain=1.0, groups=groups)
+    images = 37  # no multiple of what is judged at a time
+    *_, make = lowered(net, images, side=3)
+    run = make(bits)
+    scales = [
+        Scale((threshold,) * NEURONS, (exponent,) * parts, (mode,) * parts)
+        for threshold in (1, 20, 300, 131_071)
+        for exponent in (0, 3, 7)
+        for mode in ("mixed", "excitatory")
+    ]
+    some = run.on(10, [_Tried(scale) for scale in scales])
+    for tried in run.on(images, some):
+        wrong = run(run.rounded(tried.scale)) != run.target
+        assert tried.misses.tolist() == wrong.sum((0, 1, 3, 4)).tolist()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_search_judges_as_many_images_as_a_few_scales_would(parts, monkeypatch):
+    net = layer(seed=3, parts=parts, outlier=1.0, dead=False, gain=1.0)
+    graph, partition, x, _ = lowered(net, 256, side=8)
+    judged, of_all = [], _Evaluated._misses
+
+    def counted(run, several, start, stop):
+        judged.append(len(several) * (stop - start))
+        return of_all(run, several, start, stop)
+
+    monkeypatch.setattr(_Evaluated, "_misses", counted)
+    for thresholds, scales in ((1, 6 + 2 * parts), (8, 11 + 2 * parts)):
+        judged.clear()
+        search_scales(graph, partition, REGISTERS, x, thresholds=thresholds)
+        assert sum(judged) <= scales * 256, sum(judged) / 256

@@ -138,46 +138,69 @@ def to_integers(layer: FloatLayer, scale: Scale, registers: Registers, bits: int
         registers: the target's.
         bits: width of the grid's weights.
     """
-    thresholds = layer.bias.new_tensor(scale.thresholds)
+    return to_integers_at(layer, [scale], registers, bits)[0]
+
+
+def to_integers_at(
+    layer: FloatLayer, scales: Sequence[Scale], registers: Registers, bits: int
+) -> list[Integers]:
+    """The same at each of some scales, all at once: as many times the weights in memory."""
+    thresholds = layer.bias.new_tensor([scale.thresholds for scale in scales])
     unit = thresholds * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
-    weights, clipped = [], 0
-    worst = torch.zeros_like(thresholds)
-    for weight, exponent, mode in zip(
-        layer.weights, scale.exponents, scale.sign_modes, strict=True
-    ):
-        low, high, step = weight_grid(registers, bits, mode)
-        scaled = weight * unit.view(-1, *(1,) * (weight.dim() - 1)) / 2**exponent / step
-        mantissa = _rounded(scaled.clamp(low // step, high // step)) * step
-        clipped += int(((scaled * step - mantissa).detach().abs() > step / 2).sum())
+    clipped = torch.zeros(len(scales), dtype=torch.int64, device=unit.device)
+    worst, weights, steps = torch.zeros_like(thresholds), [], []
+    for place, weight in enumerate(layer.weights):
+        size = unit.new_tensor([2.0 ** scale.exponents[place] for scale in scales])[:, None]
+        grids = [weight_grid(registers, bits, scale.sign_modes[place]) for scale in scales]
+        low, high, step = (_each(x, weight) for x in unit.new_tensor(grids).unbind(1))
+        scaled = weight * _each(unit / size, weight) / step
+        mantissa = _rounded(scaled.clamp(low / step, high / step)) * step
+        clipped += ((scaled * step - mantissa).detach().abs() > step / 2).flatten(1).sum(1)
+        worst += largest_drive(mantissa.detach().flatten(0, 1)).view_as(worst) * size
         weights.append(mantissa)
-        worst += largest_drive(mantissa.detach()) * 2**exponent
+        steps.append(step)
     limit = largest_state(registers.state_bits) >> registers.synapse_shift
-    if bool((worst > limit).any()):
+    wraps = worst > limit
+    if bool(wraps.any()):
+        factor = (limit / worst).clamp(max=1)
         weights = [
-            _shrunk(mantissa, (limit / worst).clamp(max=1), weight_grid(registers, bits, mode)[2])
-            for mantissa, mode in zip(weights, scale.sign_modes, strict=True)
+            _shrunk(mantissa, _each(factor, mantissa[0]), step)
+            for mantissa, step in zip(weights, steps, strict=True)
         ]
-        clipped += sum(int(w[worst > limit].numel()) for w in weights)
-    bias, bias_exp, outside = _bias(
+        clipped += wraps.sum(1) * sum(mantissa[0, 0].numel() for mantissa in weights)
+    biases, exponents, outside = _bias(
         layer.bias * thresholds * 2.0**registers.threshold_shift, registers
     )
-    largest = int(worst.max()) << registers.synapse_shift
-    return Integers(scale, tuple(weights), bias, bias_exp, clipped + outside, largest)
+    largest = [int(x) << registers.synapse_shift for x in worst.amax(1).tolist()]
+    return [
+        Integers(scale, of_each, biases[k], exponents[k], lost, largest[k])
+        for k, (scale, of_each, lost) in enumerate(
+            zip(scales, zip(*weights, strict=True), (clipped + outside).tolist(), strict=True)
+        )
+    ]
 
 
-def _shrunk(mantissa: Tensor, factor: Tensor, step: int) -> Tensor:
+def _each(x: Tensor, weight: Tensor) -> Tensor:
+    """A number for each scale, or for each of its channels, that broadcasts over the weights."""
+    return x.reshape(*x.shape, *(1,) * (weight.dim() + 1 - x.dim()))
+
+
+def _shrunk(mantissa: Tensor, factor: Tensor, step: Tensor) -> Tensor:
     """Each channel times its factor, to the grid's next point towards zero."""
-    smaller = (mantissa.detach() * factor.view(-1, *(1,) * (mantissa.dim() - 1)) / step).trunc()
+    smaller = (mantissa.detach() * factor / step).trunc()
     return mantissa + (smaller * step - mantissa.detach())  # whole numbers: exact
 
 
-def _bias(scaled: Tensor, registers: Registers) -> tuple[Tensor, int, int]:
-    """Mantissas, the smallest common exponent at which they are in range, how many never are."""
+def _bias(scaled: Tensor, registers: Registers) -> tuple[Tensor, list[int], Tensor]:
+    """Mantissas at each scale, the smallest common exponents at which they are in range, and how
+    many never are."""
     largest = min(registers.bias_max, -registers.bias_min)
-    most = float(scaled.detach().abs().max()) if len(scaled) else 0.0
-    exponent = 0
-    while exponent < registers.bias_exp_max and round(most / 2**exponent) > largest:
-        exponent += 1
-    exact = scaled / 2**exponent
-    outside = int((exact.detach().round().abs() > largest).sum())
-    return _rounded(exact.clamp(-largest, largest)), exponent, outside
+    exponents = []
+    for most in scaled.detach().abs().amax(1).tolist() if scaled.shape[1] else [0.0] * len(scaled):
+        exponent = 0
+        while exponent < registers.bias_exp_max and round(most / 2**exponent) > largest:
+            exponent += 1
+        exponents.append(exponent)
+    exact = scaled / scaled.new_tensor([2.0**exponent for exponent in exponents])[:, None]
+    outside = (exact.detach().round().abs() > largest).sum(1)
+    return _rounded(exact.clamp(-largest, largest)), exponents, outside

@@ -13,17 +13,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 
 import torch
 from torch import Tensor
 
+from has8.kernels import storage
 from mapping.chip.grid import weight_grid
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph
 from mapping.integers.neurons import ChipNeurons
 from mapping.integers.quantize import Rounded
-from mapping.integers.rounding import FloatLayer, Integers, Scale, layer_of, to_integers
+from mapping.integers.rounding import (
+    FloatLayer,
+    Integers,
+    Scale,
+    layer_of,
+    to_integers,
+    to_integers_at,
+)
 from mapping.integers.scales import at_largest_scale
 from mapping.integers.sums import weighted_sums
 from mapping.partition.segments import Partition
@@ -31,23 +40,27 @@ from mapping.targets.schema import Registers
 
 IMAGES = 32
 """At a time."""
-SPIKES = 20_000
-"""Spikes that a part of the images has at least, so that few neurons are judged on more images."""
-SHARES = (64, 16, 4)
-"""The first candidates are judged on one image in so many, those that are left on more."""
-KEPT = (8, 3, 2)
-"""Candidates that are left after each of these."""
+BATCH = 1 << 19
+"""Weights, or spikes, of candidates that are evaluated at once."""
+HELD = 1 << 23
+"""Weights of candidates that are kept until they are judged on more images."""
+ROUNDS = ((128, 2_000, 8), (32, 5_000, 3), (8, 20_000, 2))
+"""The first candidates are judged on one image in so many, but on so many spikes at least, and so
+many of them are left; these are judged on more."""
 FEW_BITS = 3
 """Up to which sign modes are tried that leave weights out."""
-REACH = 6
-"""Doublings of the threshold, either way, that a channel of its own may have."""
+APART = (*(k / 4 for k in range(-8, 9)), *(k / 2 for k in range(-12, 13) if abs(k) > 4))
+"""Doublings of the threshold that a channel of its own may have."""
 ANCHORS = (16, 256, 4096)
 """Threshold mantissas near which one grid of weights is tried: room to a fine membrane."""
 LOWERED = (2, 4, 6)
 """Doublings by which one of several synapses is lowered against the others."""
-STEPS = ((1, (-0.25, 0.25)), (2, (-3 / 16, -1 / 8, -1 / 16, 1 / 16, 1 / 8, 3 / 16)))
-"""Rounds of refinement: how many neighbours are judged on all images, and the doublings of the
-threshold at which they lie from the best candidate."""
+STEPS = tuple(step / 16 for step in range(-7, 8) if step)
+"""Doublings of the threshold at which the neighbours of the best candidate lie."""
+NEAR = ((32, 20_000, 5), (8, 20_000, 2))
+"""How many of them are left after how many images and spikes, as in :data:`ROUNDS`."""
+FINER = 1 / 8
+"""Doublings at which thresholds lie from those first chosen for channels of their own."""
 
 
 def search_scales(
@@ -79,49 +92,82 @@ def search_scales(
         evaluate_nodes(graph, moved(graph, segment.nodes, images), values)
         if segment.side == "chip":
             inputs = {name: values[name] for name in segment.inputs}
-            for name in (n for n in segment.nodes if graph[n].op == "neuron"):
-                found[name], inputs[name] = _search_layer(
-                    graph, name, registers, values[name], inputs, weight_bits, thresholds
+            names = [name for name in segment.nodes if graph[name].op == "neuron"]
+            for name in names:
+                run = _Evaluated(
+                    layer_of(graph, name),
+                    graph[name].type.shape,
+                    registers,
+                    weight_bits,
+                    inputs,
+                    values[name],
                 )
+                found[name] = _search_layer(run, name, thresholds)
+                if name != names[-1]:
+                    inputs[name] = run(found[name].integers)
         later = {name for other in partition.segments[place + 1 :] for name in other.inputs}
         for name in values.keys() - later:
             del values[name]
     return found
 
 
-def _search_layer(
-    graph: Graph,
-    name: str,
-    registers: Registers,
-    target: Tensor,
-    inputs: Mapping[str, Tensor],
-    bits: int,
-    levels: int,
-) -> tuple[Rounded, Tensor]:
-    """One population at its best scale, and its spikes there."""
-    layer = layer_of(graph, name)
-    run = _Evaluated(layer, graph[name].type.shape, registers, bits, inputs, target)
-    base = at_largest_scale(layer, name, registers, bits)
-    left: Iterable[Integers] = map(run.rounded, _candidates(layer, base.scale, registers, bits))
-    for share, kept in zip(SHARES, KEPT, strict=True):
-        left = _fewest(run.part(share), left, kept)
-    (best,) = _fewest(run, [base, *left], 1)
-    for count, steps in STEPS:
-        near = map(run.rounded, _neighbours(best.scale, steps, registers))
-        (best,) = _fewest(run, [best, *_fewest(run.part(SHARES[-1]), near, count)], 1)
+def _search_layer(run: _Evaluated, name: str, levels: int) -> Rounded:
+    """One population at its best scale."""
+    registers, bits = run.registers, run.bits
+    base = at_largest_scale(run.layer, name, registers, bits)
+    left = _race(run, _candidates(run.layer, base.scale, registers, bits), ROUNDS)
+    best = _fewest(run, [*left, _Tried(base.scale, base)])
+    near = _race(run, _neighbours(best.scale, registers), NEAR)
+    best = _fewest(run, [best, *near])
     if levels > 1:
-        (best,) = _fewest(run, [best, *_mixtures(run, best, levels)], 1)
-    spikes = run(best)
-    return Rounded(best, float((spikes != target).double().mean())), spikes
+        best = _fewest(run, [best, _Tried(_mixture(run, best, levels))])
+    assert best.integers is not None
+    return Rounded(best.integers, best.total / run.target.numel())
 
 
-def _fewest(run: _Evaluated, candidates: Iterable[Integers], count: int) -> list[Integers]:
-    """The candidates with the fewest misses, no more than that at a time in memory."""
-    best: list[tuple[int, Integers]] = []
-    for integers in candidates:
-        best.append((int(run.misses(integers).sum()), integers))
-        best = sorted(best, key=lambda pair: pair[0])[:count]  # stable: the first of equals
-    return [integers for _, integers in best]
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A scale, its integers once they are known, and the misses of each channel so far."""
+
+    scale: Scale
+    integers: Integers | None = None
+    misses: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.int64))
+    images: int = 0
+
+    @property
+    def total(self) -> int:
+        """Misses of all channels."""
+        return int(self.misses.sum())
+
+
+def _race(
+    run: _Evaluated, scales: Iterable[Scale], rounds: Iterable[tuple[int, int, int]]
+) -> list[_Tried]:
+    """The candidates with the fewest misses on few images, of those on more, and so on.
+
+    Of those that miss alike in every channel the first one stands for all.
+    """
+    left = [_Tried(scale) for scale in scales]
+    for share, spikes, count in rounds:
+        different: dict[tuple[int, ...], _Tried] = {}
+        for tried in run.on(run.part(share, spikes), left):
+            different.setdefault(tuple(tried.misses.tolist()), tried)
+        left = nsmallest(count, different.values(), key=lambda tried: tried.total)
+    return left
+
+
+def _fewest(run: _Evaluated, candidates: Sequence[_Tried]) -> _Tried:
+    """The candidate with the fewest misses on all images, the first of equals.
+
+    Who has missed as many before all images are through is out.
+    """
+    best, *others = candidates
+    (best,) = run.on(run.images, [best])
+    for other in others:
+        while other.images < run.images and other.total < best.total:
+            (other,) = run.on(other.images + -(-run.images // 4), [other])
+        best = min(best, other, key=lambda tried: tried.total)
+    return best
 
 
 def _candidates(layer: FloatLayer, base: Scale, registers: Registers, bits: int) -> Iterator[Scale]:
@@ -177,11 +223,12 @@ def _relatives(sizes: Sequence[Tensor], largest: int) -> list[tuple[int, ...]]:
 def _extremes(sizes: Sequence[Tensor], relative: Sequence[int]) -> tuple[float, float]:
     """Logarithms of the least typical weight of a channel, and of the largest weight."""
     by_channel = [(x * 2.0**-r).flatten(1) for x, r in zip(sizes, relative, strict=True)]
-    nonzero = [row[row > 0] for x in by_channel for row in x if bool(row.any())]
-    if not nonzero:
+    most = max(float(x.max()) for x in by_channel)
+    if most == 0:
         return 0.0, 0.0
-    least, most = min(row.median() for row in nonzero), max(row.max() for row in nonzero)
-    return math.log2(float(least)), math.log2(float(most))
+    typical = [x.where(x > 0, torch.nan).nanmedian(1).values for x in by_channel]
+    least = min(float(x.nan_to_num(torch.inf).min()) for x in typical)
+    return math.log2(least), math.log2(most)
 
 
 def _sign_modes(
@@ -195,9 +242,9 @@ def _sign_modes(
                 yield tuple(other if mode == "mixed" else mode for mode in modes)
 
 
-def _neighbours(scale: Scale, steps: Sequence[float], registers: Registers) -> Iterator[Scale]:
+def _neighbours(scale: Scale, registers: Registers) -> Iterator[Scale]:
     """Scales with a threshold a little finer or coarser, or other exponents of one of several."""
-    for step in steps:
+    for step in STEPS:
         threshold = min(max(1, round(scale.thresholds[0] * 2**step)), registers.threshold_max)
         yield replace(scale, thresholds=(threshold,) * len(scale.thresholds))
     if len(scale.exponents) > 1:
@@ -208,37 +255,38 @@ def _neighbours(scale: Scale, steps: Sequence[float], registers: Registers) -> I
                     yield replace(scale, exponents=changed)
 
 
-def _mixtures(run: _Evaluated, best: Integers, levels: int) -> Iterator[Integers]:
+def _mixture(run: _Evaluated, best: _Tried, levels: int) -> Scale:
     """Thresholds of channels of their own, of ``levels`` different ones at most.
 
     Channels share one exponent of their biases, so that a mixture is not just its parts.
     """
     scale, registers = best.scale, run.registers
-    middle = scale.thresholds[0]
-    thresholds = {middle}
-    for step in range(-4 * REACH, 4 * REACH + 1):
-        thresholds.add(min(max(1, round(middle * 2 ** (step / 4))), registers.threshold_max))
-    candidates = [
-        replace(scale, thresholds=(threshold,) * len(scale.thresholds))
-        for threshold in sorted(thresholds)
-    ]
-    for share, count in ((2 * SHARES[-1], 2 * levels), (1, levels)):
-        part = run.part(share)
-        table = torch.stack([part.misses(run.rounded(candidate)) for candidate in candidates])
-        mixed = _mixed(candidates, table, count)
-        chosen = {middle, *mixed.thresholds}
-        candidates = [c for c in candidates if c.thresholds[0] in chosen]
-    yield run.rounded(mixed)
+    middle, places = scale.thresholds[0], len(scale.thresholds)
+
+    def near(thresholds: Iterable[int], steps: Iterable[float]) -> list[_Tried]:
+        """These, and those at so many doublings from them."""
+        mantissas = {round(threshold * 2**step) for threshold in thresholds for step in steps}
+        legal = sorted({min(max(1, x), registers.threshold_max) for x in mantissas})
+        return [_Tried(replace(scale, thresholds=(threshold,) * places)) for threshold in legal]
+
+    left = near([middle], APART)
+    (few, enough, _), (more, _, _) = NEAR
+    mixed = _mixed(run.on(run.part(few, enough), left), levels)
+    left = near({middle, *mixed.thresholds}, (-FINER, 0, FINER))
+    left = run.on(run.part(more, enough), left)
+    chosen = {middle, *_mixed(left, levels).thresholds}
+    left = [tried for tried in left if tried.scale.thresholds[0] in chosen]
+    return _mixed(run.on(run.images, left), levels)
 
 
-def _mixed(candidates: list[Scale], misses: Tensor, levels: int) -> Scale:
-    """A candidate for each channel, of ``levels`` different ones at most, added one by one.
+def _mixed(candidates: Sequence[_Tried], levels: int) -> Scale:
+    """A threshold for each channel, of ``levels`` different ones at most, added one by one.
 
     Args:
-        candidates: with one threshold for all channels.
-        misses: ``int64[candidates, C]``.
+        candidates: with one threshold for all channels, judged on the same images.
         levels: at least 1.
     """
+    misses = torch.stack([tried.misses for tried in candidates])
     picked = [int(misses.sum(1).argmin())]
     while len(picked) < levels:
         now = misses[picked].min(0).values
@@ -247,29 +295,44 @@ def _mixed(candidates: list[Scale], misses: Tensor, levels: int) -> Scale:
         if totals[nearest] >= now.sum():
             break
         picked.append(nearest)
+    scales = [candidates[place].scale for place in picked]
     of_channel = misses[picked].argmin(0).tolist()
-    thresholds = tuple(candidates[picked[place]].thresholds[0] for place in of_channel)
-    return replace(candidates[0], thresholds=thresholds)
+    thresholds = tuple(scales[place].thresholds[0] for place in of_channel)
+    return replace(scales[0], thresholds=thresholds)
 
 
-@dataclass(frozen=True, slots=True)
 class _Evaluated:
-    """A layer that can be run with any integers on the same input spikes, beside its float's."""
+    """A layer that can be run with any integers on the same input spikes, beside its float's.
 
-    layer: FloatLayer
-    shape: tuple[int, ...]
-    registers: Registers
-    bits: int
-    inputs: Mapping[str, Tensor]
-    target: Tensor
+    Candidates are run as one population with the channels of all, so that what each call costs is
+    paid once; images come in an order in which the first so many are spread over all.
+    """
 
-    def part(self, share: int) -> _Evaluated:
-        """The same on one image in ``share``, but on no fewer than make :data:`SPIKES`."""
-        samples = self.target.shape[1]
-        few = max(samples // share, -(-SPIKES * samples // self.target.numel()))
-        every = max(1, samples // few)
-        inputs = {name: x[:, ::every] for name, x in self.inputs.items()}
-        return replace(self, inputs=inputs, target=self.target[:, ::every])
+    def __init__(
+        self,
+        layer: FloatLayer,
+        shape: tuple[int, ...],
+        registers: Registers,
+        bits: int,
+        inputs: Mapping[str, Tensor],
+        target: Tensor,
+    ) -> None:
+        self.layer, self.shape, self.registers, self.bits = layer, shape, registers, bits
+        self.inputs = [inputs[node.inputs[0]] for node in layer.synapses]
+        self.target = target
+        self.neurons = ChipNeurons.of(layer.beta, registers, layer.bias.device)
+        self.images = target.shape[1]
+        digits = len(f"{self.images:b}")
+        spread = sorted(range(self.images), key=lambda image: f"{image:0{digits}b}"[::-1])
+        self.order = torch.tensor(spread, device=target.device)
+        self.cut: dict[tuple[int, int], tuple[list[Tensor], Tensor]] = {}
+        self.groups = math.lcm(*(wires.groups for wires in layer.wirings))
+
+    def part(self, share: int, spikes: int) -> int:
+        """One image in ``share``, but as many as make so many spikes; all where that is most."""
+        each = max(1, self.target[:, 0].numel())
+        images = max(-(-self.images // share), -(-spikes // each))
+        return images if 2 * images <= self.images else self.images
 
     def rounded(self, scale: Scale) -> Integers:
         """The layer's integers at a scale."""
@@ -277,26 +340,100 @@ class _Evaluated:
 
     def __call__(self, integers: Integers) -> Tensor:
         """Spikes ``[T, N, C, ...]``, float32."""
-        samples = next(iter(self.inputs[n.inputs[0]] for n in self.layer.synapses)).shape[1]
-        starts = range(0, samples, IMAGES)
-        return torch.cat([self._part(integers, start) for start in starts], dim=1)
+        parts = []
+        for start in range(0, self.images, IMAGES):
+            xs = [x[:, start : start + IMAGES].flatten(0, 1) for x in self.inputs]
+            spikes = self._spikes(integers, xs).float()
+            parts.append(spikes.reshape(self.layer.steps, -1, *self.shape))
+        return torch.cat(parts, dim=1)
+
+    def on(self, images: int, several: Sequence[_Tried]) -> list[_Tried]:
+        """Candidates that were judged on equally many images, once they are on so many."""
+        start, images = several[0].images, min(images, self.images)
+        if images <= start:
+            return list(several)
+        weights = sum(weight.numel() for weight in self.layer.weights)
+        spikes = self.target[:, 0].numel() * min(IMAGES, images - start)
+        count = max(1, BATCH // max(weights, spikes))
+        found = []
+        for first in range(0, len(several), count):
+            batch = several[first : first + count]
+            integers = [tried.integers for tried in batch if tried.integers is not None]
+            if len(integers) < len(batch):
+                scales = [tried.scale for tried in batch]
+                integers = to_integers_at(self.layer, scales, self.registers, self.bits)
+            misses = self._misses(integers, start, images)
+            for tried, of_each, more in zip(batch, integers, misses, strict=True):
+                held = of_each if len(several) == 1 or len(several) * weights <= HELD else None
+                found.append(_Tried(tried.scale, held, tried.misses + more, images))
+        return found
 
     def misses(self, integers: Integers) -> Tensor:
         """``int64[C]``: spikes that are not those of the target."""
-        differ = self(integers) != self.target
-        axes = [axis for axis in range(differ.dim()) if axis != 2]
-        return differ.sum(axes)
+        return self._misses([integers], 0, self.images)[0]
 
-    def _part(self, integers: Integers, start: int) -> Tensor:
-        layer = self.layer
-        neurons = ChipNeurons.of(layer.beta, self.registers, layer.bias.device)
+    def _misses(self, several: Sequence[Integers], start: int, stop: int) -> Tensor:
+        """``int64[candidates, C]`` on the images from .. to in :attr:`order`."""
+        joined, counts = self._joined(several), []
+        for first in range(start, stop, IMAGES):
+            xs, target = self._images(first, min(first + IMAGES, stop))
+            spikes = _by_group(self._spikes(joined, xs), self.groups)
+            wrong = spikes.unflatten(3, (len(several), -1)).sub_(target.to(spikes.dtype)).abs_()
+            counts.append(wrong.sum(1).long().sum(0))  # exact in float32 too
+        return torch.stack(counts).sum(0).transpose(0, 1).flatten(1)
+
+    def _images(self, start: int, stop: int) -> tuple[list[Tensor], Tensor]:
+        """Input and target spikes of the images from .. to in :attr:`order`, as bytes."""
+        if (start, stop) not in self.cut:
+            chosen = self.order[start:stop]
+            xs = [storage.dense(_bytes(x[:, chosen])) for x in self.inputs]
+            target = _by_group(_bytes(self.target[:, chosen]), self.groups).contiguous()
+            self.cut[start, stop] = xs, target[:, :, :, None]
+        return self.cut[start, stop]
+
+    def _spikes(self, integers: Integers, xs: Sequence[Tensor]) -> Tensor:
+        """Spikes ``[T * B, C, H, W]`` of inputs ``[T * B, ...]``."""
         drive = None
         with torch.no_grad(), torch.backends.nnpack.flags(enabled=False):
-            for node, wires, weight in zip(
-                layer.synapses, layer.wirings, neurons.weights(integers), strict=True
+            for wires, x, weight in zip(
+                self.layer.wirings, xs, self.neurons.weights(integers), strict=True
             ):
-                x = self.inputs[node.inputs[0]][:, start : start + IMAGES].flatten(0, 1)
-                part = weighted_sums(wires, x.to(neurons.dtype), weight)
+                part = weighted_sums(wires, x.to(weight.dtype), storage.dense(weight))
                 drive = part if drive is None else drive + part
             assert drive is not None
-            return neurons(drive.reshape(-1, *self.shape), layer.steps, integers).float()
+            return self.neurons(drive, self.layer.steps, integers).flatten(0, 1)
+
+    def _joined(self, several: Sequence[Integers]) -> Integers:
+        """One population with the channels of all, those of a group side by side."""
+
+        def join(each: Tensor, exponents: Sequence[int]) -> Tensor:
+            sizes = each.new_tensor([2.0**exponent for exponent in exponents])
+            scaled = each * sizes.view(-1, *(1,) * (each.dim() - 1))
+            grouped: Tensor = scaled.unflatten(1, (self.groups, -1))
+            return grouped.transpose(0, 1).flatten(0, 2)
+
+        weights = [
+            join(torch.stack(of_each), [x.scale.exponents[place] for x in several])
+            for place, of_each in enumerate(zip(*(x.weights for x in several), strict=True))
+        ]
+        bias = join(torch.stack([x.bias for x in several]), [x.bias_exp for x in several])
+        mantissas = self.layer.bias.new_tensor([x.scale.thresholds for x in several])
+        thresholds = join(mantissas, [0] * len(several))
+        scale = Scale(
+            tuple(map(int, thresholds.tolist())),
+            (0,) * len(weights),
+            several[0].scale.sign_modes,
+        )
+        return Integers(scale, tuple(weights), bias, 0, 0, max(x.worst for x in several))
+
+
+def _bytes(spikes: Tensor) -> Tensor:
+    """``[T, B, ...]`` as ``uint8[T * B, ...]``."""
+    return spikes.to(torch.uint8).flatten(0, 1)
+
+
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """``[B, C, ...]`` as ``[B, H * W, groups, C / groups]``."""
+    pixels: Tensor = x.reshape(*x.shape[:2], -1).movedim(1, 2)
+    grouped: Tensor = pixels.unflatten(2, (groups, -1))
+    return grouped
