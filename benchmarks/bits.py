@@ -282,7 +282,12 @@ def _percent(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
 
 
-def _listed(text: str, known: Sequence[str], what: str) -> list[str]:
+def listed(text: str, known: Sequence[str], what: str) -> list[str]:
+    """The items of a comma-separated option.
+
+    Raises:
+        BadInput: for one that is not known.
+    """
     chosen = [item.strip() for item in text.split(",") if item.strip()]
     if unknown := [item for item in chosen if item not in known]:
         raise BadInput(f"{what} must be of {', '.join(known)}, not {', '.join(unknown)}")
@@ -336,8 +341,8 @@ def main(
                 config = replace(config, subset=subset)
             count = min(samples, len(data.test))
             plan = Plan(model, count, config, precision, results, work, data)
-            rows = [int(row) for row in _listed(bits, [str(b) for b in BITS], "--bits")]
-            columns = _listed(methods, list(METHODS), "--methods")
+            rows = [int(row) for row in listed(bits, [str(b) for b in BITS], "--bits")]
+            columns = listed(methods, list(METHODS), "--methods")
             for width, method in missing(plan, rows, columns):
                 click.echo(f"{plan.name(width, method)} ...", err=True)
                 _report(plan, width, method)

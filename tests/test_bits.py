@@ -11,7 +11,7 @@ from click.testing import CliRunner
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the installed packages
 
-from benchmarks import bits  # noqa: E402
+from benchmarks import bits, scales  # noqa: E402
 from has8 import load_checkpoint, load_data  # noqa: E402
 from has8.errors import BadInput  # noqa: E402
 from has8.training.checkpoint import save  # noqa: E402
@@ -81,3 +81,17 @@ def test_unknown_rows_and_columns_are_refused(model):
         done = CliRunner().invoke(bits.main, [*arguments, *more])
         assert done.exit_code == 1
         assert message in done.stderr
+
+
+def test_what_a_search_costs_and_what_it_leaves_are_shown(model):
+    given = ["--model", str(model), "--images", "16", "--bits", "4", "--rounds", "1", "--json"]
+    done = CliRunner().invoke(scales.main, given)
+    assert done.exit_code == 0, done.output
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert (measured["images"], measured["threads"]) == (16, 1)
+    plain, spread = measured["rows"]
+    assert (plain["bits"], plain["method"], spread["method"]) == (4, "search", "per-channel")
+    first = next(iter(plain["mismatch"]))
+    assert 0 <= spread["mismatch"][first] <= plain["mismatch"][first] < 0.1
+    assert plain["cpu_s"] > 0
+    assert first in done.stdout
