@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from secrets import token_hex
@@ -40,7 +42,7 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = _mode(target)
-        _sweep(target.parent)
+        sweep_drafts(target.parent)
         with _draft(target.parent) as (file, draft):
             write(file)
             file.flush()
@@ -80,7 +82,7 @@ def held(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder while the body runs, and leave nothing behind.
 
     The system lets go of the folder when this process ends, however it ends. Where there are no
-    locks (NFS has none on folders), nothing is kept out.
+    locks (NFS has none on folders), nothing is kept out, and a warning says so.
 
     Args:
         folder: where the body writes; it is made as needed.
@@ -96,7 +98,7 @@ def held(folder: Path) -> Iterator[None]:
             f"cannot write to {folder} ({error.strerror}): choose another place"
         ) from error
     try:
-        if handle is not None and _lock(handle) is False:
+        if handle is not None and not _lock_or_warn(handle, folder):
             raise BadInput(
                 f"another process is at work in {folder}: wait for its end, or choose another place"
             )
@@ -106,16 +108,32 @@ def held(folder: Path) -> Iterator[None]:
             os.close(handle)
 
 
-def _lock(handle: int) -> bool | None:
-    """Lock an open file or folder; False if another has, None where there are no locks."""
+def _lock_or_warn(handle: int, folder: Path) -> bool:
+    """Lock an open folder; False if another has. Where that cannot be told, warn and go on."""
+    try:
+        return _lock(handle)
+    except OSError as error:
+        warnings.warn(  # Python shows the same words once
+            f"{folder} cannot be locked ({error.strerror or error}): see to it that no other "
+            "process writes there",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return True
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file or folder; False if another has.
+
+    Raises:
+        OSError: where there are no locks.
+    """
     if not _LOCKS:
-        return None
+        raise OSError(errno.ENOTSUP, "this system has no such locks")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:
-        return None
     return True
 
 
@@ -133,7 +151,7 @@ def _mode(target: Path) -> int | None:
 @contextlib.contextmanager
 def _draft(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A new file, locked while it is written; gone unless it was renamed."""
-    handle, draft = _created(folder)
+    handle, draft = new_draft(folder)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file, draft
@@ -141,29 +159,47 @@ def _draft(folder: Path) -> Iterator[tuple[BinaryIO, Path]]:
         draft.unlink(missing_ok=True)
 
 
-def _created(folder: Path) -> tuple[int, Path]:
-    """Create and lock a draft; another process may sweep it away in the moment between."""
+def new_draft(folder: Path, *, base: int | None = None, mode: int = 0o666) -> tuple[int, Path]:
+    """Create a file under a name that nobody can know in advance, and hold it while it is open.
+
+    Args:
+        folder: where it is made.
+        base: the descriptor of the open folder that a relative ``folder`` starts from.
+        mode: its permissions, less the umask.
+
+    Returns:
+        Its descriptor and its path.
+    """
     while True:
         draft = folder / f".has8-{token_hex(8)}.tmp"
         # O_EXCL follows no link that somebody planted, and opens nobody else's file.
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        if _lock(handle) is not False and draft.exists():
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, dir_fd=base)
+        held = True
+        with contextlib.suppress(OSError):
+            held = _lock(handle)
+        if held and os.fstat(handle).st_nlink:  # else another has swept it away before it was held
             return handle, draft
         os.close(handle)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove the drafts that no process holds; where locks are missing, all of them stay."""
+def sweep_drafts(folder: Path, *, base: int | None = None) -> None:
+    """Remove the drafts that no process holds; where locks are missing, all of them stay.
+
+    Args:
+        folder: where they are.
+        base: the descriptor of the open folder that is swept instead.
+    """
     if not _LOCKS:
         return
-    with os.scandir(folder) as entries:
+    with os.scandir(folder if base is None else base) as entries:
         names = [entry.name for entry in entries if _DRAFT.fullmatch(entry.name)]
     for name in names:
         with contextlib.suppress(OSError):
-            handle = os.open(folder / name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+            handle = os.open(folder / name, flags, dir_fd=base)
             try:
                 if _lock(handle):
-                    (folder / name).unlink()
+                    os.unlink(folder / name, dir_fd=base)
             finally:
                 os.close(handle)
 

@@ -1,8 +1,10 @@
 """Files appear whole, folders have one writer, and what has8 did not write stays."""
 
+import errno
 import os
 import resource
 import stat
+import warnings
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,22 @@ def test_one_run_at_a_time_in_a_folder(tmp_path):
         fit(small(), DATA, CONFIG, out=tmp_path, on_progress=second)
     with held(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF])
+def test_a_folder_that_cannot_be_locked_is_written_to_with_one_warning(code, tmp_path, monkeypatch):
+    def none(handle, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")  # as Python shows them
+        for _ in range(2):
+            with held(tmp_path):
+                put(tmp_path / "a")
+    (warning,) = said
+    assert str(warning.message).startswith(f"{tmp_path} cannot be locked ({os.strerror(code)}): ")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("resume", [True, False])

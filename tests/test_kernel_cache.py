@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import pwd
 import random
@@ -21,7 +22,7 @@ import pytest
 import torch
 from builders import memory_below
 
-from has8.kernels import build
+from has8.kernels import build, libraries
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
 
@@ -431,6 +432,26 @@ def test_a_disk_that_is_full_keeps_no_part_of_a_library(cache, source, monkeypat
     monkeypatch.setattr(os, "fsync", full)
     assert scaled(warned(source, "No space left")) == 2
     assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_drafts_of_killed_processes_are_swept_and_those_of_the_living_are_not(cache):
+    def killed(descriptor):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def killed_while_it_keeps_one():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", killed)
+            libraries.keep("one", b"library")
+
+    assert ended(killed_while_it_keeps_one) == -signal.SIGKILL
+    folder = cache / "kernels"
+    (draft,) = folder.iterdir()
+    with draft.open("rb") as living:  # held, as by the process that writes it
+        fcntl.flock(living, fcntl.LOCK_EX)
+        libraries.keep("another", b"library")
+        assert draft.exists()
+    libraries.keep("another", b"library")
+    assert [path.name for path in folder.iterdir()] == ["another"]
 
 
 # A compiler that is none

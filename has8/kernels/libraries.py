@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from has8.files import cache_folder
+from has8.files import cache_folder, new_draft, sweep_drafts
 
 LARGEST = 2**26
 """No library has more bytes, by far; a larger file is not read."""
@@ -39,6 +39,8 @@ def read(name: str) -> bytes | None:
 def keep(name: str, library: bytes) -> None:
     """Keep a library under a name, which at any moment holds a whole library.
 
+    What processes that were killed have left of theirs is removed.
+
     Raises:
         OSError: if it cannot be kept, or the folder is not this user's alone.
     """
@@ -46,17 +48,19 @@ def keep(name: str, library: bytes) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         cache.mkdir(mode=0o700)
-    draft = f".{name}.{os.urandom(8).hex()}"
     with _folder() as folder:
+        sweep_drafts(Path(), base=folder)
+        descriptor, draft = new_draft(Path(), base=folder, mode=0o600)
         try:
-            with _own(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, folder) as descriptor:
-                _write(descriptor, library + _digest(name, library))
-                os.fsync(descriptor)
+            _write(descriptor, library + _digest(name, library))
+            os.fsync(descriptor)
             os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with suppress(OSError):
                 os.unlink(draft, dir_fd=folder)
             raise
+        finally:
+            os.close(descriptor)
         with suppress(OSError):  # some file systems cannot do this to a folder
             os.fsync(folder)
 
