@@ -10,6 +10,7 @@ import torch
 
 from has8 import load_checkpoint, load_data
 from has8.cli import main
+from has8.errors import BackendError
 from hwsim import Faults, agreement, fault_sweep, simulate
 from mapping import load, map_model, save
 
@@ -151,6 +152,7 @@ BAD = {
     "too severe": ([*INJECT, "--severity", "0,30"], "severity 30 makes dead-neurons 1.5"),
     "unknown fault": (["--inject", "weight-bitflip=0.1"], "did you mean 'weight-bitflips'"),
     "rate over 1": (["--inject", "dead-neurons=2"], "with a probability from 0 to 1"),
+    "no time for Ray": (["--ray", "--ray-timeout", "0"], "--ray-timeout"),
     "several runs": (
         [*INJECT, "--severity", "0,1", "--record", "spikes", "--out", "x.npz"],
         "name one severity",
@@ -167,3 +169,13 @@ def test_bad_input_is_one_sentence_and_exit_code_1(kind, artefact, here, tmp_pat
     assert message in err
     assert err.startswith("error: ") and len(err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("options", "limit"), [([], 3600), (["--ray-timeout", "7.5"], 7.5)])
+def test_ray_has_the_time_that_is_asked_for(options, limit, artefact, here, monkeypatch):
+    def on_ray(*_, timeout_s, **__):
+        raise BackendError(f"{timeout_s:g} s")
+
+    monkeypatch.setattr("has8.cli.jobs.simulate.agreements_on_ray", on_ray)
+    code, _, err = here(artefact, "--samples", 2, "--ray", *options, "--quiet")
+    assert (code, err) == (1, f"error: {limit:g} s\n")

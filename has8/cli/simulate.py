@@ -9,7 +9,7 @@ import click
 
 from has8.cli.boundary import do
 from has8.cli.options import BATCH, LOCAL, data_options
-from hwsim.names import BACKEND_NAMES, FAULT_NAMES, RECORDS
+from hwsim.names import BACKEND_NAMES, FAULT_NAMES, RAY_TIMEOUT_S, RECORDS
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,6 +69,16 @@ from hwsim.names import BACKEND_NAMES, FAULT_NAMES, RECORDS
     metavar="[ADDRESS]",
     help="Spread the samples over the Ray cluster at ADDRESS (auto: the one that runs here), or "
     "over one that is started for it.",
+)
+@click.option(
+    "--ray-timeout",
+    "ray_timeout_s",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=RAY_TIMEOUT_S,
+    show_default=True,
+    help="Seconds in which the Ray cluster must finish some of the samples (a shard); the run ends "
+    "else.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")

@@ -43,6 +43,7 @@ def run_simulate(
     seed: int,
     timeout_s: float,
     ray: str | None,
+    ray_timeout_s: float,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -82,6 +83,7 @@ def run_simulate(
                 address=None if ray == LOCAL else ray,
                 batch_size=batch_size,
                 on_progress=done,
+                timeout_s=ray_timeout_s,
             )
 
         if faults is None:
