@@ -17,7 +17,7 @@ crosses processes arrives with its message and its fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -59,21 +59,6 @@ class UnknownName(Has8Error):
 
 class BadInput(Has8Error):
     """A file, folder, tensor shape or option that cannot be used."""
-
-
-def check_fields(owner: object, rules: Mapping[str, tuple[bool, str]]) -> None:
-    """Hold the fields of a settings object to their rules.
-
-    Args:
-        owner: the object that has the fields.
-        rules: for the name of each field, whether its rule holds, and the rule in words.
-
-    Raises:
-        BadInput: for the first field whose rule does not hold.
-    """
-    for name, (holds, expected) in rules.items():
-        if not holds:
-            raise BadInput(f"{name} must be {expected}, not {getattr(owner, name)!r}")
 
 
 class CheckpointError(Has8Error):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
-from os import PathLike, fspath
-from pathlib import Path
+from os import PathLike
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from has8.errors import BadInput
+from has8.values import described
 
 T = TypeVar("T")
 
@@ -50,13 +50,14 @@ def images(x: Any, *, what: str = "images") -> Tensor:
     return batch
 
 
-def labels(y: Any, samples: int, classes: int) -> Tensor:
+def labels(y: Any, samples: int, classes: int | None) -> Tensor:
     """The right classes of some samples.
 
     Args:
-        y: a tensor, array or sequence of N whole numbers from 0 to classes - 1.
+        y: a tensor, array or sequence of N whole numbers from 0 to classes - 1, the number of the
+            model's outputs.
         samples: N.
-        classes: how many there are.
+        classes: how many there are; None if that is not known yet.
 
     Returns:
         ``int64[N]`` on the CPU.
@@ -64,18 +65,79 @@ def labels(y: Any, samples: int, classes: int) -> Tensor:
     Raises:
         BadInput: for anything else.
     """
-    numbers = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-    if numbers.dtype.kind not in "iu" or numbers.shape != (samples,):
+    try:
+        numbers = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    except (TypeError, ValueError, RuntimeError):  # of a type or form that NumPy has not
+        numbers = None
+    if numbers is None or numbers.dtype.kind not in "iu" or numbers.shape != (samples,):
         raise BadInput(
-            f"labels must be {samples} whole numbers, one for each image, not {described(numbers)}"
+            f"labels must be {samples} whole numbers, one for each image, not "
+            f"{described(y if numbers is None else numbers)}"
         )
-    low, high = int(numbers.min()), int(numbers.max())
-    if low < 0 or high >= classes:
-        raise BadInput(
-            f"labels must be from 0 to {classes - 1}, one for each output of the model, and are "
-            f"from {low} to {high}"
-        )
+    low, high = (int(numbers.min()), int(numbers.max())) if samples else (0, 0)
+    if low < 0 or (classes is not None and high >= classes):
+        most = "up" if classes is None else f"to {classes - 1}, one for each output of the model"
+        raise BadInput(f"labels must be from 0 {most}, and are from {low} to {high}")
     return torch.from_numpy(numbers.astype(np.int64))
+
+
+@contextmanager
+def taking(shape: Sequence[int]) -> Iterator[None]:
+    """A body that runs a model on images of a shape ``(C, H, W)``.
+
+    Raises:
+        BadInput: for torch's error where the model cannot take them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BadInput(
+            f"the model cannot take images of {'x'.join(map(str, shape))} ({reason}): choose a "
+            f"smaller depth or images of another size"
+        ) from error
+
+
+def logits(answer: Any, samples: int) -> Tensor:
+    """What a model answered to a batch of images, if it is a number for each class.
+
+    Args:
+        answer: anything.
+        samples: images in the batch, N.
+
+    Returns:
+        ``[N, classes]``.
+
+    Raises:
+        BadInput: if it is anything else.
+    """
+    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != samples:
+        raise BadInput(
+            f"a model must answer {samples} images with one tensor of logits "
+            f"[{samples}, classes], not {described(answer)}"
+        )
+    return answer
+
+
+def callback(call: Any) -> None:
+    """Refuse what cannot be called to tell of progress.
+
+    Raises:
+        BadInput: if it is neither a function nor None.
+    """
+    if call is not None and not callable(call):
+        raise BadInput(f"on_progress must be a function, or None, not {described(call)}")
+
+
+def provenance(facts: Any) -> Mapping[str, Any]:
+    """Facts to keep beside something; None for none.
+
+    Raises:
+        BadInput: if it is no dictionary.
+    """
+    if facts is not None and not isinstance(facts, Mapping):
+        raise BadInput(f"provenance must be a dictionary of facts, or None, not {described(facts)}")
+    return facts or {}
 
 
 def unwrapped(model: Any) -> Any:
@@ -127,51 +189,6 @@ def instance(value: Any, kind: type[T], what: str) -> T:
     return value
 
 
-def value(x: Any, kind: Any, what: str) -> Any:
-    """A plain value of some type; NumPy's numbers become Python's.
-
-    Args:
-        x: anything.
-        kind: a type that msgspec knows, such as ``int`` or ``Sequence[float]``.
-        what: what it is, for messages.
-
-    Raises:
-        BadInput: if it is of another type or out of range.
-    """
-    try:
-        return msgspec.convert(_without_numpy(x), kind)
-    except msgspec.ValidationError as error:
-        problem = str(error).replace("`", "")
-        raise BadInput(f"{what}: {problem}, found {described(x)}") from None
-
-
-def path(value: Any, what: str) -> Path:
-    """A path of a file or folder.
-
-    Raises:
-        BadInput: if it is neither a string nor a path.
-    """
-    if not isinstance(value, str | PathLike) or not isinstance(fspath(value), str):
-        raise BadInput(f"expected the path of {what}, not {described(value)}")
-    return Path(value)
-
-
-def described(value: Any) -> str:
-    """A value in a few words: what it is, and where it is short, which."""
-    if isinstance(value, Tensor | np.ndarray):
-        kind = "a tensor" if isinstance(value, Tensor) else "an array"
-        where = f" on {value.device}" if isinstance(value, Tensor) and not value.is_cpu else ""
-        return f"{kind} {str(value.dtype).removeprefix('torch.')}{list(value.shape)}{where}"
-    if value is None or isinstance(value, bool | int | float):
-        return repr(value)
-    if isinstance(value, str) and len(value) <= 80:
-        return repr(value)
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
-
-
 def _hint(value: Any) -> str:
     """What to do with something of another kind."""
     if isinstance(value, str | PathLike):
@@ -189,13 +206,3 @@ def _hint(value: Any) -> str:
     if hasattr(value, "__iter__"):
         return "stack its items into one tensor"
     return "check the order of the arguments"
-
-
-def _without_numpy(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_without_numpy(item) for item in value]
-    return value

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from has8.errors import UnknownName
+from has8.errors import BadInput, UnknownName
+from has8.values import described
 
 T = TypeVar("T")
 
@@ -41,7 +42,10 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownName: if there is none; the message names the nearest.
+            BadInput: if it is no name.
         """
+        if not isinstance(name, str):
+            raise BadInput(f"expected the name of a {self.kind}, not {described(name)}")
         try:
             return self._entries[name]
         except KeyError:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from has8 import given
 from has8.errors import BadInput
+from has8.values import value, whole
 from hwsim.activity import Activity
 from hwsim.backends.protocol import (
     Backend,
@@ -139,7 +140,7 @@ class Program:
                 not of as many samples.
             BackendError: if the backend fails, or cannot tell what to record.
         """
-        x = _checked(self.mapped, x, batch_size, record, state)
+        x = checked_samples(self.mapped, x, batch_size, record, first, on_progress, state)
         counts = Counter(self.mapped.graph, self.mapped.target.link)
         parts: list[_Part] = []
         logits: list[Tensor] = []
@@ -246,7 +247,7 @@ def simulate(
         BadInput: if the shape of ``x`` does not fit, or it is not finite.
         BackendError: if the backend cannot run here, fails, or cannot tell what to record.
     """
-    x = _checked(mapped, x, batch_size, record, None)
+    x = checked_samples(mapped, x, batch_size, record, first, on_progress)
     return Program(mapped, backend).run(
         x, batch_size=batch_size, record=record, first=first, on_progress=on_progress
     )
@@ -273,24 +274,31 @@ def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
     )
 
 
-def _checked(
+def checked_samples(
     mapped: Mapped,
     x: Tensor,
     batch_size: int,
     record: Collection[str],
-    state: Mapping[str, SegmentState] | None,
+    first: int,
+    on_progress: OnProgress | None,
+    state: Mapping[str, SegmentState] | None = None,
 ) -> Tensor:
-    """The samples as the model takes them."""
+    """The samples as the model takes them; the other arguments of a run are checked too.
+
+    Raises:
+        BadInput: if one of them is of another type or form.
+    """
     checked_mapping(mapped)
-    record = given.value(record, list[str], "record")
+    record = value(record, list[str], "record")
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")
     x = given.images(x)
     shape = mapped.graph.input.type.shape
     if tuple(x.shape[1:]) != shape:
         raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
-    if given.value(batch_size, int, "batch_size") < 1:
-        raise BadInput(f"batch_size must be at least 1, not {batch_size}")
+    whole(batch_size, "batch_size", 1)
+    whole(first, "first", 0)
+    given.callback(on_progress)
     if state is not None:
         _check_state(mapped, state, len(x))
     return x

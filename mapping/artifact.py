@@ -15,7 +15,7 @@ import msgspec
 import torch
 from numpy.typing import NDArray
 
-from has8 import given
+from has8 import given, values
 from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.files import write_whole
 from has8.plain import plain
@@ -65,7 +65,7 @@ def save(mapped: Mapped, path: str | Path) -> Path:
         BadInput: if the mapping is not sound, or the file cannot be written.
     """
     check_mapped(given.instance(mapped, Mapped, "a mapping from mapping.map_model"))
-    path = given.path(path, "the new file")
+    path = values.path(path, "the new file")
     arrays: Arrays = {}
     segments = []
     for segment in mapped.chip_segments:
@@ -100,7 +100,7 @@ def load(path: str | Path) -> Mapped:
     Raises:
         CheckpointError: if the file is missing, is no has8 artefact, or is damaged.
     """
-    path = given.path(path, "a mapping that was saved")
+    path = values.path(path, "a mapping that was saved")
     try:
         content, arrays = read(path)
         manifest = msgspec.json.decode(content, type=_Manifest)

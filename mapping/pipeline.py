@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from has8 import given
 from has8.errors import BadInput, TraceError
 from has8.kernels import paths
+from has8.plain import plain
 from has8.training.calibrate import calibrate
+from has8.values import described, value
 from mapping.chip.grid import stored_bits
 from mapping.cores.allocate import allocate
 from mapping.cores.placement import place
@@ -74,6 +76,7 @@ def map_model(
         DoesNotFit: if a layer fits on no core, however it is tiled.
     """
     target = target if isinstance(target, Target) else load_target(target)
+    added = plain(dict(given.provenance(provenance)), "provenance")
     model = given.own_copy(model)
     if calibration is not None:
         calibration = given.images(calibration, what="calibration images")
@@ -93,7 +96,7 @@ def map_model(
         "weight_bits": weight_bits,
         "scales": scales if isinstance(scales, str) else "given",
         "per_channel": per_channel,
-        **(provenance or {}),
+        **added,
     }
     mapped = Mapped(graph, parts, segments, errors, placement, target, facts)
     check_mapped(mapped)
@@ -111,7 +114,7 @@ def lower(
 
     The arguments and the errors are those of :func:`map_model`.
     """
-    partition = given.value(partition, str | list[str], "partition")
+    partition = value(partition, str | list[str], "partition")
     calibrate(model, calibration)
     shape = _shape(calibration, input_shape)
     traced = trace(model, shape)
@@ -143,10 +146,14 @@ def choose_scales(
     Raises:
         BadInput: if an option is out of range, or a layer at any scale.
     """
-    weight_bits = given.value(weight_bits, int, "weight_bits")
+    weight_bits = value(weight_bits, int, "weight_bits")
+    per_channel = value(per_channel, bool, "per_channel")
     stored_bits(target.registers, weight_bits)  # refuses other widths
-    if isinstance(scales, str) and scales not in METHODS:
-        raise BadInput(f"scales must be one of {', '.join(METHODS)}, not {scales!r}")
+    if scales not in METHODS if isinstance(scales, str) else not _are_scales(scales):
+        raise BadInput(
+            f"scales must be one of {', '.join(METHODS)}, or the scale of each population by its "
+            f"name, not {described(scales)}"
+        )
     if per_channel and scales != "search":
         raise BadInput("only a search gives channels their own thresholds: use scales='search'")
     if not isinstance(scales, str):
@@ -166,6 +173,12 @@ def choose_scales(
         calibration,
         weight_bits=weight_bits,
         thresholds=target.core.threshold_configs if per_channel else 1,
+    )
+
+
+def _are_scales(scales: Any) -> bool:
+    return isinstance(scales, Mapping) and all(
+        isinstance(name, str) and isinstance(scale, Scale) for name, scale in scales.items()
     )
 
 
@@ -195,7 +208,13 @@ def _check_traced(
 def _shape(calibration: Tensor | None, input_shape: Sequence[int] | None) -> tuple[int, ...]:
     if input_shape is not None:
         sides = tuple[Annotated[int, Meta(ge=1)], ...]
-        return tuple(given.value(input_shape, sides, "input_shape"))
+        shape = tuple(value(input_shape, sides, "input_shape"))
+        if calibration is not None and shape != tuple(calibration.shape[1:]):
+            raise BadInput(
+                f"input_shape is {shape} and the calibration images are "
+                f"{tuple(calibration.shape[1:])}: leave out input_shape"
+            )
+        return shape
     if calibration is None:
         raise BadInput("the input shape is not known: pass calibration images or input_shape")
     return tuple(calibration.shape[1:])

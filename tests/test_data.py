@@ -167,7 +167,7 @@ def test_a_resized_image_is_a_stretched_rectangle_of_it(flip):
     """On ramps of slope 1 the slope of the result is the side of its rectangle."""
     ramp = torch.arange(64, dtype=torch.uint8)
     rows, columns = ramp[:, None].expand(64, 64), ramp[None].expand(64, 64)
-    data = ArrayImages(torch.stack([columns, rows])[None], torch.zeros(1), flip=flip)
+    data = ArrayImages(torch.stack([columns, rows])[None], [0], flip=flip)
     many = torch.zeros(400, dtype=torch.int64)
     (images, _), *_ = batches(data, 400, indices=many, augment="resized")
     pixels = images * 255
@@ -297,10 +297,10 @@ def test_channel_statistics_are_over_all_pixels_of_images_spread_evenly():
     images[0, 0], images[4, 0] = torch.tensor([[0, 255]]), torch.tensor([[255, 255]])
     images[1:4, 0] = 7  # not among the two that are read
     images[:, 1] = 51
-    mean, std = channel_statistics(ArrayImages(images, torch.zeros(5)), limit=2)
+    mean, std = channel_statistics(ArrayImages(images, [0] * 5), limit=2)
     assert mean == pytest.approx((0.75, 0.2)) and std == pytest.approx((0.1875**0.5, 0), abs=1e-7)
     levels = torch.arange(256, dtype=torch.uint8).view(1, 256, 1, 1).expand(5, 256, 31, 31)
-    mean, std = channel_statistics(ArrayImages(levels, torch.zeros(5)))
+    mean, std = channel_statistics(ArrayImages(levels, [0] * 5))
     assert mean == pytest.approx([level / 255 for level in range(256)])
     assert std == pytest.approx([0.0] * 256, abs=1e-6)
     data = noise(300, 5, flip=False)
@@ -510,7 +510,7 @@ def test_paths_that_are_no_folder_of_images(tmp_path):
         load_data(str(tmp_path / "file"))
     with pytest.raises(BadInput, match="not hold enough images"):
         load_data(str(tmp_path))
-    with pytest.raises(BadInput, match="at least 1 pixel"):
+    with pytest.raises(BadInput, match="image_size must be a whole number of at least 1, not 0"):
         load_data("digits", image_size=0)
 
 
@@ -542,15 +542,18 @@ def test_a_broken_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "labels"),
+    ("images", "labels", "words"),
     [
-        (torch.zeros(3, 1, 4, 4), torch.zeros(3)),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3)),
-        (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(2)),
+        (torch.zeros(3, 1, 4, 4), [0, 0, 0], r"uint8\[N, C, H, W\]"),
+        (torch.zeros(3, 4, 4, dtype=torch.uint8), [0, 0, 0], r"uint8\[N, C, H, W\]"),
+        (torch.zeros(3, 1, 4, 4, dtype=torch.uint8).numpy(), [0, 0, 0], "not an array uint8"),
+        (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), [0, 0], "labels must be 3 whole numbers"),
+        (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.zeros(3), "not an array float32"),
+        (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), [0, -1, 0], "labels must be from 0 up, .* -1"),
     ],
 )
-def test_arrays_of_another_layout(images, labels):
-    with pytest.raises(BadInput, match=r"uint8\[N, C, H, W\]"):
+def test_arrays_of_another_layout(images, labels, words):
+    with pytest.raises(BadInput, match=words):
         ArrayImages(images, labels)
 
 

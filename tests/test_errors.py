@@ -2,14 +2,13 @@
 
 import copy
 import pickle
-import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from has8 import errors
-from has8.errors import BadInput, DoesNotFit, Has8Error, UnknownName, check_fields
+from has8.errors import DoesNotFit, Has8Error, UnknownName
 from has8.registry import Registry
 from has8.text import printable
 
@@ -89,15 +88,3 @@ def test_an_error_of_other_code_and_its_notes_survive_too():
     error.__notes__ = ["seen in worker 3"]
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (Custom, "1 and two", vars(error))
-
-
-# Refusals
-
-
-def test_the_first_field_whose_rule_does_not_hold_is_named():
-    class Settings:
-        epochs, seed = 3, -1
-
-    rules = {"epochs": (True, "at least 1"), "seed": (False, "at least 0")}
-    with pytest.raises(BadInput, match=re.escape("seed must be at least 0, not -1")):
-        check_fields(Settings(), rules)

@@ -292,13 +292,18 @@ class Loops(nn.Module):
         return total
 
 
-class Constant(nn.Module):
-    def __init__(self) -> None:
+class Own(nn.Module):
+    """Tensors in a layer, and how they come to the image."""
+
+    def __init__(self, use: Callable[[nn.Module, Any], Any]) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(8))
+        self.layer, self.use = nn.Module(), use
+        self.layer.scale = nn.Parameter(torch.ones(8))
+        self.layer.register_buffer("shift", torch.ones(8))
+        self.layer.scales = nn.ParameterList([torch.ones(8)])
 
     def forward(self, x):
-        return x + self.scale
+        return self.use(self.layer, x)
 
 
 class Nothing(nn.Module):
@@ -312,14 +317,20 @@ class Nothing(nn.Module):
         (Stepping(), "'lif' is snnTorch's Leaky, .* use has8.neurons.Leaky"),
         (nn.Sequential(nn.GELU()), r"'0' \(GELU\) is of a kind .* Conv2d, .*LeakyReLU"),
         (Loops(), "cannot be followed: it loops over a tensor"),
-        (Constant(), "a tensor of its own, 'scale'"),
+        (Own(lambda own, x: x + own.scale), "a tensor of its own, 'layer.scale': use layers"),
+        (Own(lambda own, x: x + own.scale.view(1, 8)), "a tensor of its own, 'layer.scale'"),
+        (Own(lambda own, x: x + 2 * own.scales[0]), "a tensor of its own, 'layer.scales.0'"),
+        (Own(lambda own, x: x + own.shift), "a tensor of its own, 'layer.shift'"),
+        (Own(lambda own, x: x + own.shift.view(1, 8)), "a tensor of its own, 'layer.shift'"),
+        (Own(lambda own, x: x + 2 * own.shift), r"a tensor float32\[8\] that no layer holds"),
+        (Own(lambda _, x: x + torch.ones(8)), r"a tensor float32\[8\] that no layer holds"),
         (Nothing(), "must take one tensor of images"),
     ],
 )
 def test_what_mapping_cannot_follow_is_said_in_words_of_the_model(net, words):
     with pytest.raises(TraceError, match=words) as refused:
         map_model(net, calibration=IMAGES)
-    assert "Proxy" not in str(refused.value) and "fx" not in str(refused.value)
+    assert not any(word in str(refused.value) for word in ("Proxy", "fx", "_tensor_constant"))
 
 
 def test_a_model_that_overflows_is_told_so():

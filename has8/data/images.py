@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from has8 import given
 from has8.data.names import PREPROCESSES
 from has8.data.pictures import read_square
 from has8.errors import BadInput
+from has8.values import described
 
 Batch = tuple[Tensor, Tensor]
 """Images ``float32[B, C, H, W]`` in [0, 1], and their labels ``int64[B]``."""
@@ -78,12 +80,9 @@ class ArrayImages(ImageDataset):
         flip: bool = False,
         size: int | None = None,
     ) -> None:
-        if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels):
-            raise BadInput(
-                f"images must be uint8[N, C, H, W] with N labels, not {images.dtype} "
-                f"{tuple(images.shape)} with {len(labels)} labels"
-            )
-        self.images, self.labels = images.contiguous(), labels.long()
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
+            raise BadInput(f"images must be a tensor uint8[N, C, H, W], not {described(images)}")
+        self.images, self.labels = images.contiguous(), given.labels(labels, len(images), None)
         self.levels, self.flip, self.size = levels, flip, size
 
     def __len__(self) -> int:
@@ -122,7 +121,8 @@ class FolderImages(ImageDataset):
         preprocess: str = "crop",
     ) -> None:
         check_preprocess(preprocess)
-        self.files, self.labels = tuple(files), torch.tensor(labels, dtype=torch.int64)
+        self.files = tuple(files)
+        self.labels = given.labels(labels, len(self.files), None)
         self.size, self.flip, self.preprocess = size, flip, preprocess
         self._decoded: dict[int, Tensor] = {}
         self._keep = len(self.files) * 3 * size * size <= CACHE_BYTES

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from has8 import given
 from has8.data.folders import find_known, read_folder
 from has8.data.images import ArrayImages, ImageDataset, check_preprocess
-from has8.data.names import ARRAYS, FOLDERS, data_names
+from has8.data.names import ARRAYS, FOLDERS, PREPROCESSES, data_names
 from has8.errors import BadInput, UnknownName
+from has8.values import Rules, check_fields, path, whole
 
 DIGITS_TRAIN = 1437
 """Digits to learn from: the first so many of scikit-learn's 1797."""
@@ -35,6 +35,9 @@ class Data:
         input_shape: ``(C, H, W)`` of one image.
         class_names: one for each label.
         preprocess: how image files became squares; see :class:`has8.data.FolderImages`.
+
+    Raises:
+        BadInput: for a value of another type.
     """
 
     name: str
@@ -43,6 +46,21 @@ class Data:
     input_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     preprocess: str = "crop"
+
+    def __post_init__(self) -> None:
+        images = "images such as the parts of has8.load_data"
+        rules: Rules = {
+            "name": (lambda _: True, "a string"),
+            "train": (lambda _: True, images),
+            "test": (lambda _: True, images),
+            "input_shape": (lambda sides: min(sides) > 0, "three whole numbers (C, H, W) above 0"),
+            "class_names": (
+                lambda names: len(names) > 0,
+                "strings, one for each label",
+            ),
+            "preprocess": (PREPROCESSES.__contains__, f"one of {', '.join(PREPROCESSES)}"),
+        }
+        check_fields(self, rules)
 
 
 def load_data(
@@ -88,9 +106,11 @@ def load_data(
         BadInput: if files are missing and cannot be downloaded, a folder does not hold what
             :func:`has8.data.listing.list_images` asks for, or another argument is out of range.
     """
-    name = str(given.path(name, "a folder, or the name of a data set"))
-    if image_size is not None and image_size < 1:
-        raise BadInput(f"image size must be at least 1 pixel, not {image_size}")
+    name = str(path(name, "a folder, or the name of a data set"))
+    if root is not None:
+        root = path(root, "the folder of named data")
+    if image_size is not None:
+        image_size = whole(image_size, "image_size", 1)
     check_preprocess(preprocess)
     if name in ARRAYS:
         train, test, class_names = _arrays(name, _root(root), image_size)

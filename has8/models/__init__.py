@@ -7,13 +7,13 @@ from typing import Any, get_type_hints
 
 from torch import nn
 
-from has8 import given
 from has8.errors import BadInput
 from has8.models import has8_resnet as _has8_resnet  # these register what they hold
 from has8.models import has8_vgg as _has8_vgg
 from has8.models import resnet as _resnet
 from has8.models import sew_resnet as _sew_resnet
 from has8.models.registry import MODELS
+from has8.values import value
 
 __all__ = ["MODELS", "create_model", "model_names", "model_options"]
 
@@ -39,9 +39,9 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
         UnknownName: for an unknown model; the message names the nearest.
         BadInput: for an unknown option or one out of range.
     """
-    builder = MODELS.get(given.value(name, str, "the name of a model"))
-    num_classes = given.value(num_classes, int, "num_classes")
-    in_channels = given.value(in_channels, int, "in_channels")
+    builder = MODELS.get(name)
+    num_classes = value(num_classes, int, "num_classes")
+    in_channels = value(in_channels, int, "in_channels")
     if num_classes < 2 or in_channels < 1:
         raise BadInput(
             f"a model needs at least 2 classes and 1 input channel, "
@@ -55,8 +55,8 @@ def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options
         )
     hints = get_type_hints(getattr(builder, "family", builder))
     options = {
-        key: given.value(value, hints[key], f"option {key!r} of {name}")
-        for key, value in options.items()
+        key: value(option, hints[key], f"option {key!r} of {name}")
+        for key, option in options.items()
     }
     model = builder(num_classes=num_classes, in_channels=in_channels, **options)
     model.config = {  # type: ignore[assignment]

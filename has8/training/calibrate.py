@@ -9,6 +9,7 @@ from has8 import given
 from has8.encoders import BitPlaneEncoder
 from has8.encoders.ranges import check_numbers
 from has8.errors import BadInput
+from has8.values import value, whole
 
 
 def calibrate(
@@ -30,10 +31,12 @@ def calibrate(
         The same model.
 
     Raises:
-        BadInput: if a range has to be measured and ``x`` is None or empty, or what an
-            encoder sees is not a number.
+        BadInput: if a range has to be measured and ``x`` is None or empty, the model cannot take
+            it, or what an encoder sees is not a number.
     """
     given.instance(model, nn.Module, "a model")
+    remeasure = value(remeasure, bool, "remeasure")
+    batch_size = whole(batch_size, "batch_size", 1)
     if x is not None:
         x = given.images(x, what="calibration images")
     encoders = [m for m in model.modules() if isinstance(m, BitPlaneEncoder)]
@@ -52,7 +55,7 @@ def calibrate(
 
 
 def _measure(model: nn.Module, encoders: list[BitPlaneEncoder], x: Tensor, batch_size: int) -> None:
-    """Let each encoder widen its range to what it sees."""
+    """Let each encoder widen its range to what it sees; an error leaves the ranges as they were."""
 
     def widen(encoder: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(encoder, BitPlaneEncoder)
@@ -63,13 +66,18 @@ def _measure(model: nn.Module, encoders: list[BitPlaneEncoder], x: Tensor, batch
             encoder.lo.copy_(torch.minimum(lo, encoder.lo))
             encoder.hi.copy_(torch.maximum(hi, encoder.hi))
 
+    before = [(buffer, buffer.clone()) for e in encoders for buffer in (e.lo, e.hi, e.tracked)]
     for encoder in encoders:
         encoder.tracked.fill_(False)
     hooks = [e.register_forward_pre_hook(widen) for e in encoders]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), given.taking(x.shape[1:]):
             for batch in x.split(batch_size):
                 model(batch.to(encoders[0].lo, copy=True))  # a forward may write over its input
+    except BaseException:
+        for buffer, old in before:
+            buffer.copy_(old)
+        raise
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,7 +11,7 @@ import pickletools
 import warnings
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from has8 import given
+from has8 import given, values
 from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.files import write_whole
 from has8.models import create_model
@@ -83,6 +83,7 @@ def save(
         BadInput: if the file cannot be written, the model has no ``config``, or :func:`load` would
             refuse the file or give another model; nothing is written then.
     """
+    path = values.path(path, "the new model file")
     payload = content_of(
         model, input_shape=input_shape, class_names=class_names, provenance=provenance
     )
@@ -103,13 +104,13 @@ def content_of(
     """
     model = given.unwrapped(model)
     config = config_of(model)
-    facts = {"has8": version("has8"), "torch": torch.__version__, **(provenance or {})}
+    facts = {"has8": version("has8"), "torch": torch.__version__, **given.provenance(provenance)}
     payload = {
         "format": FORMAT,
         "version": VERSION,
         "config": config,
-        "input_shape": plain(list(input_shape), "input_shape"),
-        "class_names": plain(list(class_names), "class_names"),
+        "input_shape": _list(input_shape, "input_shape"),
+        "class_names": _list(class_names, "class_names"),
         "state_dict": {key: value.detach().cpu() for key, value in model.state_dict().items()},
         "provenance": plain({**facts, "torch": str(facts["torch"])}, "provenance"),
     }
@@ -133,7 +134,7 @@ def load(path: str | Path) -> Checkpoint:
         CheckpointError: if it is missing, no has8 model file, damaged, unsafe, of another version,
             or its weights do not belong to its model.
     """
-    path = given.path(path, "a model file")
+    path = values.path(path, "a model file")
     payload = read_plain(path, FORMAT, VERSION)
     try:
         config, shape, class_names, provenance, state, _ = _parse(payload)
@@ -148,6 +149,13 @@ def load(path: str | Path) -> Checkpoint:
             f"the weights in {path} do not belong to its model: {detail}"
         ) from error
     return Checkpoint(model.eval(), config, shape, class_names, provenance)
+
+
+def _list(items: Any, name: str) -> list[Any]:
+    if not isinstance(items, Iterable):
+        raise BadInput(f"{name} must be a list, not {values.described(items)}")
+    made: list[Any] = plain(list(items), name)
+    return made
 
 
 def config_of(model: nn.Module) -> dict[str, Any]:

@@ -12,7 +12,7 @@ its running statistics (and the encoders' ranges) are the first process's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,7 @@ from has8.training.processes import launch
 from has8.training.recipes import TrainConfig
 from has8.training.run_folder import MODEL, RunFolder
 from has8.training.signals import stop_signals
+from has8.values import path, value, whole
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -85,18 +86,27 @@ def fit(
         CheckpointError: if ``last.pt`` is damaged.
         TrainingError: if loss or weights stop being finite; ``last.pt`` keeps a state before.
     """
-    hardware = hardware or Hardware()
+    hardware = _hardware(hardware)
     given.instance(model, nn.Module, "a model")
     given.instance(data, Data, "data from has8.load_data")
     given.instance(config, TrainConfig, "a has8.TrainConfig")
-    _check_shape(model, data)
+    resume = value(resume, bool, "resume")
+    given.callback(on_progress)
+    added = given.provenance(provenance)
+    classes = _outputs(model, data.input_shape)
+    if classes < len(data.class_names):
+        raise BadInput(
+            f"the model has {classes} outputs and {data.name} has {len(data.class_names)} classes: "
+            f"make it with num_classes={len(data.class_names)}"
+        )
     chosen = _subset(len(data.train), config)
     fabric = launch(hardware)
     _check_batch(config, len(chosen), fabric.world_size)
     folder = None
     if out is not None:
+        out = path(out, "the folder of the run")
         content = _first(fabric, lambda: digest(data))
-        facts = {**(provenance or {}), **_identity(model, data, content, config, hardware)}
+        facts = {**added, **_identity(model, data, content, config, hardware)}
         identity = plain(facts, "provenance")
         content_of(  # what could not be saved is refused before it is trained
             model,
@@ -104,7 +114,7 @@ def fit(
             class_names=data.class_names,
             provenance=identity,
         )
-        folder = RunFolder(Path(out), identity)
+        folder = RunFolder(out, identity)
     model.to(memory_format=torch.channels_last)
     net = fabric.setup_module(torch.compile(model) if hardware.compile else model)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, config)
@@ -114,7 +124,7 @@ def fit(
             epochs, position = _restored(fabric, folder, model, optimizer, resume, alone)
             with torch.random.fork_rng(devices), stop_signals() as signalled:
                 run = TrainingRun(
-                    fabric, net, model, optimizer, data, chosen, config,
+                    fabric, net, model, optimizer, data, chosen, config, classes,
                     folder if fabric.is_global_zero else None, signalled, on_progress,
                 )  # fmt: skip
                 run.finish(epochs, position)
@@ -145,17 +155,18 @@ def evaluate(
             is, in float32.
 
     Raises:
-        BadInput: if the hardware is not there.
+        BadInput: if the hardware is not there, the model cannot take the images, or a label is
+            none of its outputs.
     """
     given.instance(model, nn.Module, "a model")
     given.instance(dataset, ImageDataset, "images such as the parts of has8.load_data")  # type: ignore[type-abstract]
-    if len(dataset) == 0 or given.value(batch_size, int, "batch_size") < 1:
-        raise BadInput(
-            f"there must be at least one image, and in a batch, not {len(dataset)} and {batch_size}"
-        )
+    batch_size = whole(batch_size, "batch_size", 1)
+    if len(dataset) == 0:
+        raise BadInput("there must be at least one image to classify, and there is none")
+    _outputs(model, dataset[0][0].shape)
     if hardware is None:
         return count_right(model, dataset, batch_size, _device(model), nullcontext()) / len(dataset)
-    fabric = launch(hardware)
+    fabric = launch(_hardware(hardware))
     fabric.to_device(model)
     correct = count_right(
         model,
@@ -168,26 +179,22 @@ def evaluate(
     return int(summed(fabric, [correct])[0]) / len(dataset)
 
 
-def _check_shape(model: nn.Module, data: Data) -> None:
-    """Run one image, so that a model that does not fit says so before anything is written."""
+def _hardware(hardware: Any) -> Hardware:
+    if hardware is None:
+        return Hardware()
+    return given.instance(hardware, Hardware, "a has8.training.hardware.Hardware")
+
+
+def _outputs(model: nn.Module, shape: Sequence[int]) -> int:
+    """How many logits one image gets; a model that cannot take one says so before it is used."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            logits = model(torch.zeros(1, *data.input_shape, device=_device(model)))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadInput(
-            f"the model cannot take images of {'x'.join(map(str, data.input_shape))} ({reason}): "
-            f"choose a smaller depth or a larger image size"
-        ) from error
+        with torch.no_grad(), given.taking(shape):
+            answer = model(torch.zeros(1, *shape, device=_device(model)))
     finally:
         model.train(training)
-    if logits.shape[1] < len(data.class_names):
-        raise BadInput(
-            f"the model has {logits.shape[1]} outputs and {data.name} has "
-            f"{len(data.class_names)} classes: make it with num_classes={len(data.class_names)}"
-        )
+    return given.logits(answer, 1).shape[1]
 
 
 def _check_batch(config: TrainConfig, images: int, world: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from has8.errors import check_fields
+from has8.values import Rules, check_fields
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
@@ -26,7 +26,7 @@ class Hardware:
         compile: whether to train through :func:`torch.compile`.
 
     Raises:
-        BadInput: for a value out of range.
+        BadInput: for a value of another type or out of range.
     """
 
     accelerator: str = "auto"
@@ -36,10 +36,11 @@ class Hardware:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        rules = {
-            "accelerator": (self.accelerator in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}"),
-            "devices": (self.devices is None or self.devices >= 1, "at least 1"),
-            "num_nodes": (self.num_nodes is None or self.num_nodes >= 1, "at least 1"),
-            "precision": (self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+        rules: Rules = {
+            "accelerator": (lambda name: name in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}"),
+            "devices": (lambda n: n >= 1, "a whole number of at least 1, or None"),
+            "num_nodes": (lambda n: n >= 1, "a whole number of at least 1, or None"),
+            "precision": (lambda name: name in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+            "compile": (lambda _: True, "True or False"),
         }
         check_fields(self, rules)

@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
+from has8 import given
 from has8.data import Batch, Data, ImageDataset, batches
 from has8.errors import TrainingError
 from has8.training.history import Epoch, Position, Progress, Report
@@ -46,6 +47,7 @@ class TrainingRun:
         data: the images to learn from, and those to test on.
         chosen: ``int64[N]``, the training images that the run uses.
         config: the settings.
+        classes: the model's outputs.
         folder: where the state and the models go; None in a process that does not write.
         signalled: tells the number of the signal that asks to stop, or 0.
         on_progress: called after steps and epochs; None for silence.
@@ -58,6 +60,7 @@ class TrainingRun:
     data: Data
     chosen: Tensor
     config: TrainConfig
+    classes: int
     folder: RunFolder | None
     signalled: Callable[[], int]
     on_progress: Report | None
@@ -117,8 +120,12 @@ class TrainingRun:
         return position
 
     def batches(self, position: Position) -> Iterator[Batch]:
-        """This process's part of the epoch's batches from the position on."""
-        return batches(
+        """This process's part of the epoch's batches from the position on.
+
+        Raises:
+            BadInput: for a label that is none of the model's outputs.
+        """
+        for images, labels in batches(
             self.data.train,
             self.config.batch_size,
             indices=self.chosen,
@@ -126,7 +133,8 @@ class TrainingRun:
             augment=self.config.augment,
             first=position.step,
             part=(self.fabric.global_rank, self.fabric.world_size),
-        )
+        ):
+            yield images, given.labels(labels, len(images), self.classes)
 
     def seed(self, number: int, step: int) -> None:
         """Seed what the model may draw from, such as dropout."""
@@ -254,7 +262,11 @@ def count_right(
     part: tuple[int, int] = (0, 1),
     stop: Callable[[], int] = lambda: 0,
 ) -> int:
-    """How many images of the part (rank, of how many) are classified rightly, until ``stop``."""
+    """How many images of the part (rank, of how many) are classified rightly, until ``stop``.
+
+    Raises:
+        BadInput: for a label that is none of the model's outputs.
+    """
     training, correct = model.training, 0
     indices = torch.arange(len(dataset))[part[0] :: part[1]]
     model.eval()
@@ -262,7 +274,9 @@ def count_right(
         with torch.inference_mode(), autocast:
             for images, labels in batches(dataset, batch_size, indices=indices):
                 images = images.to(device, memory_format=torch.channels_last)
-                correct += int((model(images).argmax(1).cpu() == labels).sum())
+                answer = given.logits(model(images), len(images))
+                labels = given.labels(labels, len(images), answer.shape[1])
+                correct += int((answer.argmax(1).cpu() == labels).sum())
                 if stop():
                     break
     finally:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from has8.data.names import AUGMENTATIONS
-from has8.errors import check_fields
+from has8.values import Rules, check_fields
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("cosine", "constant", "cosine-epochs")
@@ -41,7 +41,7 @@ class TrainConfig:
         subset: train on so many images, drawn at random by the seed; None for all.
 
     Raises:
-        BadInput: for a value out of range.
+        BadInput: for a value of another type or out of range.
     """
 
     epochs: int = 30
@@ -57,19 +57,18 @@ class TrainConfig:
     subset: int | None = None
 
     def __post_init__(self) -> None:
-        clip = math.inf if self.clip_norm is None else self.clip_norm
-        rules = {
-            "epochs": (self.epochs >= 1, "at least 1"),
-            "batch_size": (self.batch_size >= 2, "at least 2"),
-            "lr": (0 < self.lr < math.inf, "above 0"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
-            "optimizer": (self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
-            "schedule": (self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            "augment": (self.augment in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
-            "clip_norm": (clip > 0, "above 0, or None"),
-            "seed": (0 <= self.seed < 2**64, "at least 0 and below 2**64"),
-            "subset": (self.subset is None or self.subset >= 2, "at least 2 images"),
+        rules: Rules = {
+            "epochs": (lambda n: n >= 1, "a whole number of at least 1"),
+            "batch_size": (lambda n: n >= 2, "a whole number of at least 2"),
+            "lr": (lambda x: 0 < x < math.inf, "a number above 0"),
+            "weight_decay": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+            "optimizer": (lambda name: name in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}"),
+            "schedule": (lambda name: name in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+            "label_smoothing": (lambda x: 0 <= x < 1, "a number of at least 0 and below 1"),
+            "augment": (lambda name: name in AUGMENTATIONS, f"one of {', '.join(AUGMENTATIONS)}"),
+            "clip_norm": (lambda x: x > 0, "a number above 0, or None"),
+            "seed": (lambda n: 0 <= n < 2**64, "a whole number of at least 0 and below 2**64"),
+            "subset": (lambda n: n >= 2, "a whole number of at least 2 images, or None"),
         }
         check_fields(self, rules)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from has8 import given
 from has8.errors import BackendError
 from has8.registry import Registry
+from has8.values import described
 from hwsim.backends.fast.backend import Fast
 from hwsim.backends.lava.backend import Lava
 from hwsim.backends.protocol import Backend
@@ -18,18 +18,30 @@ for _maker in (Fast, Reference, Lava):
     BACKENDS.register(_maker.name)(_maker)
 
 
+def named_backend(backend: str | Backend) -> Backend:
+    """A backend by name, or the one given; it may not be able to run here.
+
+    Raises:
+        UnknownName: for an unknown name.
+        BackendError: if it is no backend.
+    """
+    found = BACKENDS.get(backend)() if isinstance(backend, str) else backend
+    parts = (getattr(found, name, None) for name in ("unavailable", "compile"))
+    if isinstance(found, type) or not all(map(callable, parts)):
+        raise BackendError(
+            f"expected the name of a backend, or a backend, not {described(backend)}"
+        )
+    return found
+
+
 def find_backend(backend: str | Backend) -> Backend:
     """A backend by name, or the one given, checked to be available.
 
     Raises:
         UnknownName: for an unknown name.
-        BackendError: if it cannot run here; the message says why.
+        BackendError: if it cannot run here, in which case the message says why, or is none.
     """
-    found = BACKENDS.get(backend)() if isinstance(backend, str) else backend
-    if not callable(getattr(found, "unavailable", None)):
-        raise BackendError(
-            f"expected the name of a backend, or a backend, not {given.described(backend)}"
-        )
+    found = named_backend(backend)
     reason = found.unavailable()
     if reason is not None:
         raise BackendError(reason)

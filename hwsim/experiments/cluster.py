@@ -16,11 +16,13 @@ from torch import Tensor
 
 from has8 import given
 from has8.errors import BackendError, Has8Error
+from has8.values import seconds, value, whole
 from hwsim.activity import Activity
 from hwsim.backends.protocol import Backend
-from hwsim.backends.registry import BACKENDS
+from hwsim.backends.registry import named_backend
 from hwsim.experiments.fidelity import Agreement, agreements, joined_agreements, paired
-from hwsim.program import OnProgress, Run, checked_mapping, joined, simulate
+from hwsim.names import RAY_TIMEOUT_S
+from hwsim.program import OnProgress, Run, checked_samples, joined, simulate
 from mapping import Mapped
 
 MOST_BATCHES = 8
@@ -31,9 +33,6 @@ SHARDS_A_WORKER = 2
 
 ANSWER_S = 10.0
 """Seconds that a cluster may take to answer at all."""
-
-SILENCE_S = 3600.0
-"""Seconds in which a cluster must finish a shard, unless the caller says otherwise."""
 
 HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 """How a client of HTTP/2, on which Ray's servers talk, begins; they answer with a frame of type 4,
@@ -52,7 +51,7 @@ def simulate_on_ray(
     record: Collection[str] = (),
     on_progress: OnProgress | None = None,
     retries: int = 3,
-    timeout_s: float = SILENCE_S,
+    timeout_s: float = RAY_TIMEOUT_S,
 ) -> Run:
     """What :func:`hwsim.simulate` does, by the workers of a Ray cluster.
 
@@ -79,8 +78,7 @@ def simulate_on_ray(
         Has8Error: whatever ``simulate`` raises in a worker.
         BackendError: if Ray is missing, the cluster cannot be reached, or workers keep dying.
     """
-    checked_mapping(mapped)
-    x = given.images(x)
+    x = checked_samples(mapped, x, batch_size, record, 0, on_progress)
     found = _spread(
         _simulate,
         (mapped, _named(backend), batch_size, tuple(record)),
@@ -110,7 +108,7 @@ def agreements_on_ray(
     batch_size: int = 128,
     on_progress: OnProgress | None = None,
     retries: int = 3,
-    timeout_s: float = SILENCE_S,
+    timeout_s: float = RAY_TIMEOUT_S,
 ) -> tuple[Agreement, ...]:
     """What :func:`hwsim.experiments.fidelity.agreements` does, by the workers of a Ray cluster.
 
@@ -134,8 +132,7 @@ def agreements_on_ray(
 
 
 def _named(backend: str | Backend) -> str | Backend:
-    if isinstance(backend, str):
-        BACKENDS.get(backend)  # an unknown name is refused before a cluster is started
+    named_backend(backend)  # what is none is refused before a cluster is started
     return backend
 
 
@@ -173,6 +170,11 @@ def _spread(
     timeout_s: float,
 ) -> list[Any]:
     """The results of all shards, in the order of their samples."""
+    whole(batch_size, "batch_size", 1)
+    whole(retries, "retries", 0)
+    seconds(timeout_s, "timeout_s")
+    value(address, str | None, "address")
+    given.callback(on_progress)
     with _cluster(address) as ray:
         try:
             workers = _Workers(ray, retries, timeout_s)
@@ -283,7 +285,7 @@ class _Workers:
                 if not found:
                     raise BackendError(
                         f"the Ray cluster finished no shard in {self.timeout_s:g} s: see whether "
-                        "its workers run, or raise the time limit"
+                        "its workers run, or raise timeout_s (--ray-timeout)"
                     )
                 (ready,) = found
                 (first, samples), part = running.pop(ready), self.ray.get(ready)

@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from has8.errors import BackendError, BadInput, UnknownName, check_fields
+from has8 import given
+from has8.errors import BackendError, BadInput, UnknownName
+from has8.values import check_fields, value
 from hwsim.backends.fast.layout import logical
 from hwsim.backends.protocol import Backend, Executable, SegmentRun, SegmentState
-from hwsim.backends.registry import find_backend
+from hwsim.backends.registry import find_backend, named_backend
 from hwsim.boundary import count
 from hwsim.experiments.fidelity import Agreement, agreements, paired
 from hwsim.program import OnProgress
@@ -54,16 +56,9 @@ class Faults:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            {
-                **{
-                    field: (0 <= getattr(self, field) <= 1, "a probability, 0 to 1")
-                    for field in _FIELDS.values()
-                },
-                "seed": (self.seed >= 0, "at least 0"),
-            },
-        )
+        probability = (lambda x: 0 <= x <= 1, "a probability, 0 to 1")
+        seed = (lambda n: n >= 0, "a whole number of at least 0")
+        check_fields(self, {**dict.fromkeys(_FIELDS.values(), probability), "seed": seed})
 
     @classmethod
     def parse(cls, text: str, seed: int = 0) -> Faults:
@@ -74,20 +69,20 @@ class Faults:
             BadInput: if a rate is missing, no probability, or given twice.
         """
         rates: dict[str, float] = {}
-        for item in text.split(","):
+        for item in value(text, str, "faults").split(","):
             name, _, rate = (part.strip() for part in item.partition("="))
             if name not in _FIELDS:
                 raise UnknownName("fault", name, _FIELDS)
             try:
-                value = float(rate)
+                number = float(rate)
             except ValueError:
-                value = math.nan
-            if _FIELDS[name] in rates or not 0 <= value <= 1:
+                number = math.nan
+            if _FIELDS[name] in rates or not 0 <= number <= 1:
                 raise BadInput(
                     f"cannot take {item.strip()!r}: expected {name} once, with a probability from "
                     f"0 to 1, such as {name}=0.001"
                 )
-            rates[_FIELDS[name]] = value
+            rates[_FIELDS[name]] = number
         return cls(**rates, seed=seed)
 
     @property
@@ -101,6 +96,7 @@ class Faults:
         Raises:
             BadInput: if the severity is negative or makes a probability larger than 1.
         """
+        severity = value(severity, float, "a severity")
         if not 0 <= severity < math.inf:
             raise BadInput(f"a severity must be a finite number of at least 0, not {severity:g}")
         for name, rate in self.rates.items():
@@ -133,7 +129,7 @@ class FaultPoint:
 def fault_sweep(
     mapped: Mapped,
     x: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     faults: Faults,
     severities: Sequence[float] = (0.0, 0.1, 1.0, 10.0),
     backend: str | Backend = "fast",
@@ -147,7 +143,7 @@ def fault_sweep(
     Args:
         mapped: from :func:`mapping.map_model`.
         x: ``float32[N, *input_shape]``.
-        labels: ``int64[N]``, the right classes.
+        labels: ``int64[N]``, the right classes; None if they are not known.
         faults: at severity 1.
         severities: at least one; what all rates are multiplied by. At 0 nothing is broken.
         backend: a name, or a backend.
@@ -191,6 +187,8 @@ def fault_points(
         BadInput: if there is no severity or one makes a rate no probability.
         BackendError: if the backend cannot run here.
     """
+    given.instance(faults, Faults, "hwsim.Faults")
+    severities = value(severities, tuple[float, ...], "severities")
     if not severities:
         raise BadInput("there are no severities: name at least one, such as 1")
     scaled = [faults.scaled(severity) for severity in severities]
@@ -206,13 +204,17 @@ class Faulty:
     the same. Spikes in a run's result are those that were sent and not lost.
 
     Args:
-        inner: runs the populations.
+        inner: runs the populations; a name, or a backend.
         faults: what breaks.
+
+    Raises:
+        BadInput, BackendError, UnknownName: if these are anything else.
     """
 
-    def __init__(self, inner: Backend, faults: Faults) -> None:
-        self.inner, self.faults = inner, faults
-        self.name = f"{inner.name} with faults"
+    def __init__(self, inner: str | Backend, faults: Faults) -> None:
+        self.inner = named_backend(inner)
+        self.faults = given.instance(faults, Faults, "hwsim.Faults")
+        self.name = f"{self.inner.name} with faults"
 
     def unavailable(self) -> str | None:
         """Why the inner backend cannot run here; None if it can."""

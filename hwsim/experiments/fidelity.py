@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from has8 import given
-from has8.errors import BadInput
+from has8.values import whole
 from hwsim.activity import Overflow
 from hwsim.backends.protocol import Backend
 from hwsim.experiments.divergence import Divergence
@@ -194,11 +194,18 @@ def agreements(
     Raises:
         BadInput, BackendError: as :func:`agreement`.
     """
+    given.callback(on_progress)
+    first = whole(first, "first", 0)
+    if recording is not None:
+        given.instance(recording, Recording, "a hwsim.Recording, or None")
     programs = [Program(mapped, backend) for backend in backends]
+    classes = mapped.graph.output.type.shape[-1]
     graph, done = FloatGraph(mapped), 0
     parts: list[tuple[Agreement, ...]] = []
     for x, labels in batches:
         images = given.images(x)
+        if labels is not None:
+            labels = given.labels(labels, len(images), classes)
         parts.append(tuple(_batch(graph, programs, images, labels, first + done, recording)))
         done += len(images)
         if on_progress is not None:
@@ -256,8 +263,7 @@ def paired(mapped: Mapped, x: Tensor, labels: Tensor | None, batch_size: int) ->
     """
     checked_mapping(mapped)
     x = given.images(x)
-    if given.value(batch_size, int, "batch_size") < 1:
-        raise BadInput(f"batch_size must be at least 1, not {batch_size}")
+    batch_size = whole(batch_size, "batch_size", 1)
     if labels is not None:
         labels = given.labels(labels, len(x), mapped.graph.output.type.shape[-1])
     images = x.split(batch_size)

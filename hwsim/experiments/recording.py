@@ -15,8 +15,9 @@ from torch import Tensor
 
 from has8.errors import BadInput
 from has8.files import write_whole
+from has8.values import value, whole
 from hwsim.names import RECORDS
-from hwsim.program import Run
+from hwsim.program import Run, checked_mapping
 from mapping import Mapped
 
 MOST_MEMORY = 0.5
@@ -67,6 +68,9 @@ class Recording:
     def __init__(
         self, mapped: Mapped, samples: int, record: Collection[str], *, first: int = 0
     ) -> None:
+        checked_mapping(mapped)
+        samples, first = whole(samples, "samples", 1), whole(first, "first", 0)
+        record = value(record, list[str], "record")
         if unknown := sorted(set(record) - set(RECORDS)):
             raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {unknown[0]!r}")
         self.record, self.samples, self.first = frozenset(record), samples, first

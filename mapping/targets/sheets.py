@@ -25,8 +25,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import msgspec
 import yaml
 
-from has8.errors import TargetError, UnknownName
+from has8.errors import BadInput, TargetError, UnknownName
 from has8.reading import open_regular
+from has8.values import described
 from mapping.targets.figures import Figure, Trust
 
 LONGEST = 10**6
@@ -175,9 +176,12 @@ def find_sheet(kind: type[SheetT], word: str, folder: Path, name_or_path: str | 
 
     Raises:
         UnknownName: if none is called so.
+        BadInput: if it is neither a name nor a path.
         TargetError: if the file is missing or wrong; the message has the path of the entry.
     """
-    text = str(name_or_path)
+    text = str(name_or_path) if isinstance(name_or_path, Path) else name_or_path
+    if not isinstance(text, str):
+        raise BadInput(f"expected the name of a {word}, or a path, not {described(text)}")
     if text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text:
         return load_sheet(kind, Path(text))
     if text not in sheet_names(folder):

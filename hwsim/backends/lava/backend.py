@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from has8.errors import BackendError
+from has8.values import seconds
 from hwsim.backends.lava.interpreter import lava_python
 from hwsim.backends.lava.isolate import run_isolated
 from hwsim.backends.lava.limits import check_faithful
@@ -45,12 +46,15 @@ class Lava:
 
     Args:
         timeout_s: the longest that one batch may take, in seconds.
+
+    Raises:
+        BadInput: if that is no time.
     """
 
     name = "lava"
 
     def __init__(self, timeout_s: float = 600.0) -> None:
-        self.timeout_s = timeout_s
+        self.timeout_s = seconds(timeout_s, "timeout_s")
 
     def unavailable(self) -> str | None:
         """Why Lava cannot run here, in one sentence; None if it can."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from has8.blocks import OverTime
 from has8.errors import TraceError
+from has8.values import described
 from mapping.graph.ir import Graph, Kind, Node, Signal, sorted_graph
 from mapping.graph.ops import OPS, op_of
 
@@ -209,8 +210,8 @@ def _lower_call(
         name, module = f"{scope}.{kind or what}".lstrip("."), None
     if item.op == "get_attr":
         raise TraceError(
-            f"the forward of {type(model).__name__} computes with a tensor of its own, "
-            f"{what!r}: use layers, whose weights they hold"
+            f"the forward of {type(model).__name__} computes with {_constant(model, what)}: use "
+            f"layers, whose weights they hold"
         )
     if op is None:
         known = sorted({kind.__name__ for op in OPS.values() for kind in op.modules})
@@ -232,6 +233,23 @@ def _lower_call(
     except ValueError as error:
         raise TraceError(f"layer {name!r} ({what}) cannot be mapped: {error}") from error
     return Node(name, op.name, inputs, type_, attrs, tensors)
+
+
+def _constant(model: nn.Module, path: str) -> str:
+    """A tensor that is no value of the trace, as whoever wrote the model calls it.
+
+    Args:
+        model: as it was traced, which gave each tensor without a name one of torch.fx's.
+        path: where the tensor is in the model.
+    """
+    if not path.startswith("_tensor_constant"):
+        return f"a tensor of its own, {path!r}"
+    tensor = getattr(model, path)
+    memory = tensor.untyped_storage().data_ptr()
+    for name, buffer in model.named_buffers():
+        if memory and buffer.untyped_storage().data_ptr() == memory:  # a view of it
+            return f"a tensor of its own, {name!r}"
+    return f"{described(tensor)} that no layer holds"
 
 
 def _shares(node: Node) -> bool:
