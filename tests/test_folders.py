@@ -72,7 +72,7 @@ def test_every_image_is_found_once_under_its_class(
             for number in range(4):
                 put(root / wrapper / part / name / ("x/y" if nested else "") / f"{number}.JPG")
         if rubbish:
-            for place in ("", part, f"{part}/{found[0]}"):
+            for place in ("", part, Path(part, found[0])):
                 put(root / wrapper / place / ".ipynb_checkpoints" / "1.png")
                 put(root / wrapper / place / "__MACOSX" / found[0] / "._1.png")
                 put(root / wrapper / place / "Thumbs.db")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mapping.chip.wiring import Axis, Wiring
+
+Window = tuple[list[int], list[int], list[int], int]
+"""Stride, padding, dilation and groups of a convolution, as torch takes them."""
 
 
 def weighted_sums(wires: Wiring, x: Tensor, weight: Tensor) -> Tensor:
@@ -25,15 +29,25 @@ def weighted_sums(wires: Wiring, x: Tensor, weight: Tensor) -> Tensor:
     images, padding = x.reshape(len(x), *wires.in_shape), [axis.padding for axis in axes]
     if not all(map(plain_window, axes)):
         images, padding = _laid_out(wires, images), [0, 0]
-    return F.conv2d(
-        images,
-        weight,
-        None,
-        [axis.stride for axis in axes],
-        padding,
-        [axis.dilation for axis in axes],
-        wires.groups,
-    )
+    window = [axis.stride for axis in axes], padding, [axis.dilation for axis in axes]
+    return convolved(images, weight, (*window, wires.groups))
+
+
+def convolved(images: Tensor, weight: Tensor, window: Window) -> Tensor:
+    """A convolution without bias; gradients pass through.
+
+    oneDNN's convolutions of float32 are wrong (torch 2.14) for images of one channel where the
+    strides differ and the sums are one column wide, so those pass through float64.
+
+    Args:
+        images: ``[N, C, H, W]``, floating point.
+        weight: ``[C_out, C / groups, kH, kW]`` in the same type.
+        window: stride, padding, dilation and groups.
+    """
+    (rows, columns), dtype = window[0], images.dtype
+    if images.shape[1] == 1 and rows != columns and dtype != torch.float64:
+        return F.conv2d(images.double(), weight.double(), None, *window).to(dtype)
+    return F.conv2d(images, weight, None, *window)
 
 
 def plain_window(axis: Axis) -> bool:

@@ -9,9 +9,7 @@ is tried on random spikes against float32, which it falls back to should anythin
 Floating point is exact on integers up to 2**24 (float32) or 2**53 (float64), as long as products
 are added up and nothing else: NNPACK and cuDNN may take Winograd's algorithm, which multiplies by
 fractions, so the one is switched off and on the other float64 is rounded back. Weights of more
-than 8 significant bits take float64, since torch can be told to multiply float32 as bfloat16. And
-oneDNN's convolutions of float32 are wrong (torch 2.14) for images of one channel where the strides
-differ and the sums are one column wide, so those pass through float64.
+than 8 significant bits take float64, since torch can be told to multiply float32 as bfloat16.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from has8.errors import BackendError
 from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, Ints
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.chip.wiring import Wiring, taps
-from mapping.integers.sums import plain_window, weighted_sums
+from mapping.integers.sums import Window, convolved, plain_window, weighted_sums
 
 Arithmetic = Literal["int8", "float32", "float64"]
 
@@ -43,10 +41,6 @@ PROVEN = 16
 
 SMALL = 4
 """Up to so many pixels, a convolution is done as the matrix product that it is."""
-
-
-Window = tuple[list[int], list[int], list[int], int]
-"""Stride, padding, dilation and groups of a convolution, as torch takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,24 +101,15 @@ class Sums:
             return F.linear(spikes.to(weight.dtype), weight)
         if self.wires is not None:  # a flat source is one of one pixel
             spikes = spikes.view(len(spikes), *self.wires.in_shape[1:], -1)
-        exact = weight.double() if self._lopsided(spikes.shape[-1]) else weight
-        images = spikes.permute(0, 3, 1, 2).to(exact.dtype)
+        images = spikes.permute(0, 3, 1, 2).to(weight.dtype)
         with torch.backends.nnpack.flags(enabled=False):
             if self.wires is not None:
-                sums = weighted_sums(self.wires, images, exact)
+                sums = weighted_sums(self.wires, images, weight)
             else:
                 assert self.window is not None
-                sums = F.conv2d(images, exact, None, *self.window)
+                sums = convolved(images, weight, self.window)
             sums = sums.permute(0, 2, 3, 1)
-        return sums.round_() if sums.is_cuda else sums.to(weight.dtype)
-
-    def _lopsided(self, channels: int) -> bool:
-        """Whether it is of the kind that oneDNN's convolutions of float32 get wrong."""
-        if self.wires is not None:
-            stride = [self.wires.rows.stride, self.wires.cols.stride]
-        else:
-            stride = self.window[0] if self.window is not None else [1, 1]
-        return channels == 1 and stride[0] != stride[1]
+        return sums.round_() if sums.is_cuda else sums
 
     def _prove(self, shape: torch.Size) -> None:
         """Hold bytes against float32 for random spikes; twice, lest it be chance."""
