@@ -40,7 +40,7 @@ from mapping.chip.wiring import (
 )
 from mapping.graph.ir import Kind, Signal
 from mapping.graph.ops import OPS
-from mapping.integers.sums import weighted_sums
+from mapping.integers.sums import convolved, weighted_sums
 from mapping.targets.schema import load_target
 
 Case = tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]
@@ -162,11 +162,11 @@ def test_sums_are_those_of_single_synapses(wires: Wiring, seed: int) -> None:
 def test_sums_one_column_wide_of_one_channel_are_right_in_float32() -> None:
     """oneDNN's are not, where the strides differ and the images lie with their channel last."""
     rng = np.random.default_rng(0)
-    wires = Wiring(Axis(2, 1, 1, 1, 2), Axis(2, 2, 1, 1, 1), 1, 8, 1)
-    weight = torch.tensor(gridded(rng, wires.weight_shape)).float()
-    spikes = torch.tensor(rng.integers(0, 2, (8, 2, 1, 1))).float().permute(0, 3, 1, 2)
-    expected = weighted_sums(wires, spikes.double(), weight.double()).float()
-    assert torch.equal(weighted_sums(wires, spikes, weight), expected)
+    weight = torch.tensor(gridded(rng, (8, 1, 2, 2))).float()
+    images = torch.tensor(rng.integers(0, 2, (8, 2, 1, 1))).float().permute(0, 3, 1, 2)
+    window = [1, 2], [1, 1], [1, 1], 1
+    expected = F.conv2d(images.double(), weight.double(), None, *window).float()
+    assert torch.equal(convolved(images, weight, window), expected)
 
 
 @st.composite

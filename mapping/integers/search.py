@@ -394,7 +394,7 @@ class _Evaluated:
     def _spikes(self, integers: Integers, xs: Sequence[Tensor]) -> Tensor:
         """Spikes ``[T * B, C, H, W]`` of inputs ``[T * B, ...]``."""
         drive = None
-        with torch.no_grad(), torch.backends.nnpack.flags(enabled=False):
+        with torch.no_grad():
             for wires, x, weight in zip(
                 self.layer.wirings, xs, self.neurons.weights(integers), strict=True
             ):

@@ -36,6 +36,7 @@ def weighted_sums(wires: Wiring, x: Tensor, weight: Tensor) -> Tensor:
 def convolved(images: Tensor, weight: Tensor, window: Window) -> Tensor:
     """A convolution without bias; gradients pass through.
 
+    NNPACK may take Winograd's algorithm, which multiplies by fractions, so it is switched off. And
     oneDNN's convolutions of float32 are wrong (torch 2.14) for images of one channel where the
     strides differ and the sums are one column wide, so those pass through float64.
 
@@ -46,8 +47,9 @@ def convolved(images: Tensor, weight: Tensor, window: Window) -> Tensor:
     """
     (rows, columns), dtype = window[0], images.dtype
     if images.shape[1] == 1 and rows != columns and dtype != torch.float64:
-        return F.conv2d(images.double(), weight.double(), None, *window).to(dtype)
-    return F.conv2d(images, weight, None, *window)
+        return convolved(images.double(), weight.double(), window).to(dtype)
+    with torch.backends.nnpack.flags(enabled=False):
+        return F.conv2d(images, weight, None, *window)
 
 
 def plain_window(axis: Axis) -> bool:

@@ -102,13 +102,12 @@ class Sums:
         if self.wires is not None:  # a flat source is one of one pixel
             spikes = spikes.view(len(spikes), *self.wires.in_shape[1:], -1)
         images = spikes.permute(0, 3, 1, 2).to(weight.dtype)
-        with torch.backends.nnpack.flags(enabled=False):
-            if self.wires is not None:
-                sums = weighted_sums(self.wires, images, weight)
-            else:
-                assert self.window is not None
-                sums = convolved(images, weight, self.window)
-            sums = sums.permute(0, 2, 3, 1)
+        if self.wires is not None:
+            sums = weighted_sums(self.wires, images, weight)
+        else:
+            assert self.window is not None
+            sums = convolved(images, weight, self.window)
+        sums = sums.permute(0, 2, 3, 1)
         return sums.round_() if sums.is_cuda else sums
 
     def _prove(self, shape: torch.Size) -> None:
