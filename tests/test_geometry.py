@@ -29,7 +29,6 @@ from hwsim.backends.reference import weighted_sum
 from mapping.chip.check import check_segment
 from mapping.chip.segment import Synapse
 from mapping.chip.wiring import (
-    Axis,
     Wiring,
     channel_multiplicity,
     dense,
