@@ -722,7 +722,7 @@ FORGED = {
     "one summand": (node("add", inputs=["up.0"]), "'add' .* it takes 2 inputs, not 1"),
     "leak": (node("one", beta=1.5), "'one' .*<= 1"),
     "no threshold": (node("one", threshold=0), "'one' .*> 0"),
-    "odd reset": (node("one", reset="subtract"), "'one' .*'subtract'"),
+    "odd reset": (node("one", reset="soft"), "'one' .*'soft'"),
     "empty range": (node("encode", lo=3.0, hi=3.0), "'encode' .*lo must be below hi"),
     "odd order": (node("encode", order="x"), "'encode' .*'x'"),
     "odd coding": (node("encode", coding="x"), "'encode' .*'x'"),

@@ -12,6 +12,8 @@ from snntorch import surrogate
 from has8.errors import BadInput, CheckpointError
 from has8.kernels import paths
 from has8.neurons import Leaky, leaky, make_neuron
+from mapping.graph.ops import neuron
+from mapping.graph.ops.cells import constants_of
 from mapping.graph.ops.neuron import lower
 
 
@@ -244,3 +246,54 @@ def test_constants_that_are_set_are_held_to_the_same_rules(name, value, message)
     setattr(neuron, name, value)
     with pytest.raises(BadInput, match=message):
         neuron(torch.rand(3, 2, 4))
+
+
+# snnTorch's own neurons, as nodes of a graph
+
+RESETS = st.sampled_from(["zero", "subtract", "none"])
+PART = st.floats(0, 1, width=32)
+
+
+@st.composite
+def cells(draw):
+    kind, reset = draw(st.sampled_from([snn.Leaky, snn.Synaptic, snn.Lapicque])), draw(RESETS)
+    rest = {"threshold": draw(st.floats(0.125, 2, width=32)), "reset_mechanism": reset}
+    if kind is snn.Lapicque:
+        return kind(beta=draw(st.floats(0.4, 0.99)), **rest)
+    if kind is snn.Synaptic:
+        return kind(draw(PART), draw(PART), **rest)
+    return kind(draw(PART), reset_delay=reset == "subtract" or draw(st.booleans()), **rest)
+
+
+@settings(deadline=None, max_examples=60)
+@given(cells(), st.integers(1, 12), st.integers(0, 1000))
+def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed):
+    x = torch.randn(steps, 3, 4, generator=torch.Generator().manual_seed(seed)) * 2
+    state = [torch.zeros(3, 4)] * (2 if isinstance(cell, snn.Synaptic) else 1)
+    expected = []
+    with torch.no_grad():
+        for current in x:
+            spike, *state = cell(current, *state)
+            expected.append(spike)
+    spikes, membranes = neuron.stepped(constants_of(cell), x)
+    if isinstance(cell, snn.Lapicque):  # multiplies in another order
+        certain = (membranes - cell.threshold.item()).abs().cummin(0)[0] > 1e-4
+        assert torch.equal(spikes[certain], torch.stack(expected)[certain])
+    else:
+        assert torch.equal(spikes, torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        (snn.Alpha(0.9, 0.8), "snn.Alpha is not mapped yet"),
+        (snn.Lapicque(0.2), "changes sign"),
+        (snn.Leaky(torch.rand(3)), "its beta has 3 values"),
+        (snn.Leaky(0.9, graded_spikes_factor=2.0), "its spikes are not of 1"),
+        (snn.Leaky(0.9, reset_delay=False), "reset_delay=False"),
+        (snn.Leaky(0.9, state_quant=torch.round), "state_quant"),
+    ],
+)
+def test_a_cell_that_no_constants_describe_is_refused(cell, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        constants_of(cell)

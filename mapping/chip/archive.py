@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from has8.reading import open_regular, zip_archive
 
-FORMAT, VERSION = "has8-mapped", 3
+FORMAT, VERSION = "has8-mapped", 4
 MANIFEST, DIGEST = "manifest.json", "sha256"
 SUFFIX = ".npy"
 

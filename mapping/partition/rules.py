@@ -45,6 +45,8 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             reasons[node.name] = f"the target has no {node.attrs['model']!r} neuron"
         elif node.attrs["reset"] not in registers.resets:
             reasons[node.name] = f"the target has no reset by {node.attrs['reset']!r}"
+        elif node.attrs["refractory"] or node.attrs["alpha"]:
+            reasons[node.name] = "currents of several steps and refractory steps are not mapped yet"
         elif isinstance(parts, str):
             reasons[node.name] = parts
         else:

@@ -1,0 +1,74 @@
+"""snnTorch's neurons, which step, as constants of the neurons that :mod:`.neuron` runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import snntorch as snn
+from torch import Tensor, nn
+
+CELLS: tuple[type[nn.Module], ...] = (snn.Leaky, snn.Lapicque, snn.Synaptic)
+"""The neurons that :func:`constants_of` reads."""
+
+
+def constants_of(cell: nn.Module) -> dict[str, Any]:
+    """What one of snnTorch's neurons computes, as attributes of a node of kind "neuron".
+
+    Its state says it, not what it was made with. ``snn.Leaky`` clears a membrane that fired and
+    then integrates; the others lose what arrives in the step after a spike too, which is a
+    refractory step.
+
+    Args:
+        cell: of :data:`CELLS`, not of a subclass.
+
+    Raises:
+        ValueError: if it is of another class, or does what no constant says, in one sentence.
+    """
+    if type(cell) not in CELLS:
+        known = ", ".join(f"snn.{kind.__name__}" for kind in CELLS)
+        raise ValueError(
+            f"snn.{type(cell).__name__} is not mapped yet; of snnTorch's neurons {known} are"
+        )
+    if cell.inhibition:
+        raise ValueError(
+            "with inhibition=True a neuron waits for all others in every step: leave it out"
+        )
+    if cell.state_quant:
+        raise ValueError("state_quant rounds the membrane as no chip does: leave it out")
+    if _one(cell, "graded_spikes_factor") != 1:
+        raise ValueError(
+            "its spikes are not of 1: put graded_spikes_factor into the weights behind it"
+        )
+    reset = list(snn.SpikingNeuron.reset_dict)[round(_one(cell, "reset_mechanism_val"))]
+    if reset == "subtract" and not getattr(cell, "reset_delay", True):
+        raise ValueError("reset_delay=False with reset by subtraction is not mapped yet")
+    alpha, gain = 0.0, 1.0
+    if isinstance(cell, snn.Lapicque):
+        resistance, capacity, step = (_one(cell, name) for name in ("R", "C", "time_step"))
+        beta = 1 - step / (resistance * capacity)
+        gain = resistance * (1 / (resistance * capacity)) * step
+        if beta < 0:
+            raise ValueError(
+                "its membrane changes sign in every step, since time_step is longer than R C: "
+                "choose a beta above 0.37, or a shorter time_step"
+            )
+    else:
+        beta = _one(cell, "beta")
+    if isinstance(cell, snn.Synaptic):
+        alpha = _one(cell, "alpha")
+    return {
+        "model": "lif",
+        "alpha": min(max(alpha, 0.0), 1.0),
+        "beta": min(max(beta, 0.0), 1.0),
+        "threshold": _one(cell, "threshold"),
+        "gain": gain,
+        "reset": reset,
+        "refractory": int(reset == "zero" and not isinstance(cell, snn.Leaky)),
+    }
+
+
+def _one(cell: nn.Module, name: str) -> float:
+    value = getattr(cell, name)
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"its {name} has {value.numel()} values, and one is mapped so far")
+    return float(value)
