@@ -1,5 +1,6 @@
 """What several test files need: small trained-like models, real data, one thread a process."""
 
+import signal
 from functools import cache
 
 import pytest
@@ -10,6 +11,8 @@ from has8.data import batches
 from has8.kernels import paths
 
 torch.set_num_threads(1)  # tests run in several processes
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that children can be interrupted
 
 SMALL = {
     "has8_vgg": {"base": 6, "depth": 2, "head": (24,)},
