@@ -11,6 +11,7 @@ from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph
 from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
 from mapping.graph.ops.pool import LINEAR
+from mapping.graph.pooling import fold_average, maximum_as_or
 from mapping.graph.verify import verify_graph
 
 Pass = Callable[[Graph], Graph]
@@ -125,6 +126,8 @@ PASSES: tuple[Pass, ...] = (
     pool_past_decode,
     residual_past_decode,
     flatten_past_decode,
+    fold_average,
+    maximum_as_or,
 )
 """In the order in which they run."""
 

@@ -1,0 +1,187 @@
+"""Pooling of spikes: averages in the weights behind them, maxima as neurons."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from has8.blocks import OverTime
+from has8.encoders import Decoder, PhaseEncoder
+from has8.neurons import Leaky
+from hwsim import simulate
+from mapping import map_model
+from mapping.graph.evaluate import evaluate_nodes
+from mapping.graph.ir import Graph, Kind, Node, Signal
+from mapping.graph.ops import OPS
+from mapping.graph.pooling import fold_average, maximum_as_or
+from mapping.graph.verify import verify_graph
+
+STEPS = 3
+
+
+class Builder:
+    """A graph of spikes from bit-like inputs; ``add`` infers each type."""
+
+    def __init__(self, shape):
+        values = Node("x", "input", (), Signal(shape))
+        attrs = {"coding": "phase", "steps": STEPS}
+        spikes = Node("spikes", "encode", ("x",), Signal(shape, Kind.SPIKE, STEPS), attrs)
+        self.nodes = [values, spikes]
+
+    def add(self, name, op, attrs=None, **tensors):
+        front = self.nodes[-1]
+        signal = OPS[op].infer(attrs or {}, tensors, (front.type,))
+        self.nodes.append(Node(name, op, (front.name,), signal, attrs or {}, tensors))
+
+    def graph(self):
+        graph = Graph(tuple(self.nodes))
+        verify_graph(graph)
+        return graph
+
+
+def outputs(graph, spikes):
+    values = {"x": torch.empty(0), "spikes": spikes}
+    evaluate_nodes(graph, graph.nodes[2:], values)
+    return values[graph.output.name]
+
+
+PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@st.composite
+def windows(draw, name, shape):
+    kernel, stride = draw(PAIRS), draw(PAIRS)
+    kernel = tuple(min(k, n) for k, n in zip(kernel, shape[1:], strict=True))
+    padding = [draw(st.integers(0, k // 2)) for k in kernel]
+    attrs = {"kernel": list(kernel), "stride": list(stride), "padding": padding}
+    if name == "avgpool":
+        attrs["count_include_pad"] = draw(st.booleans())
+    return attrs
+
+
+@st.composite
+def behind_an_average(draw):
+    shape = (draw(st.sampled_from([2, 4])), draw(st.integers(3, 9)), draw(st.integers(3, 9)))
+    built = Builder(shape)
+    if draw(st.booleans()):
+        built.add("pool", "avgpool", draw(windows("avgpool", shape)))
+    else:
+        built.add("pool", "global_avgpool")
+    channels, height, width = built.nodes[-1].type.shape
+    seed = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    if draw(st.booleans()):
+        built.add("flat", "flatten")
+        weight = torch.randn(5, channels * height * width, generator=seed)
+        built.add("layer", "linear", weight=weight, bias=torch.randn(5, generator=seed))
+    else:
+        groups = draw(st.sampled_from([1, 2]))
+        kernel = min(draw(st.integers(1, 3)), height), min(draw(st.integers(1, 3)), width)
+        attrs = {
+            "stride": list(draw(PAIRS)),
+            "padding": [draw(st.integers(0, 2)) for _ in "hw"],
+            "dilation": [1, 1] if draw(st.booleans()) else [2, 1] if kernel[0] == 1 else [1, 1],
+            "groups": groups,
+        }
+        weight = torch.randn(4, channels // groups, *kernel, generator=seed)
+        built.add("layer", "conv2d", attrs, weight=weight)
+    return built.graph()
+
+
+@settings(deadline=None, max_examples=150)
+@given(behind_an_average(), st.integers(0, 99))
+def test_a_fold_keeps_what_is_computed(graph, seed):
+    shape = graph["spikes"].type.shape
+    generator = torch.Generator().manual_seed(seed)
+    spikes = torch.randint(0, 2, (STEPS, 2, *shape), generator=generator).float()
+    again = fold_average(graph)
+    verify_graph(again)
+    torch.testing.assert_close(outputs(again, spikes), outputs(graph, spikes))
+    pool, layer = graph["pool"], graph["layer"]
+    plain = pool.op == "global_avgpool" or not any(pool.attrs["padding"])
+    if plain and not any(layer.attrs.get("padding", ())):
+        assert [node.op for node in again] == ["input", "encode", layer.op]
+
+
+def test_an_average_that_padding_would_miss_stays():
+    """The fifth row is in no window, and the convolution's zeros would stand in its place."""
+    built = Builder((1, 5, 4))
+    window = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "count_include_pad": True}
+    built.add("pool", "avgpool", window)
+    attrs = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+    built.add("layer", "conv2d", attrs, weight=torch.ones(1, 1, 3, 3))
+    assert "pool" in fold_average(built.graph())
+
+
+@pytest.mark.parametrize("pick", ["output", "value"])
+def test_averages_that_something_else_needs_stay(pick):
+    built = Builder((1, 4, 4))
+    window = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "count_include_pad": True}
+    built.add("pool", "avgpool", window)
+    if pick == "value":
+        built.add("relu", "relu")
+    assert "pool" in fold_average(built.graph())
+
+
+@st.composite
+def maxima(draw):
+    built = Builder((2, draw(st.integers(2, 8)), draw(st.integers(2, 8))))
+    built.add("pool", "maxpool", draw(windows("maxpool", built.nodes[-1].type.shape)))
+    return built.graph()
+
+
+@settings(deadline=None, max_examples=60)
+@given(maxima(), st.integers(0, 99))
+def test_the_maximum_of_spikes_is_a_neuron_that_any_of_them_fires(graph, seed):
+    generator = torch.Generator().manual_seed(seed)
+    shape = graph["spikes"].type.shape
+    spikes = (torch.rand(STEPS, 2, *shape, generator=generator) < 0.2).float()
+    again = maximum_as_or(graph)
+    verify_graph(again)
+    assert torch.equal(outputs(again, spikes), outputs(graph, spikes))
+    assert [node.op for node in again] == ["input", "encode", "conv2d", "neuron"]
+    assert again.output.name == "pool"
+
+
+def test_pooled_spikes_run_on_the_chip_as_the_model_computes_them():
+    """Both kinds between spiking layers: nothing of them is left on the host."""
+
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode, self.decode = PhaseEncoder(6), Decoder((1.0,) * 6)
+            self.conv, self.one = OverTime(nn.Conv2d(1, 4, 3, padding=1)), Leaky(gain=4.0)
+            self.largest, self.average = OverTime(nn.MaxPool2d(2)), OverTime(nn.AvgPool2d(2))
+            self.next, self.two = OverTime(nn.Conv2d(4, 4, 1)), Leaky(gain=6.0)
+            self.flat, self.last = OverTime(nn.Flatten()), OverTime(nn.Linear(16, 5))
+            self.three = Leaky(gain=8.0)
+
+        def forward(self, x):
+            spikes = self.largest(self.one(self.conv(self.encode(x))))
+            spikes = self.average(self.two(self.next(spikes)))
+            return self.decode(self.three(self.last(self.flat(spikes))))
+
+    torch.manual_seed(0)
+    net, images = Pooled(), torch.rand(32, 1, 8, 8)
+    mapped = map_model(net, calibration=images)
+    (chip,) = mapped.chip_segments
+    assert [population.name for population in chip.populations] == [
+        "one",
+        "largest.0",
+        "two",
+        "three",
+    ]
+    run, other = (
+        simulate(mapped, images, name, record=["spikes"]) for name in ("fast", "reference")
+    )
+    spikes = run.spikes[chip.name]
+    assert all(torch.equal(x, other.spikes[chip.name][name]) for name, x in spikes.items())
+    assert torch.equal(spikes["largest.0"], maxima_of(spikes["one"]))
+    with torch.no_grad():
+        agree = (run.logits == net.eval()(images)).float().mean().item()
+    assert agree > 0.9 and len(run.logits.unique()) > 2
+
+
+def maxima_of(spikes):
+    return F.max_pool2d(spikes.flatten(0, 1).float(), 2).bool().unflatten(0, spikes.shape[:2])
