@@ -7,6 +7,7 @@ from math import isfinite
 
 from has8.errors import BadInput
 from mapping.chip.check import check_segment
+from mapping.chip.neurons import settings
 from mapping.chip.segment import ChipSegment, Population, Port
 from mapping.cores.check import check_placement
 from mapping.graph.ir import Graph
@@ -56,6 +57,11 @@ def _check_against_graph(graph: Graph, segment: Segment, chip: ChipSegment) -> N
     for population in chip.populations:
         model = graph[population.name].attrs["model"]
         same(population.name, "the neurons", population.neuron.model, model)
+        told = settings(population.neuron)
+        rule = {name: graph[population.name].attrs[name] for name in ("reset", "refractory")}
+        after = {name: told.get(name) for name in rule}
+        what = "reset and refractory steps"
+        same(population.name, what, tuple(after.values()), tuple(rule.values()))
     synapses = {s.name for _, s in chip.synapses()}
     same(chip.name, "the synapses", synapses, set(segment.nodes) & synapses)
     for _, synapse in chip.synapses():

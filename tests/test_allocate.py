@@ -267,7 +267,7 @@ def test_the_memory_of_any_block_is_that_of_plain_counting(
 def test_blocks_of_one_class_need_the_same(
     seg: ChipSegment, chip: Target, channels: int, rows: int, cols: int
 ) -> None:
-    for layer in layers_of(seg):
+    for layer in layers_of(seg, chip.registers):
         block = tuple(map(min, (channels, rows, cols), layer.shape))
         axons = next(axon_choices(layer, chip.core))
 

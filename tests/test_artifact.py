@@ -196,7 +196,9 @@ def test_what_is_shown_of_a_mapping_and_of_a_run_is_short_and_says_what_it_is(tm
         ({"du": np.array(9999)}, "its current decay must be from 0 to 4,095, not 9,999"),
         ({"dv": np.array(-5)}, "its membrane decay must be from 0 to 4,095, not -5"),
         ({"bias_exp": np.array(-1)}, "its bias exponent must be from"),
-        ({"reset": "subtract"}, "its membrane resets by 'subtract'"),
+        ({"reset": "none"}, "its membrane resets by 'none'"),
+        ({"reset": "subtract"}, "steps of 'blocks.0.snn.neuron' are .'subtract', 0., and the"),
+        ({"refractory": 1}, "steps of 'blocks.0.snn.neuron' are .'zero', 1., and the graph has"),
         ({"shape": (6, 8, 7)}, "it wires .* not"),
         ("neuron", "its neuron model 'alif' is unknown"),
         ("steps", "shape and steps of"),
@@ -703,6 +705,10 @@ def wide_registers(manifest, arrays):
     manifest["target"]["registers"]["synapse_shift"] = 45
 
 
+def other_reset(manifest, arrays):
+    manifest["chip_segments"][0]["populations"][0]["neuron"]["reset"] = "subtract"
+
+
 def unlikely(manifest, arrays):
     next(iter(manifest["errors"].values()))["mismatch"] = 1.5
 
@@ -723,6 +729,18 @@ FORGED = {
     "leak": (node("one", beta=1.5), "'one' .*<= 1"),
     "no threshold": (node("one", threshold=0), "'one' .*> 0"),
     "odd reset": (node("one", reset="soft"), "'one' .*'soft'"),
+    "a reset that its integers do not have": (
+        node("one", reset="subtract"),
+        "steps of 'one' are .'zero', 0., and the graph has .'subtract', 0.",
+    ),
+    "refractory steps that its integers do not have": (
+        node("one", refractory=1),
+        "steps of 'one' are .'zero', 0., and the graph has .'zero', 1.",
+    ),
+    "a reset that its node does not have": (
+        other_reset,
+        "steps of 'one' are .'subtract', 0., and the graph has .'zero', 0.",
+    ),
     "empty range": (node("encode", lo=3.0, hi=3.0), "'encode' .*lo must be below hi"),
     "odd order": (node("encode", order="x"), "'encode' .*'x'"),
     "odd coding": (node("encode", coding="x"), "'encode' .*'x'"),

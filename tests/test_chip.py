@@ -494,7 +494,7 @@ def test_a_segment_travels_whole(chip: ChipSegment) -> None:
             for field in fields(Lif):
                 one, two = (getattr(p.neuron, field.name) for p in (mine, theirs))
                 assert np.array_equal(one, two) and np.shape(one) == np.shape(two)
-                assert isinstance(one, str) or one.dtype == np.int64
+                assert isinstance(one, str | int) or one.dtype == np.int64
             for one, two in zip(mine.synapses, theirs.synapses, strict=True):
                 assert np.array_equal(one.weight, two.weight) and one.weight.dtype == np.int64
                 for field in fields(Synapse):

@@ -28,8 +28,7 @@ from mapping import load_target, map_model
 from mapping.chip.arithmetic import decay, saturate
 from mapping.finetune import PROVENANCE, QuantizedLayer, prepare, quantization_of
 from mapping.integers.neurons import ChipNeurons
-from mapping.integers.rounding import Integers, Scale
-from mapping.integers.scales import membrane_decay
+from mapping.integers.rounding import Integers, Scale, decay_for
 
 TARGET = load_target("loihi")
 DATA = load_data("digits")
@@ -148,7 +147,7 @@ def neurons_of(beta):
 @pytest.mark.parametrize("plain", [False, True])
 def test_neurons_are_those_of_the_chip_where_every_unit_counts(beta, most, plain):
     chip, _, integers = neurons_of(beta)
-    limit, dv = (1 << 23) - 1, membrane_decay(beta, TARGET.registers)
+    limit, dv = (1 << 23) - 1, decay_for(beta, 0, TARGET.registers)
     high = limit // 64 if most > limit else 3
     scale = Scale((1, 1, 1, high, high, high), (0,), ("mixed",))
     drive = torch.randint(-most, most, (8 * 4, 6, 5, 5), generator=torch.Generator().manual_seed(1))

@@ -237,6 +237,33 @@ def test_equals_the_reference_with_any_wiring(chip):
         assert torch.equal(got[name], spikes), name
 
 
+@needs_lava
+def test_equals_the_reference_whatever_a_spike_does_to_the_membrane():
+    """Resets that Lava lacks, currents that last, thresholds that differ, membranes that clip."""
+    make = Maker(0, x=(3, 4, 6))
+    rules = [("zero", 0), ("zero", 1), ("subtract", 0), ("none", 0)]
+    layers = []
+    for place, (reset, refractory) in enumerate(rules):
+        for du, dv, threshold in ((4095, 100, 900), (1000, 0, (100, 2000)), (300, 2048, 3000)):
+            source = layers[-1].name if layers and du == 300 else "x"
+            weights = (3, 3, 3, 3) if source == "x" else (3, 3, 1, 1)
+            padding = (1, 1) if source == "x" else (0, 0)
+            layer = make.layer(
+                f"{place}.{du}",
+                (3, 4, 6),
+                make.conv(source, weights, padding=padding, exp=1 if du == 300 else 0),
+                threshold=threshold,
+                du=du,
+                dv=dv,
+            )
+            layer = builders.with_constants(layer, reset=reset, refractory=refractory)
+            layers.append(layer)
+    clips = make.layer("clips", (3, 3, 5), make.conv("x", (3, 3, 2, 2), exp=7))
+    layers.append(builders.with_constants(clips, reset="subtract", dv=np.array(0)))
+    segment = ChipSegment("all", 7, (Port("x", (3, 4, 6)),), tuple(layers), (layers[-1].name,))
+    assert check_equal(segment, samples=3).overflows["clips"].v_clips > 0
+
+
 # ------------------------------------------------------------------------------- failures
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hwsim.price.counts import PopulationCounts
-from mapping.chip.neurons import constants
+from mapping.chip.neurons import constants, settings
 from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
 from mapping.targets.figures import Figure, Trust
@@ -186,12 +186,32 @@ def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterato
             f"The neurons of {', '.join(still)} have no leak (dv = {-offset}), which not every "
             f"way of programming the chip may reach; see the target's caveats."
         )
+    yield from _compartments(mapped)
     unknown = [population.name for population in populations if not population.exact]
     if unknown:
         yield Assumption(
             f"The backend could not tell which neurons of {', '.join(unknown)} were updated; all "
             f"count as updated in every step."
         )
+
+
+def _compartments(mapped: Mapped) -> Iterator[Assumption]:
+    """What it costs that some neurons take several compartments, a sentence for each reset."""
+    target = mapped.target
+    every = [p for chip in mapped.chip_segments for p in chip.populations]
+    for reset, each in target.registers.resets.items():
+        names = [p.name for p in every if each > 1 and settings(p.neuron).get("reset") == reset]
+        if names:
+            citation = target.citations.get(f"registers.resets.{reset}")
+            yield Assumption(
+                f"The neurons of {', '.join(names)} reset by {reset!r}, which takes {each} "
+                f"compartments for each: they fill {each} times as much of a core, and their "
+                f"visits and updates count {each} times. What joins the compartments of a neuron "
+                f"is not counted.",
+                citation.source if citation else target.name,
+                citation.trust if citation else "M",
+                main=True,
+            )
 
 
 def _host(host: Host) -> Iterator[Assumption]:

@@ -64,10 +64,10 @@ class PopulationCounts:
         name: the population.
         segment: the segment that holds it.
         neurons: how many.
-        accessed: visits in its own steps, one for each neuron, step and sample; while other
+        accessed: visits in its own steps, one for each compartment, step and sample; while other
             segments run it is visited too, which the traffic counts.
         updated: of these, where state, bias or input was not zero.
-        spikes: of these, where the neuron fired.
+        spikes: where the neuron fired, once however many compartments it takes.
         exact: False where the backend could not tell ``updated``: it is ``accessed`` then.
     """
 
@@ -132,9 +132,10 @@ def population_counts(mapped: Mapped, activity: Activity) -> tuple[PopulationCou
     found = []
     for chip in mapped.chip_segments:
         for population in chip.populations:
-            accessed = population.size * chip.steps * activity.samples
+            each = population.neuron.compartments(mapped.target.registers)
+            accessed = population.size * each * chip.steps * activity.samples
             exact = population.name in activity.updated
-            updated = total(activity.updated[population.name]) if exact else accessed
+            updated = total(activity.updated[population.name]) * each if exact else accessed
             spikes = total(activity.events[population.name])
             found.append(
                 PopulationCounts(

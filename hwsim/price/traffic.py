@@ -116,8 +116,8 @@ class _Tally:
         self.by_core: dict[Event, Ints] = {
             event: np.zeros(shape, np.int64) for event in (*CORE_EVENTS, *self.prices.values())
         }
-        for tile in placement.tiles:  # every mapped neuron is visited in every step
-            self.by_core["neuron_access"][tile.core] += tile.size * activity.samples
+        for tile in placement.tiles:  # every compartment is visited in every step
+            self.by_core["neuron_access"][tile.core] += tile.compartments * activity.samples
         self.from_host = self.between = self.to_host = 0
         self.hops = np.zeros(3, np.int64)
         self.ways: set[tuple[int, int]] = set()
@@ -134,11 +134,12 @@ class _Tally:
         tile = self.placement.tiles[place]
         row, window = tile.core, self._window(tile.population)
         block = (slice(None), *map(slice, tile.start, tile.stop))
-        visits = np.full(self.chip.steps, tile.size * self.activity.samples, np.int64)
+        visits = np.full(self.chip.steps, tile.compartments * self.activity.samples, np.int64)
         updated = self.activity.updated.get(tile.population)
+        each = tile.compartments // tile.size
         spikes = _over_neurons(self.activity.events[tile.population][block])
         self.by_core["neuron_update"][row, window] += (
-            visits if updated is None else _over_neurons(updated[block])
+            visits if updated is None else each * _over_neurons(updated[block])
         )
         self.by_core["neuron_spike"][row, window] += spikes
         if tile.population in self.chip.outputs:

@@ -108,7 +108,10 @@ def _bits(population: Population, registers: Registers) -> int:
         getattr(neuron, name, np.zeros(1)) for name in ("threshold", "bias", "bias_exp")
     )
     added = (drive << min(r.synapse_shift, INT64_BITS)) + shifted(bias, int(bias_exp.max()))
-    membrane, threshold = (1 << r.state_bits) + added, shifted(threshold, r.threshold_shift)
+    threshold = shifted(threshold, r.threshold_shift)
+    membrane = (1 << r.state_bits) + added
+    if getattr(neuron, "reset", None) == "subtract":
+        membrane += threshold
     return max(membrane.bit_length() + r.decay_bits, threshold.bit_length())
 
 

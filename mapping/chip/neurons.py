@@ -8,7 +8,7 @@ a population's shape: ``()`` is one value for all neurons, ``(C, 1, 1)`` one for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from mapping.chip.arithmetic import Ints, decay, saturate, shift_left, wrap
 
 if TYPE_CHECKING:
-    from mapping.targets.schema import Registers
+    from mapping.targets.schema import Registers, Reset
 
 State = Mapping[str, Any]
 """The registers of some neurons by name: ``int64`` arrays, or tensors, of equal shape."""
@@ -63,14 +63,22 @@ class Neuron(Protocol):
     def faults(self, registers: Registers) -> list[str]:
         """What about its constants the target's registers do not hold, in words."""
 
+    def compartments(self, registers: Registers) -> int:
+        """How many of the target's compartments one neuron takes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lif:
-    """Leaky integrate and fire with a decaying current (CUBA), reset to zero.
+    """Leaky integrate and fire with a decaying current (CUBA).
 
     Per step: ``u = wrap(decay(u, du + offset) + (drive << shift))``;
     ``v = clip(decay(v, dv + offset) + u + (bias << bias_exp))``; spike where
-    ``v > threshold << shift``; there ``v = 0``. Offsets and shifts are the target's.
+    ``v > threshold << shift``. Offsets and shifts are the target's.
+
+    Reset to "zero" clears the membrane at the end of a step with a spike. By all other rules the
+    register keeps it, and that it is above the threshold says in the next step that the neuron
+    fired: reset by "subtract" then takes ``threshold << shift`` off before clipping, a refractory
+    step ends with ``v = 0`` whatever arrives, and "none" does nothing.
 
     Args:
         du: decay of the current, in ``1 / 2**decay_bits`` a step.
@@ -78,7 +86,9 @@ class Lif:
         threshold: mantissa of the threshold; the comparison is strict.
         bias: mantissa of what is added to the membrane in every step.
         bias_exp: exponent of the bias.
-        reset: what the membrane does after a spike; "zero" is the only way.
+        reset: what the membrane does after a spike, "zero", "subtract" or "none".
+        refractory: steps after a spike that add nothing to the membrane, 0 or 1; only where
+            it resets to zero.
     """
 
     model: ClassVar[str] = "lif"
@@ -92,7 +102,8 @@ class Lif:
     threshold: Ints
     bias: Ints
     bias_exp: Ints
-    reset: str = "zero"
+    reset: Reset = "zero"
+    refractory: int = 0
 
     def cleared(self, zeros: Any) -> State:
         """Current ``u`` and membrane ``v``, both 0."""
@@ -101,16 +112,22 @@ class Lif:
     def step(self, state: State, drive: Any, registers: Registers) -> Step:
         """One step; see :class:`Neuron`."""
         r, before = registers, state["v"]
+        threshold = shift_left(self.threshold, r.threshold_shift)
         current = decay(state["u"], self.du + r.current_decay_offset, r.decay_bits)
         current = current + shift_left(drive, r.synapse_shift)
         u = wrap(current, r.state_bits, keep_top=r.keep_top)
         bias = shift_left(self.bias, self.bias_exp)
         membrane = decay(before, self.dv + r.membrane_decay_offset, r.decay_bits) + u + bias
+        if self.reset == "subtract":
+            membrane = membrane - (before > threshold) * threshold
+        elif self.refractory:
+            membrane = membrane * (before <= threshold)
         v = saturate(membrane, r.state_bits)
-        spikes = v > shift_left(self.threshold, r.threshold_shift)
+        spikes = v > threshold
         updated = (before != 0) | (u != 0) | (bias != 0) | (drive != 0)
         wraps, clips = int((u != current).sum()), int((v != membrane).sum())
-        return Step({"u": u, "v": v * ~spikes}, spikes, updated, wraps, clips)
+        clears = self.reset == "zero" and not self.refractory
+        return Step({"u": u, "v": v * ~spikes if clears else v}, spikes, updated, wraps, clips)
 
     def faults(self, registers: Registers) -> list[str]:
         """What about its constants the target's registers do not hold, in words."""
@@ -127,11 +144,17 @@ class Lif:
             for name, (values, low, high) in rules.items()
             if (worst := _outside(values, low, high)) is not None
         ]
-        if self.reset not in r.resets:
-            found.append(
-                f"its membrane resets by {self.reset!r}, and the target by {r.resets[0]!r}"
-            )
+        if self.reset not in tuple(r.resets):
+            offered = " or ".join(map(repr, r.resets))
+            found.append(f"its membrane resets by {self.reset!r}, and the target by {offered}")
+        most = min(r.refractory_max, 1) if self.reset == "zero" else 0
+        if type(self.refractory) is not int or not 0 <= self.refractory <= most:
+            found.append(f"its refractory steps must be from 0 to {most}, not {self.refractory!r}")
         return found
+
+    def compartments(self, registers: Registers) -> int:
+        """How many of the target's compartments one neuron takes: what its reset asks for."""
+        return registers.resets[self.reset]
 
 
 NEURONS: dict[str, type[Any]] = {model.model: model for model in (Lif,)}
@@ -140,8 +163,22 @@ NEURONS: dict[str, type[Any]] = {model.model: model for model in (Lif,)}
 
 def constants(neuron: Neuron) -> dict[str, Ints]:
     """The integer constants of a neuron model, by name."""
-    values = {field.name: getattr(neuron, field.name) for field in fields(neuron)}  # type: ignore[arg-type]
-    return {name: value for name, value in values.items() if not isinstance(value, str)}
+    return {name: getattr(neuron, name) for name in _names(neuron, settings=False)}
+
+
+def settings(neuron: Neuron) -> dict[str, Any]:
+    """What else a neuron model is told, words and plain numbers, by name."""
+    return {name: getattr(neuron, name) for name in _names(neuron, settings=True)}
+
+
+def constant_names(model: type[Any]) -> tuple[str, ...]:
+    """The names of a neuron model's integer constants."""
+    return _names(model, settings=False)
+
+
+def _names(model: Any, *, settings: bool) -> tuple[str, ...]:
+    """Names of the fields that have a default, the settings, or of those that have none."""
+    return tuple(f.name for f in fields(model) if (f.default is not MISSING) == settings)
 
 
 def with_constants(neuron: Any, values: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mapping.chip.neurons import NEURONS, Neuron, constants
+from mapping.chip.neurons import NEURONS, Neuron, constant_names, constants, settings
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.wiring import Axis, Wiring
 
@@ -40,16 +40,12 @@ def pack(segment: ChipSegment) -> tuple[Plain, Arrays]:
             arrays[f"{prefix}/weight/{place}"] = narrow(synapse.weight)
             plain = {name: getattr(synapse, name) for name in _plain_fields(Synapse)}
             synapses.append({**plain, "wiring": asdict(synapse.wiring)})
+        neuron: Plain = {"model": population.neuron.model, **settings(population.neuron)}
         populations.append(
             {
                 "name": population.name,
                 "shape": list(population.shape),
-                "neuron": {
-                    "model": population.neuron.model,
-                    **{
-                        name: getattr(population.neuron, name) for name in _words(population.neuron)
-                    },
-                },
+                "neuron": neuron,
                 "synapses": synapses,
             }
         )
@@ -112,16 +108,10 @@ def _synapse(item: Mapping[str, Any], weight: NDArray[np.int64]) -> Synapse:
 def _neuron(entry: Mapping[str, Any], prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Neuron:
     model = NEURONS[entry["model"]]
     words = {name: value for name, value in entry.items() if name != "model"}
-    names = [field.name for field in fields(model) if field.name not in words]
+    names = constant_names(model)
     neuron: Neuron = model(**words, **{name: _wide(arrays[f"{prefix}/{name}"]) for name in names})
     return neuron
 
 
 def _plain_fields(kind: Any) -> list[str]:
     return [field.name for field in fields(kind) if field.name not in ("wiring", "weight")]
-
-
-def _words(neuron: Neuron) -> list[str]:
-    """The names of a neuron's settings that are no integers."""
-    numbers = constants(neuron)
-    return [field.name for field in fields(neuron) if field.name not in numbers]  # type: ignore[arg-type]

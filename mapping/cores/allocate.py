@@ -58,7 +58,7 @@ class Tile:
         axons: the axon type of each of the population's synapses, by the synapse's name.
         need: what it takes of each resource; the names are those of ``CoreLimits.limits``.
         core: the core it is on, counted over all segments.
-        offset: neurons in front of it on that core.
+        offset: compartments in front of it on that core.
     """
 
     segment: str
@@ -74,6 +74,11 @@ class Tile:
     def size(self) -> int:
         """How many neurons."""
         return prod(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def compartments(self) -> int:
+        """How many compartments its neurons take."""
+        return self.need["neurons"]
 
 
 def allocate(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...]:
@@ -93,7 +98,7 @@ def allocate(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...
     tiles: list[Tile] = []
     cores = 0
     for segment in segments:
-        layers = layers_of(segment)
+        layers = layers_of(segment, target.registers)
         found = [
             _tiles(segment.name, blocks_of(layers, cuts, target.core), target.core)
             for cuts in _search(layers, target.core)
@@ -272,7 +277,7 @@ class Block:
         return dict(zip(names, self.cut.axons, strict=True))
 
     def need(self, core: CoreLimits, offset: int) -> dict[str, int]:
-        """What it takes of a core behind ``offset`` other neurons."""
+        """What it takes of a core behind ``offset`` other compartments."""
         return {
             **held(self.layer, self.start, self.stop, offset, core),
             "input_axons": axons_in(self.layer, self.cut.axons, self.start, self.stop, core),

@@ -25,23 +25,24 @@ def check_placement(placement: Placement, segments: Iterable[ChipSegment], targe
         BadInput: with the first thing that is wrong, in one sentence.
     """
     segments = tuple(segments)
-    _check_tiles(placement.tiles, segments, target.core)
+    _check_tiles(placement.tiles, segments, target)
     if place(placement.tiles, segments, target) != placement:
         raise BadInput("the cores of the placement are not those that its tiles are on")
     for number, core in enumerate(placement.cores):
         tiles = sorted((placement.tiles[at] for at in core.tiles), key=lambda tile: tile.offset)
-        ends = [0, *(tile.offset + tile.size for tile in tiles)]
+        ends = [0, *(tile.offset + tile.compartments for tile in tiles)]
         if [tile.offset for tile in tiles] != ends[:-1]:
             raise BadInput(f"the neurons of core {number} do not follow one another")
         if len({tile.segment for tile in tiles}) > 1:
             raise BadInput(f"core {number} holds tiles of several segments")
 
 
-def _check_tiles(tiles: Sequence[Tile], segments: Sequence[ChipSegment], core: CoreLimits) -> None:
+def _check_tiles(tiles: Sequence[Tile], segments: Sequence[ChipSegment], target: Target) -> None:
     """Count anew what each tile needs."""
+    core = target.core
     waiting = iter(tiles)
     for segment in segments:
-        layers = layers_of(segment)
+        layers = layers_of(segment, target.registers)
         cuts = {layer.name: _cut(layer, tiles, segment.name, core) for layer in layers}
         for block in blocks_of(layers, cuts, core):
             tile = next(waiting, None)

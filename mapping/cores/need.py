@@ -45,7 +45,7 @@ def memory(
         weight_bits: bits of one stored weight.
         start: first output of the block, ``(C, H, W)``.
         stop: one past the last.
-        offset: neurons on the core in front of the block.
+        offset: compartments on the core in front of the block.
         packing: the target's rule.
     """
     rows = patterns(wires.rows, start[1], stop[1])

@@ -18,7 +18,7 @@ class Seat:
 
     Args:
         core: counted from 0 in the order of the cores' first tiles.
-        offset: neurons in front of it on that core.
+        offset: compartments in front of it on that core.
         need: what it takes there of each resource.
     """
 
@@ -43,7 +43,7 @@ def first_fit(
     """Put each tile on the first core that has room for it; the largest tiles choose first.
 
     Args:
-        tiles: for each tile, its need as a function of the neurons in front of it, which never
+        tiles: for each tile, its need as a function of the compartments in front of it, which never
             falls when those grow; alone each fits on a core.
         limits: of one core.
 

@@ -27,7 +27,7 @@ from mapping.chip.wiring import (
 )
 from mapping.cores.need import axon_types, input_axons, memory
 from mapping.cores.pack import LONGEST
-from mapping.targets.schema import CoreLimits
+from mapping.targets.schema import CoreLimits, Registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Layer:
     Args:
         population: with its integers.
         wires: the wiring of each synapse.
+        compartments: that one of its neurons takes.
         to_host: whether its spikes leave the chip.
         kinds: a number for each place along each axis, equal where the constants of the neurons
             are that a core keeps in tables; empty along an axis that has no part in them.
@@ -44,6 +45,7 @@ class Layer:
 
     population: Population
     wires: tuple[Wiring, ...]
+    compartments: int
     to_host: bool
     kinds: tuple[tuple[int, ...], ...]
 
@@ -75,12 +77,13 @@ class Tiling:
     messages: int
 
 
-def layers_of(segment: ChipSegment) -> list[Layer]:
-    """The populations of a segment, in its order."""
+def layers_of(segment: ChipSegment, registers: Registers) -> list[Layer]:
+    """The populations of a segment, in its order, and what a target with such registers asks."""
     return [
         Layer(
             population,
             tuple(synapse.wiring for synapse in population.synapses),
+            population.neuron.compartments(registers),
             population.name in segment.outputs,
             tuple(_kinds(population, axis) for axis in range(3)),
         )
@@ -102,12 +105,15 @@ def _kinds(population: Population, axis: int) -> tuple[int, ...]:
     return tuple(kinds.reshape(-1).tolist())
 
 
-def tilings(layer: Layer, neurons: int) -> list[tuple[int, int, Shape3]]:
-    """Tiles, messages and block of each cut into blocks of at most ``neurons``, best first."""
+def tilings(layer: Layer, compartments: int) -> list[tuple[int, int, Shape3]]:
+    """Tiles, messages and block of each cut into blocks of at most so many, best first.
+
+    A block of one neuron is always among them.
+    """
     sizes = [sorted({-(-extent // n) for n in range(1, extent + 1)}) for extent in layer.shape]
     found = []
     for c, h, w in product(*sizes):
-        if c * h * w <= neurons:
+        if c * h * w == 1 or c * h * w * layer.compartments <= compartments:
             tiles = prod(-(-a // b) for a, b in zip(layer.shape, (c, h, w), strict=True))
             messages = sum(_messages(wires, (c, h, w)) for wires in layer.wires)
             found.append((tiles, messages, (c, h, w)))
@@ -161,14 +167,17 @@ def _representatives(
 def held(
     layer: Layer, start: Shape3, stop: Shape3, offset: int, core: CoreLimits
 ) -> dict[str, int]:
-    """What a block takes of each resource, axons aside, behind ``offset`` other neurons."""
+    """What a block takes of each resource, axons aside, behind ``offset`` other compartments.
+
+    Of neurons that take several, those that synapses reach stand in front, in order.
+    """
     parts = [
         memory(wires, synapse.weight_bits, start, stop, offset, core.packing)
         for wires, synapse in zip(layer.wires, layer.population.synapses, strict=True)
     ]
     tables = layer.population.neuron.tables
     return {
-        "neurons": prod(b - a for a, b in zip(start, stop, strict=True)),
+        "neurons": prod(b - a for a, b in zip(start, stop, strict=True)) * layer.compartments,
         "synapse_bits": sum(part.words for part in parts) * core.packing.word_bits,
         LONGEST: max((part.longest for part in parts), default=0),
         "synapse_formats": sum(part.formats for part in parts),

@@ -8,8 +8,8 @@ import numpy as np
 
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import Population
-from mapping.integers.rounding import FloatLayer
-from mapping.integers.scales import worst_current
+from mapping.integers.rounding import FloatLayer, kept_of_current, kept_of_membrane
+from mapping.integers.scales import membrane_reach, worst_current
 from mapping.targets.schema import Registers
 
 
@@ -27,6 +27,7 @@ class LayerError:
         clipped: weights and biases that were out of range, and are further off than rounding is.
         mismatch: the part of the spikes on the calibration images that are not the float layer's,
             in [0, 1]; None if nobody measured it.
+        current_decay: the error of the factor that decays the current.
     """
 
     weight: float
@@ -36,6 +37,7 @@ class LayerError:
     membrane: float
     clipped: int = 0
     mismatch: float | None = None
+    current_decay: float = 0.0
 
 
 def layer_error(
@@ -70,14 +72,20 @@ def layer_error(
     resolution = float(np.max(1 / steps_per_threshold))
     effective_bias = given_bias * 2.0 ** int(neuron.bias_exp) / steps_per_threshold
     bias_error = float(np.abs(bias - effective_bias).max(initial=0))
-    full = 1 << registers.decay_bits
-    kept = 1 - (int(neuron.dv) + registers.membrane_decay_offset) / full
-    decay = abs(layer.beta - kept)
-    # The membrane before each step is within what the steps before could have added.
-    drive = worst_current(weights) + float(np.abs(bias).max(initial=0))
-    error = reach = 0.0
-    for _ in range(layer.steps):
-        error = error * kept + decay * reach + resolution + current + bias_error
-        reach = reach * layer.beta + drive
+    kept_u, kept_v = (
+        kept_of_current(layer.alpha, registers),
+        kept_of_membrane(layer.beta, registers),
+    )
+    current_decay, decay = abs(layer.alpha - kept_u), abs(layer.beta - kept_v)
+    # What lasts, current or membrane, is rounded towards zero in each step, and what it was
+    # before is within what the steps before could have added.
+    worst, largest_bias = worst_current(weights), float(np.abs(bias).max(initial=0))
+    reaches = membrane_reach(layer, worst, largest_bias)[:-1]
+    lost = resolution if kept_u else 0.0
+    error = arriving = held = 0.0
+    for reach in reaches:
+        arriving = arriving * kept_u + current_decay * held + lost + current
+        held = held * layer.alpha + worst
+        error = error * kept_v + decay * reach + resolution + arriving + bias_error
     weight = max(float(np.abs(d).max(initial=0)) for d in differences)
-    return LayerError(weight, current, bias_error, decay, error, clipped, mismatch)
+    return LayerError(weight, current, bias_error, decay, error, clipped, mismatch, current_decay)

@@ -17,17 +17,22 @@ from has8 import kernels
 from has8.errors import BadInput
 from has8.kernels import paths, storage
 from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, largest_state
-from mapping.integers.rounding import Integers
-from mapping.integers.scales import membrane_decay
+from mapping.integers.rounding import Integers, kept_of_current, kept_of_membrane
 from mapping.targets.schema import Registers
 
 
 @dataclass(frozen=True, slots=True)
 class ChipNeurons:
-    """Leaky integrate and fire with reset to zero, as the chip computes it.
+    """Leaky integrate and fire, as the chip computes it.
+
+    Gradients are known of neurons that reset to zero and whose currents last one step.
 
     Args:
         kept: what the membrane's decay leaves, a multiple of ``2**-decay_bits``.
+        kept_current: what the current's decay leaves, likewise. Scales see to it that no current
+            wraps around.
+        reset: what the membrane does after a spike, "zero", "subtract" or "none".
+        refractory: steps after a spike that add nothing to the membrane.
         limit: where the membrane saturates, either way.
         dtype: in which nothing rounds: float32 where the decay is a shift, else float64.
         synapse_shift: a weight acts times ``2**synapse_shift``.
@@ -35,35 +40,50 @@ class ChipNeurons:
     """
 
     kept: float
+    kept_current: float
+    reset: str
+    refractory: int
     limit: int
     dtype: torch.dtype
     synapse_shift: int
     threshold_shift: int
 
     @staticmethod
-    def of(beta: float, registers: Registers, device: torch.device) -> ChipNeurons:
-        """Neurons whose membrane keeps ``beta`` in a step.
+    def of(
+        beta: float,
+        registers: Registers,
+        device: torch.device,
+        *,
+        alpha: float = 0.0,
+        reset: str = "zero",
+        refractory: int = 0,
+    ) -> ChipNeurons:
+        """Neurons whose membrane keeps ``beta`` and whose current keeps ``alpha`` in a step.
 
         Raises:
-            BadInput: if float64 could not hold the registers exactly, or a current would last
-                longer than one step.
+            BadInput: if float64 could not hold the registers exactly, or a current that is to
+                last one step would last longer.
         """
         full = 1 << registers.decay_bits
-        if registers.current_decay_offset < 1:
+        if alpha == 0 and registers.current_decay_offset < 1:
             raise BadInput(
                 "on this target a current cannot last for one step only: its neurons are neither "
                 "fine-tuned nor searched for scales"
             )
-        kept = full - membrane_decay(beta, registers) - registers.membrane_decay_offset
-        shift = kept & (kept - 1) == 0
-        narrow = shift and device.type == "cpu" and registers.state_bits <= FLOAT32_BITS
+        kept, current = kept_of_membrane(beta, registers), kept_of_current(alpha, registers)
+        shift = int(kept * full) & (int(kept * full) - 1) == 0
+        plain = current == 0 and reset == "zero" and not refractory
+        narrow = plain and shift and device.type == "cpu" and registers.state_bits <= FLOAT32_BITS
         if registers.state_bits + registers.decay_bits > FLOAT64_BITS:
             raise BadInput(
                 f"registers of {registers.state_bits} bits are too wide for float64: such targets "
                 f"are neither fine-tuned for nor searched for scales"
             )
         return ChipNeurons(
-            kept / full,
+            kept,
+            current,
+            reset,
+            refractory,
             largest_state(registers.state_bits),
             torch.float32 if narrow else torch.float64,
             registers.synapse_shift,
@@ -91,10 +111,30 @@ class ChipNeurons:
         """
         bias = (integers.bias * 2**integers.bias_exp).to(drive.dtype)
         threshold = bias.new_tensor(integers.scale.thresholds) * 2**self.threshold_shift
+        if self.kept_current or self.reset != "zero" or self.refractory:
+            return self._stepped(drive.unflatten(0, (steps, -1)), bias, threshold)
         rule = (steps, self.kept, self.limit, alpha)
         spikes: Tensor = _Run.apply(drive, bias, threshold, *rule)
         over_time: Tensor = spikes.unflatten(0, (steps, -1))
         return over_time
+
+    def _stepped(self, drive: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
+        """Spikes of neurons without a gradient, step by step as :class:`Lif` defines them."""
+        bias, threshold = (_broad(x, drive.flatten(0, 1)) for x in (bias, threshold))
+        spikes = torch.empty_like(drive)
+        u = v = torch.zeros_like(drive[0])
+        for t, arriving in enumerate(drive):
+            fired = v > threshold
+            u = (u * self.kept_current).trunc() + arriving
+            v = v.masked_fill(fired, 0) if self.reset == "zero" else v
+            v = (v * self.kept).trunc() + u + bias
+            if self.reset == "subtract":
+                v = v - fired * threshold
+            elif self.refractory:
+                v = v.masked_fill(fired, 0)
+            v = v.clamp(-self.limit, self.limit)
+            spikes[t] = v > threshold
+        return spikes
 
 
 class _Run(torch.autograd.Function):

@@ -18,10 +18,11 @@ from mapping.integers.rounding import (
     FloatLayer,
     Integers,
     Scale,
+    decay_for,
     layer_of,
     to_integers,
 )
-from mapping.integers.scales import membrane_decay, unclipped
+from mapping.integers.scales import unclipped
 from mapping.partition.segments import Segment
 from mapping.targets.schema import Registers
 
@@ -144,7 +145,7 @@ def _check_scale(scale: Scale, name: str, registers: Registers) -> None:
 def _population(
     layer: FloatLayer, neuron: Node, integers: Integers, registers: Registers, bits: int
 ) -> Population:
-    scale, full = integers.scale, 1 << registers.decay_bits
+    scale, r = integers.scale, registers
     synapses = tuple(
         Synapse(
             node.name,
@@ -166,10 +167,12 @@ def _population(
     )
     channel = (-1, *(1,) * (len(neuron.type.shape) - 1))
     constants = Lif(
-        du=np.array(min(full - registers.current_decay_offset, full - 1), np.int64),
-        dv=np.array(membrane_decay(layer.beta, registers), np.int64),
+        du=np.array(decay_for(layer.alpha, r.current_decay_offset, r), np.int64),
+        dv=np.array(decay_for(layer.beta, r.membrane_decay_offset, r), np.int64),
         threshold=np.array(scale.thresholds, np.int64).reshape(channel),
         bias=integers.bias.numpy().astype(np.int64).reshape(channel),
         bias_exp=np.array(integers.bias_exp, np.int64),
+        reset=layer.reset,
+        refractory=layer.refractory,
     )
     return Population(neuron.name, neuron.type.shape, synapses, constants)

@@ -6,6 +6,7 @@ very rounding that mapping does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import synapse_of, wiring_of
 from mapping.partition.rules import synapses_of
-from mapping.targets.schema import Registers
+from mapping.targets.schema import Registers, Reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,10 @@ class FloatLayer:
         wirings: who reaches whom through each of them.
         weights: weights of each synapse, ``float64[C_out, C_in / groups, kH, kW]``.
         bias: the sum of their biases, ``float64[C]``.
+        alpha: what is left of the current after a step.
         beta: what is left of the membrane after a step.
+        reset: what the membrane does after a spike, "zero", "subtract" or "none".
+        refractory: steps after a spike that add nothing to the membrane.
         steps: steps of a sample.
     """
 
@@ -58,8 +62,41 @@ class FloatLayer:
     wirings: tuple[Wiring, ...]
     weights: tuple[Tensor, ...]
     bias: Tensor
+    alpha: float
     beta: float
+    reset: Reset
+    refractory: int
     steps: int
+
+    def current_reach(self, registers: Registers) -> float:
+        """How many times what arrives in one step the chip's current can come to in a sample."""
+        kept = kept_of_current(self.alpha, registers)
+        return sum(kept**step for step in range(self.steps))
+
+
+def decay_for(kept: float, offset: int, registers: Registers) -> int:
+    """The decay register that leaves ``kept`` after a step, as nearly as there is one.
+
+    Args:
+        kept: in [0, 1].
+        offset: what the target adds to the register.
+        registers: the target's.
+    """
+    full = 1 << registers.decay_bits
+    nearest = round((1 - kept) * full) - offset
+    return min(max(nearest, 0), full - 1)
+
+
+def kept_of_current(alpha: float, registers: Registers) -> float:
+    """What the target leaves of a current that is to keep ``alpha`` in a step."""
+    offset = registers.current_decay_offset
+    return 1 - (decay_for(alpha, offset, registers) + offset) / (1 << registers.decay_bits)
+
+
+def kept_of_membrane(beta: float, registers: Registers) -> float:
+    """What the target leaves of a membrane that is to keep ``beta`` in a step."""
+    offset = registers.membrane_decay_offset
+    return 1 - (decay_for(beta, offset, registers) + offset) / (1 << registers.decay_bits)
 
 
 def layer_of(graph: Graph, neuron: str) -> FloatLayer:
@@ -81,8 +118,14 @@ def float_layer(synapses: Sequence[Node], wirings: Sequence[Wiring], neuron: Nod
         if "bias" in node.tensors:
             bias = bias + node.tensors["bias"].double() * factor
     assert neuron.type.steps is not None
+    names = ("alpha", "beta", "reset", "refractory")
     return FloatLayer(
-        tuple(synapses), tuple(wirings), weights, bias, neuron.attrs["beta"], neuron.type.steps
+        tuple(synapses),
+        tuple(wirings),
+        weights,
+        bias,
+        **{name: neuron.attrs[name] for name in names},
+        steps=neuron.type.steps,
     )
 
 
@@ -148,6 +191,7 @@ def to_integers_at(
     thresholds = layer.bias.new_tensor([scale.thresholds for scale in scales])
     unit = thresholds * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
     clipped = torch.zeros(len(scales), dtype=torch.int64, device=unit.device)
+    reach = layer.current_reach(registers)
     worst, weights, steps = torch.zeros_like(thresholds), [], []
     for place, weight in enumerate(layer.weights):
         size = unit.new_tensor([2.0 ** scale.exponents[place] for scale in scales])[:, None]
@@ -156,7 +200,7 @@ def to_integers_at(
         scaled = weight * _each(unit / size, weight) / step
         mantissa = _rounded(scaled.clamp(low / step, high / step)) * step
         clipped += ((scaled * step - mantissa).detach().abs() > step / 2).flatten(1).sum(1)
-        worst += largest_drive(mantissa.detach().flatten(0, 1)).view_as(worst) * size
+        worst += largest_drive(mantissa.detach().flatten(0, 1)).view_as(worst) * size * reach
         weights.append(mantissa)
         steps.append(step)
     limit = largest_state(registers.state_bits) >> registers.synapse_shift
@@ -171,7 +215,7 @@ def to_integers_at(
     biases, exponents, outside = _bias(
         layer.bias * thresholds * 2.0**registers.threshold_shift, registers
     )
-    largest = [int(x) << registers.synapse_shift for x in worst.amax(1).tolist()]
+    largest = [math.ceil(x * 2**registers.synapse_shift) for x in worst.amax(1).tolist()]
     return [
         Integers(scale, of_each, biases[k], exponents[k], lost, largest[k])
         for k, (scale, of_each, lost) in enumerate(

@@ -44,7 +44,10 @@ def at_largest_scale(layer: FloatLayer, name: str, registers: Registers, bits: i
     most = largest_state(registers.state_bits)
     threshold = 0
     for exponent in range(max(0, registers.weight_exp_min), registers.weight_exp_max + 1):
-        threshold = max(threshold, _threshold(weights, bias, grids, registers, exponent))
+        found = _threshold(
+            weights, bias, grids, registers, exponent, layer.current_reach(registers)
+        )
+        threshold = max(threshold, found)
         if threshold >= FINE_THRESHOLD:
             break
     threshold = _with_headroom(layer, weights, bias, threshold, registers)
@@ -72,6 +75,7 @@ def _threshold(
     grids: Sequence[tuple[int, int, int]],
     registers: Registers,
     exponent: int,
+    reach: float,
 ) -> int:
     """The largest threshold mantissa at which weights, bias and worst-case current fit."""
     limits = [float(registers.threshold_max)]
@@ -83,7 +87,7 @@ def _threshold(
                 limits.append(bound * 2**exponent / (extreme * unit))
     worst = worst_current(weights)
     if worst > 0:  # no input may make the current wrap around
-        limits.append(largest_state(registers.state_bits) / (worst * unit * shift))
+        limits.append(largest_state(registers.state_bits) / (worst * reach * unit * shift))
     largest_bias = float(np.abs(bias).max(initial=0))
     if largest_bias > 0:
         mantissa = min(registers.bias_max, -registers.bias_min)
@@ -99,8 +103,7 @@ def _with_headroom(
     registers: Registers,
 ) -> int:
     """A lower threshold where a fine one would let the membrane reach its register's limit."""
-    drive = worst_current(weights) + float(np.abs(bias).max(initial=0))
-    reach = drive * sum(float(layer.beta**step) for step in range(layer.steps))
+    reach = membrane_reach(layer, worst_current(weights), float(np.abs(bias).max(initial=0)))[-1]
     if reach * threshold * 2**registers.threshold_shift <= largest_state(registers.state_bits):
         return threshold
     fits = int(largest_state(registers.state_bits) / (reach * 2**registers.threshold_shift))
@@ -131,11 +134,22 @@ def worst_current(weights: Sequence[Floats]) -> float:
     return float(np.max(sum(largest_drive(weight) for weight in weights)))
 
 
-def membrane_decay(beta: float, registers: Registers) -> int:
-    """The decay register that leaves ``beta`` of the membrane, as nearly as there is one."""
-    full = 1 << registers.decay_bits
-    nearest = round((1 - beta) * full) - registers.membrane_decay_offset
-    return min(max(nearest, 0), full - 1)
+def membrane_reach(layer: FloatLayer, current: float, bias: float) -> list[float]:
+    """The largest possible |membrane| before each step, and after the last, in thresholds.
+
+    Args:
+        layer: whose neurons.
+        current: the largest |current| that arrives in a step.
+        bias: the largest |bias|.
+    """
+    # A reset by subtraction can take a membrane below zero: from just above the threshold to so
+    # much below what then is left of it.
+    below = 1 - layer.beta if layer.reset == "subtract" else 0.0
+    arriving, reach = 0.0, [0.0]
+    for _ in range(layer.steps):
+        arriving = arriving * layer.alpha + current
+        reach.append(max(reach[-1] * layer.beta, below) + (arriving + bias))
+    return reach
 
 
 def unclipped(layer: FloatLayer, name: str, registers: Registers, bits: int) -> Integers:

@@ -320,7 +320,14 @@ class _Evaluated:
         self.layer, self.shape, self.registers, self.bits = layer, shape, registers, bits
         self.inputs = [inputs[node.inputs[0]] for node in layer.synapses]
         self.target = target
-        self.neurons = ChipNeurons.of(layer.beta, registers, layer.bias.device)
+        self.neurons = ChipNeurons.of(
+            layer.beta,
+            registers,
+            layer.bias.device,
+            alpha=layer.alpha,
+            reset=layer.reset,
+            refractory=layer.refractory,
+        )
         self.images = target.shape[1]
         digits = len(f"{self.images:b}")
         spread = sorted(range(self.images), key=lambda image: f"{image:0{digits}b}"[::-1])

@@ -44,11 +44,19 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
         if node.attrs["model"] not in registers.neurons:
             reasons[node.name] = f"the target has no {node.attrs['model']!r} neuron"
         elif node.attrs["reset"] not in registers.resets:
-            reasons[node.name] = f"the target has no reset by {node.attrs['reset']!r}"
-        elif node.attrs["refractory"] or node.attrs["alpha"]:
-            reasons[node.name] = "currents of several steps and refractory steps are not mapped yet"
+            offered = " or ".join(map(repr, registers.resets))
+            reasons[node.name] = (
+                f"the target has no reset by {node.attrs['reset']!r}, it has {offered}"
+            )
+        elif node.attrs["refractory"] > registers.refractory_max:
+            reasons[node.name] = "the target's neurons have no refractory steps"
         elif isinstance(parts, str):
             reasons[node.name] = parts
+        elif node.attrs["alpha"] and (biased := [part.name for part in parts if _has_bias(part)]):
+            reasons[node.name] = (
+                f"its current lasts several steps and has the bias of {biased[0]!r}, which a chip "
+                f"adds to the membrane, where it does not last: train it with bias=False"
+            )
         else:
             taken.update(current_nodes(graph, node.name), [node.name])
     for node in graph:
@@ -63,6 +71,10 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
         else:
             reasons[node.name] = "its neuron stays on the host"
     return reasons
+
+
+def _has_bias(synapse: Node) -> bool:
+    return "bias" in synapse.tensors and bool(synapse.tensors["bias"].any())
 
 
 def current_nodes(graph: Graph, neuron: str) -> list[str]:

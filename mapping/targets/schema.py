@@ -38,6 +38,7 @@ WORD = 62
 """Bits that a shifted mantissa may have: it is computed in int64."""
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
+Reset = Literal["zero", "subtract", "none"]
 
 _HERE = Path(__file__).parent
 
@@ -62,7 +63,9 @@ class Registers(Data, frozen=True, kw_only=True):
         weight_magnitude_bits: width of a weight's magnitude at full resolution.
         weight_bits: widths that a stored weight may have, ascending.
         sign_modes: signs that the weights of one synapse may have.
-        resets: what a membrane may do after a spike.
+        resets: what a membrane may do after a spike, with the compartments that a neuron takes
+            for it.
+        refractory_max: most steps after a spike that may add nothing to the membrane.
         neurons: neuron models.
     """
 
@@ -82,7 +85,8 @@ class Registers(Data, frozen=True, kw_only=True):
     weight_magnitude_bits: Bits
     weight_bits: Annotated[tuple[Bits, ...], Meta(min_length=1)]
     sign_modes: Annotated[tuple[SignMode, ...], Meta(min_length=1)]
-    resets: Annotated[tuple[Literal["zero"], ...], Meta(min_length=1)]
+    resets: Annotated[Mapping[Reset, Positive], Meta(min_length=1)]
+    refractory_max: Natural = 0
     neurons: Annotated[tuple[Literal["lif"], ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
@@ -148,7 +152,7 @@ class CoreLimits(Data, frozen=True, kw_only=True):
     """What one neuron core holds.
 
     Args:
-        neurons: neurons (compartments).
+        neurons: compartments; a neuron takes one, or as many as its reset asks for.
         input_axons: entries of the table that finds a spike's synapses.
         output_axons: entries of the table that finds a spike's destinations.
         synapse_words: words of synapse memory, of ``packing.word_bits`` bits.

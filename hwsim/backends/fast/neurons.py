@@ -201,8 +201,11 @@ def compile_neurons(
     half = 1 << (registers.state_bits - 1)
     most_drive = population.largest_drive << registers.synapse_shift
     none = np.zeros((), np.int64)
-    bias = shift_left(*(getattr(population.neuron, name, none) for name in ("bias", "bias_exp")))
+    neuron = population.neuron
+    bias = shift_left(*(getattr(neuron, name, none) for name in ("bias", "bias_exp")))
     most = 2 * half + most_drive + int(abs(bias).max(initial=0))
+    if isinstance(neuron, Lif) and neuron.reset == "subtract":
+        most += int(shift_left(neuron.threshold, registers.threshold_shift).max())
     if (bits := most.bit_length() + registers.decay_bits) > INT64_BITS:
         raise BackendError(
             f"population {population.name!r} needs integers of {bits} bits and the fast backend "
@@ -219,6 +222,8 @@ def _compiled(
     """The kernel's neurons; None where it does not know the model or its integers do not fit."""
     neuron, r = population.neuron, registers
     if not isinstance(neuron, Lif) or neuron.du.size > 1 or neuron.dv.size > 1:
+        return None
+    if neuron.reset != "zero" or neuron.refractory:
         return None
     half, full = 1 << (r.state_bits - 1), 1 << r.decay_bits
     bias = shift_left(neuron.bias, neuron.bias_exp)

@@ -110,7 +110,6 @@ class _Network:
         """Enter a population, its synapses and its sink."""
         from lava.magma.core.process.process import LogConfig
         from lava.proc.io.extractor import PyLoihiExtractorModel
-        from lava.proc.lif.models import PyLifResetModelBitAcc
 
         name, shape, neuron = population.name, self.shape[population.name], population.neuron
         assert isinstance(neuron, Lif)
@@ -120,7 +119,7 @@ class _Network:
         )
         one_threshold = bool((threshold == threshold.flat[0]).all())
         neurons = self._process(
-            PyLifResetModelBitAcc if one_threshold else _neurons_with_thresholds(),
+            _neurons(one_threshold, neuron.reset, neuron.refractory),
             shape=shape[::-1],
             du=neuron.du.item(),
             dv=neuron.dv.item(),
@@ -218,21 +217,40 @@ class _Network:
 
 
 @functools.cache
-def _neurons_with_thresholds() -> Any:
-    """Lava's neurons, but with a threshold each; Lava's have one threshold together."""
+def _neurons(one_threshold: bool, reset: str, refractory: int) -> Any:
+    """A model of Lava's neurons, with what Lava's lack where it is asked for.
+
+    Lava's have one threshold together, and a spike clears their membrane in the same step. Here
+    it may stay: in the next step it tells which neurons fired, as :class:`mapping.chip.Lif` says.
+    """
     from lava.magma.core.model.py.type import LavaPyType
     from lava.magma.core.process.variable import Var
     from lava.proc.lif.models import PyLifResetModelBitAcc
     from lava.proc.lif.process import LIFReset
 
+    if one_threshold and reset == "zero" and not refractory:
+        return PyLifResetModelBitAcc
+
     class Neurons(LIFReset):  # type: ignore[misc]
         def __init__(self, *, vth: Any, **settings: Any) -> None:
             super().__init__(**settings)
-            self.vth = Var(shape=vth.shape, init=vth)
+            self.vth = Var(shape=np.shape(vth) or (1,), init=vth)
 
     class Model(PyLifResetModelBitAcc):  # type: ignore[misc]
         implements_process = Neurons  # Lava's decorator for this refuses subclasses
-        vth = LavaPyType(np.ndarray, np.int32, precision=17)
+        vth = LavaPyType(int if one_threshold else np.ndarray, np.int32, precision=17)
+
+        def subthr_dynamics(self, activation_in: Any) -> None:
+            fired = self.v > self.effective_vth
+            if reset == "subtract":  # with the bias, so before the membrane is clipped
+                self.effective_bias -= fired * self.effective_vth
+            super().subthr_dynamics(activation_in)
+            if refractory:
+                self.v[fired] = 0
+
+        def reset_voltage(self, spike_vector: Any) -> None:
+            if reset == "zero" and not refractory:
+                super().reset_voltage(spike_vector)
 
     return Model
 
