@@ -45,7 +45,7 @@ def chain(cores, target=SMALL):
     names = [f"p{i}" for i in range(len(cores))]
     layers = tuple(layer(n, s) for n, s in zip(names, ["in", *names], strict=False))
     chip = ChipSegment("s", STEPS, (Port("in", (WIDTH,)),), layers, (names[-1],))
-    need = dict.fromkeys(target.core.limits, 0)
+    need = {**dict.fromkeys(target.core.limits, 0), "neurons": WIDTH}
     tiles = [
         Tile("s", n, (0,), (WIDTH,), {}, need, core, 0)
         for n, core in zip(names, cores, strict=True)

@@ -39,8 +39,9 @@ class SegmentRun:
             zero), ``int64[T, *shape]`` for each population; empty where a backend cannot tell.
         overflows: registers that left their range, for each population; empty where a backend
             cannot tell.
-        membranes: if asked for, membranes of each population at the end of each step, after its
-            resets, ``int32[T, B, *shape]``, or int64 where registers have more than 32 bits.
+        membranes: if asked for, membranes of each population at the end of each step: where a
+            spike clears them at once after that, else as they were compared with the threshold,
+            ``int32[T, B, *shape]``, or int64 where registers have more than 32 bits.
         fired: how many samples fired, ``int64[T, *shape]`` for each population, where the
             backend has counted that already.
         arithmetic: what each population was computed in, in words; empty where a backend has but

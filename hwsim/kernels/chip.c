@@ -43,19 +43,22 @@ struct neuron {
     uint32_t kept_u, kept_v; /* of 2^decay_bits */
     int decay_bits, shift, keep_top;
     int32_t half; /* u wraps at half, v is clipped at half - 1 */
+    int32_t subtracts, clears; /* all ones where the step after a spike does so, else 0 */
 };
 
-/* One step of a block: sums that arrive to spikes. Inlined with the last two arguments known. */
+/* One step of a block: sums that arrive to spikes. Inlined with the last three arguments known.
+   Where v is kept, it is not cleared by a spike and tells in the next step that there was one. */
 static inline __attribute__((always_inline)) void step(
     long size, const struct neuron *p, const float *restrict drive, const int32_t *restrict bias,
     const int32_t *restrict threshold, int32_t *restrict u, int32_t *restrict v,
     uint8_t *restrict spikes, int32_t *restrict fired, int32_t *restrict updated, int64_t *wraps,
-    int64_t *clips, const int decays, const int overflows
+    int64_t *clips, const int decays, const int overflows, const int keeps
 ) {
     const uint32_t kept_u = p->kept_u, kept_v = p->kept_v;
     const int bits = p->decay_bits, shift = p->shift;
     const int32_t limit = p->half - 1, top = p->half - !p->keep_top;
     const uint32_t range = 2 * (uint32_t)p->half - 1;
+    const int32_t subtracts = p->subtracts, clears = p->clears;
     int32_t wrapped = 0, clipped = 0;
     for (long i = 0; i < size; i++) {
         const int32_t arriving = (int32_t)drive[i], before = v[i];
@@ -68,6 +71,10 @@ static inline __attribute__((always_inline)) void step(
         }
         if (decays) u[i] = current;
         int32_t membrane = decayed(before, kept_v, bits) + current + bias[i];
+        if (keeps) {
+            const int32_t fired = -(before > threshold[i]); /* all ones if so */
+            membrane = (membrane - (threshold[i] & fired & subtracts)) & ~(fired & clears);
+        }
         if (overflows) {
             const int32_t lower = membrane < limit ? membrane : limit;
             const int32_t inside = lower > -limit ? lower : -limit;
@@ -78,7 +85,7 @@ static inline __attribute__((always_inline)) void step(
         spikes[i] = fires;
         fired[i] += fires;
         updated[i] += (before | current | bias[i] | arriving) != 0;
-        v[i] = fires ? 0 : membrane;
+        v[i] = fires && !keeps ? 0 : membrane;
     }
     *wraps += wrapped, *clips += clipped;
 }
@@ -86,16 +93,18 @@ static inline __attribute__((always_inline)) void step(
 /* Leaky integrate and fire over all steps, from cleared state: weighted sums drive[samples, steps,
    n], whole numbers that act times 2^shift, to spikes of the same shape. Bias and threshold are
    per channel; fired and updated[steps, n] count over the samples, overflows[2] wraps of u and
-   clips of v. may_overflow is 0 if neither can leave its range. membranes[samples, steps, n], at
-   the end of each step, may be NULL. */
+   clips of v. may_overflow is 0 if neither can leave its range. A spike clears v at once, or keeps
+   is set: then the next step subtracts the threshold, ends at 0 or does neither. membranes[samples,
+   steps, n], at the end of each step, may be NULL. */
 void lif(
     long threads, long samples, long steps, long n, long channels, const float *drive, long shift,
     const int32_t *bias, const int32_t *threshold, long kept_u, long kept_v, long decay_bits,
-    long state_bits, long keep_top, long may_overflow, uint8_t *spikes, int32_t *fired,
-    int32_t *updated, int64_t *overflows, int32_t *membranes
+    long state_bits, long keep_top, long may_overflow, long keeps, long subtracts, long clears,
+    uint8_t *spikes, int32_t *fired, int32_t *updated, int64_t *overflows, int32_t *membranes
 ) {
     const struct neuron p = {
-        kept_u, kept_v, decay_bits, shift, keep_top, (int32_t)1 << (state_bits - 1)
+        kept_u, kept_v, decay_bits, shift, keep_top, (int32_t)1 << (state_bits - 1),
+        -(int32_t)subtracts, -(int32_t)clears
     };
 #pragma omp parallel num_threads(threads)
     {
@@ -113,13 +122,14 @@ void lif(
                 memset(u, 0, sizeof u), memset(v, 0, sizeof v);
                 for (long t = 0; t < steps; t++) {
                     const long at = (b * steps + t) * n + start, count = t * n + start;
-#define STEP(decays, overflows)                                                                    \
+#define STEP(decays, overflows, keeps)                                                             \
     step(size, &p, drive + at, biases, thresholds, u, v, spikes + at, fired + count,               \
-         updated + count, &wraps, &clips, decays, overflows)
-                    if (kept_u && may_overflow) STEP(1, 1);
-                    else if (kept_u) STEP(1, 0);
-                    else if (may_overflow) STEP(0, 1);
-                    else STEP(0, 0);
+         updated + count, &wraps, &clips, decays, overflows, keeps)
+                    if (keeps) STEP(1, 1, 1);
+                    else if (kept_u && may_overflow) STEP(1, 1, 0);
+                    else if (kept_u) STEP(1, 0, 0);
+                    else if (may_overflow) STEP(0, 1, 0);
+                    else STEP(0, 0, 0);
                     if (membranes) memcpy(membranes + at, v, size * sizeof *v);
                 }
             }

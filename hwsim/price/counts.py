@@ -7,6 +7,7 @@ seen; which synapses a spike reaches is exact at every border.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -129,10 +130,13 @@ def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
 
 def population_counts(mapped: Mapped, activity: Activity) -> tuple[PopulationCounts, ...]:
     """The neuron updates of all populations on the chip, in the order of execution."""
+    compartments: Counter[tuple[str, str]] = Counter()
+    for tile in mapped.placement.tiles:
+        compartments[tile.segment, tile.population] += tile.compartments
     found = []
     for chip in mapped.chip_segments:
         for population in chip.populations:
-            each = population.neuron.compartments(mapped.target.registers)
+            each = compartments[chip.name, population.name] // population.size
             accessed = population.size * each * chip.steps * activity.samples
             exact = population.name in activity.updated
             updated = total(activity.updated[population.name]) * each if exact else accessed

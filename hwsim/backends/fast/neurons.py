@@ -64,6 +64,8 @@ class Compiled:
         kept_v: what a decay leaves of the membrane, of ``2**decay_bits``.
         registers: the target's.
         may_overflow: whether a register can leave its range at all.
+        reset: what the membrane does after a spike.
+        refractory: steps after a spike that add nothing to the membrane.
     """
 
     threshold: Tensor
@@ -74,6 +76,8 @@ class Compiled:
     kept_v: int
     registers: Registers
     may_overflow: bool
+    reset: str
+    refractory: int
     arithmetic: str = "int32"
 
     def __call__(
@@ -85,7 +89,8 @@ class Compiled:
         kernels.call(
             "lif", samples, steps, drive[0, 0].numel(), self.period, drive, self.shift,
             self.bias, self.threshold, self.kept_u, self.kept_v, r.decay_bits, r.state_bits,
-            r.keep_top, self.may_overflow, spikes, tally.fired, tally.updated,
+            r.keep_top, self.may_overflow, self.reset != "zero" or self.refractory > 0,
+            self.reset == "subtract", self.refractory, spikes, tally.fired, tally.updated,
             tally.overflows, membranes,
         )  # fmt: skip
 
@@ -223,8 +228,6 @@ def _compiled(
     neuron, r = population.neuron, registers
     if not isinstance(neuron, Lif) or neuron.du.size > 1 or neuron.dv.size > 1:
         return None
-    if neuron.reset != "zero" or neuron.refractory:
-        return None
     half, full = 1 << (r.state_bits - 1), 1 << r.decay_bits
     bias = shift_left(neuron.bias, neuron.bias_exp)
     threshold = neuron.threshold << r.threshold_shift
@@ -233,6 +236,8 @@ def _compiled(
     most_u = most_drive if kept_u == 0 else half + most_drive  # before it is wrapped
     most_bias = int(abs(bias).max(initial=0))
     most_v = half + min(most_u, half) + most_bias  # before it is clipped
+    if neuron.reset == "subtract":
+        most_v += int(threshold.max(initial=0))
     most = max(most_u, most_v)
     if max(most + half, int(threshold.max(initial=0))) >= 1 << KERNEL_BITS:
         return None
@@ -248,6 +253,8 @@ def _compiled(
         kept_v,
         r,
         most_u >= half or reach >= half,
+        neuron.reset,
+        neuron.refractory,
     )
 
 
