@@ -17,7 +17,7 @@ from has8.errors import BadInput
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 """What is read. Pillow knows forty more, some of which start other programs."""
 LARGEST_PIXELS = 50_000_000
-"""Most pixels of a picture; transparent ones on their side take 0.85 GB while they become colours."""
+"""Most pixels of a picture; a transparent one on its side takes 0.85 GB at most."""
 LARGEST_BYTES = 1 << 29
 """Most bytes of a picture's file."""
 DEEP_WHITE = 65535
