@@ -24,7 +24,7 @@ from builders import (
     shown,
     with_constants,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -48,10 +48,11 @@ from mapping.graph.ir import Graph
 from mapping.graph.ops.neuron import stepped
 from mapping.graph.passes import run_passes
 from mapping.graph.trace.modules import trace
+from mapping.integers.errors import layer_error
 from mapping.integers.neurons import ChipNeurons
 from mapping.integers.quantize import quantize
-from mapping.integers.rounding import Integers, Scale, layer_of
-from mapping.integers.scales import at_largest_scale
+from mapping.integers.rounding import FloatLayer, Integers, Scale, decay_for, layer_of
+from mapping.integers.scales import at_largest_scale, membrane_reach
 from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
 from mapping.partition.cut import cut
@@ -298,6 +299,56 @@ def test_a_membrane_is_within_its_bound_until_a_spike_differs_or_a_register_over
     unit = torch.from_numpy(neuron.threshold << EVERY.threshold_shift)
     off = (membranes / node["threshold"] - run.membranes[layer.name] / unit).abs()
     assert (off[agreed] <= error.membrane + 1e-9).all()
+
+
+def exact_layer(weight: int, attrs: dict[str, Any], steps: int) -> tuple[FloatLayer, Population]:
+    """One neuron with one synapse that no rounding changes, whose threshold is the largest."""
+    threshold = 131_071
+    layer = FloatLayer(
+        (), (), (torch.full((1, 1), weight / threshold, dtype=torch.float64),),
+        torch.zeros(1, dtype=torch.float64), **attrs, steps=steps,
+    )  # fmt: skip
+    du, dv = decay_for(attrs["alpha"], 1, EVERY), decay_for(attrs["beta"], 0, EVERY)
+    integers = population("y", (1,), feed("x", [[weight]]), threshold=threshold, du=du, dv=dv)
+    rules = {name: attrs[name] for name in ("reset", "refractory")}
+    return layer, with_constants(integers, **rules)
+
+
+@settings(PATIENT, max_examples=100)
+@given(st.integers(1, 51), st.floats(0, 1), st.floats(0, 1), st.integers(1, 50))
+@example(1, 0.9, 1.0, 50)  # what each step rounds off the current is most of its error
+@example(51, 1.0, 1.0, 50)  # a current that ought to last for ever
+@example(51, 0.99988, 1.0, 50)  # half a step of the current's decay
+@example(51, 0.0, 0.99988, 50)  # and of the membrane's
+def test_what_the_decays_alone_cost_is_within_the_bound(half, alpha, beta, steps):
+    attrs = {"alpha": alpha, "beta": beta, **rule("none")}
+    layer, integers = exact_layer(2 * half, attrs, steps)
+    error = layer_error(layer, integers, 0, EVERY)
+    assert error.weight == error.current == error.bias == 0
+    chip = segment(integers, inputs={"x": (1,)}, steps=steps)
+    ones = {"x": torch.ones(steps, 1, 1, dtype=torch.bool)}
+    run = Reference().compile(chip, EVERY)(ones, membranes=True)
+    current = torch.full((steps, 1, 1), 2 * half / 131_071, dtype=torch.float64)
+    _, membranes = stepped({**attrs, "threshold": 1.0, "gain": 1.0}, current)
+    off = (membranes - run.membranes["y"] / (131_071 << 6)).abs()
+    assert off.max() <= error.membrane * (1 + 1e-9)
+
+
+@settings(PATIENT, max_examples=200)
+@given(ATTRS, RULES, SEEDS, st.sampled_from([0.1, 0.6, 1.5]))
+@example({"alpha": 0.0, "beta": 0.0}, ("subtract", 0), 0, 1.5)  # from 1.5 to -1.5 - 1
+def test_no_membrane_goes_further_than_its_reach_whatever_the_reset(attrs, rules, seed, size):
+    attrs = {**attrs, **rule(*rules), "threshold": 1.0, "gain": 1.0}
+    generator = torch.manual_seed(seed)
+    current = size * torch.randn(12, 1, 500, generator=generator, dtype=torch.float64).sign()
+    stays = torch.randint(1, 12, (1, 500), generator=generator)
+    current[torch.arange(12)[:, None, None] >= stays] *= -1  # it fires, then is inhibited
+    layer, _ = exact_layer(
+        2, {k: attrs[k] for k in ("alpha", "beta", "reset", "refractory")}, steps=12
+    )
+    _, membranes = stepped(attrs, current)
+    reach = torch.tensor(membrane_reach(layer, size, 0.0)[1:], dtype=torch.float64)
+    assert (membranes.abs().flatten(1).amax(1) <= reach * (1 + 1e-9)).all()
 
 
 @settings(PATIENT, max_examples=40)
