@@ -112,7 +112,7 @@ def sums_of(mapped: Mapped, images: Tensor) -> tuple[Callable[[], None], int]:
     def sums() -> None:
         with torch.inference_mode():
             for program, sources in work:
-                for layer in program.layers:
+                for layer in (layer for part in program.parts for layer in part):
                     steps = program.segment.steps
                     for chunk in layer.chunks(len(images), steps):
                         layer.drive(sources, chunk, steps)

@@ -36,7 +36,6 @@ from hwsim.backends.fast.backend import Fast
 from hwsim.backends.lava.limits import check_faithful
 from hwsim.backends.reference import Reference
 from hwsim.experiments.faults import Faults, Faulty
-from hwsim.price.traffic import _depths
 from mapping.chip.check import MOST_DELAY, check_segment
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
@@ -81,19 +80,12 @@ def test_a_loop_is_named_by_a_synapse_that_is_part_of_it(chip: ChipSegment) -> N
 
 
 @PATIENT
-@given(networks(delays=2, loops=True), st.data())
-def test_loops_are_refused_by_all_but_the_reference(chip: ChipSegment, data: st.DataObject) -> None:
-    """Each with one sentence; only Lava's limits are asked, which its backend asks too."""
-    for refuse in (
-        lambda: Fast().compile(chip, REGISTERS),
-        lambda: Faulty(Reference(), Faults()).compile(chip, REGISTERS),
-        lambda: check_faithful(chip, REGISTERS),
-    ):
-        with pytest.raises(
-            BackendError, match=r"^synapse '[a-d]\.\d' closes a loop[;,] "
-        ) as caught:
-            refuse()
-        assert "\n" not in str(caught.value)
+@given(networks(delays=2, loops=True))
+def test_loops_run_through_delays_only(chip: ChipSegment) -> None:
+    """Faults know none."""
+    with pytest.raises(BackendError, match=r"^synapse '[a-d]\.\d' closes a loop[;,] ") as caught:
+        Faulty(Reference(), Faults()).compile(chip, REGISTERS)
+    assert "\n" not in str(caught.value)
     Reference().compile(chip, REGISTERS)(random_inputs(chip, 1))
 
     # without a delay it is none that could run
@@ -104,6 +96,7 @@ def test_loops_are_refused_by_all_but_the_reference(chip: ChipSegment, data: st.
     stuck = replace(chip, populations=tuple(at_once))
     for check in (
         lambda: Reference().compile(stuck, REGISTERS),
+        lambda: Fast().compile(stuck, REGISTERS),
         lambda: check_segment(stuck, REGISTERS),
         stuck.in_order,
     ):
@@ -119,11 +112,53 @@ def test_the_order_of_the_list_does_not_change_depths(chip: ChipSegment, random:
     layers = list(chip.populations)
     random.shuffle(layers)
     other = replace(chip, populations=tuple(layers))
-    depths = _depths(chip)
-    assert depths == _depths(other)
-    for layer in chip.populations:
-        sources = [depths.get(s.source, 0) for s in layer.synapses if not s.delay]
-        assert depths[layer.name] == 1 + max(sources, default=0)
+    if _slowest_circle(chip) > 0:
+        for some in (chip, other):
+            with pytest.raises(BadInput, match="^synapse '[a-d].[0-9]' is part of a loop with few"):
+                some.depths()
+        return
+    depths = chip.depths()
+    assert depths == other.depths()
+    bound: dict[str, list[int]] = {layer.name: [1] for layer in layers}
+    for layer, synapse in chip.synapses():
+        if synapse.delay < chip.steps:
+            bound[layer.name].append(depths[synapse.source] + 1 - synapse.delay)
+    assert depths == {name: max(least) for name, least in bound.items()} | {"x": 0, "y": 0}
+
+
+def _slowest_circle(chip: ChipSegment) -> int:
+    """By how many steps the slowest way from a population to itself is late; tries all ways."""
+    ways = [(s.source, p.name, 1 - s.delay) for p, s in chip.synapses() if s.delay < chip.steps]
+
+    def late(start: str, at: str, passed: frozenset[str]) -> int:
+        found = [-(1 << 20)]
+        for source, target, step in ways:
+            if source == at:
+                if target == start:
+                    found.append(step)
+                elif target not in passed:
+                    found.append(step + late(start, target, passed | {target}))
+        return max(found)
+
+    return max(late(p.name, p.name, frozenset({p.name})) for p in chip.populations)
+
+
+@PATIENT
+@given(networks(delays=2, loops=True))
+def test_parts_are_what_reaches_itself_together(chip: ChipSegment) -> None:
+    fed = {p.name: {s.source for s in p.synapses} & {q.name for q in chip.populations}
+           for p in chip.populations}  # fmt: skip
+    behind = {name: set(sources) for name, sources in fed.items()}
+    for _ in behind:
+        behind = {n: b.union(*(behind[m] for m in b)) for n, b in behind.items()}
+    parts = [[layer.name for layer in part] for part in chip.parts()]
+    assert sorted(name for part in parts for name in part) == sorted(fed)
+    place = {name: at for at, part in enumerate(parts) for name in part}
+    for one in fed:
+        for other in fed:
+            together = one == other or (one in behind[other] and other in behind[one])
+            assert (place[one] == place[other]) == together
+            assert other not in fed[one] or place[other] <= place[one]
 
 
 @settings(PATIENT, max_examples=40)
@@ -150,11 +185,19 @@ def test_loops_by_hand() -> None:
     loop = itself.loop()
     assert loop is not None and (loop.source, loop.name) == ("a", "from a")
     assert [layer.name for layer in itself.in_order()] == ["a", "b", "c"]
-    assert _depths(itself) == {"a": 1, "b": 2, "c": 3}
+    assert itself.depths() == {"x": 0, "a": 1, "b": 2, "c": 3}
+    assert [[p.name for p in part] for part in itself.parts()] == [["a"], ["b"], ["c"]]
     two = chain("b", "a", a=[feed("b", one, delay=2)], b=[feed("a", one)])
     loop = two.loop()
     assert loop is not None and (loop.source, loop.delay) == ("b", 2)
     assert [layer.name for layer in two.in_order()] == ["a", "b"]
+    assert [[p.name for p in part] for part in two.parts()] == [["a", "b"]]
+    assert two.depths() == {"x": 0, "a": 1, "b": 2}
+    quick = chain("b", "a", a=[feed("b", one, delay=1)], b=[feed("a", one)])
+    with pytest.raises(BadInput, match="^synapse 'from [ab]' is part of a loop with fewer steps "):
+        quick.depths()
+    with pytest.raises(BackendError, match="^Lava cannot run it in time: synapse 'from [ab]' is "):
+        check_faithful(quick, REGISTERS)
     with pytest.raises(
         BadInput, match="^the populations b, a wait for each other's spikes of the "
     ):

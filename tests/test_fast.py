@@ -206,7 +206,7 @@ def test_neurons_without_bias_rest_until_something_reaches_them():
 
 
 def arithmetic(chip):
-    (found,) = Fast().compile(chip, LOIHI).layers
+    ((found,),) = Fast().compile(chip, LOIHI).parts
     return found.sums[0].arithmetic, found.neurons.arithmetic == "int32"
 
 
@@ -293,26 +293,47 @@ def test_registers_too_wide_for_int64_are_refused():
         Fast().compile(dense([2]), wide)
 
 
-def test_recurrent_connections_are_refused():
-    chip = dense([2])
-    (neuron,) = chip.populations
-    lateral = replace(neuron.synapses[0], name="back", source="n", delay=1)
-    chip = replace(chip, populations=(replace(neuron, synapses=(neuron.synapses[0], lateral)),))
-    with pytest.raises(BackendError, match="^synapse 'back' closes a loop; the fast backend runs"):
-        Fast().compile(chip, LOIHI)
+# ----------------------------------------------------------------------------------------- loops
 
 
-@settings(PATIENT, max_examples=30)
-@given(chip=networks(delays=2, loops=True))
-def test_every_loop_is_refused(chip):
-    names = {synapse.name for _, synapse in chip.synapses() if synapse.delay}
-    with pytest.raises(BackendError) as caught:
-        Fast().compile(chip, LOIHI)
-    said = str(caught.value)
-    assert said.split("'")[1] in names and said.count("\n") == 0
-    assert said.endswith(
-        "closes a loop; the fast backend runs no recurrent connections, the reference does"
-    )
+LOOPED = networks(delays=2, loops=True)
+
+
+@settings(PATIENT, max_examples=150)
+@given(chip=LOOPED, seed=NUMBERS(0, 99), samples=NUMBERS(1, 4))
+def test_loops_equal_the_reference(chip, seed, samples):
+    assert_equal(chip, LOIHI, random_inputs(chip, samples, seed))
+
+
+@settings(PATIENT, max_examples=20)
+@given(chip=LOOPED, seed=NUMBERS(0, 99))
+def test_chunks_make_no_difference_to_loops(chip, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hwsim.backends.fast.backend.CHUNK", 40)
+        assert_equal(chip, LOIHI, random_inputs(chip, 5, seed))
+
+
+@settings(PATIENT, max_examples=40)
+@given(chip=LOOPED)
+def test_only_loops_run_step_by_step(chip):
+    """A population that does not reach itself runs whole samples, in the kernel if it fits."""
+    fed = {p.name: {s.source for s in p.synapses} for p in chip.populations}
+    for part in Fast().compile(chip, LOIHI).parts:
+        names = {layer.name for layer in part}
+        alone = len(names) == 1 and not names & fed[part[0].name]
+        assert alone == (not any(layer.looped for layer in part))
+        assert all(s.source not in names for layer in part for s in layer.sums)
+
+
+def test_a_neuron_that_drives_itself_by_hand():
+    """One spike from outside, then one of its own in every second step, for ever."""
+    once, itself = (linear(*of, (1,), np.array([[2]])) for of in (("w", "x"), ("back", "n")))
+    layer = population("n", (1,), once, replace(itself, delay=2), threshold=1)
+    chip = segment(layer, inputs={"x": (1,)}, steps=6)
+    x = torch.tensor([1, 0, 0, 0, 0, 0]).bool().view(6, 1, 1)
+    for backend in (Fast(), Reference()):
+        run = backend.compile(chip, LOIHI)({"x": x})
+        assert run.spikes["n"].flatten().tolist() == [True, False] * 3
 
 
 # ------------------------------------------------------------------- delays, constants and state
@@ -351,7 +372,7 @@ def test_each_constant_may_differ(name, shape):
         assert not torch.equal(run.membranes["n"], other.membranes["n"])
 
 
-HALVES = networks(delays=3, du=(0, 1000, 3071))
+HALVES = st.booleans().flatmap(lambda loops: networks(delays=3, loops=loops, du=(0, 1000, 3071)))
 
 
 def in_halves(backend, chip, inputs):

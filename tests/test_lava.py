@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from builders import gridded, networks, random_inputs
+from builders import gridded, linear, networks, random_inputs
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from has8.errors import BackendError
 from hwsim.backends.lava.backend import Lava
@@ -264,6 +265,51 @@ def test_equals_the_reference_whatever_a_spike_does_to_the_membrane():
     assert check_equal(segment, samples=3).overflows["clips"].v_clips > 0
 
 
+@needs_lava
+@settings(
+    max_examples=2,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(seed=st.integers(0, 1 << 16), delays=st.lists(st.integers(0, 7), min_size=12, max_size=12))
+def test_loops_and_delays_stay_in_their_samples(seed, delays):
+    """Biases that fire by themselves; spikes under way when a sample ends, and none that are."""
+    make, late = Maker(seed, x=(5,)), iter(delays)
+    shapes = {"x": 5, "a": 4, "b": 3, "c": 4, "d": 4, "e": 2, "f": 2}
+    least = {
+        "a": {"x": 0, "a": 1},
+        "b": {"x": 0, "c": 2},
+        "c": {"b": 0, "a": 0, "c": 1},
+        "d": {"c": 0, "d": 1},
+        "e": {},
+        "f": {"e": 0, "f": 1},
+    }
+    layers = []
+    for name, sources in least.items():
+        synapses = [
+            replace(
+                linear(f"{name}.{source}", source, (shapes[source],),
+                       gridded(make.rng, (shapes[name], shapes[source])), exp=1),
+                delay=max(shortest, next(late)),
+            )
+            for source, shortest in sources.items()
+        ]  # fmt: skip
+        bias = make.rng.integers(50, 250, shapes[name])
+        layers.append(
+            builders.population(
+                name, (shapes[name],), *synapses, threshold=300, bias=bias, bias_exp=5, du=1000,
+                dv=300,
+            )
+        )  # fmt: skip
+    chip = builders.segment(*reversed(layers), inputs={"x": (5,)}, steps=6)
+    inputs = random_inputs(chip, 4, seed)
+    want = Reference().compile(chip, LOIHI)(inputs).spikes
+    got = Lava().compile(chip, LOIHI)(inputs).spikes
+    for name, spikes in want.items():
+        assert torch.equal(got[name], spikes), name
+
+
 # ------------------------------------------------------------------------------- failures
 
 
@@ -283,13 +329,12 @@ def test_refuses_what_lava_would_do_otherwise():
     synapse = segment.populations[0].synapses[0]
     with pytest.raises(BackendError, match="synapse_shift = 6 and the target 5"):
         Lava().compile(segment, msgspec.structs.replace(LOIHI, synapse_shift=5))
-    back = replace(make.conv("a", (4, 4, 1, 1)), delay=1)
-    with pytest.raises(BackendError, match="'on a' closes a loop, which Lava cannot clear"):
-        Lava().compile(with_synapses(segment, synapse, back), LOIHI)
-    late = replace(synapse, delay=2)
-    with pytest.raises(BackendError, match="'on x' has a delay, whose spikes Lava cannot clear"):
-        Lava().compile(with_synapses(segment, late), LOIHI)
     layer = segment.populations[0]
+    then = replace(make.layer("b", (4, 5, 5), make.conv("a", (4, 4, 1, 1))))
+    back = replace(make.conv("b", (4, 4, 1, 1)), name="back", delay=1)
+    quick = replace(layer, synapses=(synapse, back))
+    with pytest.raises(BackendError, match="Lava cannot run it in time: synapse '.*' is part of a"):
+        Lava().compile(replace(segment, populations=(quick, then)), LOIHI)
     for key in ("du", "dv", "bias_exp"):
         several = builders.with_constants(layer, **{key: np.arange(4).reshape(4, 1, 1)})
         with pytest.raises(BackendError, match=f"one {key} for all neurons, and 'a' has several"):

@@ -2,6 +2,7 @@
 
 A spike is one message for each tile that it reaches. A segment runs its layers as a pipeline: a
 layer ``depth`` connections behind the host handles a sample's step t in chip step ``t + depth``.
+A spike that a synapse delays is counted as if it were not: it is held back where it has arrived.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def segment_loads(mapped: Mapped, activity: Activity) -> tuple[SegmentLoad, ...]
 
     Raises:
         KeyError: if the activity is not that of this mapping.
+        BadInput: if a loop has fewer steps of delay than connections, so that no chip is in time.
     """
     tallies = {chip.name: _Tally(mapped, chip, activity) for chip in mapped.chip_segments}
     for route in routes(mapped.placement, mapped.chip_segments):
@@ -110,7 +112,7 @@ class _Tally:
         self.topology, placement = Topology.of(mapped.target.chip), mapped.placement
         self.synapses = {synapse.name: synapse for _, synapse in chip.synapses()}
         self.prices = {name: synapse_of(mapped.graph[name]).price for name in self.synapses}
-        self.depth = _depths(chip)
+        self.depth = chip.depths()
         self.deepest = max(self.depth.values())
         shape = (placement.cores_used, chip.steps + self.deepest)
         self.by_core: dict[Event, Ints] = {
@@ -193,18 +195,6 @@ class _Tally:
             frozenset(self.ways),
             self.chip_links,
         )
-
-
-def _depths(chip: ChipSegment) -> dict[str, int]:
-    """Connections on the longest way from the host to each population, at least 1.
-
-    Synapses with a delay do not count: their spikes are late anyway.
-    """
-    depth: dict[str, int] = {}
-    for population in chip.in_order():
-        sources = (depth.get(s.source, 0) for s in population.synapses if not s.delay)
-        depth[population.name] = 1 + max(sources, default=0)
-    return depth
 
 
 def _arrivals(

@@ -167,6 +167,57 @@ class ChipSegment:
             f"step"
         )
 
+    def parts(self) -> tuple[tuple[Population, ...], ...]:
+        """The populations that reach each other, together, each part behind those that feed it.
+
+        A population in no loop is a part of its own. Within a part they stand as in
+        :meth:`in_order`, and it raises what that raises.
+        """
+        ordered = self.in_order()
+        fed = {p.name: {s.source for s in p.synapses} for p in ordered}
+        behind: dict[str, set[str]] = {}  # with what stands before it, itself included
+        for name in fed:
+            behind[name], front = {name}, [name]
+            while front:
+                new = (fed[front.pop()] & fed.keys()) - behind[name]
+                behind[name] |= new
+                front += new
+        parts: dict[frozenset[str], list[Population]] = {}
+        for population in sorted(ordered, key=lambda p: len(behind[p.name])):
+            parts.setdefault(frozenset(behind[population.name]), []).append(population)
+        return tuple(map(tuple, parts.values()))
+
+    def depths(self) -> dict[str, int]:
+        """How many chip steps each port and population is late, where a connection takes one.
+
+        A spike arrives in time if its target is later than its source by that step less the
+        synapse's delay, or by more. A synapse whose spikes arrive after the end binds nobody.
+
+        Returns:
+            The least such steps by name: 0 for ports, at least 1 for populations.
+
+        Raises:
+            BadInput: if a loop has fewer steps of delay than connections.
+        """
+        found = {port.name: 0 for port in self.inputs} | {p.name: 1 for p in self.populations}
+        binding = [(p.name, s) for p, s in self.synapses() if s.delay < self.steps]
+        last: dict[str, Synapse] = {}  # which made a population as late as it is
+        for _ in found:
+            moved = ""
+            for name, synapse in binding:
+                if (least := found[synapse.source] + 1 - synapse.delay) > found[name]:
+                    found[name], last[name], moved = least, synapse, name
+            if not moved:
+                return found
+        passed: set[str] = set()
+        while moved not in passed:  # what makes a population ever later comes round to one
+            passed.add(moved)
+            moved = last[moved].source
+        raise BadInput(
+            f"synapse {last[moved].name!r} is part of a loop with fewer steps of delay than "
+            f"connections, each of which takes a chip a step: give it more delay"
+        )
+
     def loop(self) -> Synapse | None:
         """A synapse that closes a loop; None where spikes only go forward."""
         circle = self._circle(delayed=True)

@@ -2,13 +2,14 @@
 
 A population's weighted sums over all steps are one convolution
 (:mod:`hwsim.backends.fast.sums`), its neurons one pass over them
-(:mod:`hwsim.backends.fast.neurons`), for as many samples at a time as the cache holds. Which
+(:mod:`hwsim.backends.fast.neurons`), for as many samples at a time as the cache holds. Only
+populations that are in a loop together run step by step, by the neurons' definition. Which
 arithmetic each layer gets follows from bounds on its integers, before anything runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -59,42 +60,42 @@ class Fast:
         """Choose each layer's arithmetic and move the integers to the device.
 
         Raises:
-            BackendError: if populations feed each other in a loop, or one needs arithmetic that
-                floating point would round.
+            BadInput: if populations wait for each other within one step.
+            BackendError: if one needs arithmetic that floating point would round.
         """
-        if loop := segment.loop():
-            raise BackendError(
-                f"synapse {loop.name!r} closes a loop; the fast backend runs no recurrent "
-                f"connections, the reference does"
-            )
         for _, synapse in segment.synapses():
             if synapse.weight_exp < 0:
                 raise BackendError(
                     f"synapse {synapse.name!r} has the weight exponent {synapse.weight_exp}, "
                     f"which shifts sums to the right; only the reference and Lava do that"
                 )
-        layers = tuple(_layer(segment, p, registers, self.device) for p in segment.in_order())
+        parts = tuple(
+            tuple(_layer(segment, part, p, registers, self.device) for p in part)
+            for part in segment.parts()
+        )
         delays = longest_delays(segment)
-        return FastProgram(segment, layers, membrane_dtype(registers), self.device, delays)
+        return FastProgram(segment, parts, membrane_dtype(registers), self.device, delays)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
     """One population; its neurons have channels last.
 
-    ``neurons`` run from cleared state, what ``define`` makes from any.
+    ``neurons`` run from cleared state, what ``define`` makes from any. ``looped`` are the sums
+    over spikes of its own loop, ``sums`` those over all others.
     """
 
     name: str
     shape: tuple[int, ...]
     sums: tuple[Sums, ...]
+    looped: tuple[Sums, ...]
     neurons: Neurons
     define: Callable[[], Defined]
 
     @property
     def arithmetic(self) -> str:
         """What it is computed in, in words."""
-        sums = {sums.arithmetic for sums in self.sums}
+        sums = {sums.arithmetic for sums in (*self.sums, *self.looped)}
         kinds = " and ".join(sorted(sums)) or "no"
         return f"{kinds} sums, {self.neurons.arithmetic} neurons"
 
@@ -108,7 +109,7 @@ class _Layer:
             tally: to count in.
             membranes: the type to keep membranes in; None keeps none.
         """
-        spikes, kept = self._empty(sources, membranes)
+        spikes, kept = self.empty(sources, membranes)
         samples, steps = spikes.shape[:2]
         for chunk in self.chunks(samples, steps):
             part = None if kept is None else kept[chunk]
@@ -123,20 +124,23 @@ class _Layer:
         membranes: torch.dtype | None,
     ) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor]]:
         """Run from a given state, by the neurons' definition; also gives the state afterwards."""
-        spikes, kept = self._empty(sources, membranes)
+        spikes, kept = self.empty(sources, membranes)
         samples, steps = spikes.shape[:2]
         drive = self.drive(sources, slice(0, samples), steps)
-        defined = self.define()
-        if state is None:
-            begin = defined.neuron.cleared(torch.zeros_like(drive[:, 0], dtype=torch.int64))
-        else:
-            begin = {k: x.to(drive.device).long().movedim(1, -1) for k, x in state.items()}
-        end = defined.advance(begin, drive, tally, spikes, kept)
+        begin = self.begin(state, drive[:, 0])
+        end = self.define().advance(begin, drive, tally, spikes, kept)
         return spikes, kept, {name: x.movedim(-1, 1) for name, x in end.items()}
 
-    def _empty(
+    def begin(self, state: Mapping[str, Tensor] | None, drive: Tensor) -> Mapping[str, Tensor]:
+        """The registers ``[B, ..., C]`` to start from, beside a drive of one step."""
+        if state is None:
+            return self.define().neuron.cleared(torch.zeros_like(drive, dtype=torch.int64))
+        return {name: x.to(drive.device).long().movedim(1, -1) for name, x in state.items()}
+
+    def empty(
         self, sources: Mapping[str, Tensor], membranes: torch.dtype | None
     ) -> tuple[Tensor, Tensor | None]:
+        """Room for spikes ``[B, T, ..., C]`` and, where they are wanted, membranes."""
         some = next(iter(sources.values()))
         spikes = some.new_empty(*some.shape[:2], *self.shape)
         return spikes, None if membranes is None else torch.empty_like(spikes, dtype=membranes)
@@ -163,20 +167,84 @@ class _Layer:
         return split
 
 
+def _run_loop(
+    layers: Sequence[_Layer],
+    sources: Mapping[str, Tensor],
+    past: Mapping[str, Tensor],
+    state: SegmentState | None,
+    tallies: Mapping[str, Tally],
+    membranes: torch.dtype | None,
+) -> Iterator[tuple[Tensor, Tensor | None, Mapping[str, Tensor]]]:
+    """Run the populations of a loop together, step by step; the sums from outside go ahead.
+
+    Args:
+        layers: in the order in which they run within a step.
+        sources: the spikes of all sources outside of the loop.
+        past: those of the populations in the steps before, ``[B, delay, ..., C]``.
+        state: to start from; None is cleared state.
+        tallies: to count in.
+        membranes: the type to keep membranes in; None keeps none.
+
+    Yields:
+        Of each layer the spikes ``[B, T, ..., C]``, the membranes and the state afterwards.
+    """
+    samples, steps = next(iter(sources.values())).shape[:2]
+    spikes: dict[str, Tensor] = {}
+    kept: dict[str, Tensor | None] = {}
+    ends: dict[str, list[Mapping[str, Tensor]]] = {layer.name: [] for layer in layers}
+    for layer in layers:
+        now, kept[layer.name] = layer.empty(sources, membranes)
+        spikes[layer.name] = torch.cat([past[layer.name], now], 1)
+    start = {layer.name: past[layer.name].shape[1] for layer in layers}
+    largest = max(layers, key=lambda layer: prod(layer.shape))
+    for chunk in largest.chunks(samples, steps):
+        drives = {layer.name: layer.drive(sources, chunk, steps) for layer in layers}
+        neurons = {layer.name: layer.define() for layer in layers}
+        registers = {}
+        for layer in layers:
+            before = (
+                None
+                if state is None
+                else {name: x[chunk] for name, x in state.registers[layer.name].items()}
+            )
+            registers[layer.name] = layer.begin(before, drives[layer.name][:, 0])
+        for step in range(steps):
+            for layer in layers:
+                name = layer.name
+                drive = drives[name][:, step]
+                for sums in layer.looped:
+                    at = start[sums.source] + step - sums.delay
+                    arriving = spikes[sums.source][chunk, at].contiguous()
+                    drive = drive + sums(arriving).reshape(drive.shape)
+                done = neurons[name].step(registers[name], drive, tallies[name], step)
+                registers[name] = done.state
+                spikes[name][chunk, start[name] + step] = done.spikes
+                if (membrane := kept[name]) is not None:
+                    membrane[chunk, step] = done.state["v"]
+        for layer in layers:
+            ends[layer.name].append(registers[layer.name])
+    for layer in layers:
+        end = {
+            name: torch.cat([part[name] for part in ends[layer.name]]).movedim(-1, 1)
+            for name in ends[layer.name][0]
+        }
+        yield spikes[layer.name][:, start[layer.name] :], kept[layer.name], end
+
+
 @dataclass(frozen=True, slots=True)
 class FastProgram:
     """A segment that the fast backend can run.
 
     Args:
         segment: the segment.
-        layers: its populations in the order in which they run.
+        parts: its populations in the order in which they run, those of a loop together.
         membrane_dtype: what membranes are kept in.
         device: where it runs.
         delays: the longest of each source that has any, in steps.
     """
 
     segment: ChipSegment
-    layers: tuple[_Layer, ...]
+    parts: tuple[tuple[_Layer, ...], ...]
     membrane_dtype: torch.dtype
     device: torch.device
     delays: Mapping[str, int]
@@ -210,18 +278,16 @@ class FastProgram:
         spikes, tallies, kept, registers = {}, {}, {}, {}
         kind = self.membrane_dtype if membranes else None
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            for layer in self.layers:
-                tally = tallies[layer.name] = Tally((self.segment.steps, *layer.shape))
-                if state is None and not keep_state:
-                    fired, states = layer.run(sources, tally, kind)
-                else:
-                    before = None if state is None else state.registers[layer.name]
-                    fired, states, after = layer.run_from(before, sources, tally, kind)
+            for part in self.parts:
+                for layer in part:
+                    tallies[layer.name] = Tally((self.segment.steps, *layer.shape))
+                done = self._run(part, sources, state, tallies, kind, keep_state)
+                for layer, (fired, states, after) in zip(part, done, strict=True):
                     registers[layer.name] = after
-                self._add(sources, past, layer.name, fired, state)
-                spikes[layer.name] = logical(fired)
-                if states is not None:
-                    kept[layer.name] = logical(states)
+                    self._add(sources, past, layer.name, fired, state)
+                    spikes[layer.name] = logical(fired)
+                    if states is not None:
+                        kept[layer.name] = logical(states)
         names = [population.name for population in self.segment.populations]
         return SegmentRun(
             {name: spikes[name] for name in names},
@@ -229,9 +295,39 @@ class FastProgram:
             {name: tallies[name].overflow for name in names},
             {name: kept[name] for name in names if membranes},
             {name: _counts(tallies[name].fired) for name in names},
-            {layer.name: layer.arithmetic for layer in self.layers},
+            {layer.name: layer.arithmetic for part in self.parts for layer in part},
             SegmentState(registers, past) if keep_state else None,
         )
+
+    def _run(
+        self,
+        part: tuple[_Layer, ...],
+        sources: Mapping[str, Tensor],
+        state: SegmentState | None,
+        tallies: Mapping[str, Tally],
+        membranes: torch.dtype | None,
+        keep_state: bool,
+    ) -> Sequence[tuple[Tensor, Tensor | None, Mapping[str, Tensor]]]:
+        """Spikes, membranes and, where it is wanted, the state afterwards, of each layer."""
+        (layer, *others) = part
+        tally = tallies[layer.name]
+        if others or layer.looped:
+            some = next(iter(sources.values()))
+            past = {x.name: self._before(x.name, some, x.shape, state) for x in part}
+            return tuple(_run_loop(part, sources, past, state, tallies, membranes))
+        if state is None and not keep_state:
+            return [(*layer.run(sources, tally, membranes), {})]
+        before = None if state is None else state.registers[layer.name]
+        return [layer.run_from(before, sources, tally, membranes)]
+
+    def _before(
+        self, name: str, some: Tensor, shape: tuple[int, ...], state: SegmentState | None
+    ) -> Tensor:
+        """A source's spikes ``[B, delay, ..., C]`` before the first step, of its longest delay."""
+        longest = self.delays.get(name, 0)
+        if state is None or not longest:
+            return some.new_zeros(len(some), longest, *shape)
+        return stored(state.past[name].to(self.device))
 
     def _add(
         self,
@@ -246,10 +342,7 @@ class FastProgram:
         longest = self.delays.get(name, 0)
         if not longest:
             return
-        if state is None:
-            before = spikes.new_zeros(len(spikes), longest, *spikes.shape[2:])
-        else:
-            before = stored(state.past[name].to(self.device))
+        before = self._before(name, spikes, spikes.shape[2:], state)
         whole, steps = torch.cat([before, spikes], dim=1), spikes.shape[1]
         for _, synapse in self.segment.synapses():
             if synapse.source == name and synapse.delay:
@@ -269,11 +362,20 @@ def _counts(counted: Tensor) -> Counts:
 
 
 def _layer(
-    segment: ChipSegment, population: Population, registers: Registers, device: torch.device
+    segment: ChipSegment,
+    part: Sequence[Population],
+    population: Population,
+    registers: Registers,
+    device: torch.device,
 ) -> _Layer:
     sums, unit = compile_sums(segment, population, device)
-    narrow = all(part.planned != "float64" for part in sums)
+    narrow = all(some.planned != "float64" for some in sums)
     neurons = compile_neurons(population, registers, segment.steps, unit, narrow, device)
     channels, *sides = population.shape
     defined = partial(define, population, registers, unit, device)
-    return _Layer(population.name, (*sides, channels), sums, neurons, defined)
+    together = {other.name for other in part}
+    looped = tuple(some for some in sums if some.source in together)
+    if len(part) > 1 or looped:
+        neurons = defined()
+    outer = tuple(some for some in sums if some.source not in together)
+    return _Layer(population.name, (*sides, channels), outer, looped, neurons, defined)

@@ -20,7 +20,7 @@ from has8.errors import BackendError
 from hwsim import kernels
 from hwsim.activity import Overflow
 from mapping.chip.arithmetic import Ints, shift_left
-from mapping.chip.neurons import Lif, Neuron, constants, with_constants
+from mapping.chip.neurons import Lif, Neuron, Step, constants, with_constants
 from mapping.chip.segment import Population
 from mapping.targets.schema import Registers
 
@@ -127,16 +127,21 @@ class Defined:
     ) -> Mapping[str, Tensor]:
         """Run some samples from a given state, and return the state after the last step."""
         for t in range(drive.shape[1]):
-            step = self.neuron.step(state, drive[:, t].long() << self.shift, self.registers)
+            step = self.step(state, drive[:, t], tally, t)
             state = step.state
             spikes[:, t] = step.spikes
-            tally.updated[t] += step.updated.sum(0).to(tally.updated)
-            tally.fired[t] += step.spikes.sum(0).to(tally.fired)
-            tally.overflows[0] += step.wraps
-            tally.overflows[1] += step.clips
             if membranes is not None:
                 membranes[:, t] = state["v"]
         return state
+
+    def step(self, state: Mapping[str, Tensor], drive: Tensor, tally: Tally, t: int) -> Step:
+        """Run some samples one step, counted as step ``t``, by a drive of ``[B, ..., C]``."""
+        step = self.neuron.step(state, drive.long() << self.shift, self.registers)
+        tally.updated[t] += step.updated.sum(0).to(tally.updated)
+        tally.fired[t] += step.spikes.sum(0).to(tally.fired)
+        tally.overflows[0] += step.wraps
+        tally.overflows[1] += step.clips
+        return step
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,14 @@
 """What Lava runs bit for bit as a target does, and what is refused because it would not.
 
-Lava cannot clear a loop between samples, nor what a delay holds back: it would carry spikes from
-one into the next. And its LIF wraps only once, so a current must not reach three times its range.
+A connection takes a step in Lava, so a loop needs as many steps of delay as it has connections.
+And its LIF wraps only once, so a current must not reach three times its range.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from has8.errors import BackendError
+from has8.errors import BackendError, BadInput
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population
 
@@ -46,17 +46,10 @@ def _unfaithful(segment: ChipSegment, registers: Registers) -> str | None:
         found = getattr(registers, key)
         if found != value:
             return f"Lava's LIF has {key} = {value} and the target {found}; use another backend"
-    if loop := segment.loop():
-        return (
-            f"synapse {loop.name!r} closes a loop, which Lava cannot clear between samples; use "
-            f"the reference"
-        )
-    for _, synapse in segment.synapses():
-        if synapse.delay:
-            return (
-                f"synapse {synapse.name!r} has a delay, whose spikes Lava cannot clear between "
-                f"samples; use another backend"
-            )
+    try:
+        segment.depths()
+    except BadInput as error:
+        return f"Lava cannot run it in time: {error}"
     for population in segment.populations:
         if reason := _unfaithful_neurons(population, registers):
             return reason

@@ -6,7 +6,8 @@ for (C, H, W).
 
 Each connection in Lava takes one step, so a population sees a sample later by its depth; its state
 is cleared just then, and samples stream back to back. Where paths of different lengths meet, the
-shorter is delayed. ``limits.py`` refuses what Lava would not run bit for bit.
+shorter is delayed; spikes that a delay would carry into the next sample are dropped. ``limits.py``
+refuses what Lava would not run bit for bit.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from mapping.chip.arithmetic import Ints
 from mapping.chip.neurons import Lif
-from mapping.chip.segment import ChipSegment, Population, Synapse
+from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.serial import unpack
 from mapping.chip.wiring import Wiring, taps
 
@@ -58,22 +59,26 @@ class _Network:
 
     def __init__(self, segment: ChipSegment, inputs: Mapping[str, Spikes]) -> None:
         self.inputs, self.period = inputs, segment.steps
-        self.shape: dict[str, Shape] = {}
-        self.depth: dict[str, int] = {}
-        for port in segment.inputs:
-            self.shape[port.name], self.depth[port.name] = tuple(port.shape), 0
-        ordered = segment.in_order()
-        for population in ordered:
-            depths = [self.depth[synapse.source] for synapse in population.synapses]
-            self.depth[population.name] = 1 + max(depths, default=0)
-            self.shape[population.name] = tuple(population.shape)
+        from lava.proc.io.source import PySendModelFixed
+
+        sources: list[Port | Population] = [*segment.inputs, *segment.populations]
+        self.shape: dict[str, Shape] = {item.name: tuple(item.shape) for item in sources}
+        self.depth = segment.depths()
         samples = next(iter(inputs.values())).shape[1]
         self.steps = samples * self.period + max(self.depth.values())
         self.models: dict[Any, Any] = {}
-        self.taps: dict[tuple[str, int], Any] = {}
+        self.taps: dict[tuple[str, int, int], Any] = {}  # source, steps held, delay
         self.sinks: dict[str, Any] = {}
-        for population in ordered:
-            self._add(population)
+        for port in segment.inputs:
+            data = np.zeros((self.steps, *self.shape[port.name]), dtype=np.int32)
+            stream = inputs[port.name].swapaxes(0, 1).reshape(-1, *self.shape[port.name])
+            data[: len(stream)] = stream
+            self.taps[port.name, 0, 0] = self._process(PySendModelFixed, data=data.T.copy()).s_out
+        neurons = [self._add(population) for population in segment.populations]
+        for population, process in zip(segment.populations, neurons, strict=True):
+            for synapse in population.synapses:
+                if synapse.delay < self.period:
+                    self._connect(synapse, self._arriving(population, synapse), process.a_in)
 
     def run(self) -> dict[str, Spikes]:
         """Every population's spikes in every step, ``bool[steps, *shape]``."""
@@ -106,8 +111,8 @@ class _Network:
         self.models[process] = model
         return process
 
-    def _add(self, population: Population) -> None:
-        """Enter a population, its synapses and its sink."""
+    def _add(self, population: Population) -> Any:
+        """Enter a population and its sink; returns its process."""
         from lava.magma.core.process.process import LogConfig
         from lava.proc.io.extractor import PyLoihiExtractorModel
 
@@ -130,10 +135,7 @@ class _Network:
             # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
             reset_offset=(1 + self.depth[name]) % self.period,
         )
-        for synapse in population.synapses:
-            delay = self.depth[name] - self.depth[synapse.source] - 1
-            self._connect(synapse, self._tap(synapse.source, delay), neurons.a_in)
-        self.taps[name, 0] = neurons.s_out
+        self.taps[name, 0, 0] = neurons.s_out
         self.sinks[name] = self._process(
             PyLoihiExtractorModel,
             shape=shape[::-1],
@@ -141,27 +143,27 @@ class _Network:
             log_config=LogConfig(level=logging.INFO),  # or Lava hides why a process died
         )
         neurons.s_out.connect(self.sinks[name].in_port)
+        return neurons
 
-    def _tap(self, name: str, delay: int) -> Any:
-        """The port that sends the spikes of ``name``, ``delay`` steps late."""
-        from lava.proc.conv.models import PyConvModelFixed
-        from lava.proc.io.source import PySendModelFixed
-
-        if (name, delay) not in self.taps:
-            shape = self.shape[name]
-            if name in self.inputs:
-                data = np.zeros((self.steps, *shape), dtype=np.int32)
-                stream = self.inputs[name].swapaxes(0, 1).reshape(-1, *shape)
-                data[delay : delay + len(stream)] = stream
-                port = self._process(PySendModelFixed, data=data.T.copy()).s_out
-            else:  # a convolution with a single 1 does nothing but take a step
-                line = (int(np.prod(shape)), 1, 1)
-                one = np.ones((1, 1, 1, 1), dtype=np.int32)
-                relay = self._process(PyConvModelFixed, weight=one, input_shape=line)
-                self._tap(name, delay - 1).reshape(line).connect(relay.s_in)
-                port = relay.a_out.reshape(shape[::-1])
-            self.taps[name, delay] = port
-        return self.taps[name, delay]
+    def _arriving(self, population: Population, synapse: Synapse) -> Any:
+        """The port that sends what a synapse of a population takes in."""
+        name, delay = synapse.source, synapse.delay
+        held = self.depth[population.name] + delay - self.depth[name] - 1
+        if not held and not delay:
+            return self.taps[name, 0, 0]
+        if (name, held, delay) not in self.taps:
+            line = self._process(
+                _lines(),
+                shape=self.shape[name][::-1],
+                held=held,
+                # Lava counts steps from 1; what arrives ``delay`` steps late ends with the sample.
+                first=1 + self.depth[name] + held,
+                period=self.period,
+                passed=self.period - delay,
+            )
+            self.taps[name, 0, 0].connect(line.s_in)
+            self.taps[name, held, delay] = line.s_out
+        return self.taps[name, held, delay]
 
     def _connect(self, synapse: Synapse, source: Any, target: Any) -> None:
         """Connect two ports through a synapse."""
@@ -251,6 +253,45 @@ def _neurons(one_threshold: bool, reset: str, refractory: int) -> Any:
         def reset_voltage(self, spike_vector: Any) -> None:
             if reset == "zero" and not refractory:
                 super().reset_voltage(spike_vector)
+
+    return Model
+
+
+@functools.cache
+def _lines() -> Any:
+    """A model that holds spikes back some steps, then passes on those of a sample's first steps."""
+    from lava.magma.core.decorator import implements, requires, tag
+    from lava.magma.core.model.py.model import PyLoihiProcessModel
+    from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+    from lava.magma.core.model.py.type import LavaPyType
+    from lava.magma.core.process.ports.ports import InPort, OutPort
+    from lava.magma.core.process.process import AbstractProcess
+    from lava.magma.core.process.variable import Var
+    from lava.magma.core.resources import CPU
+    from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+    class Line(AbstractProcess):  # type: ignore[misc]
+        def __init__(self, *, shape: Shape, held: int, **numbers: int) -> None:
+            super().__init__()
+            self.s_in, self.s_out = InPort(shape=shape), OutPort(shape=shape)
+            self.ring = Var(shape=(held + 1, *shape), init=0)
+            for name, number in numbers.items():
+                setattr(self, name, Var(shape=(1,), init=number))
+
+    @implements(proc=Line, protocol=LoihiProtocol)
+    @requires(CPU)
+    @tag("fixed_pt")
+    class Model(PyLoihiProcessModel):  # type: ignore[misc]
+        s_in = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+        s_out = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+        ring = LavaPyType(np.ndarray, np.int32)
+        first, period, passed = (LavaPyType(int, int) for _ in range(3))
+
+        def run_spk(self) -> None:
+            now, size = self.time_step, len(self.ring)
+            self.ring[now % size] = self.s_in.recv()
+            opened = (now - self.first) % self.period < self.passed
+            self.s_out.send(self.ring[(now + 1) % size] * opened)
 
     return Model
 
