@@ -20,6 +20,7 @@ from mapping.chip.segment import ChipSegment, Synapse
 from mapping.chip.wiring import Wiring, fan_out, taps
 from mapping.graph.ir import Graph, Kind, Node
 from mapping.graph.ops import OPS, synapse_of, wiring_of
+from mapping.graph.ops.torch_calls import macs
 from mapping.mapped import Mapped
 from mapping.partition.segments import Segment, Side
 
@@ -28,19 +29,20 @@ Direction = Literal["in", "out"]
 
 @dataclass(frozen=True, slots=True)
 class LayerCounts:
-    """Operations of one convolution or linear layer, on host or chip.
+    """Operations of one convolution or linear layer, on host or chip, or of torch's calls.
 
     Args:
         name: the graph node.
         segment: the segment that holds it.
         side: "host" or "chip".
-        kind: "conv2d" or "linear".
+        kind: "conv2d" or "linear"; "torch" for calls that no file in mapping/graph/ops describes.
         spiking: whether spikes feed it; then its operations are accumulates, else MACs.
         steps: time steps of one sample, 1 where there is no time axis.
         dense: multiply-accumulates of one sample over all steps if nothing is skipped, without
             those that meet only padding: NeuroBench's ``Dense``.
         dense_padded: the same with padding, as most other counters have it.
-        effective: non-zero inputs times non-zero weights, over all samples.
+        effective: non-zero inputs times non-zero weights, over all samples; of torch's calls, whose
+            zeros are not counted, all.
         synops: synapses that the spikes reached, zero weights included, over all samples; 0
             where values feed the layer.
     """
@@ -105,6 +107,8 @@ class BoundaryCounts:
 def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
     """The operations of all synapse layers, in the order of execution.
 
+    Of torch's calls those are listed that convolve or multiply matrices; padding counts there.
+
     Args:
         mapped: the mapping that ran.
         activity: of the run.
@@ -119,12 +123,11 @@ def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
             for population in chip.populations:
                 found += [_chip_layer(mapped, chip, s, activity) for s in population.synapses]
         else:
-            nodes = (mapped.graph[name] for name in segment.nodes)
-            found += [
-                _host_layer(mapped.graph, segment, node, activity)
-                for node in nodes
-                if OPS[node.op].role == "synapse"
-            ]
+            for node in (mapped.graph[name] for name in segment.nodes):
+                if OPS[node.op].role == "synapse":
+                    found.append(_host_layer(mapped.graph, segment, node, activity))
+                elif node.op == "torch":
+                    found += _host_calls(mapped.graph, segment, node, activity.samples)
     return tuple(found)
 
 
@@ -202,6 +205,16 @@ def _host_layer(graph: Graph, segment: Segment, node: Node, activity: Activity) 
     steps, spiking = source.type.steps or 1, source.type.kind is Kind.SPIKE
     counts = _operations(wires, weight, activity.events[source.name], steps, spiking=spiking)
     return LayerCounts(node.name, segment.name, "host", node.op, spiking, steps, *counts)
+
+
+def _host_calls(graph: Graph, segment: Segment, node: Node, samples: int) -> list[LayerCounts]:
+    """What torch's calls multiply, if anything; as values, even where spikes come in."""
+    sources = [graph[name].type for name in node.inputs]
+    dense = macs(node, sources)
+    steps = max(source.steps or 1 for source in sources)
+    counts = (dense, dense, dense * samples, 0)
+    layer = LayerCounts(node.name, segment.name, "host", node.op, False, steps, *counts)
+    return [layer] if dense else []
 
 
 def _operations(

@@ -29,10 +29,12 @@ def verify_graph(graph: Graph) -> None:
 
 def _verify_node(graph: Graph, node: Node) -> None:
     op, sources = OPS[node.op], tuple(graph[source].type for source in node.inputs)
-    if len(sources) != op.inputs:
+    if len(sources) != op.inputs and (op.inputs is not None or not sources):
         raise ValueError(f"it takes {op.inputs} inputs, not {len(sources)}")
     msgspec.convert(dict(node.attrs), op.attrs)
     axes = {**op.tensors, **op.optional}
+    if op.any_tensors:
+        axes = {name: tensor.dim() for name, tensor in node.tensors.items()}
     if not op.tensors.keys() <= node.tensors.keys() <= axes.keys():
         raise ValueError(f"it needs the tensors {sorted(op.tensors)}, not {sorted(node.tensors)}")
     for name, tensor in node.tensors.items():

@@ -64,10 +64,11 @@ class Op:
         role: what it can be on a chip; "host" if nothing.
         synapse: how it becomes synapses, where ``role`` is "synapse".
         sees_time: whether ``run`` wants the time axis; otherwise time is merged into the batch.
-        inputs: how many nodes feed it.
+        inputs: how many nodes feed it; None for any number from 1.
         attrs: types and ranges of its attributes; a struct, or a union of tagged ones.
         tensors: the tensors that it needs, by name, and how many axes each has.
         optional: the tensors that it may have besides.
+        any_tensors: whether its tensors have names and axes of the node's own instead.
     """
 
     name: str
@@ -78,10 +79,11 @@ class Op:
     role: Role = "host"
     sees_time: bool = False
     synapse: SynapseKind | None = None
-    inputs: int = 1
+    inputs: int | None = 1
     attrs: Any = Attrs
     tensors: Mapping[str, int] = field(default_factory=dict)
     optional: Mapping[str, int] = field(default_factory=dict)
+    any_tensors: bool = False
 
 
 def run_node(op: Op, node: Node, inputs: tuple[Tensor, ...], steps: int | None) -> Tensor:

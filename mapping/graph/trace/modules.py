@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import snntorch as snn
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from has8.blocks import OverTime
 from has8.errors import TraceError
-from has8.values import described
 from mapping.graph.ir import Graph, Kind, Node, Signal, sorted_graph
-from mapping.graph.ops import OPS, op_of
+from mapping.graph.ops import OPS, Op, op_of, run_node
+from mapping.graph.trace.opaque import NoNode, record
 
 FUNCTIONS: dict[Any, str] = {
     operator.add: "add",
@@ -77,12 +79,11 @@ class _Memory:
                     f"tensor (x = x + y for x += y, inplace=False)"
                 )
 
-    def made(self, item: fx.Node, shares: bool, writes: bool) -> None:
-        """``item`` lies in the memory of its first input, or wrote over it, or neither."""
+    def made(self, item: fx.Node, shares: fx.Node | None, writes: fx.Node | None) -> None:
+        """``item`` lies in the memory of an earlier one, or wrote over one, or neither."""
         self.place[item] = len(self.place)
-        first = item.all_input_nodes[0] if shares or writes else item
-        self.owner[item] = self.owner.get(first, item)
-        if writes:
+        self.owner[item] = self.owner.get(writes or shares or item, item)
+        if writes is not None:
             self.written[self.owner[item]] = item
 
 
@@ -91,16 +92,29 @@ def _words(item: fx.Node) -> str:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at modules that a file of mapping.graph.ops lowers; runs OverTime's layers."""
+    """Stops at modules that a file of mapping.graph.ops lowers; runs OverTime's layers.
 
-    def __init__(self) -> None:
+    Args:
+        whole: paths of modules that are followed as one, since their forward cannot be.
+    """
+
+    def __init__(self, whole: Collection[str] = ()) -> None:
         super().__init__()
         self.scopes: dict[str, str] = {}
+        self.merged: set[str] = set()
+        self.failed: str | None = None
+        self._whole = whole
         self._stack: list[str] = []
+        self._over_time = 0
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return op_of(m) is not None or (
-            m.__module__.startswith(("torch.nn", "snntorch")) and not isinstance(m, nn.Sequential)
+        return (
+            op_of(m) is not None
+            or module_qualified_name in self._whole
+            or (
+                m.__module__.startswith(("torch.nn", "snntorch"))
+                and not isinstance(m, nn.Sequential)
+            )
         )
 
     def call_module(
@@ -113,9 +127,14 @@ class _Tracer(fx.Tracer):
                     raise ValueError(f"OverTime holds a {type(layer).__name__}, which needs time")
             forward = partial(nn.Sequential.forward, m)
         self._stack.append(self.path_of_module(m))
+        self._over_time += isinstance(m, OverTime)
         try:
             return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or self._stack[-1]
+            raise
         finally:
+            self._over_time -= isinstance(m, OverTime)
             self._stack.pop()
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -124,6 +143,8 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         self.scopes[node.name] = self._stack[-1] if self._stack else ""
+        if self._over_time:
+            self.merged.add(node.name)
         return node
 
 
@@ -131,13 +152,13 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     """The graph of a model in evaluation mode.
 
     Args:
-        model: calibrated; its forward takes one tensor ``[B, *input_shape]`` and uses modules
-            that :mod:`mapping.graph.ops` lists, additions, ReLU and flatten.
+        model: calibrated; its forward takes one tensor ``[B, *input_shape]``. What no file of
+            :mod:`mapping.graph.ops` describes becomes a node of torch's calls.
         input_shape: of one sample, ``(C, H, W)``.
 
     Raises:
-        TraceError: if the model branches on values, uses a layer that mapping.graph.ops does not
-            list, or its shapes do not fit; the message names the layer.
+        TraceError: if the model branches on values, a layer gives nothing that a graph can hold,
+            or its shapes do not fit; the message names the layer.
     """
     for path, module in model.named_modules():
         if isinstance(module, snn.SpikingNeuron) and op_of(module) is None:
@@ -145,16 +166,34 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
                 f"layer {path!r} is snnTorch's {type(module).__name__}, which keeps its state from "
                 f"call to call: use has8.neurons.Leaky, which takes all steps at once, [T, B, ...]"
             )
-    tracer = _Tracer()
-    try:
-        traced = tracer.trace(model.eval())
-    except Exception as error:
-        raise TraceError(
-            f"the forward of {type(model).__name__} cannot be followed: {_reason(error)}"
-        ) from error
+    traced, tracer = _symbols(model.eval())
     if not any(item.op == "placeholder" for item in traced.nodes):
         raise TraceError(f"the forward of {type(model).__name__} must take one tensor of images")
-    return _lower(model, traced, tracer.scopes, Signal(tuple(input_shape)))
+    return _Lowering(model, tracer).lower(traced, Signal(tuple(input_shape)))
+
+
+def _symbols(model: nn.Module) -> tuple[fx.Graph, _Tracer]:
+    """The model's calls; a layer of values that symbols cannot follow is one call."""
+    whole: set[str] = set()
+    while True:
+        tracer = _Tracer(whole)
+        try:
+            return tracer.trace(model), tracer
+        except Exception as error:
+            path = tracer.failed
+            if not path or path in whole or _is_spiking(model.get_submodule(path)):
+                raise TraceError(
+                    f"the forward of {type(model).__name__} cannot be followed: {_reason(error)}"
+                ) from error
+            whole.add(path)
+
+
+def _is_spiking(module: nn.Module) -> bool:
+    """Whether it holds layers that must be nodes of their own."""
+    if isinstance(module, OverTime):
+        return True
+    ops = (op_of(part) for part in module.modules())
+    return any(op is not None and op.role not in ("host", "synapse") for op in ops)
 
 
 def _reason(error: Exception) -> str:
@@ -167,89 +206,208 @@ def _reason(error: Exception) -> str:
     return said.splitlines()[0] if said else type(error).__name__
 
 
-def _lower(model: nn.Module, traced: fx.Graph, scopes: dict[str, str], given: Signal) -> Graph:
-    nodes: dict[str, Node] = {}
-    names: dict[fx.Node, str] = {}
-    memory = _Memory()
-    for item in traced.nodes:
-        if item.op == "output":
-            result = item.args[0]
-            if not isinstance(result, fx.Node):
-                raise TraceError("the model must return one tensor of logits, not several values")
-            memory.read(item, "the model's output")
-            return sorted_graph(nodes.values(), names[result])
-        if item.op == "placeholder":
-            if any(node.op == "input" for node in nodes.values()):
-                raise TraceError("the model must take one tensor, but its forward takes several")
-            node = Node(item.name, "input", (), given)
-            memory.made(item, shares=False, writes=False)
+class _Lowering:
+    """Turns the calls of one model into nodes."""
+
+    def __init__(self, model: nn.Module, tracer: _Tracer) -> None:
+        self.model, self.tracer = model, tracer
+        self.nodes: dict[str, Node] = {}
+        self.names: dict[fx.Node, str] = {}
+        self.memory = _Memory()
+        self.examples: Examples | None = None
+        self.deferred: dict[fx.Node, str] = {}
+        """Calls that are no nodes, with the reason: those that use them are followed with them."""
+
+    def lower(self, traced: fx.Graph, given: Signal) -> Graph:
+        """The graph, from an input of the given type."""
+        for item in traced.nodes:
+            if item.op == "output":
+                result = item.args[0]
+                if not isinstance(result, fx.Node):
+                    raise TraceError(
+                        "the model must return one tensor of logits, not several values"
+                    )
+                self.memory.read(item, "the model's output")
+                if result in self.deferred:
+                    raise TraceError(
+                        f"the model's output ({_words(result)}) cannot be a node: "
+                        f"{self.deferred[result]}"
+                    )
+                return sorted_graph(self.nodes.values(), self.names[result])
+            if item.op == "placeholder":
+                if self.nodes:
+                    raise TraceError(
+                        "the model must take one tensor, but its forward takes several"
+                    )
+                self._add(item, Node(item.name, "input", (), given))
+                self.memory.made(item, None, None)
+            elif item.op == "get_attr":
+                self.deferred[item] = "it is a tensor of the model's own"
+                self.memory.made(item, None, None)
+            else:
+                self._call(item)
+        raise TraceError("the model returns nothing")
+
+    def _add(self, item: fx.Node, node: Node) -> None:
+        self.nodes[node.name] = node
+        self.names[item] = node.name
+
+    def _call(self, item: fx.Node) -> None:
+        if item.op == "call_module":
+            module = self.model.get_submodule(str(item.target))
+            name, op, what = str(item.target), op_of(module), type(module).__name__
         else:
-            node = _lower_call(model, item, names, nodes, scopes[item.name])
-            memory.read(item, node.name)
-            memory.made(item, _shares(node), node.op != "identity" and _writes(model, item))
-        nodes[node.name] = node
-        names[item] = node.name
-    raise TraceError("the model returns nothing")
+            kind = FUNCTIONS.get(item.target)
+            op = OPS.get(kind) if kind else None
+            what = str(getattr(item.target, "__name__", item.target))
+            scope = self.tracer.scopes[item.name]
+            name, module = f"{scope}.{kind or what}".lstrip("."), None
+        self.memory.read(item, name)
+        name = _unique(name, self.nodes)
+        fault: ValueError | None = None
+        if op is not None and self._is_plain(item, op, module):
+            try:
+                node = self._known(item, op, module, name)
+            except ValueError as error:
+                if op.role not in ("host", "synapse"):
+                    raise _unmapped(name, what, error) from error
+                fault = error
+            else:
+                self._add(item, node)
+                first = item.all_input_nodes[0]
+                writes = node.op != "identity" and _writes(self.model, item)
+                self.memory.made(item, first if _shares(node) else None, first if writes else None)
+                return
+        elif op is not None and op.role not in ("host", "synapse"):
+            reasons = [self.deferred[i] for i in item.all_input_nodes if i in self.deferred]
+            raise _unmapped(name, what, ValueError(reasons[0] if reasons else "it takes one value"))
+        self._opaque(item, name, what, fault)
 
+    def _is_plain(self, item: fx.Node, op: Op, module: nn.Module | None) -> bool:
+        """Whether a call is one of its kind on values of the graph, without other arguments."""
+        if not all(source in self.names for source in item.all_input_nodes):
+            return False
+        if op.name == "add":
+            return (
+                len(item.args) == 2
+                and not item.kwargs
+                and all(isinstance(argument, fx.Node) for argument in item.args)
+            )
+        if op.name == "flatten" and module is None:
+            return _flatten_axes(item) in ((1,), (1, -1))
+        return len(item.all_input_nodes) == 1
 
-def _lower_call(
-    model: nn.Module,
-    item: fx.Node,
-    names: dict[fx.Node, str],
-    nodes: dict[str, Node],
-    scope: str,
-) -> Node:
-    inputs = tuple(names[arg] for arg in item.all_input_nodes)
-    if item.op == "call_module":
-        module = model.get_submodule(str(item.target))
-        name, op, what = str(item.target), op_of(module), type(module).__name__
-    else:
-        kind = FUNCTIONS.get(item.target)
-        op = OPS.get(kind) if kind else None
-        what = str(getattr(item.target, "__name__", item.target))
-        name, module = f"{scope}.{kind or what}".lstrip("."), None
-    if item.op == "get_attr":
-        raise TraceError(
-            f"the forward of {type(model).__name__} computes with {_constant(model, what)}: use "
-            f"layers, whose weights they hold"
-        )
-    if op is None:
-        known = sorted({kind.__name__ for op in OPS.values() for kind in op.modules})
-        raise TraceError(
-            f"{'layer' if module is not None else 'call'} {name!r} ({what}) is of a kind that "
-            f"mapping does not know: build the model of {', '.join(known)}, additions and "
-            f"flatten, or describe this kind in a file in mapping/graph/ops"
-        )
-    if op.name == "add":
-        inputs = _operands(item, names, name)
-    if op.name == "flatten" and module is None and _flatten_axes(item) not in ((1,), (1, -1)):
-        raise TraceError(f"flatten {name!r} must flatten everything behind the batch axis")
-    name = _unique(name, nodes)
-    try:
+    def _known(self, item: fx.Node, op: Op, module: nn.Module | None, name: str) -> Node:
+        inputs = tuple(self.names[source] for source in item.all_input_nodes)
+        if op.name == "add":  # both operands may be the same node
+            inputs = tuple(self.names[x] for x in item.args if isinstance(x, fx.Node))
         attrs, tensors = op.lower(module) if module is not None else ({}, {})
         if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
             raise ValueError("its weights are not all finite numbers; train the model again")
-        type_ = op.infer(attrs, tensors, tuple(nodes[source].type for source in inputs))
-    except ValueError as error:
-        raise TraceError(f"layer {name!r} ({what}) cannot be mapped: {error}") from error
-    return Node(name, op.name, inputs, type_, attrs, tensors)
+        type_ = op.infer(attrs, tensors, tuple(self.nodes[source].type for source in inputs))
+        return Node(name, op.name, inputs, type_, attrs, tensors)
+
+    def _opaque(self, item: fx.Node, name: str, what: str, fault: ValueError | None) -> None:
+        """A call that no file describes: a node of torch's calls, or part of its users' nodes."""
+        chain = self._chain(item)
+        sources = list(
+            dict.fromkeys(s for part in chain for s in part.all_input_nodes if s in self.names)
+        )
+        inputs = tuple(self.names[source] for source in sources)
+        if not inputs:
+            self._defer(item, "it depends on no image")
+            return
+        types = tuple(self.nodes[source].type for source in inputs)
+        merged = item.name in self.tracer.merged
+        if self.examples is None:
+            self.examples = Examples(self.nodes)
+        examples = self.examples.of(inputs, merged)
+
+        def call(*values: Tensor) -> Any:
+            return self._run(chain, dict(zip(sources, values, strict=True)))
+
+        try:
+            made = record(call, examples, types, merged=merged)
+        except NoNode as error:
+            if fault is not None:
+                raise _unmapped(name, what, fault) from error
+            self._defer(item, str(error))
+            return
+        except Exception as error:  # whatever a foreign forward raises
+            reason = fault or ValueError(_reason(error))
+            raise _unmapped(name, what, reason) from error
+        if made.flattens:
+            node = Node(name, "flatten", inputs, replace(types[0], shape=made.type.shape))
+        else:
+            node = Node(name, "torch", inputs, made.type, made.attrs, made.tensors)
+        self._add(item, node)
+        self.memory.made(
+            item,
+            None if made.shares is None else sources[made.shares],
+            None if made.writes is None else sources[made.writes],
+        )
+
+    def _defer(self, item: fx.Node, reason: str) -> None:
+        self.deferred[item] = reason
+        first = next(iter(item.all_input_nodes), None)
+        self.memory.made(item, first, first if _writes(self.model, item) else None)
+
+    def _chain(self, item: fx.Node) -> list[fx.Node]:
+        """A call behind those that it needs and that are no nodes, in their order."""
+        found, pending = {item}, [item]
+        while pending:
+            new = [s for s in pending.pop().all_input_nodes if s in self.deferred]
+            pending += [s for s in new if s not in found]
+            found.update(new)
+        return [i for i in self.deferred if i in found] + [item]
+
+    def _run(self, chain: Sequence[fx.Node], values: dict[fx.Node, Any]) -> Any:
+        """The result of the last of some calls."""
+        for item in chain:
+            args, kwargs = fx.map_arg((item.args, item.kwargs), values.__getitem__)
+            if item.op == "get_attr":
+                values[item] = attrgetter(str(item.target))(self.model)
+            elif item.op == "call_module":
+                values[item] = self.model.get_submodule(str(item.target))(*args, **kwargs)
+            elif item.op == "call_method":
+                values[item] = getattr(args[0], str(item.target))(*args[1:], **kwargs)
+            else:
+                values[item] = item.target(*args, **kwargs)  # type: ignore[operator]
+        return values[chain[-1]]
 
 
-def _constant(model: nn.Module, path: str) -> str:
-    """A tensor that is no value of the trace, as whoever wrote the model calls it.
+def _unmapped(name: str, what: str, error: ValueError) -> TraceError:
+    return TraceError(f"layer {name!r} ({what}) cannot be mapped: {error}")
 
-    Args:
-        model: as it was traced, which gave each tensor without a name one of torch.fx's.
-        path: where the tensor is in the model.
-    """
-    if not path.startswith("_tensor_constant"):
-        return f"a tensor of its own, {path!r}"
-    tensor = getattr(model, path)
-    memory = tensor.untyped_storage().data_ptr()
-    for name, buffer in model.named_buffers():
-        if memory and buffer.untyped_storage().data_ptr() == memory:  # a view of it
-            return f"a tensor of its own, {name!r}"
-    return f"{described(tensor)} that no layer holds"
+
+class Examples:
+    """What flows along the edges of a graph that grows, for two small batches of random images."""
+
+    def __init__(self, nodes: Mapping[str, Node]) -> None:
+        self._nodes = nodes
+        self._values: tuple[dict[str, Tensor], ...] = ({}, {})
+
+    def of(self, names: Sequence[str], merged: bool) -> list[list[Tensor]]:
+        """The values of some nodes, by batch; merged, with steps in the batch."""
+        drawn = torch.Generator().manual_seed(0)
+        for batch, values in zip((2, 3), self._values, strict=True):
+            for name, node in self._nodes.items():
+                if name in values:
+                    continue
+                if node.op == "input":
+                    values[name] = torch.rand(batch, *node.type.shape, generator=drawn)
+                    continue
+                steps = self._nodes[node.inputs[0]].type.steps
+                given = tuple(values[source] for source in node.inputs)
+                with torch.no_grad():
+                    values[name] = run_node(OPS[node.op], node, given, steps)
+        return [
+            [
+                v[name].flatten(0, 1) if merged and self._nodes[name].type.steps else v[name]
+                for name in names
+            ]
+            for v in self._values
+        ]
 
 
 def _shares(node: Node) -> bool:
@@ -263,13 +421,6 @@ def _writes(model: nn.Module, item: fx.Node) -> bool:
     if item.op == "call_module":
         return bool(getattr(model.get_submodule(str(item.target)), "inplace", False))
     return item.target in IN_PLACE or bool(item.kwargs.get("inplace", False))
-
-
-def _operands(item: fx.Node, names: dict[fx.Node, str], name: str) -> tuple[str, ...]:
-    """Both operands of an addition, which may be the same node."""
-    if len(item.args) != 2 or item.kwargs or not all(isinstance(a, fx.Node) for a in item.args):
-        raise TraceError(f"addition {name!r} must add two tensors, without alpha or constants")
-    return tuple(names[arg] for arg in item.args if isinstance(arg, fx.Node))
 
 
 def _flatten_axes(item: fx.Node) -> tuple[Any, ...]:
