@@ -292,20 +292,6 @@ class Loops(nn.Module):
         return total
 
 
-class Own(nn.Module):
-    """Tensors in a layer, and how they come to the image."""
-
-    def __init__(self, use: Callable[[nn.Module, Any], Any]) -> None:
-        super().__init__()
-        self.layer, self.use = nn.Module(), use
-        self.layer.scale = nn.Parameter(torch.ones(8))
-        self.layer.register_buffer("shift", torch.ones(8))
-        self.layer.scales = nn.ParameterList([torch.ones(8)])
-
-    def forward(self, x):
-        return self.use(self.layer, x)
-
-
 class Nothing(nn.Module):
     def forward(self):
         return torch.ones(3)
@@ -315,15 +301,7 @@ class Nothing(nn.Module):
     ("net", "words"),
     [
         (Stepping(), "'lif' is snnTorch's Leaky, .* use has8.neurons.Leaky"),
-        (nn.Sequential(nn.GELU()), r"'0' \(GELU\) is of a kind .* Conv2d, .*LeakyReLU"),
         (Loops(), "cannot be followed: it loops over a tensor"),
-        (Own(lambda own, x: x + own.scale), "a tensor of its own, 'layer.scale': use layers"),
-        (Own(lambda own, x: x + own.scale.view(1, 8)), "a tensor of its own, 'layer.scale'"),
-        (Own(lambda own, x: x + 2 * own.scales[0]), "a tensor of its own, 'layer.scales.0'"),
-        (Own(lambda own, x: x + own.shift), "a tensor of its own, 'layer.shift'"),
-        (Own(lambda own, x: x + own.shift.view(1, 8)), "a tensor of its own, 'layer.shift'"),
-        (Own(lambda own, x: x + 2 * own.shift), r"a tensor float32\[8\] that no layer holds"),
-        (Own(lambda _, x: x + torch.ones(8)), r"a tensor float32\[8\] that no layer holds"),
         (Nothing(), "must take one tensor of images"),
     ],
 )

@@ -68,7 +68,7 @@ def assumptions(
     Returns:
         Sentences, the main ones first; together they quote every figure of ``cited``.
     """
-    sentences = [*_host(host), *_convention(convention)]
+    sentences = [*_host(host), *_convention(convention), *_calls(mapped)]
     if mapped.chip_segments:
         sentences += [*_chip(mapped.target), *_link(mapped.target), *_time(mapped)]
         sentences += _neurons(mapped, populations)
@@ -87,6 +87,17 @@ def _quoting(figure: Figure, text: str, *, main: bool = False) -> Assumption:
 
 def _caveat(sheet: Sheet, text: str) -> Assumption:
     return Assumption(text.strip(), f"caveat of {sheet.name}", "D", kind="caveat")
+
+
+def _calls(mapped: Mapped) -> Iterator[Assumption]:
+    count = sum(node.op == "torch" for node in mapped.graph)
+    if count:
+        yield Assumption(
+            f"Nodes that only torch describes ({count:,}) stay on the host: their convolutions and "
+            f"products of matrices are counted as multiply-accumulates, padding and zeros "
+            f"included, and the rest of them costs no energy.",
+            main=True,
+        )
 
 
 def _chip(target: Target) -> Iterator[Assumption]:

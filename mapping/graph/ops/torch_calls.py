@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from math import inf, prod
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -189,22 +191,63 @@ def infer(
     attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
 ) -> Signal:
     """Values of the shape that torch says, for any batch size; computes without data."""
-    if [signal.steps is not None for signal in inputs] != list(attrs["timed"]):
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+    return _checked(msgspec.json.encode(dict(attrs)), shapes, inputs)[0]
+
+
+def macs(node: Node, inputs: Sequence[Signal]) -> int:
+    """Multiply-accumulates of one sample over all steps, padding included.
+
+    Those of convolutions and products of matrices; other calls have none.
+    """
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in node.tensors.items())
+    return _checked(msgspec.json.encode(dict(node.attrs)), shapes, tuple(inputs))[1]
+
+
+@lru_cache(maxsize=4096)
+def _checked(
+    encoded: bytes, shapes: tuple[tuple[str, tuple[int, ...]], ...], inputs: tuple[Signal, ...]
+) -> tuple[Signal, int]:
+    """The type and the multiply-accumulates of calls; every pass asks for them again."""
+    attrs = msgspec.json.decode(encoded)
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes}
+    if [signal.steps is not None for signal in inputs] != attrs["timed"]:
         raise ValueError("its inputs are not those that its calls take")
     steps = {signal.steps for signal in inputs if signal.steps is not None}
     if len(steps) > 1:
         raise ValueError("its inputs have different numbers of steps")
     time = steps.pop() if steps else None
-    small, large = (_shape(attrs, tensors, inputs, batch) for batch in (2, 3))
+    multiplied = _Macs()
+    small = _shape(attrs, tensors, inputs, 2, multiplied)
+    large = _shape(attrs, tensors, inputs, 3)
     for axis in (0, 1):
-        before = (*small[:axis], 3, *small[axis + 1 :])
-        if len(small) > axis + 1 and small[axis] == 2 and large == before:
+        expected = (*small[:axis], 3, *small[axis + 1 :])
+        if len(small) > axis and small[axis] == 2 and large == expected:
             if axis and small[0] != time:
                 break
-            return Signal(small[axis + 1 :], Kind.VALUE, time if axis else None)
+            signal = Signal(small[axis + 1 :], Kind.VALUE, time if axis else None)
+            return signal, multiplied.total // 2
     raise ValueError(
         "its result must keep the batch axis first (behind the steps, if any), with others behind"
     )
+
+
+class _Macs:
+    """Adds up what calls multiply."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def __call__(self, name: str, args: Sequence[Any], result: Any) -> None:
+        base = name.split(".")[1]
+        if base == "convolution":
+            x, weight, transposed = args[0], args[1], args[6]
+            # each element of the output (of the input, if transposed) meets one whole kernel
+            self.total += (x if transposed else result).numel() * prod(weight.shape[1:])
+        elif base in ("mm", "bmm"):
+            self.total += result.numel() * args[0].shape[-1]
+        elif base in ("addmm", "baddbmm"):
+            self.total += result.numel() * args[1].shape[-1]
 
 
 def _shape(
@@ -235,10 +278,9 @@ def _shape(
         torch.empty((*_lead(signal, batch, attrs["merged"]), *signal.shape), device="meta")
         for signal in inputs
     ]
-    meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
     try:
         with torch.no_grad():
-            shape = tuple(execute(attrs, meta, empty, batch * steps, count).shape)
+            shape = tuple(execute(attrs, tensors, empty, batch * steps, count).shape)
     except ValueError:
         raise
     except Exception as error:  # whatever torch makes of arguments that may be anything
@@ -255,29 +297,6 @@ def _lead(signal: Signal, batch: int, merged: bool) -> tuple[int, ...]:
     if signal.steps is None:
         return (batch,)
     return (signal.steps * batch,) if merged else (signal.steps, batch)
-
-
-def macs(node: Node, inputs: Sequence[Signal]) -> int:
-    """Multiply-accumulates of one sample over all steps, padding included.
-
-    Those of convolutions and products of matrices; other calls have none.
-    """
-    found = 0
-
-    def count(name: str, args: Sequence[Any], result: Any) -> None:
-        nonlocal found
-        base = name.split(".")[1]
-        if base == "convolution":
-            x, weight, transposed = args[0], args[1], args[6]
-            # each element of the output (of the input, if transposed) meets one whole kernel
-            found += (x if transposed else result).numel() * prod(weight.shape[1:])
-        elif base in ("mm", "bmm"):
-            found += result.numel() * args[0].shape[-1]
-        elif base in ("addmm", "baddbmm"):
-            found += result.numel() * args[1].shape[-1]
-
-    _shape(node.attrs, node.tensors, inputs, 2, count)
-    return found // 2
 
 
 def run(node: Node, *inputs: Tensor) -> Tensor:

@@ -246,7 +246,16 @@ class _Lowering:
                 self.memory.made(item, None, None)
             else:
                 self._call(item)
+                self._forget()
         raise TraceError("the model returns nothing")
+
+    def _forget(self) -> None:
+        """Drop examples that went into all their users."""
+        if self.examples is not None:
+            for item, name in self.names.items():
+                users = [self.names.get(user) for user in item.users]
+                if name in self.examples and all(self.examples.ran(user) for user in users):
+                    self.examples.forget(name)
 
     def _add(self, item: fx.Node, node: Node) -> None:
         self.nodes[node.name] = node
@@ -386,21 +395,34 @@ class Examples:
     def __init__(self, nodes: Mapping[str, Node]) -> None:
         self._nodes = nodes
         self._values: tuple[dict[str, Tensor], ...] = ({}, {})
+        self._known: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values[0]
+
+    def ran(self, name: str | None) -> bool:
+        """Whether a node has its values, or had them."""
+        return name in self._known
+
+    def forget(self, name: str) -> None:
+        """Drop values that nothing needs any more."""
+        for values in self._values:
+            del values[name]
 
     def of(self, names: Sequence[str], merged: bool) -> list[list[Tensor]]:
         """The values of some nodes, by batch; merged, with steps in the batch."""
         drawn = torch.Generator().manual_seed(0)
+        new = [node for name, node in self._nodes.items() if name not in self._known]
+        self._known.update(node.name for node in new)
         for batch, values in zip((2, 3), self._values, strict=True):
-            for name, node in self._nodes.items():
-                if name in values:
-                    continue
+            for node in new:
                 if node.op == "input":
-                    values[name] = torch.rand(batch, *node.type.shape, generator=drawn)
+                    values[node.name] = torch.rand(batch, *node.type.shape, generator=drawn)
                     continue
                 steps = self._nodes[node.inputs[0]].type.steps
                 given = tuple(values[source] for source in node.inputs)
                 with torch.no_grad():
-                    values[name] = run_node(OPS[node.op], node, given, steps)
+                    values[node.name] = run_node(OPS[node.op], node, given, steps)
         return [
             [
                 v[name].flatten(0, 1) if merged and self._nodes[name].type.steps else v[name]
