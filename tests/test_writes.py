@@ -102,7 +102,7 @@ def assigns(net, x, y):
         (lambda net, x, y: iadd(net, y, 1) + y, "operation in place .iadd. has changed"),
         (lambda net, x, y: y.clamp_(0) + y, "operation in place .clamp_. has changed"),
         (lambda net, x, y: (y[:, :1].mul_(2), y)[1], "the model's output\" uses"),
-        (lambda net, x, y: (y.transpose(0, 1).mul_(2), y)[1], "the model's output\" uses"),
+        (lambda net, x, y: (y.transpose(0, 1).mul_(2), y)[1], "it writes over a part of a tensor"),
     ],
 )
 def test_what_cannot_be_followed_is_said_whatever_the_images_show(run, message):
