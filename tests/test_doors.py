@@ -52,6 +52,7 @@ FIT: dict[str, set[str]] = {
     "out": {"None", "text"},
     "path": {"text"},
     "model": {"a module"},
+    "net": {"a module"},
     "x of calibrate": {"None"},
     "root": {"None", "text"},
     "image_size": {"None"},
