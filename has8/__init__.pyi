@@ -4,6 +4,7 @@ from .errors import Has8Error as Has8Error
 from .models import create_model as create_model
 from .models import model_names as model_names
 from .models import model_options as model_options
+from .steps import over_time as over_time
 from .training.calibrate import calibrate as calibrate
 from .training.checkpoint import Checkpoint as Checkpoint
 from .training.checkpoint import load as load_checkpoint
@@ -27,5 +28,6 @@ __all__ = [
     "load_data",
     "model_names",
     "model_options",
+    "over_time",
     "save_checkpoint",
 ]

@@ -26,7 +26,7 @@ from hwsim.boundary import decode, encode
 from hwsim.counting import Counter
 from hwsim.names import RECORDS
 from mapping.graph.evaluate import moved
-from mapping.graph.ir import Node
+from mapping.graph.ir import Kind, Node
 from mapping.graph.ops import OPS, run_node
 from mapping.mapped import Mapped
 from mapping.partition.segments import Segment
@@ -126,7 +126,7 @@ class Program:
         """Run samples: encoders, ANN layers and decoders on the host, the rest on the chip.
 
         Args:
-            x: ``float32[N, *input_shape]``, as the model takes it.
+            x: ``float32[N, *input_shape]``, or ``[T, N, *input_shape]``, as the model takes it.
             batch_size: samples at a time; memory does not grow with N, unless something is kept.
             record: what to keep in the result, of :data:`hwsim.names.RECORDS`.
             first: the number of ``x[0]`` in a run that is done in parts.
@@ -142,22 +142,24 @@ class Program:
         """
         x = checked_samples(self.mapped, x, batch_size, record, first, on_progress, state)
         counts = Counter(self.mapped.graph, self.mapped.target.link)
+        axis = sample_axis(self.mapped)
         parts: list[_Part] = []
         logits: list[Tensor] = []
         arithmetic: dict[str, str] = {}
         done = 0
         with torch.no_grad():
-            for batch in x.split(batch_size):
+            for batch in x.split(batch_size, axis):
+                samples = batch.shape[axis]
                 part = _Part(first + done, frozenset(record), keep_state, arithmetic)
                 if state is not None:
-                    part.state = {n: _samples(s, done, len(batch)) for n, s in state.items()}
+                    part.state = {n: _samples(s, done, samples) for n, s in state.items()}
                 values = self._run_batch(batch, counts, part)
                 logits.append(values[self.mapped.graph.output.name].float())
                 if record or keep_state:
                     parts.append(part)
-                done += len(batch)
+                done += samples
                 if on_progress is not None:
-                    on_progress(done, len(x))
+                    on_progress(done, x.shape[axis])
         return Run(
             self.backend.name,
             _stacked(self.mapped, logits),
@@ -173,7 +175,7 @@ class Program:
         """Run one batch, and return the tensors by node that are left at its end."""
         graph, segments = self.mapped.graph, self.mapped.partition.segments
         values: dict[str, Tensor] = {graph.input.name: self._dense(x)}
-        counts.begin(len(x))
+        counts.begin(x.shape[sample_axis(self.mapped)])
         for place, segment in enumerate(segments):
             if segment.side == "host":
                 self._run_host(segment, values, counts)
@@ -293,15 +295,29 @@ def checked_samples(
     if unknown := sorted(set(record) - set(RECORDS)):
         raise BadInput(f"only {' and '.join(RECORDS)} can be recorded, not {', '.join(unknown)}")
     x = given.images(x)
-    shape = mapped.graph.input.type.shape
-    if tuple(x.shape[1:]) != shape:
-        raise BadInput(f"the model takes images {('N', *shape)}, N > 0, not {tuple(x.shape)}")
+    signal, axis = mapped.graph.input.type, sample_axis(mapped)
+    if axis >= x.dim() or (*x.shape[:axis], *x.shape[axis + 1 :]) != (
+        *((signal.steps,) if axis else ()),
+        *signal.shape,
+    ):
+        if axis:
+            takes = f"steps {(signal.steps, 'N', *signal.shape)}"
+        else:
+            takes = f"images {('N', *signal.shape)}"
+        raise BadInput(f"the model takes {takes}, N > 0, not {tuple(x.shape)}")
+    if signal.kind is Kind.SPIKE:
+        binary(x, "the input")
     whole(batch_size, "batch_size", 1)
     whole(first, "first", 0)
     given.callback(on_progress)
     if state is not None:
-        _check_state(mapped, state, len(x))
+        _check_state(mapped, state, x.shape[axis])
     return x
+
+
+def sample_axis(mapped: Mapped) -> int:
+    """The axis of the samples in what a mapped model takes: 1 behind that of the steps, if any."""
+    return 0 if mapped.graph.input.type.steps is None else 1
 
 
 def _check_state(mapped: Mapped, state: Mapping[str, SegmentState], samples: int) -> None:

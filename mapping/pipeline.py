@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta
@@ -17,14 +17,15 @@ from has8.errors import BadInput, TraceError
 from has8.kernels import paths
 from has8.plain import plain
 from has8.training.calibrate import calibrate
-from has8.values import described, value
+from has8.values import described, value, whole
 from mapping.chip.grid import stored_bits
 from mapping.cores.allocate import allocate
 from mapping.cores.placement import place
 from mapping.graph.evaluate import evaluate
-from mapping.graph.ir import Graph
+from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.passes import run_passes
 from mapping.graph.trace.modules import trace
+from mapping.graph.trace.steps import listed, loops, trace_steps
 from mapping.integers.methods import METHODS, Method
 from mapping.integers.quantize import Rounded, quantize
 from mapping.integers.rounding import Scale, Scales, layer_of
@@ -35,6 +36,11 @@ from mapping.partition.cut import cut
 from mapping.partition.segments import Partition
 from mapping.targets.schema import Target, load_target
 from mapping.verify import check_mapped
+
+Given = Literal["values", "steps", "spikes"]
+"""What a model takes: values, values in each step, or spikes in each step."""
+CHECKED = 16
+"""Samples of a model with a loop on which the graph is held against it."""
 
 
 def map_model(
@@ -47,12 +53,15 @@ def map_model(
     weight_bits: int = 8,
     scales: Method | Scales = "round",
     per_channel: bool = False,
+    inputs: Given = "values",
+    output: int = 0,
     provenance: Mapping[str, Any] | None = None,
 ) -> Mapped:
     """Map a model onto a chip: trace, rewrite, cut, quantise, tile, place.
 
     Args:
-        model: any model whose layers :mod:`mapping.graph.ops` lists; it is not changed.
+        model: any model whose layers :mod:`mapping.graph.ops` lists, or one with snnTorch's neurons
+            and a loop over the steps in its forward; it is not changed.
         target: a bundled target's name, the path of a YAML file, or a target.
         partition: "all" (everything that the chip can run), "none", or names of chip segments.
         calibration: images ``float32[N, C, H, W]`` for encoders whose range training never
@@ -64,6 +73,9 @@ def map_model(
             or the scale of each population by name, as fine-tuning froze them.
         per_channel: whether a search may give channels different thresholds, as many as a core
             has.
+        inputs: "values" are ``[N, ...]``; "steps" are values of each step, ``[T, N, ...]``;
+            "spikes" are 0 or 1 in each step, ``[T, N, ...]``, which a chip takes as they are.
+        output: which tensor of several that the model returns.
         provenance: JSON-able facts to keep beside the model's configuration and the options.
 
     Returns:
@@ -80,7 +92,9 @@ def map_model(
     model = given.own_copy(model)
     if calibration is not None:
         calibration = given.images(calibration, what="calibration images")
-    graph, parts = lower(model, target, partition, calibration, input_shape)
+    graph, parts = lower(
+        model, target, partition, calibration, input_shape, inputs=inputs, output=output
+    )
     chosen = choose_scales(graph, parts, target, calibration, weight_bits, scales, per_channel)
     quantized = [
         quantize(graph, segment, target.registers, weight_bits=weight_bits, scales=chosen)
@@ -109,18 +123,98 @@ def lower(
     partition: str | Sequence[str] = "all",
     calibration: Tensor | None = None,
     input_shape: Sequence[int] | None = None,
+    *,
+    inputs: Given = "values",
+    output: int = 0,
 ) -> tuple[Graph, Partition]:
     """Calibrate a model in place, trace and rewrite it, and cut the graph between host and chip.
 
     The arguments and the errors are those of :func:`map_model`.
     """
     partition = value(partition, str | list[str], "partition")
-    calibrate(model, calibration)
-    shape = _shape(calibration, input_shape)
-    traced = trace(model, shape)
-    _check_traced(traced, model, calibration, shape)
+    inputs, output = value(inputs, Given, "inputs"), whole(output, "output", 0)
+    if inputs != "values" or loops(model):
+        traced = _trace_loop(model, calibration, input_shape, inputs, output)
+    else:
+        calibrate(model, calibration)
+        shape = _shape(calibration, input_shape)
+        traced = trace(model, shape)
+        _check_traced(traced, model, calibration, shape)
     graph = run_passes(traced)
     return graph, cut(graph, target.registers, partition)
+
+
+def _trace_loop(
+    model: nn.Module,
+    calibration: Tensor | None,
+    input_shape: Sequence[int] | None,
+    inputs: Given,
+    output: int,
+) -> Graph:
+    """The graph of a model that loops over its steps, held against the model on other samples."""
+    if inputs == "values":
+        calibrate(model, calibration)
+        shape = _shape(calibration, input_shape)
+        x = (
+            torch.linspace(0, 1, prod(shape)).view(1, *shape)
+            if calibration is None
+            else calibration
+        )
+        given_type, axis = Signal(shape), 0
+    else:
+        if calibration is None or calibration.dim() < 3 or input_shape is not None:
+            raise BadInput(
+                f"inputs={inputs!r} needs calibration data [T, N, ...], and no input_shape: the "
+                f"steps and the shape are read off them"
+            )
+        calibrate(model)
+        x, axis = calibration, 1
+        spikes = inputs == "spikes"
+        if spikes and not bool(((x == 0) | (x == 1)).all()):
+            raise BadInput(
+                "inputs='spikes' are 0 or 1 in each step, and the calibration data are not"
+            )
+        kind = Kind.SPIKE if spikes else Kind.VALUE
+        given_type = Signal(tuple(x.shape[2:]), kind, len(x))
+    traced = trace_steps(model, x.narrow(axis, 0, min(x.shape[axis], 2)), given_type, output)
+    others = x.narrow(axis, 0, min(x.shape[axis], CHECKED))
+    others = torch.cat([others, others.roll(1, -1)[(slice(None),) * axis + (slice(0, 1),)]], axis)
+    _check_loop(traced, model, others, output)
+    return traced
+
+
+def _check_loop(graph: Graph, model: nn.Module, x: Tensor, output: int) -> None:
+    """The graph must compute what the model does, whatever the number of samples.
+
+    The layers of all steps are computed at once there and one by one here, which rounds otherwise,
+    and a membrane at its threshold may then fire in one of them. So of each four samples one may
+    differ; what is traced wrongly differs on all.
+
+    Raises:
+        TraceError: if it does not.
+    """
+    with torch.no_grad(), paths.plain(), listed(model):
+        expected = model(x.clone())
+    expected = expected[output] if isinstance(expected, tuple | list) else expected
+    if not bool(expected.isfinite().all()):
+        raise BadInput(f"{type(model).__name__} itself answers with NaN or infinity")
+    found = evaluate(graph, x)
+    axis = 0 if graph.output.type.steps is None else 1
+    same = found.shape == expected.shape and bool(
+        torch.isclose(found, expected, rtol=1e-4, atol=1e-4)
+        .movedim(axis, 0)
+        .flatten(1)
+        .all(1)
+        .float()
+        .mean()
+        >= 0.75
+    )
+    if not same:
+        raise TraceError(
+            f"the graph of {type(model).__name__} does not compute what the model does on other "
+            f"samples: its forward keeps something from call to call, mixes samples or takes the "
+            f"batch axis for time"
+        )
 
 
 def choose_scales(

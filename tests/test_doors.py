@@ -52,6 +52,7 @@ FIT: dict[str, set[str]] = {
     "out": {"None", "text"},
     "path": {"text"},
     "model": {"a module"},
+    "net": {"a module"},
     "x of calibrate": {"None"},
     "root": {"None", "text"},
     "image_size": {"None"},
@@ -131,8 +132,9 @@ def world(tmp_path_factory):
         "map_model": {
             **{"model": model, "target": "loihi", "partition": "all", "calibration": images},
             **{"input_shape": (1, 8, 8), "weight_bits": 8, "scales": "round"},
-            **{"per_channel": False, "provenance": {}},
+            **{"per_channel": False, "inputs": "values", "output": 0, "provenance": {}},
         },
+        "over_time": {"net": model, "steps": 2, "readout": "count", "input": "static"},
         "save": {"mapped": mapped, "path": folder / "n.h8"},
         "target_names": {},
         "Faults": defaults(hwsim.Faults),

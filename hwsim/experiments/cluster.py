@@ -22,7 +22,7 @@ from hwsim.backends.protocol import Backend
 from hwsim.backends.registry import named_backend
 from hwsim.experiments.fidelity import Agreement, agreements, joined_agreements, paired
 from hwsim.names import RAY_TIMEOUT_S
-from hwsim.program import OnProgress, Run, checked_samples, joined, simulate
+from hwsim.program import OnProgress, Run, checked_samples, joined, sample_axis, simulate
 from mapping import Mapped
 
 MOST_BATCHES = 8
@@ -79,11 +79,12 @@ def simulate_on_ray(
         BackendError: if Ray is missing, the cluster cannot be reached, or workers keep dying.
     """
     x = checked_samples(mapped, x, batch_size, record, 0, on_progress)
+    axis = sample_axis(mapped)
     found = _spread(
         _simulate,
         (mapped, _named(backend), batch_size, tuple(record)),
-        lambda size: ((part,) for part in x.split(size)),
-        len(x),
+        lambda size: ((part,) for part in x.split(size, axis)),
+        x.shape[axis],
         batch_size,
         address,
         on_progress,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from has8 import given
 from hwsim.backends.protocol import Backend
-from hwsim.program import Program
+from hwsim.program import Program, sample_axis
 from mapping import Mapped
 
 
@@ -87,7 +87,8 @@ def compare(
     """
     x = given.images(x)
     one, two = Program(mapped, left), Program(mapped, right)
-    run = one.run(x, batch_size=max(1, len(x)), record=("spikes",))
+    samples = x.shape[sample_axis(mapped)] if x.dim() > 1 else len(x)
+    run = one.run(x, batch_size=max(1, samples), record=("spikes",))
     names = one.backend.name, two.backend.name
     compared = 0
     for chip in mapped.chip_segments:
@@ -96,8 +97,8 @@ def compare(
         compared += sum(spikes.numel() for spikes in mine.values())
         found = _first(chip.name, [p.name for p in chip.populations], mine, other.spikes)
         if found is not None:
-            return Comparison(*names, len(x), compared, found)
-    return Comparison(*names, len(x), compared, None)
+            return Comparison(*names, samples, compared, found)
+    return Comparison(*names, samples, compared, None)
 
 
 def _first(

@@ -17,7 +17,7 @@ from hwsim.activity import Overflow
 from hwsim.backends.protocol import Backend
 from hwsim.experiments.divergence import Divergence
 from hwsim.experiments.recording import Recording
-from hwsim.program import OnProgress, Program, Run, checked_mapping
+from hwsim.program import OnProgress, Program, Run, checked_mapping, sample_axis
 from mapping import Mapped
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph, Node
@@ -198,6 +198,7 @@ def agreements(
     first = whole(first, "first", 0)
     if recording is not None:
         given.instance(recording, Recording, "a hwsim.Recording, or None")
+    axis = sample_axis(mapped)
     programs = [Program(mapped, backend) for backend in backends]
     classes = mapped.graph.output.type.shape[-1]
     graph, done = FloatGraph(mapped), 0
@@ -205,9 +206,9 @@ def agreements(
     for x, labels in batches:
         images = given.images(x)
         if labels is not None:
-            labels = given.labels(labels, len(images), classes)
+            labels = given.labels(labels, images.shape[axis], classes)
         parts.append(tuple(_batch(graph, programs, images, labels, first + done, recording)))
-        done += len(images)
+        done += images.shape[axis]
         if on_progress is not None:
             on_progress(done, total)
     return tuple(map(joined_agreements, zip(*parts, strict=True)))
@@ -227,7 +228,9 @@ def _batch(
         mapped, record = program.mapped, {"spikes"}
         if reference is None and recording is not None:
             record |= recording.record
-        run = program.run(images, batch_size=len(images), record=record, first=first)
+        run = program.run(
+            images, batch_size=images.shape[sample_axis(mapped)], record=record, first=first
+        )
         if reference is None:  # the run has checked the images
             reference = graph(images)
             if recording is not None:
@@ -264,9 +267,10 @@ def paired(mapped: Mapped, x: Tensor, labels: Tensor | None, batch_size: int) ->
     checked_mapping(mapped)
     x = given.images(x)
     batch_size = whole(batch_size, "batch_size", 1)
+    axis = min(sample_axis(mapped), x.dim() - 1)
     if labels is not None:
-        labels = given.labels(labels, len(x), mapped.graph.output.type.shape[-1])
-    images = x.split(batch_size)
+        labels = given.labels(labels, x.shape[axis], mapped.graph.output.type.shape[-1])
+    images = x.split(batch_size, axis)
     return zip(
         images, [None] * len(images) if labels is None else labels.split(batch_size), strict=True
     )
@@ -325,7 +329,7 @@ def float_answers(
     checked_mapping(mapped)
     x = x if isinstance(x, Tensor) and len(x) == 0 else given.images(x)
     graph, answers = FloatGraph(mapped), [torch.empty(0, dtype=torch.int64)]
-    for batch in x.split(batch_size):
+    for batch in x.split(batch_size, sample_axis(mapped)):
         answers.append(answers_of(mapped.graph, graph(batch)[1]))
         if on_progress is not None:
             on_progress(sum(map(len, answers)), len(x))

@@ -43,9 +43,18 @@ def _verify_node(graph: Graph, node: Node) -> None:
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"its {name} must be finite numbers")
     signal = (
-        Signal(node.type.shape)
+        _input_signal(node.type)
         if node.op == "input"
         else op.infer(node.attrs, node.tensors, sources)
     )
     if signal != node.type or not signal.shape or min(signal.shape) < 1:
         raise ValueError(f"it says {node.type}, and its inputs make {signal}")
+
+
+def _input_signal(given: Signal) -> Signal:
+    """What an input may be: values, with or without steps, or spikes in steps, of one bit each."""
+    if given.steps is None:
+        return Signal(given.shape)
+    if given.steps < 1:
+        raise ValueError(f"it must have at least one step, not {given.steps}")
+    return Signal(given.shape, given.kind, given.steps)

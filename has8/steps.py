@@ -1,0 +1,88 @@
+"""A loop over steps around a network that takes one step in a call."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import snntorch as snn
+import torch
+from torch import Tensor, nn
+
+from has8 import given
+from has8.errors import BadInput
+from has8.values import value, whole
+
+Readout = Literal["count", "spikes", "membrane_sum", "membrane_last", "membrane_max"]
+
+
+class StepLoop(nn.Module):
+    """What :func:`over_time` makes."""
+
+    def __init__(self, net: nn.Module, steps: int | None, readout: Readout, each: bool) -> None:
+        super().__init__()
+        self.net, self.steps, self.readout, self.each = net, steps, readout, each
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, ...]``, or ``[T, B, ...]`` with the input "steps", to ``[B, ...]``.
+
+        The readout "spikes" gives ``[T, B, ...]``.
+        """
+        for module in self.net.modules():
+            if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
+                module.reset_mem()
+        if self.each and self.steps is not None and len(x) != self.steps:
+            raise BadInput(f"the loop runs {self.steps} steps, and the input has {len(x)}")
+        steps = list(x) if self.each else [x] * (self.steps or 1)
+        spikes, membranes = [], []
+        for arriving in steps:
+            answer = self.net(arriving)
+            if isinstance(answer, tuple):
+                spikes.append(answer[0])
+                membranes.append(answer[-1])
+            else:
+                spikes.append(answer)
+        if self.readout == "spikes":
+            return torch.stack(spikes)
+        if self.readout == "count":
+            return torch.stack(spikes).sum(0)
+        if not membranes:
+            raise BadInput(
+                f"the readout {self.readout!r} needs the membranes of the last neuron: make it "
+                f"with output=True"
+            )
+        if self.readout == "membrane_last":
+            last: Tensor = membranes[-1]
+            return last
+        every = torch.stack(membranes)
+        return every.sum(0) if self.readout == "membrane_sum" else every.amax(0)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"steps={self.steps}, readout={self.readout!r}"
+
+
+def over_time(
+    net: nn.Module,
+    steps: int | None = None,
+    readout: Readout = "count",
+    input: Literal["static", "steps"] = "static",
+) -> nn.Module:
+    """A network together with the loop over its steps, as :func:`mapping.map_model` takes it.
+
+    Args:
+        net: takes one step in a call, and keeps the state of snnTorch's neurons from call to call
+            (``init_hidden=True``); the loop clears it before the first step.
+        steps: how many; may be left out where the input has them.
+        readout: "count" of spikes, "spikes" of all steps, or the sum, the last or the largest of
+            the membranes (of a last neuron with ``output=True``).
+        input: "static" gives the same ``[B, ...]`` in every step, "steps" takes ``[T, B, ...]``.
+
+    Raises:
+        BadInput: if an argument is of another type or out of range.
+    """
+    given.instance(net, nn.Module, "a model")
+    readout = value(readout, Readout, "readout")
+    input = value(input, Literal["static", "steps"], "input")
+    if steps is not None or input == "static":
+        steps = whole(steps, "steps", 1)
+    return StepLoop(net, steps, readout, input == "steps")
