@@ -269,18 +269,18 @@ def test_labels_that_are_no_classes_are_refused(labels, words, world):
         fault_sweep(world.mapped, IMAGES, labels, Faults())
 
 
-class Stepping(nn.Module):
-    """A network as snnTorch's tutorials write it."""
+class Recurrent(nn.Module):
+    """A network whose neurons hear each other, which is not mapped yet."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.lif, self.fc = nn.Conv2d(1, 2, 3), snn.Leaky(0.9), nn.Linear(72, 3)
+        self.fc, self.lif = nn.Linear(64, 5), snn.RLeaky(0.9, linear_features=5)
 
     def forward(self, x):
-        state, total = self.lif.init_leaky(), 0
+        (spikes, state), total = self.lif.init_rleaky(), 0
         for _ in range(3):
-            spikes, state = self.lif(self.conv(x), state)
-            total = total + self.fc(spikes.flatten(1))
+            spikes, state = self.lif(self.fc(x.flatten(1)), spikes, state)
+            total = total + spikes
         return total
 
 
@@ -300,7 +300,7 @@ class Nothing(nn.Module):
 @pytest.mark.parametrize(
     ("net", "words"),
     [
-        (Stepping(), "'lif' is snnTorch's Leaky, .* use has8.neurons.Leaky"),
+        (Recurrent(), "'lif'.* snn.RLeaky is not mapped yet"),
         (Loops(), "cannot be followed: it loops over a tensor"),
         (Nothing(), "must take one tensor of images"),
     ],
