@@ -34,6 +34,15 @@ map_main()
 """
 
 
+# A command that says whether a file that it opens takes a new number, none of the streams'.
+OPENS = """
+import os, types
+from has8.cli.boundary import run
+command = types.SimpleNamespace(main=lambda **options: print(os.dup(1) > 2))
+run("__main__:command", "opens")
+"""
+
+
 def command(code: str, *arguments: object) -> list[str]:
     return [sys.executable, "-c", code, *map(str, arguments)]
 
@@ -65,17 +74,21 @@ def test_a_process_that_is_told_to_end_says_so_by_its_exit_code(tmp_path):
 
 
 def test_streams_that_are_closed_or_full(tmp_path):
-    line = shlex.join([sys.executable, "-m", "has8.cli", "--version"])
+    version = [sys.executable, "-m", "has8.cli", "--version"]
 
-    def run(redirect: str) -> tuple[int, str, str]:
+    def run(redirect: str, line: list[str] = version) -> tuple[int, str, str]:
         done = subprocess.run(
-            ["sh", "-c", f"{line} {redirect}"], cwd=tmp_path, capture_output=True, text=True
+            ["sh", "-c", f"{shlex.join(line)} {redirect}"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
         )
         return done.returncode, done.stdout, done.stderr
 
     assert run(">&-") == (0, "", "")
     assert run("<&- 2>&-")[0] == 0
     assert run("--wrong 2>&-") == (1, "", "")
+    assert run("<&-", command(OPENS)) == (0, "True\n", "")
     if Path("/dev/full").exists():
         assert run(">/dev/full") == (1, "", "error: No space left on device\n")
         assert run("--wrong 2>/dev/full") == (1, "", "")
@@ -83,7 +96,7 @@ def test_streams_that_are_closed_or_full(tmp_path):
 
 def test_a_fault_is_one_line_and_a_file(tmp_path, monkeypatch, capfd):
     def fault(**options: object) -> None:
-        raise KeyError("no\nsuch \x1b[31mthing")
+        raise RuntimeError("no \x1b[31msuch\nthing")
 
     def fails() -> str:
         with pytest.raises(SystemExit) as left:
@@ -99,7 +112,7 @@ def test_a_fault_is_one_line_and_a_file(tmp_path, monkeypatch, capfd):
         patch.setattr(tempfile, "tempdir", str(tmp_path))
         said = fails()
     (file,) = tmp_path.iterdir()
-    assert said.startswith("internal error: KeyError: ")
+    assert said.startswith("internal error: RuntimeError: no \\x1b[31msuch; ")
     assert said.endswith(f"please report it to the issue tracker of has8 with {file}\n")
     kept = file.read_text()
     assert "Traceback" in kept and "in fault" in kept and "model.pt" in kept
@@ -109,8 +122,16 @@ def test_a_fault_is_one_line_and_a_file(tmp_path, monkeypatch, capfd):
 
 
 def test_a_program_that_calls_a_command_keeps_its_handlers(monkeypatch, capfd):
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    def own(number: int, frame: object) -> None:
+        pass
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, own) for number in numbers]
     monkeypatch.setattr("sys.argv", ["has8-map", os.devnull + "x"])
-    with pytest.raises(SystemExit):
-        map_main()
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    try:
+        with pytest.raises(SystemExit):
+            map_main()
+        assert [signal.getsignal(number) for number in numbers] == [own, own]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -22,10 +22,15 @@ def put(path, content=b"new"):
     write_whole(path, lambda file: file.write(content))
 
 
-def test_a_planted_link_at_the_name_of_a_draft_is_not_followed(tmp_path):
+def test_a_planted_link_at_the_name_of_a_draft_is_not_followed(tmp_path, monkeypatch):
     (tmp_path / f".a.{os.getpid()}.tmp").symlink_to(tmp_path / "victim")
     put(tmp_path / "a")
     assert not (tmp_path / "victim").exists() and (tmp_path / "a").read_bytes() == b"new"
+    monkeypatch.setattr("has8.files.token_hex", lambda length: "0" * 2 * length)  # known in advance
+    (tmp_path / f".has8-{'0' * 16}.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(BadInput, match="cannot write"):
+        put(tmp_path / "b")
+    assert not (tmp_path / "victim").exists() and not (tmp_path / "b").exists()
 
 
 def test_names_of_255_bytes_links_and_permissions(tmp_path):

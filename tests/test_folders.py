@@ -144,6 +144,7 @@ def test_links_and_loops_give_each_file_once(tmp_path):
             ("cat/up", "../.."),
             ("cat/root", "/"),
             ("dog/cats", "../cat"),
+            ("cat/dogs", "../dog"),
             ("dog/again.png", "0.png"),
             ("dog/same", "."),
             ("wheel", "wheel"),
@@ -155,7 +156,9 @@ def test_links_and_loops_give_each_file_once(tmp_path):
     for link in ("one", "two"):
         (root / "cat" / f"{link}.png").symlink_to(pool)
     assert len(paths(list_images(root))) == len(plain) + 1
-    (root / "dog" / "more").symlink_to(classes(tmp_path / "else", ["x"]), target_is_directory=True)
+    classes(tmp_path / "else", ["x"])
+    for name in ("cat", "dog"):
+        (root / name / "more").symlink_to(tmp_path / "else", target_is_directory=True)
     assert len(paths(list_images(root))) == len(plain) + 6
 
 

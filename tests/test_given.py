@@ -67,6 +67,7 @@ ODD_IMAGES: dict[str, Any] = {
 def test_what_is_no_batch_of_images_is_refused_by_all_that_take_one(odd, world):
     images = ODD_IMAGES[odd]
     takers: list[Callable[[], object]] = [
+        lambda: given.images(images),
         lambda: simulate(world.mapped, images),
         lambda: calibrate(small(), images),
         lambda: map_model(world.model, calibration=images),
@@ -91,6 +92,7 @@ def test_what_is_no_batch_of_images_is_refused_by_all_that_take_one(odd, world):
     ],
 )
 def test_images_of_other_forms_are_those_images(images, world):
+    assert not given.images(images).requires_grad
     run = simulate(world.mapped, images)
     assert torch.equal(run.logits, world.run.logits)
     mapped = map_model(world.model, calibration=images)
@@ -127,9 +129,10 @@ ODD_MODELS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("odd", ODD_MODELS)
 def test_what_is_no_model_is_refused(odd, world):
     model = ODD_MODELS[odd]()
-    with pytest.raises(BadInput) as refused:
-        map_model(model, calibration=IMAGES)
-    assert "\n" not in str(refused.value)
+    for take_any in (given.own_copy, lambda model: map_model(model, calibration=IMAGES)):
+        with pytest.raises(BadInput) as refused:
+            take_any(model)
+        assert "\n" not in str(refused.value)
     if odd not in ("meta", "NaN"):
         takers: list[Callable[[], object]] = [
             lambda: calibrate(model, IMAGES),
@@ -322,17 +325,18 @@ def test_a_model_that_overflows_is_told_so():
 
 def test_training_and_fine_tuning_take_models_and_data_only():
     data, config = load_data("digits"), TrainConfig(epochs=1)
-    for take in (
-        lambda: fit("model.pt", data, config),
-        lambda: fit(small(), config, data),
-        lambda: fit(small(), IMAGES, config),
-        lambda: evaluate("model.pt", data.test),
-        lambda: evaluate(small(), IMAGES),
-        lambda: evaluate(small(), data.test, batch_size=0),
-        lambda: prepare("model.pt", calibration=IMAGES),
-        lambda: prepare(small(), calibration=None),
+    for expected, take in (
+        ("a model", lambda: fit("model.pt", data, config)),
+        ("data", lambda: fit(small(), config, data)),
+        ("data", lambda: fit(small(), IMAGES, config)),
+        ("a has8.TrainConfig", lambda: fit(small(), data, data)),
+        ("a model", lambda: evaluate("model.pt", data.test)),
+        ("images", lambda: evaluate(small(), IMAGES)),
+        ("batch_size", lambda: evaluate(small(), data.test, batch_size=0)),
+        ("a model", lambda: prepare("model.pt", calibration=IMAGES)),
+        ("calibration images", lambda: prepare(small(), calibration=None)),
     ):
-        with pytest.raises(BadInput):
+        with pytest.raises(BadInput, match=f"^(expected )?{expected}"):
             take()
 
 

@@ -78,16 +78,18 @@ def test_a_segment_and_arrays_travel_both_ways(worker):
     layer = population("y", (2,), synapse, threshold=5, bias=[1, -1])
     plain, arrays = pack(segment(layer, inputs={"x": (3,)}, name="s"))
     body = (
-        "from mapping.chip.serial import unpack; "
-        "s = unpack(job['segment'], job['arrays']).populations[0].synapses[0]; "
-        "return [s.weight << s.weight_exp, np.array(s.wiring.groups), job['more'][0]]"
+        "from mapping.chip import serial; "
+        "s = serial.unpack(job['segment'], job['arrays']).populations[0].synapses[0]; "
+        "return [s.weight << s.weight_exp, np.array(s.wiring.groups), job['more'][0], "
+        "np.array(serial.__file__.startswith(os.getcwd() + '/'))]"
     )
     job = {"segment": plain, "arrays": arrays, "more": [np.ones((2, 1), dtype=bool)]}
     code = ("has8.lazy", "has8.errors", "has8.text", "mapping.chip")
-    shifted, groups, more = run_isolated(worker(body), job, PATIENCE_S, "the test", code=code)
+    shifted, groups, more, own = run_isolated(worker(body), job, PATIENCE_S, "the test", code=code)
     assert (shifted.reshape(2, 3) == weight * 8).all() and shifted.dtype == np.int64
     assert groups == 1
     assert more.dtype == bool and more.shape == (2, 1)
+    assert own  # the code is a copy that the worker was given
 
 
 def test_the_worker_is_clean(worker, tmp_path):
@@ -206,9 +208,9 @@ def test_a_dead_parent_leaves_no_shared_memory_and_no_folder(worker, tmp_path):
         f"run_isolated({worker(body)!r}, {{}}, 600, '')"
     )
     for number in (signal.SIGTERM, signal.SIGKILL):
-        parent = subprocess.Popen([sys.executable, "-c", call])
+        parent = subprocess.Popen([sys.executable, "-c", call], start_new_session=True)
         assert wait_until(lambda: len(pids(tmp_path / "pids")) == 2)
-        parent.send_signal(number)
+        os.killpg(parent.pid, number)  # with all of its group, as a terminal does
         parent.wait()
         assert wait_until(lambda: not any(map(alive, pids(tmp_path / "pids"))))
         assert wait_until(lambda: not list(tmp_path.glob("has8-*")))

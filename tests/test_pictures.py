@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageOps
 
@@ -127,6 +127,7 @@ def test_a_truncated_picture_is_named_or_was_whole(tmp_path_factory, name, share
     st.sampled_from(["png", "jpg", "bmp", "tif", "webp", "ppm", "gif"]),
     st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),
 )
+@example("ppm", [(8.5 / 27, ord("*"))])  # a ValueError of the decoder's
 def test_a_mutated_picture_is_a_picture_or_named(tmp_path_factory, name, changes):
     stream = io.BytesIO()
     Image.fromarray(VALUES).save(stream, Image.registered_extensions()[f".{name}"])
@@ -197,7 +198,15 @@ def test_pictures_are_turned_as_exif_says(tmp_path, orientation):
 
 @pytest.mark.parametrize("name", ["1.jpg", "1.png", "1.webp"])
 @pytest.mark.parametrize(
-    "block", [b"", b"MM", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff\x12\x01", b"\0" * 40]
+    "block",
+    [
+        b"",
+        b"MM",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\xff\xff\x12\x01",
+        b"\0" * 40,
+    ],
 )
 def test_a_broken_exif_block_is_ignored(tmp_path, name, block):
     image = Image.fromarray(np.kron(VALUES, np.ones((8, 8), np.uint8)))
