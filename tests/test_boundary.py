@@ -73,7 +73,9 @@ def test_a_process_that_is_told_to_end_says_so_by_its_exit_code(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_streams_that_are_closed_or_full(tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_streams_that_are_closed_or_full(tmp_path, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     version = [sys.executable, "-m", "has8.cli", "--version"]
 
     def run(redirect: str, line: list[str] = version) -> tuple[int, str, str]:

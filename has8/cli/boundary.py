@@ -142,7 +142,7 @@ def _flushed(code: int) -> int:
         try:
             stream.flush()
         except OSError as error:
-            if not isinstance(error, BrokenPipeError):
+            if not (code or isinstance(error, BrokenPipeError)):  # else the user knows
                 _say(f"error: cannot write the output ({error.strerror})")
             with suppress(OSError, ValueError):  # or Python tries again, and says so
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
