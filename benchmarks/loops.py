@@ -5,12 +5,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
+from typing import Any
 
+import click
 import numpy as np
 import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
+from benchmarks.machine import commit, hardware, versions, wide_console
 from hwsim.backends.fast.backend import Fast
 from hwsim.backends.reference import Reference
 from mapping.chip.neurons import Lif
@@ -36,14 +42,20 @@ def recurrent() -> ChipSegment:
     return ChipSegment("loop", STEPS, (Port("x", (NEURONS,)),), (layer,), ("n",))
 
 
-def main() -> None:
-    """Time both backends with and without the loop; their spikes must be equal."""
+def measure() -> list[dict[str, Any]]:
+    """A row with the loop and one without.
+
+    Returns:
+        JSON-able: ``layer``; seconds of one batch ``reference_s`` (best of 2) and ``fast_s`` (best
+        of 6); whether their spikes are ``equal``; the part of all neurons and steps that ``fire``.
+    """
     torch.manual_seed(0)
     inputs = {"x": torch.rand(STEPS, SAMPLES, NEURONS) < 0.1}
     registers = load_target("loihi").registers
     loop = recurrent()
     (layer,) = loop.populations
     once = replace(loop, populations=(replace(layer, synapses=layer.synapses[:1]),))
+    rows = []
     for name, chip in (("with a loop", loop), ("without", once)):
         spikes, seconds = [], []
         for backend, runs in ((Reference(), 1), (Fast(), RUNS)):
@@ -54,10 +66,34 @@ def main() -> None:
                 found = program(inputs).spikes["n"]
                 times.append(time.perf_counter() - start)
             spikes.append(found)
-            seconds.append(min(times))
-        equal = "equal" if torch.equal(*spikes) else "DIFFERENT"
-        rate = spikes[0].float().mean()
-        print(f"{name}: reference {seconds[0]:.3f} s, fast {seconds[1]:.4f} s, {equal}, {rate:.1%}")
+            seconds.append(round(min(times), 4))
+        rows.append(
+            {
+                "layer": name,
+                "reference_s": seconds[0],
+                "fast_s": seconds[1],
+                "equal": torch.equal(*spikes),
+                "fire": round(float(spikes[0].float().mean()), 4),
+            }
+        )
+    return rows
+
+
+@click.command()
+@click.option("--threads", type=int, default=1, show_default=True, help="Of torch.")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def main(threads: int, as_json: bool) -> None:
+    """Time both backends with and without the loop; their spikes must be equal."""
+    torch.set_num_threads(threads)
+    rows = measure()
+    title = f"{NEURONS} neurons, {STEPS} steps, {SAMPLES} samples"
+    shown = Table(*rows[0], title=title, box=SIMPLE_HEAD)
+    for row in rows:
+        shown.add_row(*map(str, row.values()))
+    wide_console().print(shown)
+    if as_json:
+        facts = {"hardware": hardware(), "threads": threads, "commit": commit(), **versions()}
+        click.echo(json.dumps({"benchmark": "loops", **facts, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,17 @@ from torch import nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the installed packages
 
-from benchmarks import machine, paper, paper_tables, plain, runs, simulation, timing, training  # noqa: E402
+from benchmarks import (  # noqa: E402
+    loops,
+    machine,
+    paper,
+    paper_tables,
+    plain,
+    runs,
+    simulation,
+    timing,
+    training,
+)
 from benchmarks.layers import count_macs, recorded, replay  # noqa: E402
 from has8 import create_model  # noqa: E402
 from has8.blocks import Coding, HybridBlock, SpikingLayer  # noqa: E402
@@ -476,3 +486,13 @@ def test_an_interrupted_run_goes_on_and_is_not_run_twice(tmp_path):
     report = json.loads(done.stdout.splitlines()[-1])
     assert all(not entry["runs"] for entry in report["table1"])  # digits are not CIFAR-10
     assert len(report["table3"]) == 8
+
+
+def test_what_a_loop_costs_is_a_table_and_one_line_of_json(monkeypatch):
+    for name, few in {"NEURONS": 6, "STEPS": 4, "SAMPLES": 3, "RUNS": 1}.items():
+        monkeypatch.setattr(loops, name, few)
+    done = CliRunner().invoke(loops.main, ["--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.output.splitlines()[-1])
+    assert [row["layer"] for row in result["rows"]] == ["with a loop", "without"]
+    assert all(row["equal"] and row["fast_s"] > 0 for row in result["rows"])
