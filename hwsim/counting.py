@@ -38,7 +38,7 @@ class Counter:
     def count(self, name: str, x: Tensor) -> None:
         """Count what is not zero in the tensor of node ``name``, once in a batch."""
         if name not in self.seen:
-            self.add(name, count(x, 0 if self.graph[name].type.steps is None else 1))
+            self.add(name, count(x, self.graph[name].type.batch_axis))
 
     def add(self, name: str, counts: Counts) -> None:
         """Take over what was counted of node ``name``."""

@@ -317,7 +317,7 @@ def checked_samples(
 
 def sample_axis(mapped: Mapped) -> int:
     """The axis of the samples in what a mapped model takes: 1 behind that of the steps, if any."""
-    return 0 if mapped.graph.input.type.steps is None else 1
+    return mapped.graph.input.type.batch_axis
 
 
 def _check_state(mapped: Mapped, state: Mapping[str, SegmentState], samples: int) -> None:
@@ -381,7 +381,7 @@ class _Part:
 
 def _stacked(mapped: Mapped, logits: Sequence[Tensor]) -> Tensor:
     """The logits of all samples."""
-    return torch.cat(list(logits), dim=0 if mapped.graph.output.type.steps is None else 1)
+    return torch.cat(list(logits), dim=mapped.graph.output.type.batch_axis)
 
 
 def _together(parts: Sequence[Recorded]) -> dict[str, dict[str, Tensor]]:

@@ -199,7 +199,7 @@ def _check_loop(graph: Graph, model: nn.Module, x: Tensor, output: int) -> None:
     if not bool(expected.isfinite().all()):
         raise BadInput(f"{type(model).__name__} itself answers with NaN or infinity")
     found = evaluate(graph, x)
-    axis = 0 if graph.output.type.steps is None else 1
+    axis = graph.output.type.batch_axis
     same = found.shape == expected.shape and bool(
         torch.isclose(found, expected, rtol=1e-4, atol=1e-4)
         .movedim(axis, 0)

@@ -30,6 +30,12 @@ from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 
 LOIHI = builders.LOIHI.registers
 MISSING = Lava().unavailable()
+RUNS = settings(
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+"""For laws whose examples take seconds each."""
 needs_lava = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
 
@@ -215,12 +221,7 @@ def test_constants_of_each_neuron_and_sources_that_are_spread_out():
 
 
 @needs_lava
-@settings(
-    max_examples=3,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@settings(RUNS, max_examples=3)
 @given(chip=networks(exps=(-3, 0)))
 def test_equals_the_reference_with_any_wiring(chip):
     """A run each takes seconds, so there are few."""
@@ -266,12 +267,7 @@ def test_equals_the_reference_whatever_a_spike_does_to_the_membrane():
 
 
 @needs_lava
-@settings(
-    max_examples=2,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+@settings(RUNS, max_examples=2)
 @given(seed=st.integers(0, 1 << 16), delays=st.lists(st.integers(0, 7), min_size=12, max_size=12))
 def test_loops_and_delays_stay_in_their_samples(seed, delays):
     """Biases that fire by themselves; spikes under way when a sample ends, and none that are."""

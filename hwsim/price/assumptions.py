@@ -14,6 +14,7 @@ from typing import Literal
 
 from hwsim.price.counts import PopulationCounts
 from mapping.chip.neurons import constants, settings
+from mapping.graph.ops import OPS
 from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
 from mapping.targets.figures import Figure, Trust
@@ -90,7 +91,7 @@ def _caveat(sheet: Sheet, text: str) -> Assumption:
 
 
 def _calls(mapped: Mapped) -> Iterator[Assumption]:
-    count = sum(node.op == "torch" for node in mapped.graph)
+    count = sum(OPS[node.op].macs is not None for node in mapped.graph)
     if count:
         yield Assumption(
             f"Nodes that only torch describes ({count:,}) stay on the host: their convolutions and "

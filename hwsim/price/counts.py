@@ -20,7 +20,6 @@ from mapping.chip.segment import ChipSegment, Synapse
 from mapping.chip.wiring import Wiring, fan_out, taps
 from mapping.graph.ir import Graph, Kind, Node
 from mapping.graph.ops import OPS, synapse_of, wiring_of
-from mapping.graph.ops.torch_calls import macs
 from mapping.mapped import Mapped
 from mapping.partition.segments import Segment, Side
 
@@ -126,7 +125,7 @@ def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
             for node in (mapped.graph[name] for name in segment.nodes):
                 if OPS[node.op].role == "synapse":
                     found.append(_host_layer(mapped.graph, segment, node, activity))
-                elif node.op == "torch":
+                elif OPS[node.op].macs is not None:
                     found += _host_calls(mapped.graph, segment, node, activity.samples)
     return tuple(found)
 
@@ -210,7 +209,8 @@ def _host_layer(graph: Graph, segment: Segment, node: Node, activity: Activity) 
 def _host_calls(graph: Graph, segment: Segment, node: Node, samples: int) -> list[LayerCounts]:
     """What torch's calls multiply, if anything; as values, even where spikes come in."""
     sources = [graph[name].type for name in node.inputs]
-    dense = macs(node, sources)
+    macs = OPS[node.op].macs
+    dense = macs(node, sources) if macs is not None else 0
     steps = max(source.steps or 1 for source in sources)
     counts = (dense, dense, dense * samples, 0)
     layer = LayerCounts(node.name, segment.name, "host", node.op, False, steps, *counts)

@@ -7,7 +7,7 @@ of a neuron node. Being a spike is a type on the edge, never guessed from the va
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
@@ -56,6 +56,11 @@ class Signal:
         for extent in self.shape:
             size *= extent
         return size
+
+    @property
+    def batch_axis(self) -> int:
+        """The axis of the samples: 1 behind the time axis, 0 where there is none."""
+        return 0 if self.steps is None else 1
 
     def __str__(self) -> str:
         time = f"{self.steps} steps of " if self.steps else ""
@@ -172,6 +177,14 @@ def sorted_graph(nodes: Iterable[Node], output: str) -> Graph:
     )
     names = [name for name in order if name != output]
     return Graph(tuple(by_name[name] for name in [*names, output]))
+
+
+def unique_name(name: str, taken: Container[str]) -> str:
+    """A name that is not taken, numbered where a module or function is used again."""
+    candidate, count = name, 1
+    while candidate in taken:
+        candidate, count = f"{name}_{count}", count + 1
+    return candidate
 
 
 def renamed_inputs(node: Node, mapping: Mapping[str, str]) -> Node:

@@ -66,10 +66,8 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             continue
         if node.type.steps is None:
             reasons[node.name] = "works on values without time steps: an ANN layer"
-        elif node.op == "torch":
-            reasons[node.name] = "no file in mapping/graph/ops describes it: torch runs it"
-        elif node.op == "membrane":
-            reasons[node.name] = "its membrane is read, and a chip sends only spikes"
+        elif reason := OPS[node.op].reason:
+            reasons[node.name] = reason
         elif OPS[node.op].role == "host":
             reasons[node.name] = f"the target has no {node.op} of spikes"
         else:

@@ -127,15 +127,9 @@ class _Layer:
         spikes, kept = self.empty(sources, membranes)
         samples, steps = spikes.shape[:2]
         drive = self.drive(sources, slice(0, samples), steps)
-        begin = self.begin(state, drive[:, 0])
-        end = self.define().advance(begin, drive, tally, spikes, kept)
+        defined = self.define()
+        end = defined.advance(_begin(defined, state, drive[:, 0]), drive, tally, spikes, kept)
         return spikes, kept, {name: x.movedim(-1, 1) for name, x in end.items()}
-
-    def begin(self, state: Mapping[str, Tensor] | None, drive: Tensor) -> Mapping[str, Tensor]:
-        """The registers ``[B, ..., C]`` to start from, beside a drive of one step."""
-        if state is None:
-            return self.define().neuron.cleared(torch.zeros_like(drive, dtype=torch.int64))
-        return {name: x.to(drive.device).long().movedim(1, -1) for name, x in state.items()}
 
     def empty(
         self, sources: Mapping[str, Tensor], membranes: torch.dtype | None
@@ -167,6 +161,15 @@ class _Layer:
         return split
 
 
+def _begin(
+    defined: Defined, state: Mapping[str, Tensor] | None, drive: Tensor
+) -> Mapping[str, Tensor]:
+    """The registers ``[B, ..., C]`` to start from, beside a drive of one step."""
+    if state is None:
+        return defined.neuron.cleared(torch.zeros_like(drive, dtype=torch.int64))
+    return {name: x.to(drive.device).long().movedim(1, -1) for name, x in state.items()}
+
+
 def _run_loop(
     layers: Sequence[_Layer],
     sources: Mapping[str, Tensor],
@@ -196,10 +199,10 @@ def _run_loop(
         now, kept[layer.name] = layer.empty(sources, membranes)
         spikes[layer.name] = torch.cat([past[layer.name], now], 1)
     start = {layer.name: past[layer.name].shape[1] for layer in layers}
+    neurons = {layer.name: layer.define() for layer in layers}
     largest = max(layers, key=lambda layer: prod(layer.shape))
     for chunk in largest.chunks(samples, steps):
         drives = {layer.name: layer.drive(sources, chunk, steps) for layer in layers}
-        neurons = {layer.name: layer.define() for layer in layers}
         registers = {}
         for layer in layers:
             before = (
@@ -207,7 +210,7 @@ def _run_loop(
                 if state is None
                 else {name: x[chunk] for name, x in state.registers[layer.name].items()}
             )
-            registers[layer.name] = layer.begin(before, drives[layer.name][:, 0])
+            registers[layer.name] = _begin(neurons[layer.name], before, drives[layer.name][:, 0])
         for step in range(steps):
             for layer in layers:
                 name = layer.name
@@ -369,13 +372,12 @@ def _layer(
     device: torch.device,
 ) -> _Layer:
     sums, unit = compile_sums(segment, population, device)
-    narrow = all(some.planned != "float64" for some in sums)
+    together = {other.name for other in part}
+    looped = tuple(some for some in sums if some.source in together)
+    whole = len(part) == 1 and not looped  # the kernel runs all steps at once
+    narrow = whole and all(some.planned != "float64" for some in sums)
     neurons = compile_neurons(population, registers, segment.steps, unit, narrow, device)
     channels, *sides = population.shape
     defined = partial(define, population, registers, unit, device)
-    together = {other.name for other in part}
-    looped = tuple(some for some in sums if some.source in together)
-    if len(part) > 1 or looped:
-        neurons = defined()
     outer = tuple(some for some in sums if some.source not in together)
     return _Layer(population.name, (*sides, channels), outer, looped, neurons, defined)

@@ -58,7 +58,7 @@ class _Network:
     """The Lava processes of one segment, connected, and a sink for each population's spikes."""
 
     def __init__(self, segment: ChipSegment, inputs: Mapping[str, Spikes]) -> None:
-        self.inputs, self.period = inputs, segment.steps
+        self.period = segment.steps
         from lava.proc.io.source import PySendModelFixed
 
         sources: list[Port | Population] = [*segment.inputs, *segment.populations]

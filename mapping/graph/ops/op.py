@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -69,6 +69,9 @@ class Op:
         tensors: the tensors that it needs, by name, and how many axes each has.
         optional: the tensors that it may have besides.
         any_tensors: whether its tensors have names and axes of the node's own instead.
+        reason: why it stays on the host although it works on steps, where its name does not say.
+        macs: multiply-accumulates of one sample over all steps, of the node and the types of its
+            inputs, where it multiplies without being a synapse.
     """
 
     name: str
@@ -84,6 +87,8 @@ class Op:
     tensors: Mapping[str, int] = field(default_factory=dict)
     optional: Mapping[str, int] = field(default_factory=dict)
     any_tensors: bool = False
+    reason: str | None = None
+    macs: Callable[[Node, Sequence[Signal]], int] | None = None
 
 
 def run_node(op: Op, node: Node, inputs: tuple[Tensor, ...], steps: int | None) -> Tensor:

@@ -52,6 +52,7 @@ OPS = (
         membrane,
         sees_time=True,
         attrs=neuron.Constants,
+        reason="its membrane is read, and a chip sends only spikes",
     ),
     Op("largest", (), _nothing, infer_largest, largest, role="decode", sees_time=True),
 )

@@ -191,8 +191,7 @@ def infer(
     attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
 ) -> Signal:
     """Values of the shape that torch says, for any batch size; computes without data."""
-    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
-    return _checked(msgspec.json.encode(dict(attrs)), shapes, inputs)[0]
+    return _typed(attrs, tensors, inputs)[0]
 
 
 def macs(node: Node, inputs: Sequence[Signal]) -> int:
@@ -200,8 +199,14 @@ def macs(node: Node, inputs: Sequence[Signal]) -> int:
 
     Those of convolutions and products of matrices; other calls have none.
     """
-    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in node.tensors.items())
-    return _checked(msgspec.json.encode(dict(node.attrs)), shapes, tuple(inputs))[1]
+    return _typed(node.attrs, node.tensors, tuple(inputs))[1]
+
+
+def _typed(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> tuple[Signal, int]:
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+    return _checked(msgspec.json.encode(dict(attrs)), shapes, inputs)
 
 
 @lru_cache(maxsize=4096)
@@ -316,5 +321,17 @@ def _lower(module: Any) -> Any:
 
 
 OPS = (
-    Op("torch", (), _lower, infer, run, sees_time=True, inputs=None, attrs=Calls, any_tensors=True),
+    Op(
+        "torch",
+        (),
+        _lower,
+        infer,
+        run,
+        sees_time=True,
+        inputs=None,
+        attrs=Calls,
+        any_tensors=True,
+        reason="no file in mapping/graph/ops describes it: torch runs it",
+        macs=macs,
+    ),
 )

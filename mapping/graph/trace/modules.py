@@ -9,14 +9,13 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import snntorch as snn
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from has8.blocks import OverTime
 from has8.errors import TraceError
-from mapping.graph.ir import Graph, Kind, Node, Signal, sorted_graph
+from mapping.graph.ir import Graph, Kind, Node, Signal, sorted_graph, unique_name
 from mapping.graph.ops import OPS, Op, op_of, run_node
 from mapping.graph.trace.opaque import NoNode, record
 
@@ -160,12 +159,6 @@ def trace(model: nn.Module, input_shape: tuple[int, ...]) -> Graph:
         TraceError: if the model branches on values, a layer gives nothing that a graph can hold,
             or its shapes do not fit; the message names the layer.
     """
-    for path, module in model.named_modules():
-        if isinstance(module, snn.SpikingNeuron) and op_of(module) is None:
-            raise TraceError(
-                f"layer {path!r} is snnTorch's {type(module).__name__}, which keeps its state from "
-                f"call to call: use has8.neurons.Leaky, which takes all steps at once, [T, B, ...]"
-            )
     traced, tracer = _symbols(model.eval())
     if not any(item.op == "placeholder" for item in traced.nodes):
         raise TraceError(f"the forward of {type(model).__name__} must take one tensor of images")
@@ -272,7 +265,7 @@ class _Lowering:
             scope = self.tracer.scopes[item.name]
             name, module = f"{scope}.{kind or what}".lstrip("."), None
         self.memory.read(item, name)
-        name = _unique(name, self.nodes)
+        name = unique_name(name, self.nodes)
         fault: ValueError | None = None
         if op is not None and self._is_plain(item, op, module):
             try:
@@ -447,11 +440,3 @@ def _writes(model: nn.Module, item: fx.Node) -> bool:
 
 def _flatten_axes(item: fx.Node) -> tuple[Any, ...]:
     return (*item.args[1:], *(item.kwargs[k] for k in ("start_dim", "end_dim") if k in item.kwargs))
-
-
-def _unique(name: str, taken: dict[str, Node]) -> str:
-    """The name, numbered where a module or function is used again."""
-    candidate, count = name, 1
-    while candidate in taken:
-        candidate, count = f"{name}_{count}", count + 1
-    return candidate

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from has8.errors import Has8Error, TraceError
-from mapping.graph.ir import Graph, Node, Signal, sorted_graph
+from mapping.graph.ir import Graph, Node, Signal, sorted_graph, unique_name
 from mapping.graph.ops import OPS, op_of
 from mapping.graph.ops.cells import constants_of
 
@@ -99,7 +99,11 @@ _Value = _Whole | _Step | _Sum
 
 def loops(model: nn.Module) -> bool:
     """Whether a model holds snnTorch's neurons, which take one step in a call."""
-    return any(isinstance(m, snn.SpikingNeuron) and op_of(m) is None for m in model.modules())
+    return any(map(_is_cell, model.modules()))
+
+
+def _is_cell(module: nn.Module) -> bool:
+    return isinstance(module, snn.SpikingNeuron) and op_of(module) is None
 
 
 def trace_steps(model: nn.Module, x: Tensor, given: Signal, output: int = 0) -> Graph:
@@ -148,7 +152,7 @@ class _Run(TorchFunctionMode):
         super().__init__()
         self.model, self.given = model, given
         self.x = x.clone()
-        self.batch = x.shape[0 if given.steps is None else 1]
+        self.batch = x.shape[given.batch_axis]
         self.inside = 0
         self.values: dict[int, tuple[_Value, Tensor, int]] = {}
         self.nodes: dict[tuple[Any, ...], _Made] = {}
@@ -164,7 +168,7 @@ class _Run(TorchFunctionMode):
         try:
             for path, module in self.model.named_modules():
                 call: Callable[..., Any]
-                if isinstance(module, snn.SpikingNeuron) and op_of(module) is None:
+                if _is_cell(module):
                     call = partial(self._cell, path, module, module.forward)
                 elif op_of(module) is not None:
                     call = partial(self._layer, path, module, module.forward)
@@ -627,9 +631,7 @@ class _Run(TorchFunctionMode):
                 f"layer {made.name!r} makes {made.shape} of {self.batch} samples, and not "
                 f"{(self.batch, *type_.shape)}: is the batch its first axis, and time another's?"
             )
-        name, count = made.name, 1
-        while name in nodes:
-            name, count = f"{made.name}_{count}", count + 1
+        name = unique_name(made.name, nodes)
         nodes[name] = Node(name, made.op, tuple(inputs), type_, made.attrs, tensors)
         names[made] = name
         return name
