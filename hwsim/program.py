@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from has8 import given
+from has8.encoders.rate import numbered
 from has8.errors import BadInput
 from has8.values import value, whole
 from hwsim.activity import Activity
@@ -153,7 +154,8 @@ class Program:
                 part = _Part(first + done, frozenset(record), keep_state, arithmetic)
                 if state is not None:
                     part.state = {n: _samples(s, done, samples) for n, s in state.items()}
-                values = self._run_batch(batch, counts, part)
+                with numbered(part.first):
+                    values = self._run_batch(batch, counts, part)
                 logits.append(values[self.mapped.graph.output.name].float())
                 if record or keep_state:
                     parts.append(part)

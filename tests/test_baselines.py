@@ -7,9 +7,9 @@ from torch import nn
 from has8 import TrainConfig, calibrate, create_model, fit, load_data, model_names
 from has8.blocks import OverTime
 from has8.data import batches
-from has8.errors import BadInput, TraceError, UnknownName
+from has8.errors import BadInput, UnknownName
 from has8.neurons import Leaky
-from hwsim import compare
+from hwsim import agreement, compare, simulate
 from mapping import map_model
 
 PARAMETERS = {
@@ -278,7 +278,24 @@ def test_codings_without_chance_map_and_simulators_agree(coding):
     assert compare(mapped, images[:4], "reference", "fast").equal
 
 
-def test_rate_coding_is_refused_with_a_reason():
-    model = create_model("sew_resnet", num_classes=4, base=4, coding="rate").eval()
-    with pytest.raises(TraceError, match="rate coding draws its spikes anew"):
-        map_model(model, calibration=torch.rand(1, 3, 32, 32))
+def test_rate_coding_draws_by_the_number_of_the_sample_in_every_simulator_and_batch():
+    options = {"num_classes": 4, "in_channels": 1, "base": 4, "stem": "cifar", "steps": 6}
+    model = create_model("sew_resnet", **options, coding="rate")
+    images = torch.rand(7, 1, 8, 8)
+    model(images)  # running statistics
+    mapped = map_model(model.eval(), calibration=images)
+    assert compare(mapped, images, "reference", "fast").equal
+
+    def sent(x, **options):
+        run = simulate(mapped, x, record=["spikes"], **options)
+        return next(iter(next(iter(run.inputs.values())).values()))
+
+    whole = sent(images)
+    assert torch.equal(whole, model.encode(images).bool())
+    parts = [sent(images[k : k + 2], first=k) for k in range(0, 7, 2)]
+    assert torch.equal(torch.cat(parts, 1), whole)
+    assert torch.equal(sent(images, batch_size=3), whole)
+    assert not torch.equal(sent(images, first=1), whole)
+    found = agreement(mapped, images, batch_size=2)
+    with torch.no_grad():
+        assert torch.equal(found.float_answers, model(images).argmax(1))

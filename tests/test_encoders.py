@@ -23,7 +23,9 @@ from has8.encoders import (
     bitplane_weights,
     encode_bitplanes,
     latency_weights,
+    numbered,
     phase_weights,
+    rate_draws,
     rate_weights,
 )
 from has8.errors import BadInput, CheckpointError, UnknownName
@@ -212,7 +214,7 @@ def by_definition(coding, steps, draws):
 def test_codings_of_images_are_binary_and_as_defined(coding, steps):
     encoder = IMAGE_CODINGS.get(coding)(steps)
     torch.manual_seed(7)
-    spikes = encoder(UNITS)
+    spikes = encoder(UNITS)  # of rate coding, in training
     torch.manual_seed(7)
     assert torch.equal(spikes, by_definition(coding, steps, torch.rand(steps, 5, 7)))
     assert torch.equal(spikes, spikes.bool().float())
@@ -232,8 +234,69 @@ def test_rate_decodes_to_the_value_on_average():
     assert ((decoded - x).abs() <= 5 * deviation + 1e-5).all()
     assert decoded[-1].item() == pytest.approx(1)  # 1 fires always
     assert decoded[0].item() == 0
-    encoder = RateEncoder(10).eval()
-    assert not torch.equal(encoder(UNITS), encoder(UNITS))  # in evaluation too
+    encoder = RateEncoder(10)
+    assert not torch.equal(encoder(UNITS), encoder(UNITS))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    steps=st.integers(1, 9),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    seed=st.integers(0, (1 << 63) - 1),
+    first=st.integers(0, 1 << 40),
+)
+def test_in_evaluation_the_draws_of_a_sample_follow_from_its_number_and_the_seed(
+    steps, sizes, seed, first
+):
+    x = torch.rand(sum(sizes), 3, 5)
+    encoder = RateEncoder(steps, seed).eval()
+    with numbered(first):
+        whole = encoder(x)
+    for size in sizes:
+        with numbered(first):
+            assert torch.equal(encoder(x[:size]), whole[:, :size])
+        x, whole, first = x[size:], whole[:, size:], first + size
+    draws = rate_draws(steps, (2, 4), seed)
+    assert 0 <= draws.min() <= draws.max() < 1
+    assert torch.equal(draws * 2**24, (draws * 2**24).round())
+
+
+def test_every_second_sample_has_every_second_number():
+    x, encoder = torch.rand(6, 40), RateEncoder(8, 3).eval()
+    with numbered(1, apart=2):
+        assert torch.equal(encoder(x[1::2]), encoder_of_all(encoder, x)[:, 1::2])
+
+
+def encoder_of_all(encoder, x):
+    with numbered(0):
+        return encoder(x)
+
+
+def philox(counter, key):
+    """Philox4x64-10 as published (Salmon et al. 2011), four words of 64 bits."""
+    mask = (1 << 64) - 1
+    for _ in range(10):
+        one, other = 0xD2E7470EE14C6C93 * counter[0], 0xCA5A826395121157 * counter[2]
+        counter = (
+            (other >> 64) ^ counter[1] ^ key[0],
+            other & mask,
+            (one >> 64) ^ counter[3] ^ key[1],
+            one & mask,
+        )
+        key = ((key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask)
+    return counter
+
+
+def test_draws_of_rate_coding_are_the_published_generator_s_bits():
+    known = 0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B
+    assert philox((0, 0, 0, 0), (0, 0)) == known  # its authors' own known answers
+    words = [word for block in (1, 2) for word in philox((block, 0, 0, 0), (5, 7))]
+    expected = [half >> 8 for word in words for half in (word & 0xFFFFFFFF, word >> 32)]
+    with numbered(7):
+        found = (rate_draws(5, (1, 3), 5).flatten() * 2**24).long().tolist()
+    assert found == expected[:15]
+    with pytest.raises(BadInput, match=r"seed of rate coding must be from 0"):
+        RateEncoder(4, -1)
 
 
 @settings(deadline=None, max_examples=40)

@@ -17,7 +17,7 @@ from has8.encoders.decoder import Decoder
 from has8.encoders.duplicate import DuplicateEncoder, count_weights, encode_duplicate
 from has8.encoders.latency import LatencyEncoder, encode_latency, latency_weights
 from has8.encoders.phase import PhaseEncoder, encode_phase, phase_weights
-from has8.encoders.rate import RateEncoder, encode_rate, rate_weights
+from has8.encoders.rate import RateEncoder, encode_rate, numbered, rate_draws, rate_weights
 from has8.registry import Registry
 
 DECODERS: Registry[str] = Registry("decoder")
@@ -51,6 +51,8 @@ __all__ = [
     "encode_phase",
     "encode_rate",
     "latency_weights",
+    "numbered",
     "phase_weights",
+    "rate_draws",
     "rate_weights",
 ]

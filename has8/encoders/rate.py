@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from has8.encoders.ranges import check_unit
 from has8.encoders.unit import UnitEncoder
+from has8.errors import BadInput
+
+DRAW_BITS = 24
+"""Draws are multiples of ``2**-24``, which float32 holds exactly."""
+MOST_SEED = (1 << 63) - 1
+
+_NUMBERS: ContextVar[tuple[int, int]] = ContextVar("numbers of samples", default=(0, 1))
+
+
+@contextmanager
+def numbered(first: int, apart: int = 1) -> Iterator[None]:
+    """A body in which sample i of each batch has the number ``first + i * apart`` in its data set.
+
+    Draws of rate coding depend on it, so that a sample gets the same spikes in whatever batch, and
+    on whatever simulator, it is run. Outside, the samples of each batch count from 0.
+    """
+    token = _NUMBERS.set((first, apart))
+    try:
+        yield
+    finally:
+        _NUMBERS.reset(token)
 
 
 def rate_weights(steps: int) -> tuple[float, ...]:
@@ -14,7 +41,34 @@ def rate_weights(steps: int) -> tuple[float, ...]:
     return (1.0 / steps,) * steps
 
 
-def encode_rate(x: Tensor, steps: int) -> Tensor:
+def rate_draws(steps: int, shape: Sequence[int], seed: int) -> Tensor:
+    """The numbers that rate coding compares values with, by each sample's number and a seed.
+
+    They are the bits of the counter-based generator Philox4x64 whose key is (seed, number): equal
+    on all machines, whatever the order in which samples are run.
+
+    Args:
+        steps: T.
+        shape: of the values, ``(B, ...)``; see :func:`numbered` for the numbers of the samples.
+        seed: from 0 to ``2**63 - 1``.
+
+    Returns:
+        ``float32[T, B, ...]`` in [0, 1), multiples of ``2**-24``, on the CPU.
+    """
+    samples, size = shape[0], steps * prod(shape[1:])
+    first, apart = _NUMBERS.get()
+    draws = np.empty((samples, size), np.float32)
+    for place in range(samples):
+        key = np.array([seed, first + place * apart], np.uint64)
+        raw = np.random.Philox(key=key).random_raw(-(-size // 2))
+        halves = np.stack([raw & np.uint64(0xFFFFFFFF), raw >> np.uint64(32)], 1).reshape(-1)
+        draws[place] = halves[:size] >> np.uint64(32 - DRAW_BITS)
+    draws *= np.float32(2.0**-DRAW_BITS)
+    by_sample = torch.from_numpy(draws).view(samples, steps, *shape[1:])
+    return by_sample.transpose(0, 1)
+
+
+def encode_rate(x: Tensor, steps: int, seed: int | None = None) -> Tensor:
     """``s[t] = 1 if u[t] <= x else 0``, u uniform on [0, 1), drawn for every value and step.
 
     The draws are multiples of 2**-24 and ``<=`` counts the end, so a value fires with at most
@@ -23,6 +77,7 @@ def encode_rate(x: Tensor, steps: int) -> Tensor:
     Args:
         x: probabilities ``[B, ...]`` in [0, 1].
         steps: T.
+        seed: draws are :func:`rate_draws`; None takes them from torch's global generator.
 
     Returns:
         ``[T, B, ...]`` of 0.0 and 1.0 in the dtype of ``x``.
@@ -31,25 +86,41 @@ def encode_rate(x: Tensor, steps: int) -> Tensor:
         BadInput: if a value lies outside [0, 1] or is not a number.
     """
     check_unit(x, RateEncoder.coding)
-    draws = torch.rand(steps, *x.shape, dtype=torch.float32, device=x.device)
+    if seed is None:
+        draws = torch.rand(steps, *x.shape, dtype=torch.float32, device=x.device)
+    else:
+        draws = rate_draws(steps, x.shape, seed).to(x.device)
     return (draws <= x).to(x.dtype)
 
 
 class RateEncoder(UnitEncoder):
     """Rate coding; see :func:`encode_rate`.
 
-    Its draws come from torch's global generator, in evaluation too: call ``torch.manual_seed``
-    for the same spikes again. Decode with :func:`rate_weights`; the expected result is the value.
+    In training its draws come from torch's global generator, new ones in every epoch. In
+    evaluation a sample's draws follow from its number (:func:`numbered`) and the seed, so that
+    the model, its graph and every simulator see the same spikes. Decode with
+    :func:`rate_weights`; the expected result is the value.
 
     Args:
         steps: T, at least 1.
+        seed: of the draws in evaluation; two encoders of one model should have different ones.
 
     Raises:
-        BadInput: if there are no steps.
+        BadInput: if there are no steps, or the seed is out of range.
     """
 
     coding = "rate"
 
+    def __init__(self, steps: int, seed: int = 0) -> None:
+        super().__init__(steps)
+        if not 0 <= seed <= MOST_SEED:
+            raise BadInput(f"the seed of rate coding must be from 0 to {MOST_SEED:,}, not {seed}")
+        self.seed = seed
+
     def encode(self, x: Tensor) -> Tensor:
         """``[B, ...]`` in [0, 1] to ``[T, B, ...]`` of 0.0 and 1.0."""
-        return encode_rate(x, self.steps)
+        return encode_rate(x, self.steps, None if self.training else self.seed)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return f"{super().extra_repr()}, seed={self.seed}"

@@ -87,9 +87,10 @@ def sew_resnet(
         depth: 18, 34 or 50.
         base: channels of the stem and the first stage's inner convolutions.
         steps: T, the steps of the code.
-        coding: the image's, a name in :data:`has8.encoders.IMAGE_CODINGS`: "rate" (random, in
-            evaluation too), "ttfs" and "ttfs_log" (one spike a pixel), "phase" (binary digits)
-            or "duplicate" (values in every step; the first neurons make the spikes).
+        coding: the image's, a name in :data:`has8.encoders.IMAGE_CODINGS`: "rate" (random; in
+            evaluation drawn by the sample's number), "ttfs" and "ttfs_log" (one spike a pixel),
+            "phase" (binary digits) or "duplicate" (values in every step; the first neurons make
+            the spikes).
         neuron: "if", as published, or "lif", HAS-8's.
         stem: "imagenet", 7x7 and pooling, which quarters the image, or "cifar" for small images,
             3x3 at full size.

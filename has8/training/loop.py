@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from has8 import given
 from has8.data import Batch, Data, ImageDataset, batches
+from has8.encoders import numbered
 from has8.errors import TrainingError
 from has8.training.history import Epoch, Position, Progress, Report
 from has8.training.optim import learning_rate
@@ -267,14 +268,16 @@ def count_right(
     Raises:
         BadInput: for a label that is none of the model's outputs.
     """
-    training, correct = model.training, 0
+    training, correct, first = model.training, 0, part[0]
     indices = torch.arange(len(dataset))[part[0] :: part[1]]
     model.eval()
     try:
         with torch.inference_mode(), autocast:
             for images, labels in batches(dataset, batch_size, indices=indices):
                 images = images.to(device, memory_format=torch.channels_last)
-                answer = given.logits(model(images), len(images))
+                with numbered(first, part[1]):
+                    answer = given.logits(model(images), len(images))
+                first += len(images) * part[1]
                 labels = given.labels(labels, len(images), answer.shape[1])
                 correct += int((answer.argmax(1).cpu() == labels).sum())
                 if stop():

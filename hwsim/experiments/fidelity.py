@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from has8 import given
+from has8.encoders import numbered
 from has8.values import whole
 from hwsim.activity import Overflow
 from hwsim.backends.protocol import Backend
@@ -232,7 +233,8 @@ def _batch(
             images, batch_size=images.shape[sample_axis(mapped)], record=record, first=first
         )
         if reference is None:  # the run has checked the images
-            reference = graph(images)
+            with numbered(first):
+                reference = graph(images)
             if recording is not None:
                 recording.add(run, reference[1], labels, first)
         spikes, logits = reference
@@ -328,11 +330,14 @@ def float_answers(
     """
     checked_mapping(mapped)
     x = x if isinstance(x, Tensor) and len(x) == 0 else given.images(x)
-    graph, answers = FloatGraph(mapped), [torch.empty(0, dtype=torch.int64)]
-    for batch in x.split(batch_size, sample_axis(mapped)):
-        answers.append(answers_of(mapped.graph, graph(batch)[1]))
+    graph, answers, done = FloatGraph(mapped), [torch.empty(0, dtype=torch.int64)], 0
+    axis = sample_axis(mapped)
+    for batch in x.split(batch_size, axis):
+        with numbered(done):
+            answers.append(answers_of(mapped.graph, graph(batch)[1]))
+        done += batch.shape[axis]
         if on_progress is not None:
-            on_progress(sum(map(len, answers)), len(x))
+            on_progress(done, x.shape[axis])
     return torch.cat(answers)
 
 

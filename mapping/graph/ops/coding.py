@@ -21,8 +21,10 @@ from has8.encoders import (
     encode_duplicate,
     encode_latency,
     encode_phase,
+    encode_rate,
 )
 from has8.encoders.latency import MOST_LOG_STEPS
+from has8.encoders.rate import MOST_SEED
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import Attrs, Lowered, Op, Positive, Real, parameters
 
@@ -74,17 +76,19 @@ class Latencies(Attrs, frozen=True, tag_field="coding", tag=LatencyEncoder.codin
             raise ValueError(f"steps must be at most {MOST_LOG_STEPS} where function is 'log'")
 
 
+class Rates(Attrs, frozen=True, tag_field="coding", tag=RateEncoder.coding):
+    """Attributes of rate coding."""
+
+    steps: Positive
+    seed: Annotated[int, Meta(ge=0, le=MOST_SEED)]
+
+
 def lower_encoder(module: Encoder) -> Lowered:
-    """Coding and steps; for bit planes also order and range."""
+    """Coding and steps; for bit planes also order and range, for rate coding the seed."""
     if isinstance(module, PaperBitPlaneEncoder):
         raise ValueError(
             "the encoder of mode='paper' takes its range from the batch and sends fractions, "
             "which no chip can run; train with mode='hw'"
-        )
-    if isinstance(module, RateEncoder):
-        raise ValueError(
-            "rate coding draws its spikes anew in every run, so that no two simulators could be "
-            "compared; choose the coding 'ttfs' or 'phase'"
         )
     attrs: dict[str, Any] = {"coding": module.coding, "steps": module.steps}
     if isinstance(module, BitPlaneEncoder):
@@ -93,6 +97,8 @@ def lower_encoder(module: Encoder) -> Lowered:
         attrs.update(order=module.order, lo=module.lo.item(), hi=module.hi.item())
     if isinstance(module, LatencyEncoder):
         attrs.update(function=module.function)
+    if isinstance(module, RateEncoder):
+        attrs.update(seed=module.seed)
     return attrs, {}
 
 
@@ -117,6 +123,8 @@ def encode(node: Node, x: Tensor) -> Tensor:
         return encode_duplicate(x, steps)
     if coding == PhaseEncoder.coding:
         return encode_phase(x, steps)
+    if coding == RateEncoder.coding:
+        return encode_rate(x, steps, node.attrs["seed"])
     if coding == LatencyEncoder.coding:
         return encode_latency(x, steps, node.attrs["function"])
     return encode_bitplanes(x, node.attrs["lo"], node.attrs["hi"], node.attrs["order"])
@@ -152,7 +160,7 @@ OPS = (
         encode,
         role="encode",
         sees_time=True,
-        attrs=BitPlanes | Duplicates | Phases | Latencies,
+        attrs=BitPlanes | Duplicates | Phases | Latencies | Rates,
     ),
     Op(
         "decode",
