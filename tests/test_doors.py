@@ -56,6 +56,9 @@ FIT: dict[str, set[str]] = {
     "x of calibrate": {"None"},
     "root": {"None", "text"},
     "image_size": {"None"},
+    "steps of load_data": {"None"},
+    "window_us": {"None"},
+    "steps of Data": {"None"},
     "clip_norm": {"None", "a fraction"},
     "lr": {"a fraction"},
     "weight_decay": {"a fraction"},
@@ -118,7 +121,10 @@ def world(tmp_path_factory):
             **{"out": folder / "run", "resume": False, "on_progress": None, "provenance": {}},
         },
         "load_checkpoint": {"path": folder / "m.pt"},
-        "load_data": {"name": "digits", "root": None, "image_size": 8, "preprocess": "crop"},
+        "load_data": {
+            **{"name": "digits", "root": None, "image_size": 8, "preprocess": "crop"},
+            **{"steps": None, "binning": "time", "window_us": None},
+        },
         "model_names": {},
         "model_options": {"name": "has8_vgg"},
         "save_checkpoint": {

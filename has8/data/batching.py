@@ -37,6 +37,8 @@ def batches(
 ) -> Iterator[Batch]:
     """The data set in batches: images ``float32[B, C, H, W]`` in [0, 1], labels ``int64[B]``.
 
+    Recordings of events come as spikes ``float32[T, B, C, H, W]``.
+
     The last batch may be smaller. The same arguments give the same batches, and
     ``batches(..., first=k)`` gives what ``batches(...)`` gives after its first k.
 
@@ -60,6 +62,8 @@ def batches(
     """
     if augment not in AUGMENTATIONS:
         raise BadInput(f"augment must be one of {', '.join(AUGMENTATIONS)}, not {augment!r}")
+    if augment != "none" and dataset.batch_axis:
+        raise BadInput(f"augment={augment!r} is for images, and these are spikes in steps")
     if batch_size < 1 or first < 0 or (shuffle_seed or 0) < 0:
         raise BadInput(
             "batches need a size of at least 1, a first batch and a seed of at least 0, not "

@@ -33,9 +33,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     Attributes:
         flip: whether an image keeps its class when mirrored left to right (digits do not).
+        batch_axis: the axis of the samples in a batch: 1 behind a time axis, else 0.
     """
 
     flip: bool
+    batch_axis = 0
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -51,13 +53,13 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
             Images ``float32[N, C, H, W]`` in [0, 1] and labels ``int64[N]``.
         """
         parts = list(self.read(spread(len(self), count).split(READ_AT_ONCE)))
-        return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+        return torch.cat([x for x, _ in parts], self.batch_axis), torch.cat([y for _, y in parts])
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         images, labels = next(iter(self.read([torch.tensor([index % len(self)])])))
-        return images[0], int(labels[0])
+        return images.select(self.batch_axis, 0), int(labels[0])
 
 
 class ArrayImages(ImageDataset):

@@ -44,6 +44,21 @@ class KnownFolder:
     torchvision: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class KnownEvents:
+    """A data set of recordings of an event camera.
+
+    Args:
+        tonic: tonic's class that reads and downloads it.
+        shape: polarities and pixels, ``(C, H, W)``.
+        class_names: one for each label.
+    """
+
+    tonic: str
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+
 ARRAYS = {
     "digits": KnownArrays(None, flip=False),
     "mnist": KnownArrays("MNIST", flip=False),
@@ -67,7 +82,33 @@ FOLDERS = {
     "imagenet": KnownFolder(("imagenet",), classes=1000),
 }
 
+EVENTS = {
+    "nmnist": KnownEvents("NMNIST", (2, 34, 34), tuple("0123456789")),
+    "dvs_gesture": KnownEvents(
+        "DVSGesture",
+        (2, 128, 128),
+        (
+            "hand clapping",
+            "right hand wave",
+            "left hand wave",
+            "right hand clockwise",
+            "right hand counter clockwise",
+            "left hand clockwise",
+            "left hand counter clockwise",
+            "arm roll",
+            "air drums",
+            "air guitar",
+            "other gestures",
+        ),
+    ),
+}
+
 
 def data_names() -> list[str]:
-    """The names that :func:`has8.data.load_data` takes beside folders, sorted."""
+    """The names of images that :func:`has8.data.load_data` takes beside folders, sorted."""
     return sorted([*ARRAYS, *FOLDERS])
+
+
+def event_names() -> list[str]:
+    """The names of recordings of events that :func:`has8.data.load_data` takes, sorted."""
+    return sorted(EVENTS)

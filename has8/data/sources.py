@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from has8.data.events import Binning
 from has8.data.folders import find_known, read_folder
 from has8.data.images import ArrayImages, ImageDataset, check_preprocess
-from has8.data.names import ARRAYS, FOLDERS, PREPROCESSES, data_names
+from has8.data.names import ARRAYS, EVENTS, FOLDERS, PREPROCESSES, data_names, event_names
+from has8.data.recordings import load_events
 from has8.errors import BadInput, UnknownName
-from has8.values import Rules, check_fields, path, whole
+from has8.values import Rules, check_fields, path, value, whole
 
 DIGITS_TRAIN = 1437
 """Digits to learn from: the first so many of scikit-learn's 1797."""
@@ -35,6 +37,7 @@ class Data:
         input_shape: ``(C, H, W)`` of one image.
         class_names: one for each label.
         preprocess: how image files became squares; see :class:`has8.data.FolderImages`.
+        steps: T of spikes ``[T, B, C, H, W]``; None for images ``[B, C, H, W]``.
 
     Raises:
         BadInput: for a value of another type.
@@ -46,6 +49,7 @@ class Data:
     input_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     preprocess: str = "crop"
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         images = "images such as the parts of has8.load_data"
@@ -59,6 +63,7 @@ class Data:
                 "strings, one for each label",
             ),
             "preprocess": (PREPROCESSES.__contains__, f"one of {', '.join(PREPROCESSES)}"),
+            "steps": (lambda steps: steps > 0, "a whole number above 0, or None"),
         }
         check_fields(self, rules)
 
@@ -69,6 +74,9 @@ def load_data(
     image_size: int | None = None,
     *,
     preprocess: str = "crop",
+    steps: int | None = None,
+    binning: Binning = "time",
+    window_us: int | None = None,
 ) -> Data:
     """A data set by name, or any folder of images.
 
@@ -86,6 +94,11 @@ def load_data(
     is there, in the same place or in ``ROOT/NAME_N``, the name of the data says how many:
     ``caltech101_64``.
 
+    Recordings of event cameras, as spikes in steps (:func:`has8.data.bin_events`): ``nmnist``
+    (2 x 34 x 34 pixels) and ``dvs_gesture`` (2 x 128 x 128), which tonic downloads and reads where
+    it is installed; N-MNIST's own files are read without it, see
+    :func:`has8.data.recordings.load_events`. Their batches are ``[T, B, C, H, W]``.
+
     Any other folder holds either ``train/`` and ``test/`` (or ``val/``; in any case, see
     :func:`has8.data.listing.list_images`), each with one folder of images for each class, or the
     class folders themselves. Class folders alone, such as both Caltech sets, have no split: a fifth
@@ -100,6 +113,9 @@ def load_data(
         preprocess: for image files only. "crop" takes the centre square. "paper" resizes the
             whole image to a square. It stands for the HAS-8 authors' Resize(224), which keeps the
             aspect ratio, so that images of different shapes could not be batched.
+        steps: T, for recordings of events, which need it.
+        binning: for events: steps by "time" or by "count"; see :func:`has8.data.bin_events`.
+        window_us: for events by time: microseconds of a step; None for a T-th of each recording.
 
     Raises:
         UnknownName: if it is neither a name nor a folder.
@@ -112,6 +128,13 @@ def load_data(
     if image_size is not None:
         image_size = whole(image_size, "image_size", 1)
     check_preprocess(preprocess)
+    if name in EVENTS:
+        return _events(name, _root(root), image_size, preprocess, steps, binning, window_us)
+    if steps is not None or binning != "time" or window_us is not None:
+        raise BadInput(
+            f"steps, binning and window_us are for recordings of events ({', '.join(EVENTS)}), and "
+            f"{name} holds images: leave them out"
+        )
     if name in ARRAYS:
         train, test, class_names = _arrays(name, _root(root), image_size)
     elif name in FOLDERS:
@@ -132,9 +155,25 @@ def load_data(
             f"{name} is no folder: name a folder of images or one of {', '.join(data_names())}"
         )
     else:
-        raise UnknownName("data set", name, data_names())
+        raise UnknownName("data set", name, [*data_names(), *event_names()])
     channels, height, width = train[0][0].shape
     return Data(name, train, test, (channels, height, width), class_names, preprocess)
+
+
+def _events(
+    name: str,
+    root: Path,
+    size: int | None,
+    preprocess: str,
+    steps: int | None,
+    binning: Binning,
+    window_us: int | None,
+) -> Data:
+    if steps is None:
+        raise BadInput(f"{name} holds events, which become spikes in steps: say how many (steps)")
+    steps, binning = whole(steps, "steps", 1), value(binning, Binning, "binning")
+    train, test, class_names = load_events(name, root, steps, binning, window_us, size)
+    return Data(name, train, test, train.shape, class_names, preprocess, steps)
 
 
 def _is_dir(path: Path) -> bool:

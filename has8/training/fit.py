@@ -93,6 +93,11 @@ def fit(
     resume = value(resume, bool, "resume")
     given.callback(on_progress)
     added = given.provenance(provenance)
+    if data.steps is not None:
+        raise BadInput(
+            f"fit trains on images, and {data.name} is spikes in {data.steps} steps: train on it "
+            "with a loop of your own, over has8.data.batches"
+        )
     classes = _outputs(model, data.input_shape)
     if classes < len(data.class_names):
         raise BadInput(
