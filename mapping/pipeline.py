@@ -24,6 +24,7 @@ from mapping.cores.placement import place
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.passes import run_passes
+from mapping.graph.resets import reset_to_zero
 from mapping.graph.trace.modules import trace
 from mapping.graph.trace.steps import listed, loops, trace_steps
 from mapping.integers.methods import METHODS, Method
@@ -39,6 +40,8 @@ from mapping.verify import check_mapped
 
 Given = Literal["values", "steps", "spikes"]
 """What a model takes: values, values in each step, or spikes in each step."""
+Reset = Literal["trained", "zero"]
+"""Each neuron's reset as it was trained, or to zero."""
 CHECKED = 16
 """Samples of a model with a loop on which the graph is held against it."""
 
@@ -55,6 +58,7 @@ def map_model(
     per_channel: bool = False,
     inputs: Given = "values",
     output: int = 0,
+    reset: Reset = "trained",
     provenance: Mapping[str, Any] | None = None,
 ) -> Mapped:
     """Map a model onto a chip: trace, rewrite, cut, quantise, tile, place.
@@ -76,6 +80,9 @@ def map_model(
         inputs: "values" are ``[N, ...]``; "steps" are values of each step, ``[T, N, ...]``;
             "spikes" are 0 or 1 in each step, ``[T, N, ...]``, which a chip takes as they are.
         output: which tensor of several that the model returns.
+        reset: "trained" keeps each neuron's; "zero" lets those that were trained to reset by
+            subtraction reset to zero, which takes fewer compartments of most chips and computes
+            something else: reports say what that alone costs.
         provenance: JSON-able facts to keep beside the model's configuration and the options.
 
     Returns:
@@ -93,7 +100,14 @@ def map_model(
     if calibration is not None:
         calibration = given.images(calibration, what="calibration images")
     graph, parts = lower(
-        model, target, partition, calibration, input_shape, inputs=inputs, output=output
+        model,
+        target,
+        partition,
+        calibration,
+        input_shape,
+        inputs=inputs,
+        output=output,
+        reset=reset,
     )
     chosen = choose_scales(graph, parts, target, calibration, weight_bits, scales, per_channel)
     quantized = [
@@ -126,6 +140,7 @@ def lower(
     *,
     inputs: Given = "values",
     output: int = 0,
+    reset: Reset = "trained",
 ) -> tuple[Graph, Partition]:
     """Calibrate a model in place, trace and rewrite it, and cut the graph between host and chip.
 
@@ -133,6 +148,7 @@ def lower(
     """
     partition = value(partition, str | list[str], "partition")
     inputs, output = value(inputs, Given, "inputs"), whole(output, "output", 0)
+    reset = value(reset, Reset, "reset")
     if inputs != "values" or loops(model):
         traced = _trace_loop(model, calibration, input_shape, inputs, output)
     else:
@@ -141,6 +157,8 @@ def lower(
         traced = trace(model, shape)
         _check_traced(traced, model, calibration, shape)
     graph = run_passes(traced)
+    if reset == "zero":
+        graph = reset_to_zero(graph)
     return graph, cut(graph, target.registers, partition)
 
 

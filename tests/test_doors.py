@@ -138,7 +138,13 @@ def world(tmp_path_factory):
         "map_model": {
             **{"model": model, "target": "loihi", "partition": "all", "calibration": images},
             **{"input_shape": (1, 8, 8), "weight_bits": 8, "scales": "round"},
-            **{"per_channel": False, "inputs": "values", "output": 0, "provenance": {}},
+            **{
+                "per_channel": False,
+                "inputs": "values",
+                "output": 0,
+                "reset": "trained",
+                "provenance": {},
+            },
         },
         "over_time": {"net": model, "steps": 2, "readout": "count", "input": "static"},
         "save": {"mapped": mapped, "path": folder / "n.h8"},

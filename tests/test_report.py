@@ -49,6 +49,7 @@ KEYS = [
     "host",
     "samples",
     "accuracy",
+    "reset",
     "verified",
     "provenance",
     "partition",

@@ -48,6 +48,14 @@ from mapping.targets.schema import target_names
     show_default=True,
     help="Samples to run in Lava as well, over every spike.",
 )
+@click.option(
+    "--reset",
+    type=click.Choice(["trained", "zero"]),
+    default="trained",
+    show_default=True,
+    help="Let neurons that were trained to reset by subtraction reset to zero: fewer "
+    "compartments, other results, both in the report.",
+)
 @quantization_options("round, or those that a fine-tuned model has")
 @click.option(
     "--out",

@@ -22,6 +22,7 @@ from hwsim.program import OnProgress, Program, Run, checked_mapping, sample_axis
 from mapping import Mapped
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph, Node
+from mapping.graph.resets import as_trained, changed_resets
 
 Batch = tuple[Tensor, Tensor | None]
 """Images ``float32[B, *input_shape]`` and labels ``int64[B]``, if they are known."""
@@ -84,6 +85,8 @@ class Agreement:
         float_answers: ``int64[N]``, the float graph's.
         labels: ``int64[N]``, the right classes; None if they are not known.
         layers: of the chip, in the order of execution.
+        trained_answers: ``int64[N]``, the float graph's with the resets that it was trained with;
+            None where the mapping keeps them.
     """
 
     backend: str
@@ -91,6 +94,7 @@ class Agreement:
     float_answers: Tensor
     labels: Tensor | None
     layers: tuple[LayerAgreement, ...]
+    trained_answers: Tensor | None = None
 
     @property
     def samples(self) -> int:
@@ -116,6 +120,18 @@ class Agreement:
     def float_accuracy(self) -> float | None:
         """The float graph's part of right answers, 0 to 1; None without labels."""
         return _accuracy(self.float_answers, self.labels)
+
+    @property
+    def trained_accuracy(self) -> float | None:
+        """The part of right answers as it was trained; None without labels, or other resets."""
+        known = self.trained_answers
+        return None if known is None else _accuracy(known, self.labels)
+
+    @property
+    def reset_share(self) -> float | None:
+        """The part of the samples whose answer another reset alone leaves as it was, 0 to 1."""
+        known = self.trained_answers
+        return None if known is None else float((known == self.float_answers).double().mean())
 
     @property
     def overflow(self) -> Overflow | None:
@@ -203,12 +219,15 @@ def agreements(
     programs = [Program(mapped, backend) for backend in backends]
     classes = mapped.graph.output.type.shape[-1]
     graph, done = FloatGraph(mapped), 0
+    trained = FloatGraph(mapped, trained=True) if changed_resets(mapped.graph) else None
     parts: list[tuple[Agreement, ...]] = []
     for x, labels in batches:
         images = given.images(x)
         if labels is not None:
             labels = given.labels(labels, images.shape[axis], classes)
-        parts.append(tuple(_batch(graph, programs, images, labels, first + done, recording)))
+        parts.append(
+            tuple(_batch(graph, trained, programs, images, labels, first + done, recording))
+        )
         done += images.shape[axis]
         if on_progress is not None:
             on_progress(done, total)
@@ -217,6 +236,7 @@ def agreements(
 
 def _batch(
     graph: FloatGraph,
+    trained: FloatGraph | None,
     programs: Iterable[Program],
     images: Tensor,
     labels: Tensor | None,
@@ -225,6 +245,7 @@ def _batch(
 ) -> Iterator[Agreement]:
     """One batch on each backend; what the first does is recorded."""
     reference: tuple[dict[str, Tensor], Tensor] | None = None
+    before: Tensor | None = None
     for program in programs:
         mapped, record = program.mapped, {"spikes"}
         if reference is None and recording is not None:
@@ -235,12 +256,14 @@ def _batch(
         if reference is None:  # the run has checked the images
             with numbered(first):
                 reference = graph(images)
+                if trained is not None:
+                    before = answers_of(mapped.graph, trained(images)[1])
             if recording is not None:
                 recording.add(run, reference[1], labels, first)
         spikes, logits = reference
         layers = tuple(_layers(mapped, run, spikes, first))
         answers, expected = (answers_of(mapped.graph, item) for item in (run.logits, logits))
-        yield Agreement(run.backend, answers, expected, labels, layers)
+        yield Agreement(run.backend, answers, expected, labels, layers, before)
 
 
 def joined_agreements(parts: Sequence[Agreement]) -> Agreement:
@@ -250,12 +273,14 @@ def joined_agreements(parts: Sequence[Agreement]) -> Agreement:
         parts: at least one, of the same mapping and backend.
     """
     labels = [part.labels for part in parts if part.labels is not None]
+    before = [part.trained_answers for part in parts if part.trained_answers is not None]
     return Agreement(
         parts[0].backend,
         torch.cat([part.answers for part in parts]),
         torch.cat([part.float_answers for part in parts]),
         torch.cat(labels) if len(labels) == len(parts) else None,
         tuple(reduce(add, layers) for layers in zip(*(part.layers for part in parts), strict=True)),
+        torch.cat(before) if before else None,
     )
 
 
@@ -283,11 +308,12 @@ class FloatGraph:
 
     Args:
         mapped: whose graph to run.
+        trained: whether neurons reset as they were trained, where the mapping has changed that.
     """
 
-    def __init__(self, mapped: Mapped) -> None:
-        self.graph = mapped.graph
-        self.nodes = moved(mapped.graph, (node.name for node in mapped.graph), torch.empty(0))
+    def __init__(self, mapped: Mapped, *, trained: bool = False) -> None:
+        self.graph = as_trained(mapped.graph) if trained else mapped.graph
+        self.nodes = moved(self.graph, (node.name for node in self.graph), torch.empty(0))
         self.kept = {p.name for chip in mapped.chip_segments for p in chip.populations}
         last: dict[str, str] = {}
         for node in self.nodes:
@@ -315,7 +341,12 @@ class FloatGraph:
 
 
 def float_answers(
-    mapped: Mapped, x: Tensor, *, batch_size: int = 128, on_progress: OnProgress | None = None
+    mapped: Mapped,
+    x: Tensor,
+    *,
+    batch_size: int = 128,
+    trained: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Tensor:
     """The classes that the float graph of a mapping answers.
 
@@ -323,6 +354,7 @@ def float_answers(
         mapped: from :func:`mapping.map_model`.
         x: ``float32[N, *input_shape]``.
         batch_size: samples at a time.
+        trained: whether neurons reset as they were trained, where the mapping has changed that.
         on_progress: called after each batch with (samples done, samples in all).
 
     Returns:
@@ -330,8 +362,8 @@ def float_answers(
     """
     checked_mapping(mapped)
     x = x if isinstance(x, Tensor) and len(x) == 0 else given.images(x)
-    graph, answers, done = FloatGraph(mapped), [torch.empty(0, dtype=torch.int64)], 0
-    axis = sample_axis(mapped)
+    graph, answers = FloatGraph(mapped, trained=trained), [torch.empty(0, dtype=torch.int64)]
+    axis, done = sample_axis(mapped), 0
     for batch in x.split(batch_size, axis):
         with numbered(done):
             answers.append(answers_of(mapped.graph, graph(batch)[1]))

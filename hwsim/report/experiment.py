@@ -60,6 +60,9 @@ def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
         "faults": None if experiment.faults is None else asdict(experiment.faults),
     }
     accuracy = {"float": whole.float_accuracy}
+    if whole.trained_answers is not None:
+        found["reset"] = {"agreement": whole.reset_share}
+        accuracy = {"trained": whole.trained_accuracy, **accuracy}
     if experiment.sweep:
         return {**found, "accuracy": accuracy, "severities": [*map(_point, experiment.points)]}
     return {
@@ -90,12 +93,17 @@ def render_experiment(console: Console, experiment: Experiment) -> None:
 def _headline(experiment: Experiment) -> Iterator[Row]:
     found, faults = experiment.points[0].agreement, experiment.faults
     known = f"float {_percent(found.float_accuracy)}"
+    if found.trained_answers is not None:
+        known = f"as trained {_percent(found.trained_accuracy)}, {known} with reset to zero"
     if not experiment.sweep:
         known += f", mapped {_percent(found.accuracy)}"
     yield "accuracy", Text(f"{known}, over {many(found.samples, 'sample')} of {experiment.data}")
     if not experiment.sweep:
         same = f"({int(found.same.sum()):,} of {found.samples:,})"
         yield "agreement", Text(f"{_percent(found.share)} get the float model's answer {same}")
+    if found.reset_share is not None:
+        kept = f"{_percent(found.reset_share)} keep the answer that they have as trained"
+        yield "reset", Text(f"to zero, not by subtraction: of that alone, {kept}", "yellow")
     if faults is not None:
         rates = ", ".join(f"{name} {rate:g}" for name, rate in faults.rates.items() if rate)
         where = " at severity 1" if experiment.sweep else ""

@@ -32,6 +32,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "host": cost.host,
         "samples": cost.samples,
         "accuracy": {"float": summary.accuracy_float, "mapped": summary.accuracy_mapped},
+        "reset": asdict(summary.reset),
         "verified": _verified(summary.verified, summary.unverified),
         "provenance": dict(summary.provenance),
         "partition": [asdict(segment) for segment in summary.partition],

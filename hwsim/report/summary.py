@@ -8,7 +8,9 @@ from typing import Any
 
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
+from mapping.chip.neurons import settings
 from mapping.graph.ops import OPS
+from mapping.graph.resets import changed_resets
 from mapping.integers.errors import LayerError
 from mapping.mapped import Mapped
 from mapping.partition.segments import Rejection, Segment, Side
@@ -37,6 +39,26 @@ class SegmentSummary:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class ResetSummary:
+    """What reset by subtraction takes on the chip, or what another reset costs.
+
+    Args:
+        subtracting: neurons on the chip that reset by subtraction.
+        compartments: compartments that these take beside one each.
+        changed: layers that were trained to reset by subtraction and reset to zero now.
+        accuracy_trained: share of samples that the float model gets right as it was trained, 0..1;
+            None if unknown, or nothing was changed.
+        share: of samples whose answer the other reset alone leaves as it was, 0..1; None likewise.
+    """
+
+    subtracting: int
+    compartments: int
+    changed: tuple[str, ...]
+    accuracy_trained: float | None = None
+    share: float | None = None
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Summary:
     """All that a report shows of one mapped, simulated and priced model.
@@ -53,6 +75,7 @@ class Summary:
         unverified: why they were not, in words; empty if they were.
         errors: what quantisation costs each population on the chip, by name.
         provenance: what the mapping was made from.
+        reset: what resets cost.
     """
 
     model: str
@@ -66,6 +89,7 @@ class Summary:
     unverified: str = ""
     errors: Mapping[str, LayerError] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    reset: ResetSummary = ResetSummary(0, 0, ())
 
     def __repr__(self) -> str:
         sides = [segment.side for segment in self.partition]
@@ -89,6 +113,8 @@ def summarize(
     accuracy_mapped: float | None = None,
     verified: Comparison | None = None,
     unverified: str = "",
+    accuracy_trained: float | None = None,
+    reset_share: float | None = None,
 ) -> Summary:
     """Gather what a report shows.
 
@@ -100,6 +126,9 @@ def summarize(
         accuracy_mapped: of the mapped model on the same samples.
         verified: from :func:`hwsim.compare`.
         unverified: why there is no such comparison.
+        accuracy_trained: of the float model with the resets that it was trained with, where the
+            mapping has changed them.
+        reset_share: of the samples whose answer that change alone leaves as it was, 0..1.
     """
     placement = mapped.placement
     peak = placement.peak_utilisation
@@ -115,7 +144,21 @@ def summarize(
         unverified=unverified,
         errors=mapped.errors,
         provenance=mapped.provenance,
+        reset=_reset(mapped, accuracy_trained, reset_share),
     )
+
+
+def _reset(mapped: Mapped, accuracy: float | None, share: float | None) -> ResetSummary:
+    registers = mapped.target.registers
+    subtracting = [
+        population
+        for chip in mapped.chip_segments
+        for population in chip.populations
+        if settings(population.neuron).get("reset") == "subtract"
+    ]
+    more = sum(p.size * (p.neuron.compartments(registers) - 1) for p in subtracting)
+    neurons = sum(population.size for population in subtracting)
+    return ResetSummary(neurons, more, changed_resets(mapped.graph), accuracy, share)
 
 
 def _segment(mapped: Mapped, segment: Segment) -> SegmentSummary:

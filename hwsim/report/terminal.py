@@ -11,7 +11,7 @@ from hwsim.price.assumptions import Kind
 from hwsim.price.cost import CostReport
 from hwsim.report import units
 from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
-from hwsim.report.summary import Summary
+from hwsim.report.summary import ResetSummary, Summary
 from hwsim.report.units import count, many, percent
 from mapping.targets.figures import Figure
 
@@ -82,9 +82,12 @@ def render(console: Console, summary: Summary, *, full: bool = False) -> None:
 def _headline(summary: Summary) -> Iterator[Row]:
     cost = summary.cost
     accuracies = {"float": summary.accuracy_float, "mapped": summary.accuracy_mapped}
+    if summary.reset.changed:
+        accuracies = {"as trained": summary.reset.accuracy_trained, **accuracies}
     known = [f"{name} {percent(a, 2)}" for name, a in accuracies.items() if a is not None]
     if known:
         yield "accuracy", Text(f"{', '.join(known)}, over {many(cost.samples, 'sample')}")
+    yield from _reset(summary.reset)
     if summary.verified is not None:
         yield "verified", _verified(summary)
     elif summary.unverified:
@@ -115,6 +118,18 @@ def _headline(summary: Summary) -> Iterator[Row]:
     latency = cost.latency_us
     span = units.span(latency, units.time)
     yield "latency", Text.assemble((units.time(latency), "bold"), " a sample", span, without)
+
+
+def _reset(reset: ResetSummary) -> Iterator[Row]:
+    if reset.subtracting:
+        more = f"{many(reset.compartments, 'compartment')} beside their own"
+        yield "reset", Text(f"by subtraction in {many(reset.subtracting, 'neuron')}, takes {more}")
+    if reset.changed:
+        layers = f"{many(len(reset.changed), 'layer')} trained to reset by subtraction"
+        kept = ""
+        if reset.share is not None:
+            kept = f"; that alone leaves {percent(reset.share, 2)} of the answers as they were"
+        yield "reset", Text(f"to zero in {layers}{kept}", "yellow")
 
 
 def _verified(summary: Summary) -> Text:

@@ -47,6 +47,7 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             offered = " or ".join(map(repr, registers.resets))
             reasons[node.name] = (
                 f"the target has no reset by {node.attrs['reset']!r}, it has {offered}"
+                + (": reset='zero' maps it so" if node.attrs["reset"] == "subtract" else "")
             )
         elif node.attrs["refractory"] > registers.refractory_max:
             reasons[node.name] = "the target's neurons have no refractory steps"

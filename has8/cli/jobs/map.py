@@ -24,9 +24,11 @@ from hwsim.experiments.fidelity import answers_of, float_answers
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
 from mapping.finetune import quantization_of
+from mapping.graph.resets import changed_resets
 from mapping.hosts.schema import load_host
 from mapping.integers.methods import Method
 from mapping.integers.rounding import Scales
+from mapping.pipeline import Reset
 
 
 def run_map(
@@ -40,6 +42,7 @@ def run_map(
     samples: int,
     verify: str,
     verify_samples: int,
+    reset: Reset,
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
@@ -72,6 +75,7 @@ def run_map(
             weight_bits=bits,
             scales=chosen,
             per_channel=per_channel,
+            reset=reset,
             provenance={
                 DIGEST: outputs.digest,
                 "data": source.name,
@@ -82,6 +86,9 @@ def run_map(
         images, labels = source.test.tensors(samples)
         done = stage("float model")
         answers = float_answers(mapped, images, batch_size=BATCH, on_progress=done)
+        trained = None
+        if changed_resets(mapped.graph):
+            trained = float_answers(mapped, images, batch_size=BATCH, trained=True)
         run = simulate(mapped, images, batch_size=BATCH, on_progress=stage("chip simulation"))
         cost = estimate(mapped, run, processor)
         save(mapped, outputs.artefact)  # what is done is kept, whatever Lava does
@@ -97,6 +104,8 @@ def run_map(
         accuracy_mapped=_accuracy(answers_of(mapped.graph, run.logits), labels),
         verified=verified,
         unverified=unverified,
+        accuracy_trained=None if trained is None else _accuracy(trained, labels),
+        reset_share=None if trained is None else _accuracy(trained, answers),
     )
     report = json.dumps({**to_dict(summary), DIGEST: outputs.digest}, indent=2)
     write_whole(outputs.report, lambda file: file.write(f"{report}\n".encode()))

@@ -28,6 +28,7 @@ class Constants(Attrs, frozen=True):
         gain: factor on what arrives.
         reset: what a membrane does in the step after a spike.
         refractory: 1 where that step adds nothing to the membrane, else 0.
+        trained_reset: the reset that it was trained with, where that is another.
     """
 
     model: Literal["lif"]
@@ -37,11 +38,14 @@ class Constants(Attrs, frozen=True):
     gain: Real
     reset: Literal["zero", "subtract", "none"]
     refractory: Annotated[int, Meta(ge=0, le=1)]
+    trained_reset: Literal["subtract"] | None = None
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""
         if self.refractory and self.reset != "zero":
             raise ValueError("refractory must be 0 where reset is not 'zero'")
+        if self.trained_reset and self.reset != "zero":
+            raise ValueError("trained_reset is of a neuron that resets to zero now")
 
 
 def lower(module: Leaky) -> Lowered:
