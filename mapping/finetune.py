@@ -244,7 +244,7 @@ class QuantizedLayer(SpikingLayer):
         attrs, _ = lower_neuron(self.neuron)
         floats = float_layer([self._folded()], [rule.wires], replace(rule.neuron, attrs=attrs))
         integers = to_integers(floats, rule.scale, rule.registers, rule.bits)
-        neurons = ChipNeurons.of(floats.beta, rule.registers, x.device)
+        neurons = ChipNeurons.of(floats, rule.registers, x.device)
         (weight,) = neurons.weights(integers)
         x, layer = x.flatten(0, 1).to(neurons.dtype), self.synapses[0]
         if narrow == torch.bfloat16:

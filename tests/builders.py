@@ -25,6 +25,7 @@ from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.wiring import Axis, Wiring, dense, shape3
+from mapping.integers.rounding import FloatLayer
 from mapping.targets.schema import Registers, load_target
 
 LOIHI = load_target("loihi")
@@ -120,6 +121,13 @@ def lif(
         return array if array.ndim != 1 else array.reshape(-1, *(1,) * (len(shape) - 1))
 
     return Lif(*map(constant, (du, dv, threshold, bias, bias_exp)))
+
+
+def float_neurons(beta: Any, alpha: Any = 0.0, **rules: Any) -> FloatLayer:
+    """A float layer that is nothing but its neurons."""
+    rules = {"reset": "zero", "refractory": 0, "steps": 8, **rules}
+    constants = (np.asarray(value, np.float64) for value in (alpha, beta))
+    return FloatLayer((), (), (), torch.zeros(0), *constants, **rules)
 
 
 def population(name: str, shape: Sequence[int], *synapses: Synapse, **constants: Any) -> Population:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from builders import float_neurons
 from click.testing import CliRunner
 from torch import nn
 
@@ -137,7 +138,7 @@ def neurons_of(beta):
     torch.manual_seed(0)
     scale = Scale((300, 300, 500, 900, 900, 2000), (0,), ("mixed",))
     bias = torch.randint(-4000, 4000, (6,)).double()
-    chip = ChipNeurons.of(beta, TARGET.registers, torch.device("cpu"))
+    chip = ChipNeurons.of(float_neurons(beta), TARGET.registers, torch.device("cpu"))
     drive = torch.randint(-400, 500, (8 * 2, 6, 3, 3)) * 64
     return chip, drive.to(chip.dtype), Integers(scale, (), bias, 1, 0, 0)
 
@@ -296,7 +297,7 @@ def test_what_cannot_be_tuned_is_refused(tmp_path, vgg, digits):
         quantization_of({PROVENANCE: {"target": "loihi"}})
     slow = msgspec.structs.replace(TARGET.registers, current_decay_offset=0)
     with pytest.raises(BadInput, match="last for one step only"):
-        ChipNeurons.of(0.5, slow, torch.device("cpu"))
+        ChipNeurons.of(float_neurons(0.5), slow, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -251,25 +251,40 @@ def test_constants_that_are_set_are_held_to_the_same_rules(name, value, message)
 # snnTorch's own neurons, as nodes of a graph
 
 RESETS = st.sampled_from(["zero", "subtract", "none"])
-PART = st.floats(0, 1, width=32)
+SHAPES = st.sampled_from([None, None, (), (1,), (4, 1, 1), (1, 4, 1, 1), (3,), (2, 3), (4, 2, 3)])
+
+
+@st.composite
+def constants(draw, low=0.0, high=1.0):
+    """A number, or a tensor that broadcasts over images of (4, 2, 3)."""
+    shape = draw(SHAPES)
+    if shape is None:
+        return draw(st.floats(low, high, width=32))
+    generator = torch.manual_seed(draw(st.integers(0, 1000)))
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+PART = constants()
 
 
 @st.composite
 def cells(draw):
     kind, reset = draw(st.sampled_from([snn.Leaky, snn.Synaptic, snn.Lapicque])), draw(RESETS)
-    rest = {"threshold": draw(st.floats(0.125, 2, width=32)), "reset_mechanism": reset}
+    rest = {"threshold": draw(constants(0.125, 2.0)), "reset_mechanism": reset}
     if kind is snn.Lapicque:
         return kind(beta=draw(st.floats(0.4, 0.99)), **rest)
     if kind is snn.Synaptic:
-        return kind(draw(PART), draw(PART), **rest)
-    return kind(draw(PART), reset_delay=reset == "subtract" or draw(st.booleans()), **rest)
+        return kind(draw(PART), draw(PART), learn_alpha=draw(st.booleans()), **rest)
+    learned = {name: draw(st.booleans()) for name in ("learn_beta", "learn_threshold")}
+    later = reset == "subtract" or draw(st.booleans())
+    return kind(draw(PART), **learned, reset_delay=later, **rest)
 
 
 @settings(deadline=None, max_examples=60)
 @given(cells(), st.integers(1, 12), st.integers(0, 1000))
 def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed):
-    x = torch.randn(steps, 3, 4, generator=torch.Generator().manual_seed(seed)) * 2
-    state = [torch.zeros(3, 4)] * (2 if isinstance(cell, snn.Synaptic) else 1)
+    x = torch.randn(steps, 3, 4, 2, 3, generator=torch.Generator().manual_seed(seed)) * 2
+    state = [torch.zeros(3, 4, 2, 3)] * (2 if isinstance(cell, snn.Synaptic) else 1)
     expected = []
     with torch.no_grad():
         for current in x:
@@ -277,7 +292,7 @@ def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed
             expected.append(spike)
     spikes, membranes = neuron.stepped(constants_of(cell), x)
     if isinstance(cell, snn.Lapicque):  # multiplies in another order
-        certain = (membranes - cell.threshold.item()).abs().cummin(0)[0] > 1e-4
+        certain = (membranes - cell.threshold).abs().cummin(0)[0] > 1e-4
         assert torch.equal(spikes[certain], torch.stack(expected)[certain])
     else:
         assert torch.equal(spikes, torch.stack(expected))
@@ -288,7 +303,6 @@ def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed
     [
         (snn.Alpha(0.9, 0.8), "snn.Alpha is not mapped yet"),
         (snn.Lapicque(0.2), "changes sign"),
-        (snn.Leaky(torch.rand(3)), "its beta has 3 values"),
         (snn.Leaky(0.9, graded_spikes_factor=2.0), "its spikes are not of 1"),
         (snn.Leaky(0.9, reset_delay=False), "reset_delay=False"),
         (snn.Leaky(0.9, state_quant=torch.round), "state_quant"),

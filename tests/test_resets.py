@@ -15,6 +15,7 @@ from builders import (
     PATIENT,
     SEEDS,
     feed,
+    float_neurons,
     lif,
     networks,
     population,
@@ -44,8 +45,8 @@ from mapping.chip.serial import pack, unpack
 from mapping.cores.allocate import allocate
 from mapping.cores.placement import place
 from mapping.graph.evaluate import evaluate_nodes, moved
-from mapping.graph.ir import Graph
-from mapping.graph.ops.neuron import stepped
+from mapping.graph.ir import Graph, Node
+from mapping.graph.ops.neuron import constants_of, stepped
 from mapping.graph.passes import run_passes
 from mapping.graph.trace.modules import trace
 from mapping.integers.errors import layer_error
@@ -243,12 +244,16 @@ def graph_of(attrs: dict[str, Any], seed: int = 0, scale: float = 0.3, bias: boo
 
 
 def with_attrs(graph: Graph, attrs: dict[str, Any]) -> Graph:
-    return Graph(
-        tuple(
-            replace(node, attrs={**node.attrs, **attrs}) if node.op == "neuron" else node
-            for node in graph
+    """The graph with neurons of such constants, which may be tensors."""
+
+    def changed(node: Node) -> Node:
+        merged = {**node.attrs, **attrs}
+        tensors = {k: v for k, v in merged.items() if isinstance(v, torch.Tensor)}
+        return replace(
+            node, attrs={k: v for k, v in merged.items() if k not in tensors}, tensors=tensors
         )
-    )
+
+    return Graph(tuple(changed(node) if node.op == "neuron" else node for node in graph))
 
 
 def only_chip(graph: Graph, target: Any = LOIHI) -> Any:
@@ -265,12 +270,24 @@ ATTRS = st.fixed_dictionaries(
 )
 
 
+@st.composite
+def several(draw: st.DrawFn) -> dict[str, Any]:
+    """Constants of neurons (3, 5, 5), of which each has one value, one a channel or a neuron."""
+    found: dict[str, Any] = draw(ATTRS)
+    for name, low in {"alpha": 0.0, "beta": 0.0, "threshold": 0.2, "gain": 0.2}.items():
+        shape = draw(st.sampled_from([None, (3, 1, 1), (3, 5, 5), (5,)]))
+        if shape is not None:
+            generator = torch.manual_seed(draw(st.integers(0, 1000)))
+            found[name] = low + (1 - low) * torch.rand(shape, generator=generator)
+    return found
+
+
 def rule(reset: str, refractory: int = 0) -> dict[str, Any]:
     return {"reset": reset, "refractory": refractory}
 
 
 @settings(PATIENT, max_examples=60)
-@given(ATTRS, RULES, SEEDS, st.sampled_from([0.02, 0.3, 4.0]), st.integers(2, 8))
+@given(several(), RULES, SEEDS, st.sampled_from([0.02, 0.3, 4.0]), st.integers(2, 8))
 def test_a_membrane_is_within_its_bound_until_a_spike_differs_or_a_register_overflows(
     attrs, rules, seed, scale, bits
 ):
@@ -281,12 +298,14 @@ def test_a_membrane_is_within_its_bound_until_a_spike_differs_or_a_register_over
     (layer,) = chip.populations
     neuron, error = layer.neuron, errors[layer.name]
     full = 1 << EVERY.decay_bits
-    assert error.current_decay == abs(attrs["alpha"] - (1 - (int(neuron.du) + 1) / full))
+    alpha = np.asarray(attrs["alpha"], np.float64)
+    left = 1 - (np.broadcast_to(neuron.du, layer.shape) + 1) / full
+    assert error.current_decay == np.abs(alpha - left).max()
     (synapse,) = layer.synapses
     spikes = torch.rand(chip.steps, 1, 2, 5, 5, generator=torch.manual_seed(seed)) < 0.5
     conv = graph[synapse.name].tensors["weight"].double()
     current = nn.functional.conv2d(spikes.flatten(0, 1).double(), conv, padding=1)
-    node = graph[layer.name].attrs
+    node = constants_of(graph[layer.name])
     fired, membranes = stepped(node, current.unflatten(0, (chip.steps, 1)))
     run = Reference().compile(chip, EVERY)({chip.inputs[0].name: spikes}, membranes=True)
     assert run.overflows[layer.name].u_wraps == 0
@@ -296,8 +315,11 @@ def test_a_membrane_is_within_its_bound_until_a_spike_differs_or_a_register_over
     agreed = torch.cat([torch.ones_like(same[:1]), same[:-1]])
     if (node["reset"], node["refractory"]) == ("zero", 0):
         agreed &= ~fired.bool() & same  # where it fires its register is cleared already
-    unit = torch.from_numpy(neuron.threshold << EVERY.threshold_shift)
-    off = (membranes / node["threshold"] - run.membranes[layer.name] / unit).abs()
+    unit = torch.from_numpy(np.broadcast_to(neuron.threshold, layer.shape).copy())
+    unit = unit.flatten(1).amax(1)[:, None, None] << EVERY.threshold_shift
+    gain, high = (torch.as_tensor(node[k]).double() for k in ("gain", "threshold"))
+    high = torch.broadcast_to(high / gain, layer.shape).flatten(1).amax(1)[:, None, None]
+    off = (membranes / gain / high - run.membranes[layer.name] / unit).abs()
     assert (off[agreed] <= error.membrane + 1e-9).all()
 
 
@@ -352,7 +374,7 @@ def test_no_membrane_goes_further_than_its_reach_whatever_the_reset(attrs, rules
 
 
 @settings(PATIENT, max_examples=40)
-@given(ATTRS, RULES, SEEDS, st.sampled_from([0.3, 60.0]))
+@given(several(), RULES, SEEDS, st.sampled_from([0.3, 60.0]))
 def test_no_input_makes_a_lasting_current_wrap(attrs, rules, seed, scale):
     """The worst that can arrive arrives in every step, at the scale of rounding and at any."""
     attrs = {**attrs, **rule(*rules)}
@@ -405,23 +427,38 @@ def test_what_a_target_lacks_stays_on_the_host_with_a_reason():
 
 
 @settings(PATIENT, max_examples=60)
-@given(RULES, st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.sampled_from([0.0, 0.3, 1.0]), SEEDS)
-def test_neurons_of_a_search_are_those_of_the_chip(rules, alpha, beta, seed):
+@given(
+    RULES,
+    st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    SEEDS,
+    st.lists(st.sampled_from([(), (3, 1, 1), (3, 2, 2)]), min_size=3, max_size=3),
+)
+def test_neurons_of_a_search_are_those_of_the_chip(rules, alpha, beta, seed, shapes):
     reset, refractory = rules
-    chip = ChipNeurons.of(
-        beta, EVERY, torch.device("cpu"), alpha=alpha, reset=reset, refractory=refractory
+    random = np.random.default_rng(seed + 1)
+    alpha, beta, relative = (
+        high * random.random(shape) if shape else np.array(high)
+        for high, shape in zip((alpha, beta, 1.0), shapes, strict=True)
     )
+    rules = {"reset": reset, "refractory": refractory}
+    floats = float_neurons(beta, alpha, **rules, threshold=relative)
+    chip = ChipNeurons.of(floats, EVERY, torch.device("cpu"))
     rng = np.random.default_rng(seed)
     steps, thresholds, bias = 8, (1, 300, 2000), rng.integers(-4000, 4000, 3)
     drive = rng.integers(-14_000, 16_000, (steps, 4, 3, 2, 2))  # no current can wrap
     integers = Integers(Scale(thresholds, (0,), ("mixed",)), (), torch.tensor(bias), 1, 0, 0)
     given_drive = torch.from_numpy(drive << 6).flatten(0, 1).to(chip.dtype)
     found = chip(given_drive, steps, integers)
-    du, dv = round((1 - alpha) * 4096) - 1, round((1 - beta) * 4096)
     neuron = lif(
-        (3, 2, 2), threshold=thresholds, bias=bias, bias_exp=1, du=max(du, 0), dv=min(dv, 4095)
+        (3, 2, 2),
+        threshold=np.rint(np.array(thresholds)[:, None, None] * relative),
+        bias=bias,
+        bias_exp=1,
+        du=(np.rint((1 - alpha) * 4096) - 1).clip(0),
+        dv=np.rint((1 - beta) * 4096).clip(None, 4095),
     )
-    neuron = replace(neuron, reset=reset, refractory=refractory)
+    neuron = replace(neuron, **rules)
     state = neuron.cleared(np.zeros((4, 3, 2, 2), np.int64))
     for t, arriving in enumerate(drive):
         step = neuron.step(state, arriving, EVERY)
@@ -430,7 +467,14 @@ def test_neurons_of_a_search_are_those_of_the_chip(rules, alpha, beta, seed):
         assert (found[t].bool().numpy() == step.spikes).all()
 
 
-@pytest.mark.parametrize("attrs", [rule("subtract"), {"alpha": 0.8}, rule("zero", 1)])
+OF_EACH = {
+    "alpha": torch.linspace(0, 0.8, 3)[:, None, None],
+    "beta": torch.linspace(0, 1, 75).view(3, 5, 5),
+    "threshold": torch.linspace(1, 0.5, 25).view(5, 5),
+}
+
+
+@pytest.mark.parametrize("attrs", [rule("subtract"), {"alpha": 0.8}, rule("zero", 1), OF_EACH])
 def test_a_search_says_how_many_spikes_of_such_neurons_differ(attrs):
     graph = graph_of({"beta": 0.7, **attrs})
     partition, images = cut(graph, LOIHI.registers), torch.rand(12, 2, 5, 5)
@@ -525,6 +569,7 @@ EXAMPLES = {
     "refractory": rule("zero", 1),
     "lasting": {"alpha": 0.9},
     "both": {"alpha": 0.9, **rule("subtract")},
+    "several": OF_EACH,
 }
 
 

@@ -21,13 +21,14 @@ class LayerError:
         weight: the largest error of one weight.
         current: the largest possible error of the current of one step, over all input spikes.
         bias: the largest error of a bias, for one step.
-        decay: the error of the factor that decays the membrane.
+        decay: the largest error of a factor that decays a membrane.
         membrane: a bound on the membrane's error after the last step, as long as every spike
             so far was the float layer's and no register overflowed.
         clipped: weights and biases that were out of range, and are further off than rounding is.
         mismatch: the part of the spikes on the calibration images that are not the float layer's,
             in [0, 1]; None if nobody measured it.
-        current_decay: the error of the factor that decays the current.
+        current_decay: the largest error of a factor that decays a current.
+        threshold: the largest error of a threshold among those of a channel.
     """
 
     weight: float
@@ -38,6 +39,7 @@ class LayerError:
     clipped: int = 0
     mismatch: float | None = None
     current_decay: float = 0.0
+    threshold: float = 0.0
 
 
 def layer_error(
@@ -51,14 +53,18 @@ def layer_error(
 
     Args:
         layer: in thresholds; its tensors on the CPU.
-        population: its integers, with one threshold and bias a channel.
+        population: its integers, with one bias a channel.
         clipped: weights and biases that are further off than rounding is.
         registers: the target's.
         mismatch: the part of its spikes that differ on calibration images, if it was measured.
     """
     neuron = population.neuron
     assert isinstance(neuron, Lif)
-    threshold, given_bias = neuron.threshold.reshape(-1), neuron.bias.reshape(-1)
+    channels = len(layer.bias)
+    each = np.broadcast_to(neuron.threshold, population.shape).reshape(channels, -1)
+    threshold, given_bias = each.max(1), neuron.bias.reshape(-1)
+    relative = np.broadcast_to(layer.threshold, population.shape).reshape(channels, -1)
+    threshold_error = float(np.abs(relative - each / threshold[:, None]).max())
     weights = [weight.numpy() for weight in layer.weights]
     bias = layer.bias.numpy()
     unit = threshold * 2.0 ** (registers.threshold_shift - registers.synapse_shift)
@@ -76,16 +82,26 @@ def layer_error(
         kept_of_current(layer.alpha, registers),
         kept_of_membrane(layer.beta, registers),
     )
-    current_decay, decay = abs(layer.alpha - kept_u), abs(layer.beta - kept_v)
+    current_decay, decay = np.abs(layer.alpha - kept_u), np.abs(layer.beta - kept_v)
     # What lasts, current or membrane, is rounded towards zero in each step, and what it was
     # before is within what the steps before could have added.
     worst, largest_bias = worst_current(weights), float(np.abs(bias).max(initial=0))
     reaches = membrane_reach(layer, worst, largest_bias)[:-1]
-    lost = resolution if kept_u else 0.0
-    error = arriving = held = 0.0
+    lost = np.where(kept_u > 0, resolution, 0.0)
+    constant = bias_error + (threshold_error if layer.reset == "subtract" else 0.0)
+    error = arriving = held = np.zeros(())
     for reach in reaches:
         arriving = arriving * kept_u + current_decay * held + lost + current
         held = held * layer.alpha + worst
-        error = error * kept_v + decay * reach + resolution + arriving + bias_error
-    weight = max(float(np.abs(d).max(initial=0)) for d in differences)
-    return LayerError(weight, current, bias_error, decay, error, clipped, mismatch, current_decay)
+        error = error * kept_v + decay * reach + resolution + arriving + constant
+    return LayerError(
+        weight=max(float(np.abs(d).max(initial=0)) for d in differences),
+        current=current,
+        bias=bias_error,
+        decay=float(np.max(decay)),
+        membrane=float(np.max(error)),
+        clipped=clipped,
+        mismatch=mismatch,
+        current_decay=float(np.max(current_decay)),
+        threshold=threshold_error,
+    )

@@ -6,9 +6,11 @@ fine-tuning. Whole numbers in floating point cannot round here: see :class:`Chip
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -17,7 +19,13 @@ from has8 import kernels
 from has8.errors import BadInput
 from has8.kernels import paths, storage
 from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, largest_state
-from mapping.integers.rounding import Integers, kept_of_current, kept_of_membrane
+from mapping.integers.rounding import (
+    FloatLayer,
+    Floats,
+    Integers,
+    kept_of_current,
+    kept_of_membrane,
+)
 from mapping.targets.schema import Registers
 
 
@@ -25,12 +33,13 @@ from mapping.targets.schema import Registers
 class ChipNeurons:
     """Leaky integrate and fire, as the chip computes it.
 
-    Gradients are known of neurons that reset to zero and whose currents last one step.
+    Constants are one value, or several in the axes of the drive, ``[C, 1, 1]`` or ``[C, H, W]``.
 
     Args:
         kept: what the membrane's decay leaves, a multiple of ``2**-decay_bits``.
         kept_current: what the current's decay leaves, likewise. Scales see to it that no current
             wraps around.
+        relative: each threshold, in the largest of its channel.
         reset: what the membrane does after a spike, "zero", "subtract" or "none".
         refractory: steps after a spike that add nothing to the membrane.
         limit: where the membrane saturates, either way.
@@ -39,8 +48,9 @@ class ChipNeurons:
         threshold_shift: a threshold acts times ``2**threshold_shift``.
     """
 
-    kept: float
-    kept_current: float
+    kept: Tensor
+    kept_current: Tensor
+    relative: Tensor
     reset: str
     refractory: int
     limit: int
@@ -49,46 +59,60 @@ class ChipNeurons:
     threshold_shift: int
 
     @staticmethod
-    def of(
-        beta: float,
-        registers: Registers,
-        device: torch.device,
-        *,
-        alpha: float = 0.0,
-        reset: str = "zero",
-        refractory: int = 0,
-    ) -> ChipNeurons:
-        """Neurons whose membrane keeps ``beta`` and whose current keeps ``alpha`` in a step.
+    def of(layer: FloatLayer, registers: Registers, device: torch.device) -> ChipNeurons:
+        """The neurons of a layer.
 
         Raises:
             BadInput: if float64 could not hold the registers exactly, or a current that is to
                 last one step would last longer.
         """
         full = 1 << registers.decay_bits
-        if alpha == 0 and registers.current_decay_offset < 1:
+        if (layer.alpha == 0).any() and registers.current_decay_offset < 1:
             raise BadInput(
                 "on this target a current cannot last for one step only: its neurons are neither "
                 "fine-tuned nor searched for scales"
             )
-        kept, current = kept_of_membrane(beta, registers), kept_of_current(alpha, registers)
-        shift = int(kept * full) & (int(kept * full) - 1) == 0
-        plain = current == 0 and reset == "zero" and not refractory
-        narrow = plain and shift and device.type == "cpu" and registers.state_bits <= FLOAT32_BITS
+        kept = kept_of_membrane(layer.beta, registers)
+        current = kept_of_current(layer.alpha, registers)
         if registers.state_bits + registers.decay_bits > FLOAT64_BITS:
             raise BadInput(
                 f"registers of {registers.state_bits} bits are too wide for float64: such targets "
                 f"are neither fine-tuned for nor searched for scales"
             )
-        return ChipNeurons(
-            kept,
-            current,
-            reset,
-            refractory,
+        neurons = ChipNeurons(
+            _spatial(kept, device),
+            _spatial(current, device),
+            _spatial(layer.threshold, device),
+            layer.reset,
+            layer.refractory,
             largest_state(registers.state_bits),
-            torch.float32 if narrow else torch.float64,
+            torch.float64,
             registers.synapse_shift,
             registers.threshold_shift,
         )
+        whole = int(kept.flat[0] * full)
+        shift = neurons.plain and whole & (whole - 1) == 0
+        narrow = shift and device.type == "cpu" and registers.state_bits <= FLOAT32_BITS
+        return replace(neurons, dtype=torch.float32) if narrow else neurons
+
+    @property
+    def plain(self) -> bool:
+        """Whether they are one kind of neuron that resets to zero, with currents of one step."""
+        several = any(x.numel() > 1 for x in (self.kept, self.kept_current, self.relative))
+        rule = self.reset != "zero" or self.refractory or bool(self.kept_current.any())
+        return not several and not rule
+
+    def repeated(self, groups: int, count: int) -> ChipNeurons:
+        """So many times the same neurons, those of a group of channels side by side."""
+
+        def repeat(x: Tensor) -> Tensor:
+            if x.numel() == 1:
+                return x
+            grouped: Tensor = x.unflatten(0, (groups, 1, -1))
+            return grouped.expand(-1, count, *grouped.shape[2:]).flatten(0, 2)
+
+        kept, current, relative = map(repeat, (self.kept, self.kept_current, self.relative))
+        return replace(self, kept=kept, kept_current=current, relative=relative)
 
     def weights(self, integers: Integers) -> list[Tensor]:
         """The weights of each synapse in units of the registers."""
@@ -111,30 +135,69 @@ class ChipNeurons:
         """
         bias = (integers.bias * 2**integers.bias_exp).to(drive.dtype)
         threshold = bias.new_tensor(integers.scale.thresholds) * 2**self.threshold_shift
-        if self.kept_current or self.reset != "zero" or self.refractory:
-            return self._stepped(drive.unflatten(0, (steps, -1)), bias, threshold)
-        rule = (steps, self.kept, self.limit, alpha)
+        if not self.plain:
+            over_steps = drive.unflatten(0, (steps, -1))
+            return self._stepped(over_steps, _broad(bias, drive), _broad(threshold, drive), alpha)
+        rule = (steps, float(self.kept), self.limit, alpha)
         spikes: Tensor = _Run.apply(drive, bias, threshold, *rule)
         over_time: Tensor = spikes.unflatten(0, (steps, -1))
         return over_time
 
-    def _stepped(self, drive: Tensor, bias: Tensor, threshold: Tensor) -> Tensor:
-        """Spikes of neurons without a gradient, step by step as :class:`Lif` defines them."""
-        bias, threshold = (_broad(x, drive.flatten(0, 1)) for x in (bias, threshold))
-        spikes = torch.empty_like(drive)
+    def _stepped(self, drive: Tensor, bias: Tensor, threshold: Tensor, alpha: float) -> Tensor:
+        """Spikes step by step, as :class:`Lif` defines them; gradients pass through rounding."""
+        threshold = threshold * self._shaped(self.relative, drive) / 2**self.threshold_shift
+        threshold = threshold.round() * 2**self.threshold_shift
+        kept_u, kept_v = (self._shaped(x, drive) for x in (self.kept_current, self.kept))
+        spikes = []
         u = v = torch.zeros_like(drive[0])
-        for t, arriving in enumerate(drive):
-            fired = v > threshold
-            u = (u * self.kept_current).trunc() + arriving
+        for arriving in drive:
+            fired = v.detach() > threshold
+            u = _straight(u * kept_u, torch.trunc) + arriving
             v = v.masked_fill(fired, 0) if self.reset == "zero" else v
-            v = (v * self.kept).trunc() + u + bias
+            v = _straight(v * kept_v, torch.trunc) + u + bias
             if self.reset == "subtract":
                 v = v - fired * threshold
             elif self.refractory:
                 v = v.masked_fill(fired, 0)
-            v = v.clamp(-self.limit, self.limit)
-            spikes[t] = v > threshold
-        return spikes
+            v = _straight(v, lambda v: v.clamp(-self.limit, self.limit))
+            spikes.append(_Fire.apply(v, threshold, alpha))
+        return torch.stack(spikes)
+
+    @staticmethod
+    def _shaped(constants: Tensor, drive: Tensor) -> Tensor:
+        """Constants that broadcast over a step of a drive, ``[T, B, C, ...]``."""
+        if constants.numel() == 1:
+            return constants.reshape(())
+        return constants.reshape(constants.shape[: drive.dim() - 2])
+
+
+def _spatial(values: Floats, device: torch.device) -> Tensor:
+    """Constants in the axes of a drive: none, or ``[C, H, W]`` of which some are 1."""
+    tensor = torch.from_numpy(np.array(values, np.float64)).to(device)
+    return tensor if tensor.dim() in (0, 3) else tensor.reshape(-1, 1, 1)
+
+
+def _straight(x: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
+    """What rounding makes of whole numbers and parts, with the gradient of ``x``."""
+    exact = rounded(x.detach())
+    return exact + (x - x.detach()) if x.requires_grad else exact
+
+
+class _Fire(torch.autograd.Function):
+    """1.0 where a membrane is above the threshold; backwards, the arctan surrogate."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, threshold: Tensor, alpha: float) -> Tensor:
+        ctx.save_for_backward(v, threshold)
+        ctx.alpha = alpha
+        return (v > threshold).to(v.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        v, threshold = ctx.saved_tensors
+        away = (v / threshold - 1) * (torch.pi / 2 * ctx.alpha)
+        return grads[0] * ctx.alpha / 2 / threshold / (1 + away.square()), None, None
 
 
 class _Run(torch.autograd.Function):

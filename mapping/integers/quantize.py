@@ -166,10 +166,11 @@ def _population(
         )
     )
     channel = (-1, *(1,) * (len(neuron.type.shape) - 1))
+    thresholds = np.array(scale.thresholds, np.int64).reshape(channel)
     constants = Lif(
-        du=np.array(decay_for(layer.alpha, r.current_decay_offset, r), np.int64),
-        dv=np.array(decay_for(layer.beta, r.membrane_decay_offset, r), np.int64),
-        threshold=np.array(scale.thresholds, np.int64).reshape(channel),
+        du=decay_for(layer.alpha, r.current_decay_offset, r),
+        dv=decay_for(layer.beta, r.membrane_decay_offset, r),
+        threshold=np.rint(thresholds * layer.threshold).astype(np.int64),
         bias=integers.bias.numpy().astype(np.int64).reshape(channel),
         bias_exp=np.array(integers.bias_exp, np.int64),
         reset=layer.reset,

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mapping.chip.arithmetic import largest_drive, largest_state
+from mapping.chip.arithmetic import Ints, largest_drive, largest_state
 from mapping.chip.grid import weight_grid
 from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import synapse_of, wiring_of
+from mapping.graph.ops.neuron import constants_of
+from mapping.graph.ops.op import scaled_outputs
 from mapping.partition.rules import synapses_of
 from mapping.targets.schema import Registers, Reset
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,9 @@ Scales = Mapping[str, Scale]
 
 @dataclass(frozen=True, slots=True)
 class FloatLayer:
-    """A population in thresholds: gain applied, divided by the threshold.
+    """A population in thresholds: gain applied, divided by each channel's largest threshold.
+
+    Constants of its neurons are one value or several, which broadcast over its shape.
 
     Args:
         synapses: the nodes that it comes from.
@@ -53,6 +61,7 @@ class FloatLayer:
         bias: the sum of their biases, ``float64[C]``.
         alpha: what is left of the current after a step.
         beta: what is left of the membrane after a step.
+        threshold: of each neuron, in the largest of its channel.
         reset: what the membrane does after a spike, "zero", "subtract" or "none".
         refractory: steps after a spike that add nothing to the membrane.
         steps: steps of a sample.
@@ -62,20 +71,21 @@ class FloatLayer:
     wirings: tuple[Wiring, ...]
     weights: tuple[Tensor, ...]
     bias: Tensor
-    alpha: float
-    beta: float
+    alpha: Floats
+    beta: Floats
     reset: Reset
     refractory: int
     steps: int
+    threshold: Floats = field(default_factory=lambda: np.ones(()))
 
     def current_reach(self, registers: Registers) -> float:
         """How many times what arrives in one step the chip's current can come to in a sample."""
-        kept = kept_of_current(self.alpha, registers)
+        kept = float(np.max(kept_of_current(self.alpha, registers)))
         return sum(kept**step for step in range(self.steps))
 
 
-def decay_for(kept: float, offset: int, registers: Registers) -> int:
-    """The decay register that leaves ``kept`` after a step, as nearly as there is one.
+def decay_for(kept: Floats | float, offset: int, registers: Registers) -> Ints:
+    """The decay registers that leave ``kept`` after a step, as nearly as there are any.
 
     Args:
         kept: in [0, 1].
@@ -83,20 +93,24 @@ def decay_for(kept: float, offset: int, registers: Registers) -> int:
         registers: the target's.
     """
     full = 1 << registers.decay_bits
-    nearest = round((1 - kept) * full) - offset
-    return min(max(nearest, 0), full - 1)
+    nearest = np.rint((1 - np.asarray(kept, np.float64)) * full).astype(np.int64) - offset
+    return np.asarray(nearest.clip(0, full - 1))
 
 
-def kept_of_current(alpha: float, registers: Registers) -> float:
+def kept_of_current(alpha: Floats | float, registers: Registers) -> Floats:
     """What the target leaves of a current that is to keep ``alpha`` in a step."""
     offset = registers.current_decay_offset
-    return 1 - (decay_for(alpha, offset, registers) + offset) / (1 << registers.decay_bits)
+    return np.asarray(
+        1 - (decay_for(alpha, offset, registers) + offset) / (1 << registers.decay_bits)
+    )
 
 
-def kept_of_membrane(beta: float, registers: Registers) -> float:
+def kept_of_membrane(beta: Floats | float, registers: Registers) -> Floats:
     """What the target leaves of a membrane that is to keep ``beta`` in a step."""
     offset = registers.membrane_decay_offset
-    return 1 - (decay_for(beta, offset, registers) + offset) / (1 << registers.decay_bits)
+    return np.asarray(
+        1 - (decay_for(beta, offset, registers) + offset) / (1 << registers.decay_bits)
+    )
 
 
 def layer_of(graph: Graph, neuron: str) -> FloatLayer:
@@ -108,25 +122,49 @@ def layer_of(graph: Graph, neuron: str) -> FloatLayer:
 
 def float_layer(synapses: Sequence[Node], wirings: Sequence[Wiring], neuron: Node) -> FloatLayer:
     """The synapses and the neuron that they drive; gradients pass to the nodes' tensors."""
-    factor = neuron.attrs["gain"] / neuron.attrs["threshold"]
+    shape, given = neuron.type.shape, constants_of(neuron)
+    gain, threshold = (
+        torch.as_tensor(given[name], dtype=torch.float64) for name in ("gain", "threshold")
+    )
+    # Of neurons of one channel, which share their weights, the least excitable sets their unit.
+    each = torch.broadcast_to(gain / threshold, shape)
+    factor = each.reshape(shape[0], -1).amin(1)
+    of_channel = factor.view(-1, *(1,) * (len(shape) - 1))
+    relative = torch.where(each == of_channel, 1.0, of_channel / each)
     weights = tuple(
-        synapse_of(node).canonical(node.attrs, node.tensors["weight"].double() * factor, wires)
+        scaled_outputs(
+            {},
+            synapse_of(node).canonical(node.attrs, node.tensors["weight"].double(), wires),
+            factor.to(node.tensors["weight"].device),
+        )
         for node, wires in zip(synapses, wirings, strict=True)
     )
     bias = weights[0].new_zeros(len(weights[0]))
     for node in synapses:
         if "bias" in node.tensors:
-            bias = bias + node.tensors["bias"].double() * factor
+            bias = bias + node.tensors["bias"].double() * factor.to(bias.device)
     assert neuron.type.steps is not None
-    names = ("alpha", "beta", "reset", "refractory")
     return FloatLayer(
         tuple(synapses),
         tuple(wirings),
         weights,
         bias,
-        **{name: neuron.attrs[name] for name in names},
-        steps=neuron.type.steps,
+        _over(given["alpha"], shape),
+        _over(given["beta"], shape),
+        given["reset"],
+        given["refractory"],
+        neuron.type.steps,
+        _over(relative, shape),
     )
+
+
+def _over(values: Any, shape: tuple[int, ...]) -> Floats:
+    """One value, one for each channel or one for each neuron of a shape, whichever is enough."""
+    each = np.broadcast_to(np.asarray(values, np.float64), shape)
+    if (each == each.flat[0]).all():
+        return np.array(each.flat[0])
+    channels = each.reshape(shape[0], -1)[:, :1].reshape(-1, *(1,) * (len(shape) - 1))
+    return np.array(channels if (each == channels).all() else each)
 
 
 @dataclass(frozen=True, slots=True)

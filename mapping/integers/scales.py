@@ -6,15 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from has8.errors import BadInput
 from mapping.chip.arithmetic import largest_drive, largest_state
 from mapping.chip.grid import weight_grid
-from mapping.integers.rounding import FloatLayer, Integers, Scale, to_integers
+from mapping.integers.rounding import FloatLayer, Floats, Integers, Scale, to_integers
 from mapping.targets.schema import Registers
-
-Floats = NDArray[np.float64]
 
 FINE_THRESHOLD = 256
 """A threshold mantissa that is fine enough: truncation then costs 1/16384 threshold a step at
@@ -138,17 +135,18 @@ def membrane_reach(layer: FloatLayer, current: float, bias: float) -> list[float
     """The largest possible |membrane| before each step, and after the last, in thresholds.
 
     Args:
-        layer: whose neurons.
+        layer: whose neurons; of several constants those count that let it go furthest.
         current: the largest |current| that arrives in a step.
         bias: the largest |bias|.
     """
     # A reset by subtraction can take a membrane below zero: from just above the threshold to so
     # much below what then is left of it.
-    below = 1 - layer.beta if layer.reset == "subtract" else 0.0
+    alpha, beta = float(np.max(layer.alpha)), float(np.max(layer.beta))
+    below = 1 - float(np.min(layer.beta)) if layer.reset == "subtract" else 0.0
     arriving, reach = 0.0, [0.0]
     for _ in range(layer.steps):
-        arriving = arriving * layer.alpha + current
-        reach.append(max(reach[-1] * layer.beta, below) + (arriving + bias))
+        arriving = arriving * alpha + current
+        reach.append(max(reach[-1] * beta, below) + (arriving + bias))
     return reach
 
 

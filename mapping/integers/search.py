@@ -320,14 +320,7 @@ class _Evaluated:
         self.layer, self.shape, self.registers, self.bits = layer, shape, registers, bits
         self.inputs = [inputs[node.inputs[0]] for node in layer.synapses]
         self.target = target
-        self.neurons = ChipNeurons.of(
-            layer.beta,
-            registers,
-            layer.bias.device,
-            alpha=layer.alpha,
-            reset=layer.reset,
-            refractory=layer.refractory,
-        )
+        self.neurons = ChipNeurons.of(layer, registers, layer.bias.device)
         self.images = target.shape[1]
         digits = len(f"{self.images:b}")
         spread = sorted(range(self.images), key=lambda image: f"{image:0{digits}b}"[::-1])
@@ -408,7 +401,9 @@ class _Evaluated:
                 part = weighted_sums(wires, x.to(weight.dtype), storage.dense(weight))
                 drive = part if drive is None else drive + part
             assert drive is not None
-            return self.neurons(drive, self.layer.steps, integers).flatten(0, 1)
+            count = len(integers.bias) // len(self.layer.bias)
+            neurons = self.neurons.repeated(self.groups, count)
+            return neurons(drive, self.layer.steps, integers).flatten(0, 1)
 
     def _joined(self, several: Sequence[Integers]) -> Integers:
         """One population with the channels of all, those of a group side by side."""

@@ -53,7 +53,7 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             reasons[node.name] = "the target's neurons have no refractory steps"
         elif isinstance(parts, str):
             reasons[node.name] = parts
-        elif node.attrs["alpha"] and (biased := [part.name for part in parts if _has_bias(part)]):
+        elif _lasts(node) and (biased := [part.name for part in parts if _has_bias(part)]):
             reasons[node.name] = (
                 f"its current lasts several steps and has the bias of {biased[0]!r}, which a chip "
                 f"adds to the membrane, where it does not last: train it with bias=False"
@@ -74,6 +74,12 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
         else:
             reasons[node.name] = "its neuron stays on the host"
     return reasons
+
+
+def _lasts(neuron: Node) -> bool:
+    """Whether a current of a neuron lasts for more than a step."""
+    alpha = neuron.tensors.get("alpha")
+    return bool(neuron.attrs["alpha"] if alpha is None else alpha.any())
 
 
 def _has_bias(synapse: Node) -> bool:

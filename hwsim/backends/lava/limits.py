@@ -61,12 +61,11 @@ def _unfaithful_neurons(population: Population, registers: Registers) -> str | N
     name, neuron = population.name, population.neuron
     if not isinstance(neuron, Lif):
         return f"Lava runs only 'lif' here and {name!r} is {neuron.model!r}"
-    for key in ("du", "dv", "bias_exp"):
-        if getattr(neuron, key).size > 1:
-            return f"Lava's LIF has one {key} for all neurons, and {name!r} has several"
+    if neuron.bias_exp.size > 1:
+        return f"Lava's LIF has one bias_exp for all neurons, and {name!r} has several"
     half = 1 << (registers.state_bits - 1)
-    kept = (1 << registers.decay_bits) - neuron.du.item() - registers.current_decay_offset
-    current = (half if kept else 0) + (population.largest_drive << registers.synapse_shift)
+    kept = (1 << registers.decay_bits) - neuron.du - registers.current_decay_offset
+    current = (half if kept.any() else 0) + (population.largest_drive << registers.synapse_shift)
     limit = 3 * half if registers.keep_top else half
     if current >= limit:
         return (

@@ -118,18 +118,16 @@ class _Network:
 
         name, shape, neuron = population.name, self.shape[population.name], population.neuron
         assert isinstance(neuron, Lif)
-        bias, threshold = (
-            np.broadcast_to(constants, shape).T.copy()
-            for constants in (neuron.bias, neuron.threshold)
-        )
-        one_threshold = bool((threshold == threshold.flat[0]).all())
+        several = {
+            key: np.broadcast_to(getattr(neuron, name), shape).T.copy()
+            for key, name in {"vth": "threshold", "du": "du", "dv": "dv"}.items()
+        }
+        one = {key: int(v.flat[0]) for key, v in several.items() if (v == v.flat[0]).all()}
         neurons = self._process(
-            _neurons(one_threshold, neuron.reset, neuron.refractory),
+            _neurons(frozenset(several) - frozenset(one), neuron.reset, neuron.refractory),
             shape=shape[::-1],
-            du=neuron.du.item(),
-            dv=neuron.dv.item(),
-            vth=int(threshold.flat[0]) if one_threshold else threshold,
-            bias_mant=bias,
+            **{**several, **one},
+            bias_mant=np.broadcast_to(neuron.bias, shape).T.copy(),
             bias_exp=neuron.bias_exp.item(),
             reset_interval=self.period,
             # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
@@ -219,28 +217,33 @@ class _Network:
 
 
 @functools.cache
-def _neurons(one_threshold: bool, reset: str, refractory: int) -> Any:
+def _neurons(several: frozenset[str], reset: str, refractory: int) -> Any:
     """A model of Lava's neurons, with what Lava's lack where it is asked for.
 
-    Lava's have one threshold together, and a spike clears their membrane in the same step. Here
-    it may stay: in the next step it tells which neurons fired, as :class:`mapping.chip.Lif` says.
+    Lava's have one threshold and one pair of decays together, and a spike clears their
+    membrane in the same step. Here there may be one for each neuron, and the membrane may stay: in
+    the next step it tells which neurons fired, as :class:`mapping.chip.Lif` says.
     """
     from lava.magma.core.model.py.type import LavaPyType
     from lava.magma.core.process.variable import Var
     from lava.proc.lif.models import PyLifResetModelBitAcc
     from lava.proc.lif.process import LIFReset
 
-    if one_threshold and reset == "zero" and not refractory:
+    if not several and reset == "zero" and not refractory:
         return PyLifResetModelBitAcc
 
     class Neurons(LIFReset):  # type: ignore[misc]
-        def __init__(self, *, vth: Any, **settings: Any) -> None:
+        def __init__(self, *, vth: Any, du: Any, dv: Any, **settings: Any) -> None:
             super().__init__(**settings)
-            self.vth = Var(shape=np.shape(vth) or (1,), init=vth)
+            for name, values in {"vth": vth, "du": du, "dv": dv}.items():
+                setattr(self, name, Var(shape=np.shape(values) or (1,), init=values))
 
     class Model(PyLifResetModelBitAcc):  # type: ignore[misc]
         implements_process = Neurons  # Lava's decorator for this refuses subclasses
-        vth = LavaPyType(int if one_threshold else np.ndarray, np.int32, precision=17)
+        vth, du, dv = (
+            LavaPyType(np.ndarray if name in several else int, np.int32, precision=bits)
+            for name, bits in (("vth", 17), ("du", 12), ("dv", 12))
+        )
 
         def subthr_dynamics(self, activation_in: Any) -> None:
             fired = self.v > self.effective_vth

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import snntorch as snn
+import torch
 from torch import Tensor, nn
 
 CELLS: tuple[type[nn.Module], ...] = (snn.Leaky, snn.Lapicque, snn.Synaptic)
@@ -12,7 +13,9 @@ CELLS: tuple[type[nn.Module], ...] = (snn.Leaky, snn.Lapicque, snn.Synaptic)
 
 
 def constants_of(cell: nn.Module) -> dict[str, Any]:
-    """What one of snnTorch's neurons computes, as attributes of a node of kind "neuron".
+    """What one of snnTorch's neurons computes, as constants of a node of kind "neuron".
+
+    Those of several values are float32 tensors, which broadcast over its neurons as torch does.
 
     Its state says it, not what it was made with. ``snn.Leaky`` clears a membrane that fired and
     then integrates; the others lose what arrives in the step after a spike too, which is a
@@ -35,40 +38,53 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
         )
     if cell.state_quant:
         raise ValueError("state_quant rounds the membrane as no chip does: leave it out")
-    if _one(cell, "graded_spikes_factor") != 1:
+    if not bool((torch.as_tensor(cell.graded_spikes_factor) == 1).all()):
         raise ValueError(
             "its spikes are not of 1: put graded_spikes_factor into the weights behind it"
         )
-    reset = list(snn.SpikingNeuron.reset_dict)[round(_one(cell, "reset_mechanism_val"))]
+    reset = list(snn.SpikingNeuron.reset_dict)[round(_values(cell, "reset_mechanism_val"))]
     if reset == "subtract" and not getattr(cell, "reset_delay", True):
         raise ValueError("reset_delay=False with reset by subtraction is not mapped yet")
     alpha, gain = 0.0, 1.0
     if isinstance(cell, snn.Lapicque):
-        resistance, capacity, step = (_one(cell, name) for name in ("R", "C", "time_step"))
+        resistance, capacity, step = (_values(cell, name) for name in ("R", "C", "time_step"))
         beta = 1 - step / (resistance * capacity)
         gain = resistance * (1 / (resistance * capacity)) * step
-        if beta < 0:
+        if bool((torch.as_tensor(beta) < 0).any()):
             raise ValueError(
                 "its membrane changes sign in every step, since time_step is longer than R C: "
                 "choose a beta above 0.37, or a shorter time_step"
             )
     else:
-        beta = _one(cell, "beta")
+        beta = _values(cell, "beta")
     if isinstance(cell, snn.Synaptic):
-        alpha = _one(cell, "alpha")
+        alpha = _values(cell, "alpha")
     return {
         "model": "lif",
-        "alpha": min(max(alpha, 0.0), 1.0),
-        "beta": min(max(beta, 0.0), 1.0),
-        "threshold": _one(cell, "threshold"),
+        "alpha": _part(alpha),
+        "beta": _part(beta),
+        "threshold": _values(cell, "threshold"),
         "gain": gain,
         "reset": reset,
         "refractory": int(reset == "zero" and not isinstance(cell, snn.Leaky)),
     }
 
 
-def _one(cell: nn.Module, name: str) -> float:
+def _values(cell: nn.Module, name: str) -> Any:
+    """A number, or a tensor of several without leading axes of 1."""
     value = getattr(cell, name)
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"its {name} has {value.numel()} values, and one is mapped so far")
-    return float(value)
+    value = (
+        value.detach().float().cpu()
+        if isinstance(value, Tensor)
+        else torch.tensor(value, dtype=torch.float64)
+    )
+    if value.numel() == 1:
+        return float(value)
+    while len(value) == 1:
+        value = value[0]
+    return value.clone()
+
+
+def _part(value: Any) -> Any:
+    """As snnTorch clamps it in each step."""
+    return value.clamp(0, 1) if isinstance(value, Tensor) else min(max(value, 0.0), 1.0)

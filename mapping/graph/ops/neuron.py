@@ -15,10 +15,15 @@ from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import AboveZero, Attrs, Lowered, Op, Real
 
 Part = Annotated[float, Meta(ge=0, le=1)]
+CONSTANTS = ("alpha", "beta", "threshold", "gain")
+"""What may have one value, one for each channel or one for each neuron."""
 
 
 class Constants(Attrs, frozen=True):
     """Attributes of a leaky integrate-and-fire neuron; :func:`stepped` says what they do.
+
+    Each of :data:`CONSTANTS` is one number here or, where it has several values, one of the node's
+    tensors, which broadcasts over the neurons as torch does.
 
     Args:
         model: "lif".
@@ -32,12 +37,12 @@ class Constants(Attrs, frozen=True):
     """
 
     model: Literal["lif"]
-    alpha: Part
-    beta: Part
-    threshold: AboveZero
-    gain: Real
     reset: Literal["zero", "subtract", "none"]
     refractory: Annotated[int, Meta(ge=0, le=1)]
+    alpha: Part | None = None
+    beta: Part | None = None
+    threshold: AboveZero | None = None
+    gain: Real | None = None
     trained_reset: Literal["subtract"] | None = None
 
     def __post_init__(self) -> None:
@@ -70,14 +75,46 @@ def infer(
     (given,) = inputs
     if given.steps is None:
         raise ValueError(f"a neuron runs over time steps, and {given} has none; encode it first")
+    if unknown := tensors.keys() - set(CONSTANTS):
+        raise ValueError(f"a neuron has no constant {min(unknown)!r}")
+    for name in CONSTANTS:
+        values = tensors.get(name)
+        if (attrs.get(name) is None) == (values is None):
+            raise ValueError(f"its {name} must be one number or a tensor of several")
+        if values is not None:
+            _check_constant(name, values, given.shape)
     return Signal(given.shape, Kind.SPIKE, given.steps)
+
+
+def _check_constant(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse values that do not broadcast over the neurons, or are out of range.
+
+    Raises:
+        ValueError: if so.
+    """
+    aligned = zip(reversed(values.shape), reversed(shape), strict=False)
+    if values.dim() > len(shape) or any(n not in (1, extent) for n, extent in aligned):
+        raise ValueError(
+            f"its {name} has the shape {list(values.shape)}, which does not broadcast over its "
+            f"neurons, {list(shape)}: give it one value, one for each channel or for each neuron"
+        )
+    low, high = float(values.min()), float(values.max())
+    if name in ("alpha", "beta") and not (low >= 0 and high <= 1):
+        raise ValueError(f"its {name} must be from 0 to 1, not from {low} to {high}")
+    if name in ("threshold", "gain") and not low > 0:
+        raise ValueError(f"its {name} must be above 0, not {low}")
+
+
+def constants_of(node: Node) -> dict[str, Any]:
+    """What a neuron's node says of it: numbers and words, and tensors of several values."""
+    return {**node.attrs, **node.tensors}
 
 
 def lif(node: Node, current: Tensor) -> Tensor:
     """Leaky integrate and fire: ``[T, B, ...]`` to spikes."""
     attrs = node.attrs
-    if attrs["alpha"] or attrs["reset"] != "zero" or attrs["refractory"]:
-        return stepped(attrs, current)[0]
+    if node.tensors or attrs["alpha"] or attrs["reset"] != "zero" or attrs["refractory"]:
+        return stepped(constants_of(node), current)[0]
     beta, threshold, gain = (attrs[k] for k in ("beta", "threshold", "gain"))
     if paths.usable(current):  # the same operations in the same order, in one pass
         constants = fused.Constants(beta, threshold, gain, ATAN_ALPHA)
@@ -93,17 +130,18 @@ def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
     like any other ("none"); with a refractory step it ends with ``v = 0``.
 
     Args:
-        attrs: of :class:`Constants`.
+        attrs: of :class:`Constants`, tensors where there are several values.
         current: what arrives, x, ``[T, B, ...]``.
 
     Returns:
         Spikes of 0 and 1, and the membranes v in which they were decided, each ``[T, B, ...]``.
     """
     alpha, beta, threshold, gain = (attrs[k] for k in ("alpha", "beta", "threshold", "gain"))
+    plain = not isinstance(gain, Tensor) and gain == 1
     spikes, membranes = torch.empty_like(current), torch.empty_like(current)
     i = v = spike = torch.zeros_like(current[0])
     for t, arriving in enumerate(current):
-        i = i * alpha + (arriving if gain == 1 else arriving * gain)
+        i = i * alpha + (arriving if plain else arriving * gain)
         if attrs["reset"] == "zero" and not attrs["refractory"]:
             v = (1 - spike) * v
         v = v * beta + i
@@ -116,4 +154,16 @@ def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
     return spikes, membranes
 
 
-OPS = (Op("neuron", (Leaky,), lower, infer, lif, role="neuron", sees_time=True, attrs=Constants),)
+OPS = (
+    Op(
+        "neuron",
+        (Leaky,),
+        lower,
+        infer,
+        lif,
+        role="neuron",
+        sees_time=True,
+        attrs=Constants,
+        any_tensors=True,
+    ),
+)

@@ -26,7 +26,7 @@ def infer_membrane(
 
 def membrane(node: Node, current: Tensor) -> Tensor:
     """The membranes of a neuron in which its spikes are decided: ``[T, B, ...]``."""
-    return neuron.stepped(node.attrs, current)[1]
+    return neuron.stepped(neuron.constants_of(node), current)[1]
 
 
 def infer_largest(
@@ -52,6 +52,7 @@ OPS = (
         membrane,
         sees_time=True,
         attrs=neuron.Constants,
+        any_tensors=True,
         reason="its membrane is read, and a chip sends only spikes",
     ),
     Op("largest", (), _nothing, infer_largest, largest, role="decode", sees_time=True),

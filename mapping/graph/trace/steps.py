@@ -324,7 +324,10 @@ class _Run(TorchFunctionMode):
                 "syn": ("unread", f"{chain.cell}.current"),
             }[what]
             inputs = [self.sources[chain]]
-            self.nodes[key] = _Made(name, op, inputs, attrs, {}, tuple(tensor.shape), chain)
+            tensors = {name: value for name, value in attrs.items() if isinstance(value, Tensor)}
+            numbers = {name: value for name, value in attrs.items() if name not in tensors}
+            shape = tuple(tensor.shape)
+            self.nodes[key] = _Made(name, op, inputs, numbers, tensors, shape, chain)
         return self.nodes[key]
 
     def _chain(

@@ -1,0 +1,127 @@
+"""Neurons with one constant for all, for each channel or for each: from snnTorch to the chip."""
+
+from __future__ import annotations
+
+import pytest
+import snntorch as snn
+import torch
+from builders import LOIHI
+from torch import nn
+
+import has8
+from has8.errors import TraceError
+from hwsim import simulate
+from mapping import load, map_model, save
+from mapping.graph.evaluate import evaluate
+from mapping.graph.ir import Kind, Signal
+from mapping.graph.ops.neuron import infer
+
+
+def network(first: nn.Module, second: nn.Module) -> nn.Module:
+    """Spikes of (2, 6, 6) to counts of 10 classes, through two of snnTorch's neurons."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(2, 4, 3), first, nn.Flatten(), nn.Linear(64, 10, bias=False), second
+    return has8.over_time(nn.Sequential(*layers), steps=8, readout="count", input="steps")
+
+
+def spikes(samples: int = 12) -> torch.Tensor:
+    return (torch.rand(8, samples, 2, 6, 6, generator=torch.manual_seed(1)) < 0.5).float()
+
+
+INSIDE = {"init_hidden": True, "reset_mechanism": "zero"}
+CELLS = {
+    "channels": (
+        lambda: snn.Leaky(torch.rand(4, 1, 1), threshold=torch.rand(4, 1, 1) + 0.2, **INSIDE),
+        lambda: snn.Leaky(torch.rand(10), threshold=torch.rand(10) + 0.2, **INSIDE),
+    ),
+    "neurons": (
+        lambda: snn.Leaky(torch.rand(4, 4, 4), threshold=torch.rand(4, 4, 4) + 0.2, **INSIDE),
+        lambda: snn.Synaptic(
+            torch.rand(10), torch.rand(10), init_hidden=True, reset_mechanism="subtract"
+        ),
+    ),
+    "learned": (
+        lambda: snn.Leaky(0.6, learn_beta=True, learn_threshold=True, **INSIDE),
+        lambda: snn.Synaptic(
+            0.5, torch.rand(10), threshold=0.5, learn_alpha=True, learn_beta=True, init_hidden=True
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CELLS)
+@pytest.mark.parametrize("scales", ["round", "search"])
+def test_they_map_and_come_back_and_all_simulators_agree(what, scales, tmp_path):
+    torch.manual_seed(0)
+    net, x = network(*(make() for make in CELLS[what])), spikes()
+    mapped = map_model(net, calibration=x, inputs="spikes", scales=scales)
+    assert not {"1", "4"} & {r.node.split(".")[-1] for r in mapped.partition.rejections}
+    with torch.no_grad():
+        expected = net(x)
+    assert torch.equal(evaluate(mapped.graph, x), expected)
+    again = load(save(mapped, tmp_path / "x.h8"))
+    assert again.errors == mapped.errors
+    runs = [simulate(m, x, b) for m in (mapped, again) for b in ("reference", "fast")]
+    for run in runs:
+        assert run.logits.any() and torch.equal(run.logits, runs[0].logits)
+    assert (runs[0].logits - expected).abs().mean() < 0.3  # of up to 8 spikes
+
+
+def test_a_core_holds_no_more_decays_and_thresholds_than_it_has_entries():
+    torch.manual_seed(0)
+    net = network(*(make() for make in CELLS["neurons"]))
+    mapped = map_model(net, calibration=spikes(), inputs="spikes")
+    first, second = mapped.chip_segments[0].populations
+    assert len(set(first.neuron.dv.flatten().tolist())) > LOIHI.core.compartment_configs
+    tiles = mapped.placement.tiles
+    for core in mapped.placement.cores:
+        held = [tiles[at] for at in core.tiles]
+        for limit in ("compartment_configs", "threshold_configs"):
+            assert sum(tile.need[limit] for tile in held) <= getattr(LOIHI.core, limit)
+    assert len(mapped.placement.cores) >= 64 / LOIHI.core.threshold_configs
+    assert second.neuron.threshold.size == 1 or len(set(second.neuron.threshold.flat)) == 1
+
+
+def test_a_threshold_of_each_channel_costs_no_entry_since_weights_are_in_thresholds():
+    torch.manual_seed(0)
+    net = network(*(make() for make in CELLS["channels"]))
+    mapped = map_model(net, calibration=spikes(), inputs="spikes")
+    for population in mapped.chip_segments[0].populations:
+        assert len(set(population.neuron.threshold.flat)) == 1
+        assert mapped.errors[population.name].threshold == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"beta": torch.rand(5)}, r"its beta has the shape \[5\], which does not broadcast"),
+        ({"beta": torch.rand(1, 1, 4, 4, 4)}, "does not broadcast"),
+        ({"beta": torch.full((4, 1, 1), 1.5)}, "its beta must be from 0 to 1, not from 1.5"),
+        ({"alpha": torch.tensor([-0.5, 0.5]).repeat(2)}, "its alpha must be from 0 to 1"),
+        ({"threshold": torch.zeros(4)}, "its threshold must be above 0"),
+        ({"gain": -torch.ones(4)}, "its gain must be above 0"),
+        ({"delta": torch.ones(4)}, "no constant 'delta'"),
+        ({"threshold": torch.tensor(float("nan"))}, "its threshold must be above 0"),
+    ],
+)
+def test_constants_that_fit_no_neuron_are_refused(changes, words):
+    attrs = {"alpha": 0.0, "beta": 0.5, "threshold": 1.0, "gain": 1.0}
+    attrs = {name: value for name, value in attrs.items() if name not in changes}
+    with pytest.raises(ValueError, match=words):
+        infer(attrs, changes, (Signal((4, 4, 4), Kind.VALUE, 8),))
+
+
+def test_one_constant_is_said_once():
+    attrs = {"alpha": 0.0, "beta": 0.5, "threshold": 1.0, "gain": 1.0}
+    signal = Signal((4, 4, 4), Kind.VALUE, 8)
+    assert infer(attrs, {}, (signal,)).kind is Kind.SPIKE
+    with pytest.raises(ValueError, match="its beta must be one number or a tensor"):
+        infer(attrs, {"beta": torch.rand(4)}, (signal,))
+    with pytest.raises(ValueError, match="its beta must be one number or a tensor"):
+        infer({**attrs, "beta": None}, {}, (signal,))
+
+
+def test_a_wrong_constant_of_a_network_is_refused_in_words_of_the_network():
+    cell = snn.Leaky(0.5, threshold=-torch.rand(4, 1, 1), **INSIDE)
+    with pytest.raises(TraceError, match="'net.1' cannot be mapped: its threshold must be above"):
+        map_model(network(cell, snn.Leaky(0.5, **INSIDE)), calibration=spikes(), inputs="spikes")
