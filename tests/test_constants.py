@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import snntorch as snn
 import torch
@@ -65,6 +66,40 @@ def test_they_map_and_come_back_and_all_simulators_agree(what, scales, tmp_path)
     for run in runs:
         assert run.logits.any() and torch.equal(run.logits, runs[0].logits)
     assert (runs[0].logits - expected).abs().mean() < 0.3  # of up to 8 spikes
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_a_reset_in_the_step_of_the_spike_is_another_than_that_of_the_next(reset):
+    torch.manual_seed(0)
+    at_once = {"init_hidden": True, "reset_mechanism": reset, "reset_delay": False}
+    at_once["threshold"] = 0.3
+    net, x = network(snn.Leaky(0.8, **at_once), snn.Synaptic(0.5, 0.8, **at_once)), spikes()
+    registers = msgspec.structs.replace(
+        LOIHI.registers, resets={**LOIHI.registers.resets, "subtract_at_once": 2}
+    )
+    offers = msgspec.structs.replace(LOIHI, registers=registers)
+    mapped = map_model(net, offers, calibration=x, inputs="spikes")
+    with torch.no_grad():
+        expected = net(x)
+        later = [layer for layer in net.modules() if hasattr(layer, "reset_delay")]
+        for layer in later:
+            layer.reset_delay = True
+        assert not torch.equal(net(x), expected)
+        for layer in later:
+            layer.reset_delay = False
+    assert torch.equal(evaluate(mapped.graph, x), expected)
+    assert len(mapped.chip_segments[0].populations) == 2
+    fast, slow = (simulate(mapped, x, backend) for backend in ("fast", "reference"))
+    assert torch.equal(fast.logits, slow.logits)
+    assert (fast.logits - expected).abs().mean() < 0.3
+    on_loihi = map_model(net, calibration=x, inputs="spikes")
+    reasons = [r.reason for r in on_loihi.partition.rejections]
+    assert any("no reset by 'subtract_at_once'" in reason for reason in reasons) == (
+        reset == "subtract"
+    )
+    zero = map_model(net, calibration=x, inputs="spikes", reset="zero")
+    rules = {p.neuron.reset for p in zero.chip_segments[0].populations}
+    assert rules == {"zero"}
 
 
 def test_a_core_holds_no_more_decays_and_thresholds_than_it_has_entries():

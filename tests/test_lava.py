@@ -245,7 +245,7 @@ def test_equals_the_reference_with_any_wiring(chip):
 def test_equals_the_reference_whatever_a_spike_does_to_the_membrane():
     """Resets that Lava lacks, currents that last, thresholds that differ, membranes that clip."""
     make = Maker(0, x=(3, 4, 6))
-    rules = [("zero", 0), ("zero", 1), ("subtract", 0), ("none", 0)]
+    rules = [("zero", 0), ("zero", 1), ("subtract", 0), ("none", 0), ("subtract_at_once", 0)]
     layers = []
     for place, (reset, refractory) in enumerate(rules):
         for du, dv, threshold in ((4095, 100, 900), (1000, 0, (100, 2000)), (300, 2048, 3000)):
@@ -264,8 +264,13 @@ def test_equals_the_reference_whatever_a_spike_does_to_the_membrane():
             layers.append(layer)
     clips = make.layer("clips", (3, 3, 5), make.conv("x", (3, 3, 2, 2), exp=7))
     layers.append(builders.with_constants(clips, reset="subtract", dv=np.array(0)))
+    back = make.layer(  # silent below its threshold, it is given back more than it can hold
+        "back", (3, 3, 5), make.conv("x", (3, 3, 2, 2), exp=7), threshold=120_000, dv=0
+    )
+    layers.append(builders.with_constants(back, reset="subtract_at_once"))
     segment = ChipSegment("all", 7, (Port("x", (3, 4, 6)),), tuple(layers), (layers[-1].name,))
-    assert check_equal(segment, samples=3).overflows["clips"].v_clips > 0
+    overflows = check_equal(segment, samples=3).overflows
+    assert overflows["clips"].v_clips > 0 and overflows["back"].v_clips > 0
 
 
 @needs_lava

@@ -274,10 +274,10 @@ def cells(draw):
     if kind is snn.Lapicque:
         return kind(beta=draw(st.floats(0.4, 0.99)), **rest)
     if kind is snn.Synaptic:
-        return kind(draw(PART), draw(PART), learn_alpha=draw(st.booleans()), **rest)
+        options = {"learn_alpha": draw(st.booleans()), "reset_delay": draw(st.booleans())}
+        return kind(draw(PART), draw(PART), **options, **rest)
     learned = {name: draw(st.booleans()) for name in ("learn_beta", "learn_threshold")}
-    later = reset == "subtract" or draw(st.booleans())
-    return kind(draw(PART), **learned, reset_delay=later, **rest)
+    return kind(draw(PART), **learned, reset_delay=draw(st.booleans()), **rest)
 
 
 @settings(deadline=None, max_examples=60)
@@ -285,17 +285,20 @@ def cells(draw):
 def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed):
     x = torch.randn(steps, 3, 4, 2, 3, generator=torch.Generator().manual_seed(seed)) * 2
     state = [torch.zeros(3, 4, 2, 3)] * (2 if isinstance(cell, snn.Synaptic) else 1)
-    expected = []
+    expected, left = [], []
     with torch.no_grad():
         for current in x:
             spike, *state = cell(current, *state)
             expected.append(spike)
+            left.append(state[-1])
     spikes, membranes = neuron.stepped(constants_of(cell), x)
     if isinstance(cell, snn.Lapicque):  # multiplies in another order
         certain = (membranes - cell.threshold).abs().cummin(0)[0] > 1e-4
         assert torch.equal(spikes[certain], torch.stack(expected)[certain])
     else:
         assert torch.equal(spikes, torch.stack(expected))
+        if constants_of(cell)["reset"] == "subtract_at_once":
+            assert torch.equal(membranes, torch.stack(left))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +307,6 @@ def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed
         (snn.Alpha(0.9, 0.8), "snn.Alpha is not mapped yet"),
         (snn.Lapicque(0.2), "changes sign"),
         (snn.Leaky(0.9, graded_spikes_factor=2.0), "its spikes are not of 1"),
-        (snn.Leaky(0.9, reset_delay=False), "reset_delay=False"),
         (snn.Leaky(0.9, state_quant=torch.round), "state_quant"),
     ],
 )

@@ -60,11 +60,13 @@ from mapping.partition.cut import cut
 from mapping.partition.rules import reject
 from mapping.verify import check_mapped
 
-EVERY = registers(resets={"zero": 1, "subtract": 2, "none": 1})
-"""Loihi's, and no reset as well."""
+EVERY = registers(resets={"zero": 1, "subtract": 2, "subtract_at_once": 2, "none": 1})
+"""Loihi's, and those that it lacks."""
 ALL_RESETS = msgspec.structs.replace(LOIHI, registers=EVERY)
 
-RULES = st.sampled_from([("zero", 0), ("zero", 1), ("subtract", 0), ("none", 0)])
+RULES = st.sampled_from(
+    [("zero", 0), ("zero", 1), ("subtract", 0), ("subtract_at_once", 0), ("none", 0)]
+)
 
 
 @st.composite
@@ -91,13 +93,15 @@ def by_hand(neuron: Any, drives: list[int], r: Any) -> list[bool]:
         if fired and neuron.reset == "zero":
             v = v * 0
         v = decay(v, neuron.dv) + u + bias
-        if fired and neuron.reset == "subtract":
+        if fired and neuron.reset in ("subtract", "subtract_at_once"):
             v = v - threshold
         v = saturate(v, r.state_bits)
         if fired and neuron.refractory:
             v = v * 0
+        spikes.append(bool(v > threshold))
+        if neuron.reset == "subtract_at_once":
+            v = saturate(v - (spikes[-1] - fired) * threshold, r.state_bits)
         fired = bool(v > threshold)
-        spikes.append(fired)
     return spikes
 
 
@@ -130,6 +134,7 @@ def test_a_neuron_that_only_knows_its_membrane_knows_that_it_fired(
     [
         ("zero", 0, [0, 1, 0, 1, 0, 1], [60, 0, 60, 0, 60, 0]),
         ("subtract", 0, [0, 1, 0, 1, 1, 0], [60, 120, 81, 141, 102, 63]),
+        ("subtract_at_once", 0, [0, 1, 0, 1, 1, 0], [60, 21, 81, 42, 3, 63]),
         ("none", 0, [0, 1, 1, 1, 1, 1], [60, 120, 180, 240, 300, 360]),
         ("zero", 1, [0, 1, 0, 0, 1, 0], [60, 120, 0, 60, 120, 0]),
     ],
@@ -315,6 +320,8 @@ def test_a_membrane_is_within_its_bound_until_a_spike_differs_or_a_register_over
     agreed = torch.cat([torch.ones_like(same[:1]), same[:-1]])
     if (node["reset"], node["refractory"]) == ("zero", 0):
         agreed &= ~fired.bool() & same  # where it fires its register is cleared already
+    if node["reset"] == "subtract_at_once":
+        agreed &= same  # the register is as this step's spike leaves it
     unit = torch.from_numpy(np.broadcast_to(neuron.threshold, layer.shape).copy())
     unit = unit.flatten(1).amax(1)[:, None, None] << EVERY.threshold_shift
     gain, high = (torch.as_tensor(node[k]).double() for k in ("gain", "threshold"))
@@ -590,7 +597,7 @@ def test_an_artefact_brings_all_of_it_back(what, tmp_path):
 def test_no_reset_and_a_target_that_offers_it_are_kept_too(tmp_path):
     mapped = mapped_with(rule("none"), ALL_RESETS)
     again = load(save(mapped, tmp_path / "x.h8"))
-    assert again.target.registers.resets == {"zero": 1, "subtract": 2, "none": 1}
+    assert again.target.registers.resets == EVERY.resets
     assert again.chip_segments[0].populations[0].neuron.reset == "none"
 
 

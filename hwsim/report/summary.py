@@ -8,7 +8,7 @@ from typing import Any
 
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
-from mapping.chip.neurons import settings
+from mapping.chip.neurons import settings, subtracts
 from mapping.graph.ops import OPS
 from mapping.graph.resets import changed_resets
 from mapping.integers.errors import LayerError
@@ -154,7 +154,7 @@ def _reset(mapped: Mapped, accuracy: float | None, share: float | None) -> Reset
         population
         for chip in mapped.chip_segments
         for population in chip.populations
-        if settings(population.neuron).get("reset") == "subtract"
+        if subtracts(settings(population.neuron).get("reset"))
     ]
     more = sum(p.size * (p.neuron.compartments(registers) - 1) for p in subtracting)
     neurons = sum(population.size for population in subtracting)

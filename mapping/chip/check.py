@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from has8.errors import BadInput
 from mapping.chip.arithmetic import largest_drive
 from mapping.chip.grid import weight_grid
-from mapping.chip.neurons import NEURONS, constants
+from mapping.chip.neurons import NEURONS, constants, subtracts
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.wiring import Axis, shape3
 
@@ -110,7 +110,7 @@ def _bits(population: Population, registers: Registers) -> int:
     added = (drive << min(r.synapse_shift, INT64_BITS)) + shifted(bias, int(bias_exp.max()))
     threshold = shifted(threshold, r.threshold_shift)
     membrane = (1 << r.state_bits) + added
-    if getattr(neuron, "reset", None) == "subtract":
+    if subtracts(getattr(neuron, "reset", None)):
         membrane += threshold
     return max(membrane.bit_length() + r.decay_bits, threshold.bit_length())
 

@@ -78,7 +78,9 @@ class Lif:
     Reset to "zero" clears the membrane at the end of a step with a spike. By all other rules the
     register keeps it, and that it is above the threshold says in the next step that the neuron
     fired: reset by "subtract" then takes ``threshold << shift`` off before clipping, a refractory
-    step ends with ``v = 0`` whatever arrives, and "none" does nothing.
+    step ends with ``v = 0`` whatever arrives, and "none" does nothing. "subtract_at_once" is
+    "subtract", and ends each step with what that would do in the next, but for what it did already:
+    ``v = clip(v - (spike - fired) * (threshold << shift))``.
 
     Args:
         du: decay of the current, in ``1 / 2**decay_bits`` a step.
@@ -86,7 +88,8 @@ class Lif:
         threshold: mantissa of the threshold; the comparison is strict.
         bias: mantissa of what is added to the membrane in every step.
         bias_exp: exponent of the bias.
-        reset: what the membrane does after a spike, "zero", "subtract" or "none".
+        reset: what the membrane does after a spike, "zero", "subtract", "subtract_at_once" or
+            "none".
         refractory: steps after a spike that add nothing to the membrane, 0 or 1; only where
             it resets to zero.
     """
@@ -118,14 +121,20 @@ class Lif:
         u = wrap(current, r.state_bits, keep_top=r.keep_top)
         bias = shift_left(self.bias, self.bias_exp)
         membrane = decay(before, self.dv + r.membrane_decay_offset, r.decay_bits) + u + bias
-        if self.reset == "subtract":
-            membrane = membrane - (before > threshold) * threshold
+        fired = before > threshold
+        if subtracts(self.reset):
+            membrane = membrane - fired * threshold
         elif self.refractory:
             membrane = membrane * (before <= threshold)
         v = saturate(membrane, r.state_bits)
         spikes = v > threshold
+        clips = int((v != membrane).sum())
+        if self.reset == "subtract_at_once":
+            left = v - spikes * threshold + fired * threshold
+            v = saturate(left, r.state_bits)
+            clips += int((v != left).sum())
         updated = (before != 0) | (u != 0) | (bias != 0) | (drive != 0)
-        wraps, clips = int((u != current).sum()), int((v != membrane).sum())
+        wraps = int((u != current).sum())
         clears = self.reset == "zero" and not self.refractory
         return Step({"u": u, "v": v * ~spikes if clears else v}, spikes, updated, wraps, clips)
 
@@ -159,6 +168,11 @@ class Lif:
 
 NEURONS: dict[str, type[Any]] = {model.model: model for model in (Lif,)}
 """Every neuron model by name."""
+
+
+def subtracts(reset: str | None) -> bool:
+    """Whether a reset takes the threshold off the membrane, in whichever step."""
+    return reset in ("subtract", "subtract_at_once")
 
 
 def constants(neuron: Neuron) -> dict[str, Ints]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mapping.chip.neurons import subtracts
 from mapping.graph.ir import Graph, Node
 
 
@@ -15,9 +16,9 @@ def reset_to_zero(graph: Graph) -> Graph:
     """
 
     def changed(node: Node) -> Node:
-        if node.op != "neuron" or node.attrs["reset"] != "subtract":
+        if node.op != "neuron" or not subtracts(reset := node.attrs["reset"]):
             return node
-        return replace(node, attrs={**node.attrs, "reset": "zero", "trained_reset": "subtract"})
+        return replace(node, attrs={**node.attrs, "reset": "zero", "trained_reset": reset})
 
     return Graph(tuple(map(changed, graph)))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mapping.chip.neurons import Lif
+from mapping.chip.neurons import Lif, subtracts
 from mapping.chip.segment import Population
 from mapping.integers.rounding import FloatLayer, kept_of_current, kept_of_membrane
 from mapping.integers.scales import membrane_reach, worst_current
@@ -88,7 +88,7 @@ def layer_error(
     worst, largest_bias = worst_current(weights), float(np.abs(bias).max(initial=0))
     reaches = membrane_reach(layer, worst, largest_bias)[:-1]
     lost = np.where(kept_u > 0, resolution, 0.0)
-    constant = bias_error + (threshold_error if layer.reset == "subtract" else 0.0)
+    constant = bias_error + (threshold_error if subtracts(layer.reset) else 0.0)
     error = arriving = held = np.zeros(())
     for reach in reaches:
         arriving = arriving * kept_u + current_decay * held + lost + current

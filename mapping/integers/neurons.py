@@ -19,6 +19,7 @@ from has8 import kernels
 from has8.errors import BadInput
 from has8.kernels import paths, storage
 from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, largest_state
+from mapping.chip.neurons import subtracts
 from mapping.integers.rounding import (
     FloatLayer,
     Floats,
@@ -40,7 +41,7 @@ class ChipNeurons:
         kept_current: what the current's decay leaves, likewise. Scales see to it that no current
             wraps around.
         relative: each threshold, in the largest of its channel.
-        reset: what the membrane does after a spike, "zero", "subtract" or "none".
+        reset: what the membrane does after a spike; see :class:`mapping.chip.neurons.Lif`.
         refractory: steps after a spike that add nothing to the membrane.
         limit: where the membrane saturates, either way.
         dtype: in which nothing rounds: float32 where the decay is a shift, else float64.
@@ -155,13 +156,19 @@ class ChipNeurons:
             u = _straight(u * kept_u, torch.trunc) + arriving
             v = v.masked_fill(fired, 0) if self.reset == "zero" else v
             v = _straight(v * kept_v, torch.trunc) + u + bias
-            if self.reset == "subtract":
+            if subtracts(self.reset):
                 v = v - fired * threshold
             elif self.refractory:
                 v = v.masked_fill(fired, 0)
-            v = _straight(v, lambda v: v.clamp(-self.limit, self.limit))
+            v = _straight(v, self._clipped)
             spikes.append(_Fire.apply(v, threshold, alpha))
+            if self.reset == "subtract_at_once":
+                change = (v.detach() > threshold).to(v) - fired.to(v)
+                v = _straight(v - change * threshold, self._clipped)
         return torch.stack(spikes)
+
+    def _clipped(self, v: Tensor) -> Tensor:
+        return v.clamp(-self.limit, self.limit)
 
     @staticmethod
     def _shaped(constants: Tensor, drive: Tensor) -> Tensor:

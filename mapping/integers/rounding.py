@@ -62,7 +62,7 @@ class FloatLayer:
         alpha: what is left of the current after a step.
         beta: what is left of the membrane after a step.
         threshold: of each neuron, in the largest of its channel.
-        reset: what the membrane does after a spike, "zero", "subtract" or "none".
+        reset: what the membrane does after a spike; see :class:`mapping.chip.neurons.Lif`.
         refractory: steps after a spike that add nothing to the membrane.
         steps: steps of a sample.
     """

@@ -10,6 +10,7 @@ import numpy as np
 from has8.errors import BadInput
 from mapping.chip.arithmetic import largest_drive, largest_state
 from mapping.chip.grid import weight_grid
+from mapping.chip.neurons import subtracts
 from mapping.integers.rounding import FloatLayer, Floats, Integers, Scale, to_integers
 from mapping.targets.schema import Registers
 
@@ -142,7 +143,7 @@ def membrane_reach(layer: FloatLayer, current: float, bias: float) -> list[float
     # A reset by subtraction can take a membrane below zero: from just above the threshold to so
     # much below what then is left of it.
     alpha, beta = float(np.max(layer.alpha)), float(np.max(layer.beta))
-    below = 1 - float(np.min(layer.beta)) if layer.reset == "subtract" else 0.0
+    below = 1 - float(np.min(layer.beta)) if subtracts(layer.reset) else 0.0
     arriving, reach = 0.0, [0.0]
     for _ in range(layer.steps):
         arriving = arriving * alpha + current

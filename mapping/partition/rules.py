@@ -6,6 +6,12 @@ from mapping.graph.ir import Graph, Kind, Node
 from mapping.graph.ops import OPS
 from mapping.targets.schema import Registers
 
+HINTS = {
+    "subtract": ": reset='zero' maps it so",
+    "subtract_at_once": ": reset='zero' maps it so, or train it with reset_delay=True",
+}
+"""What lets a neuron with a reset that a target lacks go to it."""
+
 
 def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
     """The convolutions and linear layers whose sum is a neuron's current.
@@ -47,7 +53,7 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             offered = " or ".join(map(repr, registers.resets))
             reasons[node.name] = (
                 f"the target has no reset by {node.attrs['reset']!r}, it has {offered}"
-                + (": reset='zero' maps it so" if node.attrs["reset"] == "subtract" else "")
+                + HINTS.get(node.attrs["reset"], "")
             )
         elif node.attrs["refractory"] > registers.refractory_max:
             reasons[node.name] = "the target's neurons have no refractory steps"

@@ -38,7 +38,7 @@ WORD = 62
 """Bits that a shifted mantissa may have: it is computed in int64."""
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
-Reset = Literal["zero", "subtract", "none"]
+Reset = Literal["zero", "subtract", "subtract_at_once", "none"]
 
 _HERE = Path(__file__).parent
 

@@ -20,7 +20,7 @@ from has8.errors import BackendError
 from hwsim import kernels
 from hwsim.activity import Overflow
 from mapping.chip.arithmetic import Ints, shift_left
-from mapping.chip.neurons import Lif, Neuron, Step, constants, with_constants
+from mapping.chip.neurons import Lif, Neuron, Step, constants, subtracts, with_constants
 from mapping.chip.segment import Population
 from mapping.targets.schema import Registers
 
@@ -214,7 +214,7 @@ def compile_neurons(
     neuron = population.neuron
     bias = shift_left(*(getattr(neuron, name, none) for name in ("bias", "bias_exp")))
     most = 2 * half + most_drive + int(abs(bias).max(initial=0))
-    if isinstance(neuron, Lif) and neuron.reset == "subtract":
+    if isinstance(neuron, Lif) and subtracts(neuron.reset):
         most += int(shift_left(neuron.threshold, registers.threshold_shift).max())
     if (bits := most.bit_length() + registers.decay_bits) > INT64_BITS:
         raise BackendError(
@@ -231,7 +231,9 @@ def _compiled(
 ) -> Compiled | None:
     """The kernel's neurons; None where it does not know the model or its integers do not fit."""
     neuron, r = population.neuron, registers
-    if not isinstance(neuron, Lif) or neuron.du.size > 1 or neuron.dv.size > 1:
+    if not isinstance(neuron, Lif) or neuron.reset == "subtract_at_once":
+        return None
+    if neuron.du.size > 1 or neuron.dv.size > 1:
         return None
     half, full = 1 << (r.state_bits - 1), 1 << r.decay_bits
     bias = shift_left(neuron.bias, neuron.bias_exp)

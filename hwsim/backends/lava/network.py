@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapping.chip.arithmetic import Ints
-from mapping.chip.neurons import Lif
+from mapping.chip.neurons import Lif, subtracts
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.serial import unpack
 from mapping.chip.wiring import Wiring, taps
@@ -246,8 +246,8 @@ def _neurons(several: frozenset[str], reset: str, refractory: int) -> Any:
         )
 
         def subthr_dynamics(self, activation_in: Any) -> None:
-            fired = self.v > self.effective_vth
-            if reset == "subtract":  # with the bias, so before the membrane is clipped
+            self.fired = fired = self.v > self.effective_vth
+            if subtracts(reset):  # with the bias, so before the membrane is clipped
                 self.effective_bias -= fired * self.effective_vth
             super().subthr_dynamics(activation_in)
             if refractory:
@@ -256,6 +256,10 @@ def _neurons(several: frozenset[str], reset: str, refractory: int) -> Any:
         def reset_voltage(self, spike_vector: Any) -> None:
             if reset == "zero" and not refractory:
                 super().reset_voltage(spike_vector)
+            elif reset == "subtract_at_once":
+                change = np.int64(spike_vector) - self.fired
+                left = self.v - change * self.effective_vth
+                self.v[:] = np.clip(left, 1 - self.max_uv_val, self.max_uv_val - 1)
 
     return Model
 

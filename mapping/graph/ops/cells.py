@@ -19,7 +19,8 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
 
     Its state says it, not what it was made with. ``snn.Leaky`` clears a membrane that fired and
     then integrates; the others lose what arrives in the step after a spike too, which is a
-    refractory step.
+    refractory step. With ``reset_delay=False`` none does: the membrane is cleared before that
+    step, which for ``snn.Leaky`` is the same, and subtraction takes place then too.
 
     Args:
         cell: of :data:`CELLS`, not of a subclass.
@@ -43,8 +44,9 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
             "its spikes are not of 1: put graded_spikes_factor into the weights behind it"
         )
     reset = list(snn.SpikingNeuron.reset_dict)[round(_values(cell, "reset_mechanism_val"))]
-    if reset == "subtract" and not getattr(cell, "reset_delay", True):
-        raise ValueError("reset_delay=False with reset by subtraction is not mapped yet")
+    delayed = getattr(cell, "reset_delay", True)
+    if reset == "subtract" and not delayed:
+        reset = "subtract_at_once"
     alpha, gain = 0.0, 1.0
     if isinstance(cell, snn.Lapicque):
         resistance, capacity, step = (_values(cell, name) for name in ("R", "C", "time_step"))
@@ -66,7 +68,7 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
         "threshold": _values(cell, "threshold"),
         "gain": gain,
         "reset": reset,
-        "refractory": int(reset == "zero" and not isinstance(cell, snn.Leaky)),
+        "refractory": int(reset == "zero" and delayed and not isinstance(cell, snn.Leaky)),
     }
 
 

@@ -13,7 +13,9 @@ from has8.kernels import fused, paths
 from has8.neurons import ATAN_ALPHA, Leaky, leaky
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import AboveZero, Attrs, Lowered, Op, Real
+from mapping.targets.schema import Reset
 
+Subtraction = Literal["subtract", "subtract_at_once"]
 Part = Annotated[float, Meta(ge=0, le=1)]
 CONSTANTS = ("alpha", "beta", "threshold", "gain")
 """What may have one value, one for each channel or one for each neuron."""
@@ -37,13 +39,13 @@ class Constants(Attrs, frozen=True):
     """
 
     model: Literal["lif"]
-    reset: Literal["zero", "subtract", "none"]
+    reset: Reset
     refractory: Annotated[int, Meta(ge=0, le=1)]
     alpha: Part | None = None
     beta: Part | None = None
     threshold: AboveZero | None = None
     gain: Real | None = None
-    trained_reset: Literal["subtract"] | None = None
+    trained_reset: Subtraction | None = None
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""
@@ -127,30 +129,37 @@ def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
 
     ``i = alpha i + gain x``; ``v = beta v + i``; fire where ``v > threshold``. After a spike the
     next step starts from ``v = 0`` (reset "zero"), ends with ``v - threshold`` ("subtract"), or is
-    like any other ("none"); with a refractory step it ends with ``v = 0``.
+    like any other ("none"); with a refractory step it ends with ``v = 0``. By "subtract_at_once"
+    the threshold is taken off at the end of the step itself; where what is left is above it once
+    more, the next step decides on ``v - threshold``, and gives that back if the neuron is silent.
 
     Args:
         attrs: of :class:`Constants`, tensors where there are several values.
         current: what arrives, x, ``[T, B, ...]``.
 
     Returns:
-        Spikes of 0 and 1, and the membranes v in which they were decided, each ``[T, B, ...]``.
+        Spikes of 0 and 1, and the membranes v in which they were decided or, by "subtract_at_once",
+        that they left, each ``[T, B, ...]``.
     """
     alpha, beta, threshold, gain = (attrs[k] for k in ("alpha", "beta", "threshold", "gain"))
     plain = not isinstance(gain, Tensor) and gain == 1
     spikes, membranes = torch.empty_like(current), torch.empty_like(current)
-    i = v = spike = torch.zeros_like(current[0])
+    i = v = fired = torch.zeros_like(current[0])
+    at_once = attrs["reset"] == "subtract_at_once"
     for t, arriving in enumerate(current):
         i = i * alpha + (arriving if plain else arriving * gain)
         if attrs["reset"] == "zero" and not attrs["refractory"]:
-            v = (1 - spike) * v
+            v = (1 - fired) * v
         v = v * beta + i
-        if attrs["reset"] == "subtract":
-            v = v - spike * threshold
+        if attrs["reset"] == "subtract" or at_once:
+            v = v - fired * threshold
         elif attrs["refractory"]:
-            v = v - spike * v
+            v = v - fired * v
         spike = torch.gt(v, threshold).to(v)
+        if at_once:
+            v = v - (spike - fired) * threshold
         spikes[t], membranes[t] = spike, v
+        fired = torch.gt(v, threshold).to(v) if at_once else spike
     return spikes, membranes
 
 
