@@ -194,7 +194,7 @@ def _trace_loop(
             )
         kind = Kind.SPIKE if spikes else Kind.VALUE
         given_type = Signal(tuple(x.shape[2:]), kind, len(x))
-    traced = trace_steps(model, x.narrow(axis, 0, min(x.shape[axis], 2)), given_type, output)
+    traced = trace_steps(model, x.narrow(axis, 0, min(x.shape[axis], 3)), given_type, output)
     others = x.narrow(axis, 0, min(x.shape[axis], CHECKED))
     others = torch.cat([others, others.roll(1, -1)[(slice(None),) * axis + (slice(0, 1),)]], axis)
     _check_loop(traced, model, others, output)

@@ -1,0 +1,342 @@
+"""How people write loops over steps: the functions of torch that need no node of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from has8.errors import TraceError
+from mapping.graph.ir import Kind
+from mapping.graph.ops import OPS, Op, op_of
+from mapping.graph.trace.values import ZEROS, Stacked, Step, Value, Values, Whole
+from mapping.graph.trace.watch import Seen
+
+SAME = frozenset(
+    {"detach", "clone", "contiguous", "float", "to", "type", "cpu", "requires_grad_", "data"}
+    | {"alias", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
+    | {"feature_dropout", "feature_alpha_dropout", "dropout_"}
+)
+"""Functions and properties that give the same values again, in evaluation mode."""
+SPIKES_STAY = frozenset({"relu", "relu_", "abs", "absolute", "clamp", "clamp_", "clip", "relu6"})
+"""Functions that change no spike of 0 or 1, if their result is equal."""
+VALUE_FREE = frozenset(
+    {"zeros_like", "empty_like", "ones_like", "full_like", "new_zeros", "new_empty", "new_ones"}
+    | {"new_full", "new_tensor"}
+)
+"""Functions that take only the shape of a tensor."""
+ASKS = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__"})
+"""Functions that tell Python a tensor's values."""
+POOLS: dict[str, type[nn.Module]] = {
+    "max_pool1d": nn.MaxPool1d,
+    "max_pool2d": nn.MaxPool2d,
+    "avg_pool1d": nn.AvgPool1d,
+    "avg_pool2d": nn.AvgPool2d,
+    "adaptive_avg_pool1d": nn.AdaptiveAvgPool1d,
+    "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
+}
+"""Functions that take what the module of that kind is made with."""
+ADDITIONS = {"add": 1, "add_": 1, "__radd__": 1, "__iadd__": 1, "sub": -1, "sub_": -1}
+ADDITIONS |= {"subtract": -1, "__isub__": -1}
+"""Sums and differences, with the sign of the second operand."""
+PRODUCTS = frozenset({"mul", "mul_", "multiply", "__rmul__", "__imul__"})
+QUOTIENTS = frozenset({"div", "div_", "divide", "true_divide", "__itruediv__"})
+
+
+class Unknown(ValueError):
+    """A layer or its input is not as its kind of node is."""
+
+
+class Run(Protocol):
+    """What a form needs to know of a run."""
+
+    known: Values
+    batch: int
+
+    def set(self, tensor: Tensor, value: Value) -> None:
+        """Note what a tensor is from now on."""
+
+    def get(self, tensor: Any, user: str) -> Value | None:
+        """What a tensor is."""
+
+    def latest(self, tensor: Tensor) -> Value | None:
+        """What a tensor was when it was last noted."""
+
+    def entering(self, tensor: Any, user: str) -> Value | None:
+        """What a tensor is where a layer takes it."""
+
+    def applied(
+        self,
+        name: str,
+        user: str,
+        op: Op,
+        module: nn.Module | None,
+        given: Sequence[Value],
+        result: Tensor,
+    ) -> Value:
+        """What a kind of node makes of values."""
+
+
+def assigned(run: Run, seen: Seen) -> None:
+    """``record[step] = spikes`` puts a part into a record of zeros."""
+    target, index, part = seen.args
+    value = run.get(part, seen.user)
+    own = isinstance(part, Tensor) and part._base is target  # record[step] += spikes
+    before = run.latest(target) if own else run.entering(target, seen.user)
+    if isinstance(before, Whole) and before.made is ZEROS:
+        before = None
+    axis, place = _place(index, target.dim())
+    right = isinstance(part, Tensor) and part.dim() == target.dim() - 1
+    fresh = before is None and (own or not bool(target.any()))
+    if place is None or value is None or not right or not (fresh or isinstance(before, Stacked)):
+        raise TraceError(
+            f"{seen.user} writes a part of a tensor, which is followed only in a record of zeros "
+            f"into which whole steps are written (record[step] = spikes): use a list and "
+            f"torch.stack"
+        )
+    parts: list[Value] = [Whole(ZEROS)] * target.shape[axis]
+    if isinstance(before, Stacked):
+        if before.axis != axis:
+            raise TraceError(f"{seen.user} writes along two axes: write whole steps along one")
+        parts = list(before.parts)
+    parts[place] = value
+    seen.func(*seen.args, **seen.kwargs)
+    run.set(target, Stacked(tuple(parts), axis))
+
+
+def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> bool:
+    """Note what a function gives, if it needs no node of torch's calls.
+
+    Args:
+        run: that is followed.
+        seen: the call.
+        values: of each argument, those in lists one by one, what it was before the call.
+        result: what it gave.
+    """
+    name, first = seen.short, values[0]
+    if name in ADDITIONS:
+        return _added(run, seen, values, result)
+    if name in ("stack", "cat", "concat", "concatenate"):
+        return _joined(run, seen, values, result)
+    if first is None:
+        return False
+    if name in SAME and result.dtype == seen.args[0].dtype == torch.float32:
+        if name.startswith(("dropout", "alpha", "feature")) and not torch.equal(
+            seen.args[0], result
+        ):
+            raise TraceError(f"{seen.user} drops values in evaluation: pass self.training")
+        run.set(result, first)
+        return True
+    if name in PRODUCTS or name in QUOTIENTS:
+        factor = _factor(seen, values)
+        if factor is None or (name in QUOTIENTS and not factor):
+            return False
+        run.set(result, run.known.added([first], [factor if name in PRODUCTS else 1 / factor]))
+        return True
+    for rule in (_part, _over_steps, _repeats, _shaped, _layer):
+        if rule(run, seen, first, result):
+            return True
+    return False
+
+
+def _added(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor) -> bool:
+    """A sum or difference of two; zeros add nothing."""
+    kept: list[Value | None] = []
+    for given, value in zip(seen.args[:2], values[:2], strict=False):
+        if value is None and isinstance(given, Tensor):
+            return False
+        if value is None and given != 0:
+            return False
+        shaped = isinstance(given, Tensor) and given.shape != result.shape
+        if shaped and value != Whole(ZEROS):
+            return False
+        kept.append(value)
+    if len(kept) != 2 or seen.kwargs or not any(kept):
+        return False
+    run.set(result, run.known.added(kept, [1, ADDITIONS[seen.short]]))
+    return True
+
+
+def _factor(seen: Seen, values: Sequence[Value | None]) -> float | None:
+    """The number that a value is multiplied with."""
+    if len(seen.args) != 2 or seen.kwargs or values[1] is not None:
+        return None
+    other = seen.args[1]
+    if isinstance(other, Tensor) and other.numel() == 1 and other.dim() <= 1:
+        return float(other)
+    return float(other) if isinstance(other, int | float) else None
+
+
+def _joined(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor) -> bool:
+    """Values along an axis: steps that are stacked, or spikes of several layers."""
+    several = seen.args[0] if seen.args else seen.kwargs["tensors"]
+    axis = seen.args[1] if len(seen.args) > 1 else seen.kwargs.get("dim", 0)
+    parts = [value for value in values[: len(several)] if value is not None]
+    if len(parts) != len(several) or not isinstance(axis, int):
+        return False
+    axis %= result.dim()
+    if seen.short == "stack":
+        run.set(result, Stacked(tuple(parts), axis))
+        return True
+    if all(isinstance(part, Stacked) and part.axis == axis for part in parts):
+        every = tuple(p for part in parts if isinstance(part, Stacked) for p in part.parts)
+        run.set(result, Stacked(every, axis))
+        return True
+    return False
+
+
+def _part(run: Run, seen: Seen, value: Value, result: Any) -> bool:
+    """One or some of the steps."""
+    rest, axis = seen.args[1:], seen.kwargs.get("dim", 0)
+    if seen.short in ("__getitem__", "select"):
+        if seen.short == "select":
+            axis, rest = (seen.args[1], seen.args[2:]) if len(seen.args) > 2 else (axis, rest)
+        index = rest[0] if rest else None
+        if isinstance(value, Stacked) and isinstance(index, slice) and value.axis == 0:
+            run.set(result, Stacked(value.parts[index], 0))
+            return True
+        at, place = _place(index, seen.args[0].dim())
+        at = axis if seen.short == "select" else at
+        if place is None:
+            return False
+        if isinstance(value, Stacked) and value.axis == at:
+            run.set(result, value.parts[place])
+            return True
+        if isinstance(value, Whole) and value.steps is not None and at == 0:
+            run.set(result, Step(value.made, place % value.steps))
+            return True
+    if seen.short in ("unbind", "__iter__") and not isinstance(result, Tensor):
+        for step, part in enumerate(result):
+            if isinstance(value, Whole) and value.steps is not None:
+                run.set(part, Step(value.made, step))
+            elif isinstance(value, Stacked) and value.axis == (rest[0] if rest else axis):
+                run.set(part, value.parts[step])
+            else:
+                return False
+        return True
+    return False
+
+
+def _over_steps(run: Run, seen: Seen, value: Value, result: Any) -> bool:
+    """Sums, means and maxima over the steps."""
+    if seen.short not in ("sum", "mean", "max", "amax"):
+        return False
+    rest, options = seen.args[1:], dict(seen.kwargs)
+    axis = options.pop("dim", rest[0] if rest else None)
+    axis = axis[0] if isinstance(axis, list | tuple) and len(axis) == 1 else axis
+    if options or len(rest) > 1 or not isinstance(axis, int) or isinstance(axis, bool):
+        return False
+    axis %= seen.args[0].dim()
+    largest = seen.short in ("max", "amax")
+    if isinstance(value, Stacked) and value.axis == axis and not largest:
+        factor = 1 / len(value.parts) if seen.short == "mean" else 1.0
+        run.set(result, run.known.added(value.parts, [factor] * len(value.parts)))
+        return True
+    if isinstance(value, Stacked) and value.axis == axis:
+        value = run.known.one(replace(value, axis=0), seen.user)
+        axis = 0
+    if not isinstance(value, Whole) or value.steps is None or axis != 0:
+        return False
+    if largest:
+        result = result if seen.short == "amax" else result.values
+        made = run.known.made(
+            "largest", "largest", None, ((value.made, 0),), shape=value.made.shape,
+            timed=False, whole=True,
+        )  # fmt: skip
+        run.set(result, Whole(made))
+        return True
+    part = 1 / value.steps if seen.short == "mean" else 1.0
+    taps = dict.fromkeys(range(value.steps), part)
+    run.set(result, Whole(run.known.decoder(value.made, taps)))
+    return True
+
+
+def _repeats(run: Run, seen: Seen, value: Value, result: Any) -> bool:
+    """An axis of steps in front, and the same values in each of them."""
+    if seen.short == "unsqueeze":
+        axis = seen.args[1] if len(seen.args) > 1 else seen.kwargs.get("dim")
+        if not isinstance(axis, int) or isinstance(value, Stacked):
+            return False
+        if isinstance(value, Whole) and value.steps is not None:
+            return False
+        if axis in (0, 1):
+            run.set(result, Stacked((value,), axis))
+            return True
+    if seen.short in ("repeat", "expand") and isinstance(value, Stacked) and len(value.parts) == 1:
+        before = tuple(seen.args[0].shape)
+        after = tuple(result.shape)
+        if value.axis == 0 and after[1:] == before[1:]:
+            run.set(result, Stacked(value.parts * after[0], 0))
+            return True
+    if seen.short == "squeeze" and isinstance(value, Stacked) and len(value.parts) == 1:
+        axis = seen.args[1] if len(seen.args) > 1 else seen.kwargs.get("dim")
+        if axis == value.axis:
+            run.set(result, value.parts[0])
+            return True
+    return False
+
+
+def _shaped(run: Run, seen: Seen, value: Value, result: Any) -> bool:
+    """Another shape of the same numbers in the same order."""
+    if seen.short not in ("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten"):
+        return False
+    before = tuple(seen.args[0].shape)
+    if tuple(result.shape) == before:
+        run.set(result, value)
+        return True
+    if isinstance(value, Stacked):
+        return False
+    axes = 2 if isinstance(value, Whole) and value.steps is not None else 1
+    if tuple(result.shape) == (*before[:axes], prod(before[axes:])):
+        return _known(run, seen, OPS["flatten"], None, value, result)
+    return False
+
+
+def _layer(run: Run, seen: Seen, value: Value, result: Any) -> bool:
+    """A function that is a kind of node."""
+    if seen.short in SPIKES_STAY:
+        one = run.known.one(value, seen.user)
+        if one.made.kind is Kind.SPIKE and torch.equal(seen.args[0], result):
+            run.set(result, one)
+            return True
+    if seen.short in ("relu", "relu_"):
+        return _known(run, seen, OPS["relu"], None, value, result)
+    if seen.short in POOLS and isinstance(result, Tensor):
+        options = {k: v for k, v in seen.kwargs.items() if k != "input"}
+        module = POOLS[seen.short](*seen.args[1:], **options)
+        op = op_of(module)
+        return op is not None and _known(run, seen, op, module, value, result)
+    return False
+
+
+def _known(
+    run: Run, seen: Seen, op: Op, module: nn.Module | None, value: Value, result: Tensor
+) -> bool:
+    try:
+        run.set(result, run.applied(seen.name, seen.user, op, module, [value], result))
+    except Unknown:
+        return False
+    return True
+
+
+def _place(index: Any, axes: int) -> tuple[int, int | None]:
+    """The axis and the place that an index names, if it names one place on one axis."""
+    entries = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in [e for e in entries if e is Ellipsis]:
+        gap = entries.index(Ellipsis)
+        full = (slice(None),) * (axes - len(entries) + 1)
+        entries = (*entries[:gap], *full, *entries[gap + 1 :])
+    places = [
+        (axis, int(e))
+        for axis, e in enumerate(entries)
+        if (isinstance(e, int) and not isinstance(e, bool))
+        or (isinstance(e, Tensor) and e.numel() == 1 and e.dtype == torch.int64)
+    ]
+    others = [e for e in entries if isinstance(e, slice) and e == slice(None)]
+    if len(places) != 1 or len(others) + 1 != len(entries):
+        return 0, None
+    return places[0]
