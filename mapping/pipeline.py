@@ -33,6 +33,7 @@ from mapping.integers.rounding import Scale, Scales, layer_of
 from mapping.integers.scales import unclipped
 from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
+from mapping.partition.biases import biases_as_neurons
 from mapping.partition.cut import cut
 from mapping.partition.segments import Partition
 from mapping.targets.schema import Target, load_target
@@ -159,6 +160,7 @@ def lower(
     graph = run_passes(traced)
     if reset == "zero":
         graph = reset_to_zero(graph)
+    graph = biases_as_neurons(graph, target.registers)
     return graph, cut(graph, target.registers, partition)
 
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 import snntorch as snn
 import torch
-from builders import LOIHI
+from builders import LOIHI, PATIENT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import has8
 from has8.errors import TraceError
-from hwsim import simulate
+from hwsim import estimate, simulate
 from mapping import load, map_model, save
 from mapping.graph.evaluate import evaluate
-from mapping.graph.ir import Kind, Signal
+from mapping.graph.ir import Graph, Kind, Node, Signal
+from mapping.graph.ops import op_of
 from mapping.graph.ops.neuron import infer
+from mapping.graph.pooling import OR
+from mapping.graph.verify import verify_graph
+from mapping.partition.biases import biases_as_neurons
+from mapping.partition.rules import reject
 
 
 def network(first: nn.Module, second: nn.Module) -> nn.Module:
@@ -100,6 +109,65 @@ def test_a_reset_in_the_step_of_the_spike_is_another_than_that_of_the_next(reset
     zero = map_model(net, calibration=x, inputs="spikes", reset="zero")
     rules = {p.neuron.reset for p in zero.chip_segments[0].populations}
     assert rules == {"zero"}
+
+
+@pytest.mark.parametrize("scales", ["round", "search"])
+def test_the_bias_of_a_lasting_current_comes_from_a_neuron_that_always_fires(scales, tmp_path):
+    torch.manual_seed(0)
+    cells = [
+        snn.Synaptic(torch.rand(4, 1, 1), 0.6, threshold=0.4, **INSIDE),
+        snn.Synaptic(0.5, 0.8, threshold=0.4, **INSIDE),
+    ]
+    layers = nn.Conv2d(2, 4, 3), cells[0], nn.Flatten(), nn.Linear(64, 10), cells[1]
+    layers[3].bias.data[:5] += 0.5
+    net = has8.over_time(nn.Sequential(*layers), steps=8, readout="count", input="steps")
+    x = spikes()
+    mapped = map_model(net, calibration=x, inputs="spikes", scales=scales)
+    with torch.no_grad():
+        expected = net(x)
+    assert torch.allclose(evaluate(mapped.graph, x), expected)
+    (chip,) = mapped.chip_segments
+    assert {p.name: p.shape for p in chip.populations} == {
+        "net.1": (4, 4, 4), "net.1.bias": (1, 4, 4), "net.4": (10,), "net.4.bias": (1,)
+    }  # fmt: skip
+    again = load(save(mapped, tmp_path / "x.h8"))
+    runs = [simulate(m, x, b, record=("spikes",)) for m, b in (
+        (mapped, "reference"), (mapped, "fast"), (again, "fast")
+    )]  # fmt: skip
+    for run in runs:
+        assert torch.equal(run.logits, runs[0].logits)
+        for name in ("net.1.bias", "net.4.bias"):
+            assert run.spikes[chip.name][name].all()
+    assert (runs[0].logits - expected).abs().mean() < 0.3
+    assert estimate(mapped, runs[1]).energy_uj.total.value > 0
+
+
+@settings(PATIENT, max_examples=25)
+@given(st.integers(0, 10_000), st.integers(1, 50), st.booleans(), st.booleans())
+def test_a_bias_as_a_neuron_changes_nothing(seed, steps, flat, shared):
+    """Of conv and linear layers alike, and where two of them with biases are added."""
+    torch.manual_seed(seed)
+    shape = (3, 1, 2) if not flat else (6,)
+    layer = (lambda: nn.Linear(6, 6)) if flat else (lambda: nn.Conv2d(3, 3, 1))
+    parts = [layer() for _ in range(1 + shared)]
+    signal = Signal(shape, Kind.SPIKE, steps)
+    value = replace(signal, kind=Kind.VALUE)
+    nodes = [Node("input", "input", (), signal)]
+    for place, part in enumerate(parts):
+        op = op_of(part)
+        attrs, tensors = op.lower(part)
+        nodes.append(Node(f"p{place}", op.name, ("input",), value, attrs, tensors))
+    if shared:
+        nodes.append(Node("sum", "add", ("p0", "p1"), value))
+    attrs = {**OR, "alpha": float(torch.rand(())), "beta": 0.7, "reset": "subtract"}
+    graph = Graph((*nodes, Node("n", "neuron", (nodes[-1].name,), signal, attrs)))
+    rewritten = biases_as_neurons(graph, LOIHI.registers)
+    verify_graph(rewritten)
+    assert "n" not in reject(rewritten, LOIHI.registers)
+    assert "bias of 'p0'" in reject(graph, LOIHI.registers)["n"]
+    x = (torch.rand(steps, 3, *shape) < 0.5).double()
+    one, other = (evaluate(g, x) for g in (graph, rewritten))
+    assert torch.equal(one, other)
 
 
 def test_a_core_holds_no_more_decays_and_thresholds_than_it_has_entries():

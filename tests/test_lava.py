@@ -16,16 +16,21 @@ import builders
 import msgspec
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
 from builders import gridded, linear, networks, random_inputs
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import has8
 from has8.errors import BackendError
+from hwsim import simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.backends.lava.interpreter import lava_python
 from hwsim.backends.protocol import SegmentRun
 from hwsim.backends.reference import Reference
+from mapping import map_model
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 
 LOIHI = builders.LOIHI.registers
@@ -271,6 +276,28 @@ def test_equals_the_reference_whatever_a_spike_does_to_the_membrane():
     segment = ChipSegment("all", 7, (Port("x", (3, 4, 6)),), tuple(layers), (layers[-1].name,))
     overflows = check_equal(segment, samples=3).overflows
     assert overflows["clips"].v_clips > 0 and overflows["back"].v_clips > 0
+
+
+@needs_lava
+def test_a_network_of_snntorchs_neurons_with_constants_of_each_and_biases_that_last():
+    torch.manual_seed(0)
+    each = {"init_hidden": True, "threshold": torch.rand(4, 1, 1) + 0.2}
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        snn.Synaptic(torch.rand(4, 1, 1), torch.rand(4, 3, 3), **each),
+        nn.Flatten(),
+        nn.Linear(36, 10),
+        snn.Leaky(torch.rand(10), init_hidden=True, threshold=0.3, reset_mechanism="zero"),
+    )
+    x = (torch.rand(6, 5, 2, 5, 5) < 0.5).float()
+    mapped = map_model(
+        has8.over_time(net, steps=6, readout="spikes", input="steps"),
+        calibration=x,
+        inputs="spikes",
+    )
+    slow, lava = (simulate(mapped, x, backend) for backend in ("reference", "lava"))
+    assert torch.equal(slow.logits, lava.logits)
+    assert 0.05 < slow.logits.mean() < 0.95
 
 
 @needs_lava

@@ -95,7 +95,7 @@ def layer_error(
         held = held * layer.alpha + worst
         error = error * kept_v + decay * reach + resolution + arriving + constant
     return LayerError(
-        weight=max(float(np.abs(d).max(initial=0)) for d in differences),
+        weight=max((float(np.abs(d).max(initial=0)) for d in differences), default=0.0),
         current=current,
         bias=bias_error,
         decay=float(np.max(decay)),

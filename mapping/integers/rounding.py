@@ -23,7 +23,7 @@ from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import synapse_of, wiring_of
 from mapping.graph.ops.neuron import constants_of
 from mapping.graph.ops.op import scaled_outputs
-from mapping.partition.rules import synapses_of
+from mapping.partition.rules import current_nodes, synapses_of
 from mapping.targets.schema import Registers, Reset
 
 Floats = NDArray[np.float64]
@@ -117,11 +117,22 @@ def layer_of(graph: Graph, neuron: str) -> FloatLayer:
     """The float layer that ends in a neuron that the chip can take."""
     synapses = synapses_of(graph, neuron)
     assert not isinstance(synapses, str), synapses
-    return float_layer(synapses, [wiring_of(graph, node) for node in synapses], graph[neuron])
+    wirings = [wiring_of(graph, node) for node in synapses]
+    ones = sum(graph[name].op == "ones" for name in current_nodes(graph, neuron))
+    return float_layer(synapses, wirings, graph[neuron], ones)
 
 
-def float_layer(synapses: Sequence[Node], wirings: Sequence[Wiring], neuron: Node) -> FloatLayer:
-    """The synapses and the neuron that they drive; gradients pass to the nodes' tensors."""
+def float_layer(
+    synapses: Sequence[Node], wirings: Sequence[Wiring], neuron: Node, constant: float = 0
+) -> FloatLayer:
+    """The synapses and the neuron that they drive; gradients pass to the nodes' tensors.
+
+    Args:
+        synapses: whose sum is the neuron's current.
+        wirings: who reaches whom through each of them.
+        neuron: the node that they drive.
+        constant: what arrives besides, in every step.
+    """
     shape, given = neuron.type.shape, constants_of(neuron)
     gain, threshold = (
         torch.as_tensor(given[name], dtype=torch.float64) for name in ("gain", "threshold")
@@ -139,7 +150,7 @@ def float_layer(synapses: Sequence[Node], wirings: Sequence[Wiring], neuron: Nod
         )
         for node, wires in zip(synapses, wirings, strict=True)
     )
-    bias = weights[0].new_zeros(len(weights[0]))
+    bias = (weights[0] if weights else factor).new_zeros(len(factor)) + constant * factor
     for node in synapses:
         if "bias" in node.tensors:
             bias = bias + node.tensors["bias"].double() * factor.to(bias.device)
@@ -253,11 +264,12 @@ def to_integers_at(
     biases, exponents, outside = _bias(
         layer.bias * thresholds * 2.0**registers.threshold_shift, registers
     )
+    of_scales = list(zip(*weights, strict=True)) if weights else [()] * len(scales)
     largest = [math.ceil(x * 2**registers.synapse_shift) for x in worst.amax(1).tolist()]
     return [
         Integers(scale, of_each, biases[k], exponents[k], lost, largest[k])
         for k, (scale, of_each, lost) in enumerate(
-            zip(scales, zip(*weights, strict=True), (clipped + outside).tolist(), strict=True)
+            zip(scales, of_scales, (clipped + outside).tolist(), strict=True)
         )
     ]
 

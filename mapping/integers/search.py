@@ -33,7 +33,7 @@ from mapping.integers.rounding import (
     to_integers,
     to_integers_at,
 )
-from mapping.integers.scales import at_largest_scale
+from mapping.integers.scales import at_largest_scale, unclipped
 from mapping.integers.sums import weighted_sums
 from mapping.partition.segments import Partition
 from mapping.targets.schema import Registers
@@ -94,8 +94,13 @@ def search_scales(
             inputs = {name: values[name] for name in segment.inputs}
             names = [name for name in segment.nodes if graph[name].op == "neuron"]
             for name in names:
+                layer = layer_of(graph, name)
+                if not layer.synapses:  # the same in every step of every image
+                    found[name] = Rounded(unclipped(layer, name, registers, weight_bits))
+                    inputs[name] = values[name]
+                    continue
                 run = _Evaluated(
-                    layer_of(graph, name),
+                    layer,
                     graph[name].type.shape,
                     registers,
                     weight_bits,

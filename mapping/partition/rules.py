@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from mapping.graph.ir import Graph, Kind, Node
 from mapping.graph.ops import OPS
+from mapping.graph.ops.neuron import constants_of
 from mapping.targets.schema import Registers
 
 HINTS = {
@@ -17,7 +20,8 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
     """The convolutions and linear layers whose sum is a neuron's current.
 
     Returns:
-        The synapse nodes, or a sentence that says what stands in the way.
+        The synapse nodes, none where a constant drives it, or a sentence that says what stands in
+        the way.
     """
     found: list[Node] = []
     pending = [graph[graph[neuron].inputs[0]]]
@@ -25,6 +29,8 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
         node = pending.pop()
         if node.op == "add":
             pending.extend(graph[name] for name in node.inputs)
+        elif node.op == "ones":
+            pass
         elif OPS[node.op].role != "synapse":
             return f"its current comes from {node.name!r} ({node.op}), not from synapses alone"
         elif graph[node.inputs[0]].type.kind is not Kind.SPIKE:
@@ -46,20 +52,9 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
     for node in graph:
         if node.op != "neuron":
             continue
-        parts = synapses_of(graph, node.name)
-        if node.attrs["model"] not in registers.neurons:
-            reasons[node.name] = f"the target has no {node.attrs['model']!r} neuron"
-        elif node.attrs["reset"] not in registers.resets:
-            offered = " or ".join(map(repr, registers.resets))
-            reasons[node.name] = (
-                f"the target has no reset by {node.attrs['reset']!r}, it has {offered}"
-                + HINTS.get(node.attrs["reset"], "")
-            )
-        elif node.attrs["refractory"] > registers.refractory_max:
-            reasons[node.name] = "the target's neurons have no refractory steps"
-        elif isinstance(parts, str):
-            reasons[node.name] = parts
-        elif _lasts(node) and (biased := [part.name for part in parts if _has_bias(part)]):
+        if reason := rejected_neuron(graph, node, registers):
+            reasons[node.name] = reason
+        elif biased := lasting_biases(graph, node.name):
             reasons[node.name] = (
                 f"its current lasts several steps and has the bias of {biased[0]!r}, which a chip "
                 f"adds to the membrane, where it does not last: train it with bias=False"
@@ -82,10 +77,26 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
     return reasons
 
 
-def _lasts(neuron: Node) -> bool:
-    """Whether a current of a neuron lasts for more than a step."""
-    alpha = neuron.tensors.get("alpha")
-    return bool(neuron.attrs["alpha"] if alpha is None else alpha.any())
+def rejected_neuron(graph: Graph, node: Node, registers: Registers) -> str | None:
+    """Why a target cannot take a neuron, whatever its synapses' biases; None if it can."""
+    attrs, parts = node.attrs, synapses_of(graph, node.name)
+    if attrs["model"] not in registers.neurons:
+        return f"the target has no {attrs['model']!r} neuron"
+    if attrs["reset"] not in registers.resets:
+        offered = " or ".join(map(repr, registers.resets))
+        hint = HINTS.get(attrs["reset"], "")
+        return f"the target has no reset by {attrs['reset']!r}, it has {offered}{hint}"
+    if attrs["refractory"] > registers.refractory_max:
+        return "the target's neurons have no refractory steps"
+    return parts if isinstance(parts, str) else None
+
+
+def lasting_biases(graph: Graph, neuron: str) -> list[str]:
+    """The synapses whose bias is part of a current that lasts for more than a step."""
+    alpha, parts = constants_of(graph[neuron])["alpha"], synapses_of(graph, neuron)
+    if isinstance(parts, str) or not torch.as_tensor(alpha).any():
+        return []
+    return [part.name for part in parts if _has_bias(part)]
 
 
 def _has_bias(synapse: Node) -> bool:
