@@ -18,8 +18,9 @@ from has8.errors import TraceError
 from hwsim import estimate, simulate
 from mapping import load, map_model, save
 from mapping.graph.evaluate import evaluate
-from mapping.graph.ir import Graph, Kind, Node, Signal
-from mapping.graph.ops import op_of
+from mapping.graph.factors import fold_factors
+from mapping.graph.ir import Graph, Kind, Node, Signal, sorted_graph
+from mapping.graph.ops import OPS, op_of
 from mapping.graph.ops.neuron import infer
 from mapping.graph.pooling import OR
 from mapping.graph.verify import verify_graph
@@ -168,6 +169,82 @@ def test_a_bias_as_a_neuron_changes_nothing(seed, steps, flat, shared):
     x = (torch.rand(steps, 3, *shape) < 0.5).double()
     one, other = (evaluate(g, x) for g in (graph, rewritten))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("pool", [nn.Identity, lambda: nn.AvgPool2d(2), lambda: nn.MaxPool2d(2)])
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_a_factor_of_spikes_goes_into_the_weights_behind_them(pool, factor):
+    torch.manual_seed(0)
+    graded = {"graded_spikes_factor": factor, "learn_graded_spikes_factor": True}
+    layers = (
+        nn.Conv2d(2, 4, 3),
+        snn.Leaky(0.7, threshold=0.4, **graded, **INSIDE),
+        pool(),
+        nn.Flatten(),
+        nn.LazyLinear(10),
+        snn.Leaky(0.8, threshold=0.4, **graded, init_hidden=True),
+    )
+    x = spikes()
+    net = has8.over_time(nn.Sequential(*layers), steps=8, readout="count", input="steps")
+    with torch.no_grad():
+        expected = net(x)
+    mapped = map_model(net, calibration=x, inputs="spikes")
+    assert not [node for node in mapped.graph if node.op == "scale"]
+    assert not mapped.partition.rejections
+    assert len(mapped.chip_segments) == 1
+    close = torch.isclose(evaluate(mapped.graph, x), expected, atol=1e-4).float().mean()
+    assert expected.any() and close > 0.95
+    fast, slow = (simulate(mapped, x, backend) for backend in ("fast", "reference"))
+    assert torch.equal(fast.logits, slow.logits)
+    assert (fast.logits - expected).abs().mean() < 0.3 * factor
+
+
+@settings(PATIENT, max_examples=25)
+@given(
+    st.integers(0, 10_000),
+    st.floats(-3, 3).filter(bool),
+    st.sets(st.sampled_from(["flatten", "global_avgpool", "decode", "relu", "maxpool"])),
+)
+def test_a_factor_goes_past_what_is_linear_and_changes_nothing(seed, factor, users):
+    torch.manual_seed(seed)
+    signal = Signal((3, 2, 2), Kind.SPIKE, 4)
+    nodes = [Node("x", "input", (), signal)]
+
+    def add(name, op, *inputs, attrs=None, tensors=None):
+        types = tuple(next(n.type for n in nodes if n.name == source) for source in inputs)
+        attrs, tensors = attrs or {}, tensors or {}
+        nodes.append(Node(name, op, inputs, OPS[op].infer(attrs, tensors, types), attrs, tensors))
+        return name
+
+    add("s", "scale", "x", attrs={"factor": factor})
+    pools = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0]}
+    made = {"conv": {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}}
+    ends = [
+        add("conv", "conv2d", "s", attrs=made["conv"], tensors={"weight": torch.rand(5, 3, 1, 1)})
+    ]
+    for op in sorted(users):
+        attrs = pools if op == "maxpool" else {}
+        tensors = {"weights": torch.rand(4)} if op == "decode" else {}
+        ends.append(add(op, op, "s", attrs=attrs, tensors=tensors))
+    for end in ends:
+        graph = sorted_graph(nodes, end)
+        rewritten = fold_factors(graph)
+        verify_graph(rewritten)
+        through = end in ("conv", "decode")
+        assert any(node.op == "scale" for node in rewritten) is not through
+        x = (torch.rand(4, 3, 3, 2, 2) < 0.5).double()
+        assert torch.allclose(evaluate(graph, x), evaluate(rewritten, x), atol=1e-6)
+        if end == "maxpool":
+            assert (rewritten[end].op == "scale") is (factor > 0)
+
+
+def test_factors_of_several_values_or_of_nothing_are_refused():
+    for factor, words in ((torch.rand(4, 1, 1), "has 4 values"), (0.0, "other than 0")):
+        cell = snn.Leaky(0.5, graded_spikes_factor=factor, **INSIDE)
+        with pytest.raises(TraceError, match=f"graded_spikes_factor .*{words}"):
+            map_model(
+                network(cell, snn.Leaky(0.5, **INSIDE)), calibration=spikes(), inputs="spikes"
+            )
 
 
 def test_a_core_holds_no_more_decays_and_thresholds_than_it_has_entries():

@@ -306,7 +306,6 @@ def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed
     [
         (snn.Alpha(0.9, 0.8), "snn.Alpha is not mapped yet"),
         (snn.Lapicque(0.2), "changes sign"),
-        (snn.Leaky(0.9, graded_spikes_factor=2.0), "its spikes are not of 1"),
         (snn.Leaky(0.9, state_quant=torch.round), "state_quant"),
     ],
 )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from mapping.graph.factors import fold_factors
 from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph
 from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
@@ -121,6 +122,7 @@ def _past_decode(graph: Graph, linear: Callable[[Node], bool]) -> Graph:
 
 PASSES: tuple[Pass, ...] = (
     drop_identity,
+    fold_factors,
     fold_batchnorm,
     absorb_flatten,
     pool_past_decode,

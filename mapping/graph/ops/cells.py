@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import snntorch as snn
@@ -39,10 +40,6 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
         )
     if cell.state_quant:
         raise ValueError("state_quant rounds the membrane as no chip does: leave it out")
-    if not bool((torch.as_tensor(cell.graded_spikes_factor) == 1).all()):
-        raise ValueError(
-            "its spikes are not of 1: put graded_spikes_factor into the weights behind it"
-        )
     reset = list(snn.SpikingNeuron.reset_dict)[round(_values(cell, "reset_mechanism_val"))]
     delayed = getattr(cell, "reset_delay", True)
     if reset == "subtract" and not delayed:
@@ -70,6 +67,23 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
         "reset": reset,
         "refractory": int(reset == "zero" and delayed and not isinstance(cell, snn.Leaky)),
     }
+
+
+def factor_of(cell: nn.Module) -> float:
+    """What each spike of one of snnTorch's neurons is multiplied with, its graded_spikes_factor.
+
+    Raises:
+        ValueError: if that is several numbers, or none but 0.
+    """
+    factor = _values(cell, "graded_spikes_factor")
+    if isinstance(factor, Tensor):
+        raise ValueError(
+            f"its graded_spikes_factor has {factor.numel()} values: give it one, and put the rest "
+            f"into the weights behind it"
+        )
+    if not (factor and isfinite(factor)):
+        raise ValueError(f"its graded_spikes_factor must be a number other than 0, not {factor}")
+    return float(factor)
 
 
 def _values(cell: nn.Module, name: str) -> Any:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten
 from has8.errors import Has8Error, TraceError
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
-from mapping.graph.ops.cells import constants_of
+from mapping.graph.ops.cells import constants_of, factor_of
 from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form
 from mapping.graph.trace.roll import roll
 from mapping.graph.trace.values import (
@@ -318,7 +318,7 @@ class _Run(Watch):
         """One step of one of snnTorch's neurons."""
         user = seen.user
         try:
-            attrs = constants_of(cell)
+            attrs, factor = constants_of(cell), factor_of(cell)
         except ValueError as error:
             raise TraceError(f"{user} cannot be mapped: {error}") from error
         names = ("syn", "mem") if isinstance(cell, snn.Synaptic) else ("mem",)
@@ -335,7 +335,8 @@ class _Run(Watch):
             self.set(state, Step(self._of(chain, name, attrs, state), chain.calls))
         if not getattr(cell, "reset_delay", True):
             chain.made["mem"].op = "unread"  # cleared already in the step's end
-        self.set(spikes, Step(self._of(chain, "spk", attrs, spikes), chain.calls))
+        spike = Step(self._of(chain, "spk", attrs, spikes), chain.calls)
+        self.set(spikes, spike if factor == 1 else Sum(((spike, factor),)))
         chain.calls += 1
         return result
 
