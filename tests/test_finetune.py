@@ -11,6 +11,7 @@ import pytest
 import torch
 from builders import float_neurons
 from click.testing import CliRunner
+from snntorch import surrogate
 from torch import nn
 
 from has8 import create_model, fit, load_checkpoint, load_data
@@ -193,6 +194,72 @@ def test_the_gradient_is_that_of_the_float_neuron_in_thresholds():
     y = ((drive + bias) / units).unflatten(0, (8, 2)).requires_grad_()
     Leaky(beta=1.0)(y).cumsum(0).sum().backward()
     torch.testing.assert_close(x.grad, y.grad.flatten(0, 1) / units, rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 0.3])
+def test_any_neurons_have_the_gradient_of_plain_ones_where_they_are_these(beta):
+    chip, drive, integers = neurons_of(beta)
+    several = replace(chip, kept=torch.full((6, 1, 1), float(chip.kept)), dtype=torch.float64)
+    found = []
+    for neurons in (chip, several):
+        x, bias = drive.double().requires_grad_(), integers.bias.clone().requires_grad_()
+        spikes = neurons(x, 8, replace(integers, bias=bias))
+        (spikes * torch.linspace(-1, 1, spikes.numel()).view_as(spikes)).sum().backward()
+        found.append((spikes.detach(), x.grad, bias.grad))
+    assert chip.plain and not several.plain
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found[0][2], found[1][2], rtol=1e-9, atol=1e-12)
+
+
+def float_spikes(current, alpha, beta, threshold, reset, refractory):
+    """The float neuron with arctan surrogates, by autograd and hand."""
+    i = v = fired = torch.zeros_like(current[0])
+    spikes = []
+    for x in current:
+        i = alpha * i + x
+        if reset == "zero" and not refractory:
+            v = v * (1 - fired)
+        v = beta * v + i
+        if reset.startswith("subtract"):
+            v = v - fired * threshold
+        elif refractory:
+            v = v * (1 - fired)
+        spikes.append(surrogate.atan(alpha=2.0)(v / threshold - 1))
+        if reset == "subtract_at_once":
+            v = v - (spikes[-1].detach() - fired) * threshold
+        fired = (v > threshold).to(v).detach()
+    return torch.stack(spikes)
+
+
+@pytest.mark.parametrize(
+    ("reset", "refractory"),
+    [("zero", 0), ("zero", 1), ("subtract", 0), ("subtract_at_once", 0), ("none", 0)],
+)
+@pytest.mark.parametrize("kept", [1.0, 0.5])
+def test_the_gradient_of_any_neuron_is_that_of_the_float_one(reset, refractory, kept):
+    """On numbers that no decay truncates within eight steps."""
+    torch.manual_seed(0)
+    alpha, beta = np.array([0.0, 0.5, kept]), np.array([kept, 1.0, 0.5])
+    relative = 1 - torch.arange(12).reshape(3, 2, 2).numpy() / 16
+    rules = {"reset": reset, "refractory": refractory, "threshold": relative}
+    decays = (x.reshape(3, 1, 1) for x in (beta, alpha))
+    chip = ChipNeurons.of(float_neurons(*decays, **rules), TARGET.registers, torch.device("cpu"))
+    chip = replace(  # a chip's currents do not last for ever
+        chip, kept_current=torch.tensor(alpha).view(3, 1, 1)
+    )
+    integers = Integers(Scale((2048,) * 3, (0,), ("mixed",)), (), torch.zeros(3).double(), 0, 0, 0)
+    threshold = torch.tensor(2048 * 64 * relative)
+    drive = torch.randint(-100, 200, (8, 3, 3, 2, 2)).double() * 512
+    weight = torch.randn(8, 3, 3, 2, 2).double()
+    x, y = drive.clone().requires_grad_(), drive.clone().requires_grad_()
+    spikes = chip(x.flatten(0, 1), 8, integers)
+    (spikes * weight).sum().backward()
+    shaped = (torch.tensor(v).view(3, 1, 1) for v in (alpha, beta))
+    expected = float_spikes(y, *shaped, threshold, reset, refractory)
+    (expected * weight).sum().backward()
+    assert torch.equal(spikes, expected) and 0.02 < spikes.mean() < 0.98
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-6, atol=1e-12)
 
 
 def test_a_tuned_checkpoint_is_plain_resumes_and_is_mapped_as_it_was_trained(tmp_path, vgg, digits):
