@@ -135,7 +135,7 @@ def float_layer(
     """
     shape, given = neuron.type.shape, constants_of(neuron)
     gain, threshold = (
-        torch.as_tensor(given[name], dtype=torch.float64) for name in ("gain", "threshold")
+        torch.as_tensor(given[name], dtype=torch.float64).cpu() for name in ("gain", "threshold")
     )
     # Of neurons of one channel, which share their weights, the least excitable sets their unit.
     each = torch.broadcast_to(gain / threshold, shape)
@@ -171,7 +171,7 @@ def float_layer(
 
 def _over(values: Any, shape: tuple[int, ...]) -> Floats:
     """One value, one for each channel or one for each neuron of a shape, whichever is enough."""
-    each = np.broadcast_to(np.asarray(values, np.float64), shape)
+    each = np.broadcast_to(torch.as_tensor(values, dtype=torch.float64).cpu().numpy(), shape)
     if (each == each.flat[0]).all():
         return np.array(each.flat[0])
     channels = each.reshape(shape[0], -1)[:, :1].reshape(-1, *(1,) * (len(shape) - 1))

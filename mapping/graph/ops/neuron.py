@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta
+from snntorch import surrogate
 from torch import Tensor
 
 from has8.kernels import fused, paths
@@ -115,7 +116,8 @@ def constants_of(node: Node) -> dict[str, Any]:
 def lif(node: Node, current: Tensor) -> Tensor:
     """Leaky integrate and fire: ``[T, B, ...]`` to spikes."""
     attrs = node.attrs
-    if node.tensors or attrs["alpha"] or attrs["reset"] != "zero" or attrs["refractory"]:
+    plain = not (node.tensors or attrs["alpha"] or attrs["refractory"])
+    if not plain or attrs["reset"] != "zero" or current.requires_grad:
         return stepped(constants_of(node), current)[0]
     beta, threshold, gain = (attrs[k] for k in ("beta", "threshold", "gain"))
     if paths.usable(current):  # the same operations in the same order, in one pass
@@ -132,6 +134,7 @@ def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
     like any other ("none"); with a refractory step it ends with ``v = 0``. By "subtract_at_once"
     the threshold is taken off at the end of the step itself; where what is left is above it once
     more, the next step decides on ``v - threshold``, and gives that back if the neuron is silent.
+    Gradients pass through snnTorch's arctan surrogate at each membrane, not through resets.
 
     Args:
         attrs: of :class:`Constants`, tensors where there are several values.
@@ -145,7 +148,7 @@ def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
     plain = not isinstance(gain, Tensor) and gain == 1
     spikes, membranes = torch.empty_like(current), torch.empty_like(current)
     i = v = fired = torch.zeros_like(current[0])
-    at_once = attrs["reset"] == "subtract_at_once"
+    at_once, trains = attrs["reset"] == "subtract_at_once", current.requires_grad
     for t, arriving in enumerate(current):
         i = i * alpha + (arriving if plain else arriving * gain)
         if attrs["reset"] == "zero" and not attrs["refractory"]:
@@ -155,11 +158,12 @@ def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
             v = v - fired * threshold
         elif attrs["refractory"]:
             v = v - fired * v
-        spike = torch.gt(v, threshold).to(v)
+        spikes[t] = surrogate.ATan.apply(v - threshold, ATAN_ALPHA) if trains else v > threshold
+        spike = (v > threshold).to(v)
         if at_once:
             v = v - (spike - fired) * threshold
-        spikes[t], membranes[t] = spike, v
-        fired = torch.gt(v, threshold).to(v) if at_once else spike
+        membranes[t] = v
+        fired = (v > threshold).to(v) if at_once else spike
     return spikes, membranes
 
 

@@ -1,0 +1,93 @@
+"""Any network, trained through the chip's integers."""
+
+from __future__ import annotations
+
+import pytest
+import snntorch as snn
+import torch
+from builders import LOIHI
+from torch import nn
+from torch.nn import functional as F
+
+import has8
+from has8.errors import BadInput
+from hwsim.backends.reference import Reference
+from mapping.graph.evaluate import evaluate
+from mapping.integers.quantize import quantize
+from mapping.partition.cut import cut
+from mapping.tune import tune
+
+HIDDEN = {"init_hidden": True, "threshold": 0.4}
+
+
+def network(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    first, last = {
+        "zero": (
+            snn.Leaky(torch.rand(4, 1, 1), reset_mechanism="zero", **HIDDEN),
+            snn.Leaky(0.8, reset_mechanism="zero", **HIDDEN),
+        ),
+        "subtract": (
+            snn.Leaky(0.7, graded_spikes_factor=1.5, **HIDDEN),
+            snn.Leaky(0.8, **HIDDEN),
+        ),
+        "lasting": (
+            snn.Synaptic(torch.rand(4, 4, 4), 0.7, **HIDDEN),
+            snn.Synaptic(0.5, torch.rand(10), reset_mechanism="zero", **HIDDEN),
+        ),
+    }[kind]
+    layers = nn.Conv2d(2, 4, 3), first, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 10), last
+    return has8.over_time(nn.Sequential(*layers), steps=6, readout="count", input="steps")
+
+
+def spikes(samples: int = 16) -> torch.Tensor:
+    return (torch.rand(6, samples, 2, 6, 6, generator=torch.manual_seed(1)) < 0.5).float()
+
+
+@pytest.mark.parametrize("kind", ["zero", "subtract", "lasting"])
+@pytest.mark.parametrize("bits", [8, 3])
+def test_it_computes_what_the_chip_does_and_learns(kind, bits):
+    x, labels = spikes(), torch.arange(16) % 10
+    tuned = tune(network(kind), LOIHI, calibration=x, weight_bits=bits, inputs="spikes")
+    optimizer = torch.optim.Adam(tuned.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(15):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(tuned(x), labels)
+        loss.backward()
+        losses.append(loss.item())
+        assert all(weight.grad is not None for weight in tuned.weights)
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+    graph = tuned.graph
+    (part,) = cut(graph, LOIHI.registers).on_chip
+    chip, _ = quantize(graph, part, LOIHI.registers, weight_bits=bits, scales=tuned.scales)
+    run = Reference().compile(chip, LOIHI.registers)({part.inputs[0]: x.bool()})
+    (output,) = part.outputs
+    with torch.no_grad():
+        assert torch.equal(run.spikes[output].float().sum(0), tuned(x))
+
+
+def test_what_stays_on_the_host_is_trained_too():
+    """The first neuron takes values, so its layers are in floating point."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(8, 12),
+        snn.Leaky(0.7, reset_mechanism="subtract", **HIDDEN),
+        nn.Linear(12, 4),
+        snn.Leaky(0.8, reset_mechanism="zero", **HIDDEN),
+    )
+    looped = has8.over_time(net, steps=5, readout="count")
+    x = torch.rand(12, 8) * 2
+    with torch.no_grad():
+        expected = looped(x)
+    tuned = tune(looped, LOIHI, calibration=x, scales="round")
+    assert torch.allclose(evaluate(tuned.graph, x), expected)
+    tuned(x).square().sum().backward()
+    for weight in tuned.weights:
+        assert weight.grad.any()
+
+
+def test_a_network_without_a_layer_for_the_chip_is_refused():
+    with pytest.raises(BadInput, match="nothing of this model goes to the chip"):
+        tune(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), LOIHI, calibration=torch.rand(4, 4))
