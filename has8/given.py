@@ -170,7 +170,19 @@ def own_copy(model: Any) -> nn.Module:
             raise BadInput(
                 f"{name!r} of the model holds NaN or infinity: train it anew, or load other weights"
             )
-    return deepcopy(model).to("cpu").float()
+    return deepcopy(model, _detached(model)).to("cpu").float()
+
+
+def _detached(model: nn.Module) -> dict[int, Any]:
+    """Copies of what a forward left in a model with its gradient, which torch does not copy."""
+    held = [*(item for module in model.modules() for item in vars(module).values())]
+    held += [buffer for module in model.modules() for buffer in module._buffers.values()]
+    held += [item for kept in held if isinstance(kept, list | tuple) for item in kept]
+    return {
+        id(item): item.detach().clone()
+        for item in held
+        if isinstance(item, Tensor) and not item.is_leaf
+    }
 
 
 def instance(value: Any, kind: type[T], what: str) -> T:

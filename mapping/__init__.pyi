@@ -1,9 +1,25 @@
 from .artifact import load as load
 from .artifact import save as save
 from .mapped import Mapped as Mapped
+from .network import load_model as load_model
+from .network import save_model as save_model
+from .overview import Overview as Overview
+from .overview import check_model as check_model
 from .pipeline import map_model as map_model
 from .targets.schema import Target as Target
 from .targets.schema import load_target as load_target
 from .targets.schema import target_names as target_names
 
-__all__ = ["Mapped", "Target", "load", "load_target", "map_model", "save", "target_names"]
+__all__ = [
+    "Mapped",
+    "Overview",
+    "Target",
+    "check_model",
+    "load",
+    "load_model",
+    "load_target",
+    "map_model",
+    "save",
+    "save_model",
+    "target_names",
+]

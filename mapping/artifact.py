@@ -6,23 +6,18 @@ same bytes. Chip segments can be read with NumPy alone (:mod:`mapping.chip.seria
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
-from numpy.typing import NDArray
 
 from has8 import given, values
-from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.files import write_whole
 from has8.plain import plain
-from mapping.chip.archive import FORMAT, VERSION, read, write
+from mapping.chip.archive import FORMAT, VERSION, read, reading, write
 from mapping.chip.serial import Arrays, pack, unpack
 from mapping.cores.placement import Placement
-from mapping.graph.ir import Graph, Node, Signal
+from mapping.graph.serial import PackedNode, encoded, pack_graph, unpack_graph
 from mapping.integers.errors import LayerError
 from mapping.mapped import Mapped
 from mapping.partition.segments import Partition
@@ -30,21 +25,12 @@ from mapping.targets.schema import Target
 from mapping.verify import check_mapped
 
 
-class _Node(msgspec.Struct, frozen=True):
-    name: str
-    op: str
-    inputs: tuple[str, ...]
-    type: Signal
-    attrs: dict[str, Any]
-    tensors: tuple[str, ...]
-
-
 class _Manifest(msgspec.Struct, frozen=True):
     format: str
     version: int
     provenance: dict[str, Any]
     target: Target
-    nodes: tuple[_Node, ...]
+    nodes: tuple[PackedNode, ...]
     partition: Partition
     chip_segments: tuple[dict[str, Any], ...]
     errors: dict[str, LayerError]
@@ -77,19 +63,13 @@ def save(mapped: Mapped, path: str | Path) -> Path:
         VERSION,
         plain(dict(mapped.provenance), "provenance"),
         mapped.target,
-        tuple(_pack_node(node, arrays) for node in mapped.graph),
+        pack_graph(mapped.graph, arrays),
         mapped.partition,
         tuple(segments),
         dict(mapped.errors),
         mapped.placement,
     )
-    content = msgspec.json.encode(manifest)
-    try:  # what is not a number would be written as null
-        again = msgspec.json.encode(msgspec.json.decode(content, type=_Manifest))
-    except msgspec.ValidationError as error:
-        raise BadInput(f"this mapping cannot be saved: {error}") from error
-    if again != content:
-        raise BadInput("this mapping cannot be saved: reading it would give another one")
+    content = encoded(manifest, "this mapping")
     write_whole(path, lambda file: write(file, content, arrays))
     return path
 
@@ -101,11 +81,11 @@ def load(path: str | Path) -> Mapped:
         CheckpointError: if the file is missing, is no has8 artefact, or is damaged.
     """
     path = values.path(path, "a mapping that was saved")
-    try:
+    with reading(path, "mapped model", "write it with has8-map"):
         content, arrays = read(path)
         manifest = msgspec.json.decode(content, type=_Manifest)
         mapped = Mapped(
-            Graph(tuple(_unpack_node(node, arrays) for node in manifest.nodes)),
+            unpack_graph(manifest.nodes, arrays),
             manifest.partition,
             tuple(unpack(packed, arrays) for packed in manifest.chip_segments),
             manifest.errors,
@@ -114,30 +94,4 @@ def load(path: str | Path) -> Mapped:
             manifest.provenance,
         )
         check_mapped(mapped)
-    except CheckpointError as error:
-        raise CheckpointError(f"cannot read a mapping: {error}") from None
-    except OSError as error:
-        reason = error.strerror or error
-        raise CheckpointError(f"cannot read {str(path)!r}: {reason}") from None
-    except Exception as error:  # a broken archive can raise anything
-        said = isinstance(error, Has8Error | ValueError | zipfile.BadZipFile)
-        what = error if said else "its content is in another form than has8 writes"
-        raise CheckpointError(
-            f"{str(path)!r} is no mapped model or is damaged ({what}): write it with has8-map"
-        ) from None
     return mapped
-
-
-def _pack_node(node: Node, arrays: Arrays) -> _Node:
-    for name, tensor in node.tensors.items():
-        arrays[f"graph/{node.name}/{name}"] = tensor.contiguous().numpy()
-    return _Node(
-        node.name, node.op, node.inputs, node.type, dict(node.attrs), tuple(sorted(node.tensors))
-    )
-
-
-def _unpack_node(packed: _Node, arrays: Mapping[str, NDArray[Any]]) -> Node:
-    tensors = {
-        name: torch.from_numpy(arrays[f"graph/{packed.name}/{name}"]) for name in packed.tensors
-    }
-    return Node(packed.name, packed.op, packed.inputs, packed.type, packed.attrs, tensors)

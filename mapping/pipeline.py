@@ -27,6 +27,7 @@ from mapping.graph.passes import run_passes
 from mapping.graph.resets import reset_to_zero
 from mapping.graph.trace.modules import trace
 from mapping.graph.trace.steps import listed, loops, trace_steps
+from mapping.graph.verify import verify_graph
 from mapping.integers.methods import METHODS, Method
 from mapping.integers.quantize import Rounded, quantize
 from mapping.integers.rounding import Scale, Scales, layer_of
@@ -48,7 +49,7 @@ CHECKED = 16
 
 
 def map_model(
-    model: nn.Module,
+    model: nn.Module | Graph,
     target: str | Path | Target = "loihi",
     partition: str | Sequence[str] = "all",
     *,
@@ -66,7 +67,8 @@ def map_model(
 
     Args:
         model: any model whose layers :mod:`mapping.graph.ops` lists, or one with snnTorch's neurons
-            and a loop over the steps in its forward; it is not changed.
+            and a loop over the steps in its forward; it is not changed. Or a graph from
+            :func:`mapping.load_model`, which knows its inputs and has one output.
         target: a bundled target's name, the path of a YAML file, or a target.
         partition: "all" (everything that the chip can run), "none", or names of chip segments.
         calibration: images ``float32[N, C, H, W]`` for encoders whose range training never
@@ -97,7 +99,7 @@ def map_model(
     """
     target = target if isinstance(target, Target) else load_target(target)
     added = plain(dict(given.provenance(provenance)), "provenance")
-    model = given.own_copy(model)
+    model = model if isinstance(model, Graph) else given.own_copy(model)
     if calibration is not None:
         calibration = given.images(calibration, what="calibration images")
     graph, parts = lower(
@@ -120,7 +122,7 @@ def map_model(
     placement = place(allocate(segments, target), segments, target)
     facts = {
         "has8": version("has8"),
-        "model": getattr(model, "config", {"name": type(model).__name__}),
+        "model": name_of(model),
         "partition": partition if isinstance(partition, str) else list(partition),
         "weight_bits": weight_bits,
         "scales": scales if isinstance(scales, str) else "given",
@@ -132,8 +134,13 @@ def map_model(
     return mapped
 
 
+def name_of(model: nn.Module | Graph) -> Any:
+    """What a model says that it was built by, or its class."""
+    return getattr(model, "config", {"name": type(model).__name__})
+
+
 def lower(
-    model: nn.Module,
+    model: nn.Module | Graph,
     target: Target,
     partition: str | Sequence[str] = "all",
     calibration: Tensor | None = None,
@@ -148,20 +155,77 @@ def lower(
     The arguments and the errors are those of :func:`map_model`.
     """
     partition = value(partition, str | list[str], "partition")
-    inputs, output = value(inputs, Given, "inputs"), whole(output, "output", 0)
     reset = value(reset, Reset, "reset")
-    if inputs != "values" or loops(model):
-        traced = _trace_loop(model, calibration, input_shape, inputs, output)
-    else:
-        calibrate(model, calibration)
-        shape = _shape(calibration, input_shape)
-        traced = trace(model, shape)
-        _check_traced(traced, model, calibration, shape)
-    graph = run_passes(traced)
+    graph = run_passes(traced(model, calibration, input_shape, inputs=inputs, output=output))
     if reset == "zero":
         graph = reset_to_zero(graph)
     graph = biases_as_neurons(graph, target.registers)
     return graph, cut(graph, target.registers, partition)
+
+
+def traced(
+    model: nn.Module | Graph,
+    calibration: Tensor | None = None,
+    input_shape: Sequence[int] | None = None,
+    *,
+    inputs: Given = "values",
+    output: int = 0,
+) -> Graph:
+    """The graph of a model, which is calibrated in place, as it is before any rewriting.
+
+    The arguments and the errors are those of :func:`map_model`.
+    """
+    inputs, output = value(inputs, Given, "inputs"), whole(output, "output", 0)
+    if isinstance(model, Graph):
+        return _fitting(model, calibration, input_shape, inputs, output)
+    if inputs != "values" or loops(model):
+        return _trace_loop(model, calibration, input_shape, inputs, output)
+    calibrate(model, calibration)
+    shape = _shape(calibration, input_shape)
+    graph = trace(model, shape)
+    _check_traced(graph, model, calibration, shape)
+    return graph
+
+
+def takes(graph: Graph) -> Given:
+    """What a graph takes."""
+    signal = graph.input.type
+    if signal.steps is None:
+        return "values"
+    return "spikes" if signal.kind is Kind.SPIKE else "steps"
+
+
+def _fitting(
+    graph: Graph,
+    calibration: Tensor | None,
+    input_shape: Sequence[int] | None,
+    inputs: Given,
+    output: int,
+) -> Graph:
+    """A graph that is given as it is, if what else is given fits it."""
+    try:
+        verify_graph(graph)
+    except ValueError as error:
+        raise BadInput(f"the graph is not sound: {error}") from None
+    signal = graph.input.type
+    if inputs not in ("values", takes(graph)) or output:
+        raise BadInput(
+            f"the network was saved with the inputs {takes(graph)!r} and one output: leave out "
+            "inputs and output"
+        )
+    shape = None if calibration is None else tuple(calibration.shape)
+    if shape is not None:
+        if signal.steps is not None and shape[:1] != (signal.steps,):
+            raise BadInput(
+                f"the network takes {signal}, [{signal.steps}, N, ...], and the calibration data "
+                f"are of shape {shape}"
+            )
+        shape = shape[signal.batch_axis + 1 :]
+    elif input_shape is not None:
+        shape = _shape(None, input_shape)
+    if shape not in (None, signal.shape):
+        raise BadInput(f"the network takes inputs of shape {signal.shape}, not {shape}")
+    return graph
 
 
 def _trace_loop(

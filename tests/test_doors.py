@@ -71,6 +71,7 @@ FIT: dict[str, set[str]] = {
     "partition": {"an empty list"},
     "calibration": {"None"},
     "input_shape of map_model": {"None"},
+    "input_shape of check_model": {"None"},
     "labels": {"None"},
     "recording": {"None"},
     "record": {"an empty list"},
@@ -81,7 +82,7 @@ FIT: dict[str, set[str]] = {
 
 RESULTS = {
     *("Activity", "Agreement", "Checkpoint", "Comparison", "CostReport", "History", "Mapped"),
-    *("Has8Error", "Run"),
+    *("Has8Error", "Overview", "Run"),
 }
 """What functions give and nobody makes."""
 READ = {"Target"}
@@ -105,6 +106,7 @@ def world(tmp_path_factory):
     mapped = mapping.map_model(model, calibration=images)
     run = hwsim.simulate(mapped, images)
     mapping.save(mapped, folder / "m.h8")
+    mapping.save_model(model, images, folder / "saved.pt")
     saved = {"input_shape": (1, 8, 8), "class_names": ("a", "b", "c")}
     has8.save_checkpoint(folder / "m.pt", model, **saved)
     config = has8.TrainConfig(epochs=1, batch_size=2)
@@ -133,7 +135,12 @@ def world(tmp_path_factory):
             **saved,
             "provenance": {},
         },
+        "check_model": {
+            **{"model": model, "target": "loihi", "calibration": images},
+            **{"input_shape": (1, 8, 8), "inputs": "values", "output": 0},
+        },
         "load": {"path": folder / "m.h8"},
+        "load_model": {"path": folder / "saved.pt"},
         "load_target": {"name_or_path": "loihi"},
         "map_model": {
             **{"model": model, "target": "loihi", "partition": "all", "calibration": images},
@@ -148,6 +155,10 @@ def world(tmp_path_factory):
         },
         "over_time": {"net": model, "steps": 2, "readout": "count", "input": "static"},
         "save": {"mapped": mapped, "path": folder / "n.h8"},
+        "save_model": {
+            **{"model": model, "example": images, "path": folder / "n.pt"},
+            **{"inputs": "values", "output": 0, "provenance": {}},
+        },
         "target_names": {},
         "Faults": defaults(hwsim.Faults),
         "Faulty": {"inner": Fast(), "faults": hwsim.Faults()},

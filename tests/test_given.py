@@ -344,3 +344,13 @@ def test_batch_norms_that_depend_on_the_batch_are_told_what_to_do():
     norm = nn.BatchNorm2d(2, track_running_stats=False)
     with pytest.raises(TraceError, match="track_running_stats=True"):
         map_model(nn.Sequential(nn.Conv2d(1, 2, 3), norm), calibration=IMAGES)
+
+
+def test_a_network_that_was_run_with_gradients_is_copied():
+    """snnTorch's neurons keep their membrane, which torch refuses to copy with its gradient."""
+    net = nn.Sequential(nn.Linear(3, 2), snn.Leaky(beta=0.5, init_hidden=True))
+    net.kept = [net(torch.ones(1, 3))]
+    copy = given.own_copy(net)
+    assert copy[1].mem.equal(net[1].mem) and copy.kept[0].equal(net.kept[0])
+    assert net[1].mem.requires_grad and not copy[1].mem.requires_grad
+    assert copy[0].weight.requires_grad and copy[0].weight is not net[0].weight

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from has8.errors import CheckpointError, Has8Error
 from has8.reading import open_regular, zip_archive
 
 FORMAT, VERSION = "has8-mapped", 4
@@ -43,8 +45,15 @@ def write(file: BinaryIO, manifest: bytes, arrays: Mapping[str, NDArray[Any]]) -
             archive.writestr(zipfile.ZipInfo(name), data)  # dated 1980
 
 
-def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
+def read(
+    path: Path, kind: str = FORMAT, newest: int = VERSION
+) -> tuple[bytes, dict[str, NDArray[Any]]]:
     """The manifest and the arrays of an archive.
+
+    Args:
+        path: the file.
+        kind: the format that it must be of.
+        newest: the version of it that is read.
 
     Raises:
         OSError: if the file cannot be read.
@@ -54,9 +63,11 @@ def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
     with open_regular(path) as file, zip_archive(file) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     head = json.loads(entries[MANIFEST])
-    kind, version = head.get("format"), head.get("version")
-    if (kind, version) != (FORMAT, VERSION):
-        raise ValueError(f"{kind!r} version {version}, and this has8 reads version {VERSION}")
+    found, version = head.get("format"), head.get("version")
+    if (found, version) != (kind, newest):
+        raise ValueError(
+            f"{found!r} version {version}, and this has8 reads version {newest} of {kind!r}"
+        )
     if entries.pop(DIGEST, b"").decode() != digest(entries):
         raise ValueError("its content is not what was written")
     arrays = {
@@ -65,6 +76,32 @@ def read(path: Path) -> tuple[bytes, dict[str, NDArray[Any]]]:
         if name.endswith(SUFFIX)
     }
     return entries[MANIFEST], arrays
+
+
+@contextmanager
+def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """A body that reads an archive: whatever it raises becomes one sentence.
+
+    Args:
+        path: the file.
+        what: what it should be, in words.
+        remedy: what to do about one that is not.
+
+    Raises:
+        CheckpointError: for any error.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"cannot read a {what}: {error}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {str(path)!r}: {error.strerror or error}") from None
+    except Exception as error:  # a broken archive can raise anything
+        said = isinstance(error, Has8Error | ValueError | zipfile.BadZipFile)
+        reason = error if said else "its content is in another form than has8 writes"
+        raise CheckpointError(
+            f"{str(path)!r} is no {what} or is damaged ({reason}): {remedy}"
+        ) from None
 
 
 def digest(entries: Mapping[str, bytes]) -> str:
