@@ -26,8 +26,8 @@ from hwsim.backends.registry import find_backend
 from hwsim.boundary import decode, encode
 from hwsim.counting import Counter
 from hwsim.names import RECORDS
-from mapping.graph.evaluate import moved
-from mapping.graph.ir import Kind, Node
+from mapping.graph.evaluate import moved, run_loop
+from mapping.graph.ir import Kind, Node, loops_of
 from mapping.graph.ops import OPS, run_node
 from mapping.mapped import Mapped
 from mapping.partition.segments import Segment
@@ -189,7 +189,11 @@ class Program:
         return values
 
     def _run_host(self, segment: Segment, values: dict[str, Tensor], counts: Counter) -> None:
-        for node in self.host_nodes[segment.name]:
+        for part in loops_of(self.host_nodes[segment.name]):
+            if len(part) > 1:
+                self._run_loop(part, values, counts)
+                continue
+            (node,) = part
             inputs = [values[name] for name in node.inputs]
             if OPS[node.op].role == "synapse":
                 counts.count(node.inputs[0], inputs[0])
@@ -203,6 +207,17 @@ class Program:
                 values[node.name] = run_node(
                     OPS[node.op], node, tuple(x.float() for x in inputs), steps
                 )
+
+    def _run_loop(self, nodes: Sequence[Node], values: dict[str, Tensor], counts: Counter) -> None:
+        """The nodes of a loop over steps that stays on the host."""
+        fed = {
+            name: values[name].float() for node in nodes for name in node.inputs if name in values
+        }
+        run_loop(nodes, fed)
+        values.update({node.name: fed[node.name] for node in nodes})
+        for node in nodes:
+            if OPS[node.op].role == "synapse":
+                counts.count(node.inputs[0], values[node.inputs[0]])
 
     def _run_chip(
         self, segment: Segment, values: dict[str, Tensor], counts: Counter, part: _Part

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from has8 import given
 from has8.errors import BadInput
 from has8.neurons import ATAN_ALPHA
-from mapping.graph.ir import Graph, Node
+from mapping.graph.ir import Graph, Node, loops_of
 from mapping.graph.ops import OPS, run_node
 from mapping.integers.methods import Method
 from mapping.integers.neurons import ChipNeurons
@@ -86,7 +86,7 @@ class TunedNetwork(nn.Module):
         for node in graph:
             if node.name in self._populations:
                 values[node.name] = self._spikes(graph, node, values)
-            elif node.op != "input" and node.name not in self._inside:
+            elif node.op == "delay" or (node.op != "input" and node.name not in self._inside):
                 inputs = tuple(values[source] for source in node.inputs)
                 steps = graph[node.inputs[0]].type.steps
                 values[node.name] = run_node(OPS[node.op], node, inputs, steps)
@@ -152,7 +152,8 @@ def tune(
     Raises:
         TraceError: if the model cannot be turned into a graph.
         UnknownName, TargetError: if the target cannot be read.
-        BadInput: if an option is out of range, or nothing goes to the chip.
+        BadInput: if an option is out of range, a layer feeds its spikes back, or
+            nothing goes to the chip.
     """
     chip = target if isinstance(target, Target) else load_target(target)
     calibration = given.images(calibration, what="calibration images")
@@ -161,6 +162,11 @@ def tune(
     )
     if not partition.on_chip:
         raise BadInput("nothing of this model goes to the chip, so there is nothing to fine-tune")
+    if loop := next((part for part in loops_of(graph.nodes) if len(part) > 1), None):
+        raise BadInput(
+            f"{loop[0].name!r} is part of a loop over steps, which cannot be fine-tuned yet: train "
+            f"the model itself"
+        )
     chosen = choose_scales(graph, partition, chip, calibration, weight_bits, scales, False)
     of_each: dict[str, Scale] = {
         name: item.scale if isinstance(item, Rounded) else item for name, item in chosen.items()

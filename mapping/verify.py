@@ -15,6 +15,7 @@ from mapping.graph.ops import wiring_of
 from mapping.graph.verify import verify_graph
 from mapping.mapped import Mapped
 from mapping.partition.check import check_partition
+from mapping.partition.rules import source_of
 from mapping.partition.segments import Segment
 
 
@@ -69,9 +70,9 @@ def _check_against_graph(graph: Graph, segment: Segment, chip: ChipSegment) -> N
         wires = wiring_of(graph, node)
         same(
             node.name,
-            "source and wiring",
-            (synapse.source, synapse.wiring),
-            (node.inputs[0], wires),
+            "source, delay and wiring",
+            (synapse.source, synapse.delay, synapse.wiring),
+            (*source_of(graph, node), wires),
         )
 
 

@@ -7,7 +7,7 @@ of a neuron node. Being a spike is a type on the edge, never guessed from the va
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
@@ -100,6 +100,8 @@ class Node:
 class Graph:
     """Nodes in an order in which they can be run; the last is the output.
 
+    What feeds a node of kind "delay" may stand behind it: so loops over steps close.
+
     Raises:
         ValueError: if a name stands twice or an input is not defined before its use.
     """
@@ -109,9 +111,10 @@ class Graph:
 
     def __post_init__(self) -> None:
         index: dict[str, Node] = {}
+        late = {node.name for node in self.nodes}
         for node in self.nodes:
             for source in node.inputs:
-                if source not in index:
+                if source not in index and (node.op != "delay" or source not in late):
                     raise ValueError(f"node {node.name!r} uses {source!r} before it is defined")
             if node.name in index:
                 raise ValueError(f"node {node.name!r} is defined twice")
@@ -161,10 +164,28 @@ class Graph:
         return graph
 
 
+def loops_of(nodes: Sequence[Node]) -> list[tuple[Node, ...]]:
+    """The nodes in an order in which they can be run, those of a loop over steps together.
+
+    Those of a loop stand as they do in ``nodes``; only a node of kind "delay" closes a loop.
+    """
+    place = {node.name: at for at, node in enumerate(nodes)}
+    if all(place.get(s, -1) < at for at, node in enumerate(nodes) for s in node.inputs):
+        return [(node,) for node in nodes]
+    graph = nx.DiGraph()
+    graph.add_nodes_from(place)
+    graph.add_edges_from((s, node.name) for node in nodes for s in node.inputs if s in place)
+    whole = nx.condensation(graph)
+    members = {part: sorted(place[n] for n in whole.nodes[part]["members"]) for part in whole}
+    order = nx.lexicographical_topological_sort(whole, key=lambda part: members[part][0])
+    return [tuple(nodes[at] for at in members[part]) for part in order]
+
+
 def sorted_graph(nodes: Iterable[Node], output: str) -> Graph:
     """A graph of the given nodes in topological order, without what ``output`` does not need.
 
-    Ties keep the given order, so the same nodes give the same graph.
+    Ties keep the given order, so the same nodes give the same graph. Within a loop over steps
+    what feeds a delay does not bind its place.
     """
     by_name = {node.name: node for node in nodes}
     position = {name: place for place, name in enumerate(by_name)}
@@ -172,9 +193,15 @@ def sorted_graph(nodes: Iterable[Node], output: str) -> Graph:
     graph.add_nodes_from(by_name)
     graph.add_edges_from((s, node.name) for node in by_name.values() for s in node.inputs)
     needed = nx.ancestors(graph, output) | {output}
-    order = nx.lexicographical_topological_sort(
-        graph.subgraph(needed), key=lambda name: position[name]
-    )
+    graph = nx.DiGraph(graph.subgraph(needed))
+    for loop in [part for part in nx.strongly_connected_components(graph) if len(part) > 1]:
+        delays = [name for name in loop if by_name[name].op == "delay"]
+        graph.remove_edges_from([(s, n) for n in delays for s in by_name[n].inputs if s in loop])
+    order = list(nx.lexicographical_topological_sort(graph, key=lambda name: position[name]))
+    if graph.out_degree(output):  # in a loop that also feeds others, the answer is a copy
+        last = by_name[output]
+        copy = Node(unique_name(f"{output}.answer", by_name), "identity", (output,), last.type)
+        return Graph((*(by_name[name] for name in order), copy))
     names = [name for name in order if name != output]
     return Graph(tuple(by_name[name] for name in [*names, output]))
 

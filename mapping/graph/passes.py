@@ -23,12 +23,13 @@ def drop_identity(graph: Graph) -> Graph:
     source: dict[str, str] = {}
     kept: list[Node] = []
     for node in graph:
-        if node.op == "identity":
+        spikes = bool(node.inputs) and graph[node.inputs[0]].type.kind is Kind.SPIKE
+        if node.op == "identity" or (node.op == "relu" and spikes):
             source[node.name] = source.get(node.inputs[0], node.inputs[0])
         else:
-            kept.append(renamed_inputs(node, source))
+            kept.append(node)
     output = graph.output.name
-    return sorted_graph(kept, source.get(output, output))
+    return sorted_graph((renamed_inputs(node, source) for node in kept), source.get(output, output))
 
 
 def fold_batchnorm(graph: Graph) -> Graph:

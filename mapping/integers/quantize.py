@@ -23,6 +23,7 @@ from mapping.integers.rounding import (
     to_integers,
 )
 from mapping.integers.scales import unclipped
+from mapping.partition.rules import source_of
 from mapping.partition.segments import Segment
 from mapping.targets.schema import Registers
 
@@ -76,7 +77,7 @@ def quantize(
     for name in names:
         layer = layer_of(graph, name)
         chosen = _rounded(layer, name, scales, registers, weight_bits)
-        population = _population(layer, graph[name], chosen.integers, registers, weight_bits)
+        population = _population(graph, layer, graph[name], chosen.integers, registers, weight_bits)
         populations.append(population)
         errors[name] = layer_error(
             layer, population, chosen.integers.clipped, registers, chosen.mismatch
@@ -143,21 +144,28 @@ def _check_scale(scale: Scale, name: str, registers: Registers) -> None:
 
 
 def _population(
-    layer: FloatLayer, neuron: Node, integers: Integers, registers: Registers, bits: int
+    graph: Graph,
+    layer: FloatLayer,
+    neuron: Node,
+    integers: Integers,
+    registers: Registers,
+    bits: int,
 ) -> Population:
     scale, r = integers.scale, registers
     synapses = tuple(
         Synapse(
             node.name,
-            node.inputs[0],
+            source,
             wires,
             weight.numpy().astype(np.int64),
             exponent,
             mode,
             stored_bits(registers, bits),
+            delay,
         )
-        for node, wires, weight, exponent, mode in zip(
+        for node, (source, delay), wires, weight, exponent, mode in zip(
             layer.synapses,
+            [source_of(graph, node) for node in layer.synapses],
             layer.wirings,
             integers.weights,
             scale.exponents,

@@ -13,7 +13,7 @@ import torch
 
 from mapping.graph.ir import Graph, Kind, Node, sorted_graph, unique_name
 from mapping.graph.pooling import OR
-from mapping.partition.rules import lasting_biases, rejected_neuron, synapses_of
+from mapping.partition.rules import lasting_biases, rejected_neuron, source_of, synapses_of
 from mapping.targets.schema import Registers
 
 
@@ -42,7 +42,9 @@ def _with_neuron(graph: Graph, neuron: Node, parts: Sequence[Node]) -> list[Node
     name = unique_name(f"{neuron.name}.bias", {node.name for node in graph})
     pixels = (1, *neuron.type.shape[1:])
     value = replace(neuron.type, kind=Kind.VALUE)
-    sources = tuple(dict.fromkeys(part.inputs[0] for part in parts))
+    sources = tuple(dict.fromkeys(source_of(graph, part)[0] for part in parts))
+    # what a loop feeds back would make the constant part of the loop
+    sources = tuple(s for s in sources if s != neuron.name) or sources
     one = Node(
         f"{name}.ones", "ones", sources, replace(value, shape=pixels), {"shape": list(pixels)}
     )

@@ -35,7 +35,8 @@ def _check_segment(graph: Graph, segment: Segment, known: set[str]) -> None:
             raise BadInput(f"segment {segment.name!r} runs {name!r}, which is no node of the graph")
         if name in known:
             raise BadInput(f"the partition runs {name!r} twice")
-        if unknown := [source for source in graph[name].inputs if source not in known]:
+        later = known | set(segment.nodes) if graph[name].op == "delay" else known
+        if unknown := [source for source in graph[name].inputs if source not in later]:
             raise BadInput(f"segment {segment.name!r} runs {name!r} in front of {unknown[0]!r}")
         known.add(name)
     nodes = [graph[name] for name in segment.nodes]

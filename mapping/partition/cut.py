@@ -8,7 +8,7 @@ from difflib import get_close_matches
 import networkx as nx
 
 from has8.errors import BadInput
-from mapping.graph.ir import Graph, Node
+from mapping.graph.ir import Graph, Node, loops_of
 from mapping.partition.rules import current_nodes, reject
 from mapping.partition.segments import Partition, Rejection, Segment, Side
 from mapping.targets.schema import Registers
@@ -68,13 +68,14 @@ def _selected(select: str | Sequence[str], names: list[str]) -> set[str]:
 def _levels(graph: Graph, owner: dict[str, str]) -> dict[str, int]:
     """When each node can run: even levels are the host's, odd ones the chip's."""
     level: dict[str, int] = {}
-    for node in graph:
-        side = 1 if node.name in owner else 0
+    for part in loops_of(graph.nodes):  # a loop over steps runs as one too
+        side = 1 if part[0].name in owner else 0
+        inside = {node.name for node in part}
         earliest = side
-        for source in node.inputs:
+        for source in (s for node in part for s in node.inputs if s not in inside):
             before = level[source]
             earliest = max(earliest, before if before % 2 == side else before + 1)
-        level[node.name] = earliest
+        level.update(dict.fromkeys(inside, earliest))
     for node in reversed(graph.nodes):  # a neuron layer runs as one: all its nodes with the neuron
         if node.name in owner:
             level[node.name] = level[owner[node.name]]

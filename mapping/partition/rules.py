@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 import torch
 
-from mapping.graph.ir import Graph, Kind, Node
+from mapping.graph.ir import Graph, Kind, Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.ops.neuron import constants_of
 from mapping.targets.schema import Registers
@@ -37,9 +39,29 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
             return f"{node.name!r} takes {graph[node.inputs[0]].type}, and a chip takes only spikes"
         else:
             found.append(node)
+            for late in delays_of(graph, node):
+                if len(graph.consumers(late.name)) != 1:
+                    return f"the delayed spikes of {late.name!r} are used elsewhere too"
         if len(graph.consumers(node.name)) != 1:
             return f"the current of {node.name!r} is used elsewhere too"
     return found[::-1]
+
+
+def delays_of(graph: Graph, synapse: Node) -> list[Node]:
+    """The delays between a synapse and the spikes that it takes, the last one first."""
+    found: list[Node] = []
+    node = graph[synapse.inputs[0]]
+    while node.op == "delay" and node not in found:
+        found.append(node)
+        node = graph[node.inputs[0]]
+    return found
+
+
+def source_of(graph: Graph, synapse: Node) -> tuple[str, int]:
+    """Whose spikes a synapse takes, and how many steps late."""
+    late = delays_of(graph, synapse)
+    source = late[-1].inputs[0] if late else synapse.inputs[0]
+    return source, sum(node.attrs["steps"] for node in late)
 
 
 def reject(graph: Graph, registers: Registers) -> dict[str, str]:
@@ -61,6 +83,9 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             )
         else:
             taken.update(current_nodes(graph, node.name), [node.name])
+    for name, reason in list(_rejected_loops(graph, reasons)):
+        reasons[name] = reason
+        taken -= {name, *current_nodes(graph, name)}
     for node in graph:
         if node.name in taken or node.name in reasons or node.op in ("input", "flatten"):
             continue
@@ -112,4 +137,43 @@ def current_nodes(graph: Graph, neuron: str) -> list[str]:
         names.append(name)
         if graph[name].op == "add":
             pending.extend(graph[name].inputs)
+        elif OPS[graph[name].op].role == "synapse":
+            names += [late.name for late in delays_of(graph, graph[name])]
     return names
+
+
+def _rejected_loops(graph: Graph, rejected: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The neurons of loops over steps that cannot be on a chip as a whole, with the reason."""
+    for part in loops_of(graph.nodes):
+        neurons = [node.name for node in part if node.op == "neuron"]
+        if len(part) == 1:
+            continue
+        taken = {n for name in neurons if name not in rejected for n in current_nodes(graph, name)}
+        taken.update(neurons)
+        odd = [node.name for node in part if node.name not in taken or node.name in rejected]
+        if odd:
+            reason = f"it is in a loop with {odd[0]!r}, which stays on the host"
+        elif _too_quick(graph, neurons):
+            reason = (
+                "it is in a loop with fewer steps of delay than connections, each of which takes "
+                "a step on a chip: feed spikes back through fewer layers, or later"
+            )
+        else:
+            continue
+        yield from ((name, reason) for name in neurons if name not in rejected)
+
+
+def _too_quick(graph: Graph, neurons: Sequence[str]) -> bool:
+    """Whether a loop of neurons has fewer steps of delay than connections."""
+    late = dict.fromkeys(neurons, 0)
+    for _ in range(len(neurons) + 1):
+        moved = False
+        for name in neurons:
+            for synapse in synapses_of(graph, name):
+                assert isinstance(synapse, Node)
+                source, delay = source_of(graph, synapse)
+                if source in late and late[source] + 1 - delay > late[name]:
+                    late[name], moved = late[source] + 1 - delay, True
+        if not moved:
+            return False
+    return True

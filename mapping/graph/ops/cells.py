@@ -9,7 +9,15 @@ import snntorch as snn
 import torch
 from torch import Tensor, nn
 
-CELLS: tuple[type[nn.Module], ...] = (snn.Leaky, snn.Lapicque, snn.Synaptic)
+from mapping.graph.ops.one_to_one import OneToOne
+
+CELLS: tuple[type[nn.Module], ...] = (
+    snn.Leaky,
+    snn.Lapicque,
+    snn.Synaptic,
+    snn.RLeaky,
+    snn.RSynaptic,
+)
 """The neurons that :func:`constants_of` reads."""
 
 
@@ -56,7 +64,7 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
             )
     else:
         beta = _values(cell, "beta")
-    if isinstance(cell, snn.Synaptic):
+    if isinstance(cell, snn.Synaptic | snn.RSynaptic):
         alpha = _values(cell, "alpha")
     return {
         "model": "lif",
@@ -84,6 +92,23 @@ def factor_of(cell: nn.Module) -> float:
     if not (factor and isfinite(factor)):
         raise ValueError(f"its graded_spikes_factor must be a number other than 0, not {factor}")
     return float(factor)
+
+
+def states_of(cell: nn.Module) -> tuple[str, ...]:
+    """What one of :data:`CELLS` keeps from step to step, in the order in which it takes that."""
+    recurrent = ("spk",) if isinstance(cell, snn.RLeaky | snn.RSynaptic) else ()
+    lasting = ("syn",) if isinstance(cell, snn.Synaptic | snn.RSynaptic) else ()
+    return (*recurrent, *lasting, "mem")
+
+
+def feedback_of(cell: nn.Module) -> nn.Module | None:
+    """The layer from a recurrent neuron's spikes of the step before to its current."""
+    if not isinstance(cell, snn.RLeaky | snn.RSynaptic):
+        return None
+    layer: nn.Module = cell.recurrent
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        return layer
+    return OneToOne(torch.as_tensor(cell.V).detach().float())
 
 
 def _values(cell: nn.Module, name: str) -> Any:

@@ -126,6 +126,10 @@ def lif(node: Node, current: Tensor) -> Tensor:
     return leaky(current, beta, threshold, gain)[1]
 
 
+State = tuple[Tensor, Tensor, Tensor]
+"""Currents, membranes and spikes that a step leaves to the next one, each ``[B, ...]``."""
+
+
 def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
     """Leaky integrate and fire, step by step from cleared state, in snnTorch's order.
 
@@ -144,10 +148,17 @@ def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
         Spikes of 0 and 1, and the membranes v in which they were decided or, by "subtract_at_once",
         that they left, each ``[T, B, ...]``.
     """
+    return stepped_on(attrs, current, None)[:2]
+
+
+def stepped_on(
+    attrs: Mapping[str, Any], current: Tensor, state: State | None
+) -> tuple[Tensor, Tensor, State]:
+    """What :func:`stepped` does, from a state, None for cleared; also gives the state it leaves."""
     alpha, beta, threshold, gain = (attrs[k] for k in ("alpha", "beta", "threshold", "gain"))
     plain = not isinstance(gain, Tensor) and gain == 1
     spikes, membranes = torch.empty_like(current), torch.empty_like(current)
-    i = v = fired = torch.zeros_like(current[0])
+    i, v, fired = state or (torch.zeros_like(current[0]),) * 3
     at_once, trains = attrs["reset"] == "subtract_at_once", current.requires_grad
     for t, arriving in enumerate(current):
         i = i * alpha + (arriving if plain else arriving * gain)
@@ -164,7 +175,7 @@ def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
             v = v - (spike - fired) * threshold
         membranes[t] = v
         fired = (v > threshold).to(v) if at_once else spike
-    return spikes, membranes
+    return spikes, membranes, (i, v, fired)
 
 
 OPS = (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from has8.errors import TraceError
 from mapping.graph.ir import Graph, Node, Signal, sorted_graph, unique_name
-from mapping.graph.ops import OPS
+from mapping.graph.ops import OPS, op_of
 from mapping.graph.trace.opaque import record
 from mapping.graph.trace.values import (
     ZEROS,
@@ -83,16 +83,10 @@ class _Roll:
         if key in self.names:
             return self.names[key]
         if late and (made.leaf or made in self.known.stops):
-            if "delay" not in OPS:
-                raise TraceError(
-                    f"{made.name!r} is used in a later step than it was made in, and spikes of "
-                    f"the step before cannot be mapped yet"
-                )
             name = self.steps(made)
-            self.names[key] = self._add(
-                f"{made.name}.late", "delay", (name,), {"steps": late}, type_=self.types[name]
-            )
-        elif made.chain is not None:
+            attrs = {"steps": late}  # each user has a node of its own, which may go to the chip
+            return self._add(f"{made.name}.late", "delay", (name,), attrs, type_=self.types[name])
+        if made.chain is not None:
             self._neuron(made, made.chain)
         else:
             self.names[key] = self._stateless(made, late)
@@ -119,14 +113,19 @@ class _Roll:
 
     def _fed_back(self, chain: Chain, source: str) -> str:
         """The current of a neuron, with what its spikes of the step before add."""
-        path = chain.cell
         key = (chain, "current")
         if key not in self.names:
-            spikes = chain.made["spk"]
-            late = self.steps(spikes, 1)
-            op, attrs, tensors = chain.feedback
-            name = self._add(f"{path}.recurrent", op, (late,), attrs, tensors)
-            self.names[key] = self._add(f"{path}.current", "add", (source, name))
+            late = self.steps(chain.made["spk"], 1)
+            op = op_of(chain.feedback)
+            assert op is not None
+            shape = self.types[late].shape
+            layer = chain.feedback.over(shape) if op.name == "one_to_one" else chain.feedback
+            try:
+                attrs, tensors = op.lower(layer)
+            except ValueError as error:
+                raise TraceError(f"neuron {chain.cell!r} cannot be mapped: {error}") from error
+            name = self._add(f"{chain.cell}.recurrent", op.name, (late,), attrs, tensors)
+            self.names[key] = self._add(f"{chain.cell}.current", "add", (source, name))
         return self.names[key]
 
     def _slot(self, slot: Slot, steps: int, late: int) -> str:

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_flatten
 from has8.errors import Has8Error, TraceError
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
-from mapping.graph.ops.cells import constants_of, factor_of
+from mapping.graph.ops.cells import constants_of, factor_of, feedback_of, states_of
 from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form
 from mapping.graph.trace.roll import roll
 from mapping.graph.trace.values import (
@@ -321,12 +321,18 @@ class _Run(Watch):
             attrs, factor = constants_of(cell), factor_of(cell)
         except ValueError as error:
             raise TraceError(f"{user} cannot be mapped: {error}") from error
-        names = ("syn", "mem") if isinstance(cell, snn.Synaptic) else ("mem",)
+        names = states_of(cell)
+        if "spk" in names and factor != 1:
+            raise TraceError(
+                f"{user} cannot be mapped: it feeds its spikes back with a graded_spikes_factor; "
+                f"put that into its recurrent weights"
+            )
         args, kwargs = seen.args, seen.kwargs
         current = args[0] if args else kwargs["input_"]
         states = dict(zip(names, args[1:], strict=False)) | kwargs
         given = [s if (s := states.get(n)) is not None else getattr(cell, n) for n in names]
         chain = self._chain(seen.name, user, names, given, current)
+        chain.feedback = feedback_of(cell)
         self._drive(chain, self._source(current, chain, user), user)
         result = seen.func(*args, **kwargs)
         spikes = result[0] if isinstance(result, tuple) else result

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
@@ -50,6 +51,12 @@ class Call:
         args, kwargs = tree_unflatten(leaves, self.tree)
         result = self.func(*args, **kwargs)
         return result if self.part is None else list(result)[self.part]
+
+    def keeps_zeros(self) -> bool:
+        """Whether it makes zeros of zeros."""
+        zeros = [torch.zeros_like(self.leaves[0][place]) for place in self.slots]
+        result = self.again(0, zeros)
+        return isinstance(result, Tensor) and not bool(result.any())
 
 
 @dataclass(eq=False)
@@ -286,6 +293,7 @@ class Values:
                 return False
             synapse = OPS[made.op].role == "synapse" if made.op in OPS else False
             through = made.op in ZERO_KEPT or (synapse and "bias" not in made.tensors)
+            through = through or (made.call is not None and made.call.keeps_zeros())
             if made.leaf or not through:
                 self.stops.add(made)
                 return True

@@ -1,0 +1,91 @@
+"""A synapse from each neuron to the one of the same place, with a weight for each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mapping.chip.wiring import Axis, Wiring, shape3
+from mapping.graph.ir import Kind, Node, Signal
+from mapping.graph.ops.op import Lowered, Op, SynapseKind
+
+
+class OneToOne(nn.Module):
+    """What snnTorch's neurons have where they are recurrent with ``all_to_all=False``.
+
+    Args:
+        weight: a number, or one for each neuron of a vector or for each channel.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def over(self, shape: tuple[int, ...]) -> OneToOne:
+        """With a weight for each channel of neurons of some shape.
+
+        Raises:
+            ValueError: if the neurons of a channel have different ones.
+        """
+        each = self.weight.broadcast_to(shape).reshape(shape[0], -1)
+        if not bool((each == each[:, :1]).all()):
+            raise ValueError("its recurrent weights V differ within a channel: give it one each")
+        return OneToOne(each[:, 0].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, ...]`` times the weights, ``[C]``."""
+        return x * self.weight.view(-1, *(1,) * (x.dim() - 2))
+
+
+def lower(module: OneToOne) -> Lowered:
+    """No attributes; weight ``[C]``."""
+    return {}, {"weight": module.weight}
+
+
+def infer(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
+    """The shape stays; spikes become values."""
+    (given,) = inputs
+    if len(tensors["weight"]) != given.shape[0] or len(given.shape) == 2:
+        raise ValueError(f"it has weights for {len(tensors['weight'])} channels, not for {given}")
+    return Signal(given.shape, Kind.VALUE, given.steps)
+
+
+def wiring(attrs: Mapping[str, Any], weight: Tensor, source: Signal) -> Wiring:
+    """Channels alone, through a window of one element."""
+    channels, *extents = shape3(source.shape)
+    rows, cols = (Axis(1, 1, 0, 1, extent) for extent in extents)
+    return Wiring(rows, cols, channels, channels, channels)
+
+
+def canonical(attrs: Mapping[str, Any], weight: Tensor, wires: Wiring) -> Tensor:
+    """One weight for each channel."""
+    return weight.view(-1, 1, 1, 1)
+
+
+def scaled(attrs: Mapping[str, Any], weight: Tensor, factor: Tensor) -> Tensor:
+    """Each channel times a factor."""
+    return weight * factor
+
+
+def run(node: Node, x: Tensor) -> Tensor:
+    """``[B, C, ...]`` times the weights."""
+    weight = node.tensors["weight"]
+    return x * weight.view(-1, *(1,) * (x.dim() - 2))
+
+
+OPS = (
+    Op(
+        "one_to_one",
+        (OneToOne,),
+        lower,
+        infer,
+        run,
+        role="synapse",
+        synapse=SynapseKind(wiring, canonical, scaled, "synop_sparse"),
+        tensors={"weight": 1},
+    ),
+)

@@ -1,0 +1,268 @@
+"""Spikes of steps before: snnTorch's recurrent neurons, feedback and delays by hand."""
+
+import pytest
+import snntorch as snn
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from has8.errors import BadInput, TraceError
+from hwsim import estimate, simulate
+from mapping import load, map_model, save, tune
+from mapping.graph.evaluate import evaluate
+from mapping.graph.ir import Signal
+from mapping.graph.trace.steps import trace_steps
+
+
+def exact(net):
+    """Weights that float32 adds without rounding."""
+    for parameter in net.parameters():
+        if parameter.dim():
+            parameter.data = (parameter * 32).round() / 16
+    return net
+
+
+def numbers(*shape):
+    return torch.randint(-4, 12, shape) / 4
+
+
+def check(net, x, steps=None):
+    """The graph of a net, which fires, equal to the net on samples that the trace did not see."""
+    some, shape = (x[:, :3], x.shape[2:]) if steps else (x[:3], x.shape[1:])
+    graph = trace_steps(net, some, Signal(tuple(shape), steps=steps))
+    with torch.no_grad():
+        expected = net(x)
+    assert expected.any() and torch.equal(evaluate(graph, x), expected)
+    return graph
+
+
+CELLS = {
+    "all": lambda reset: snn.RLeaky(0.5, linear_features=5, reset_mechanism=reset),
+    "one": lambda reset: snn.RLeaky(0.5, V=-0.75, all_to_all=False, reset_mechanism=reset),
+    "each": lambda reset: snn.RLeaky(
+        0.5, V=torch.tensor([0.5, -0.5, 1.0, 0.0, -2.0]), all_to_all=False, reset_mechanism=reset
+    ),
+    "lasting": lambda reset: snn.RSynaptic(0.5, 0.25, linear_features=5, reset_mechanism=reset),
+}
+
+
+class Recurrent(nn.Module):
+    """One recurrent layer, whose state the loop passes on, between two others."""
+
+    def __init__(self, cell, steps=9):
+        super().__init__()
+        self.fc, self.cell, self.out = nn.Linear(6, 5), cell, nn.Linear(5, 5)
+        self.lif, self.steps = snn.Leaky(0.5, reset_mechanism="zero"), steps
+        exact(self)
+
+    def forward(self, x):
+        states, membrane, record = self.cell.reset_mem(), self.lif.reset_mem(), []
+        for _ in range(self.steps):
+            states = self.cell(self.fc(x), *states)
+            spikes, membrane = self.lif(self.out(states[0]), membrane)
+            record.append(spikes)
+        return torch.stack(record)
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract", "none"])
+@pytest.mark.parametrize("kind", CELLS)
+def test_snntorchs_recurrent_neurons(kind, reset):
+    torch.manual_seed(2)
+    graph = check(Recurrent(CELLS[kind](reset)), numbers(9, 6))
+    assert [n.op for n in graph].count("delay") == 1
+
+
+def test_a_recurrent_convolution_with_its_state_inside():
+    class Images(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3, padding=1)
+            options = {"init_hidden": True, "reset_mechanism": "zero"}
+            self.cell = snn.RLeaky(0.5, conv2d_channels=2, kernel_size=3, **options)
+            exact(self)
+
+        def forward(self, x):
+            self.cell.reset_mem()
+            return torch.stack([self.cell(self.conv(x)) for _ in range(5)])
+
+    torch.manual_seed(0)
+    check(Images(), numbers(7, 1, 4, 4))
+
+
+class Loop(nn.Module):
+    """Two layers and a loop that is given."""
+
+    def __init__(self, loop, bias=True):
+        super().__init__()
+        self.fc1, self.fc2, self.rec = (nn.Linear(n, 5, bias=bias) for n in (6, 5, 5))
+        self.both = nn.Linear(11, 5)
+        self.lif1, self.lif2 = (snn.Leaky(0.5, reset_mechanism="zero") for _ in range(2))
+        self.loop = loop
+        exact(self)
+
+    def forward(self, x):
+        return torch.stack(self.loop(self, x))
+
+
+def by_hand(net, x):
+    m, spikes, record = net.lif1.reset_mem(), torch.zeros(len(x), 5), []
+    for _ in range(7):
+        spikes, m = net.lif1(net.fc1(x) + net.rec(spikes), m)
+        record.append(spikes)
+    return record
+
+
+def joined(net, x):
+    m, spikes, record = net.lif1.reset_mem(), torch.zeros(len(x), 5), []
+    for _ in range(7):
+        spikes, m = net.lif1(net.both(torch.cat([x, spikes], dim=1)), m)
+        record.append(spikes)
+    return record
+
+
+def inhibited(net, x):
+    m, spikes, record = net.lif1.reset_mem(), torch.zeros(len(x), 5), []
+    for _ in range(7):
+        spikes, m = net.lif1(net.fc1(x) - spikes @ net.rec.weight.abs(), m)
+        record.append(spikes)
+    return record
+
+
+def delayed(net, x):
+    m1, m2 = net.lif1.reset_mem(), net.lif2.reset_mem()
+    past, record = [torch.zeros(len(x), 5)] * 3, []
+    for _ in range(8):
+        spikes, m1 = net.lif1(net.fc1(x), m1)
+        past.append(spikes)
+        spikes, m2 = net.lif2(net.fc2(past.pop(0)), m2)
+        record.append(spikes)
+    return record
+
+
+def two_layers(net, x):
+    m1, m2 = net.lif1.reset_mem(), net.lif2.reset_mem()
+    back, record = torch.zeros(len(x), 5), []
+    for _ in range(8):
+        spikes, m1 = net.lif1(net.fc1(x) + net.rec(back), m1)
+        back, m2 = net.lif2(net.fc2(spikes), m2)
+        record.append(back)
+    return record
+
+
+def currents_of_the_step_before(net, x):
+    m1, m2, current = net.lif1.reset_mem(), net.lif2.reset_mem(), torch.zeros(len(x), 5)
+    record = []
+    for _ in range(6):
+        spikes, m1 = net.lif1(net.fc1(x), m1)
+        _, m2 = net.lif2(current, m2)
+        record.append(_)
+        current = net.fc2(spikes)
+    return record
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "loop", [by_hand, joined, inhibited, delayed, two_layers, currents_of_the_step_before]
+)
+def test_spikes_of_the_steps_before_by_hand(loop, bias):
+    torch.manual_seed(0)
+    graph = check(Loop(loop, bias), numbers(9, 6))
+    assert "delay" in [n.op for n in graph]
+
+
+@settings(deadline=None, max_examples=30)
+@given(steps=st.integers(1, 50), seed=st.integers(0, 999), kind=st.sampled_from(sorted(CELLS)))
+def test_for_any_number_of_steps(steps, seed, kind):
+    torch.manual_seed(seed)
+    net, x = Recurrent(CELLS[kind]("subtract"), steps), numbers(5, 6)
+    graph = trace_steps(net, x[:3], Signal((6,)))
+    with torch.no_grad():
+        assert torch.equal(evaluate(graph, x), net(x))
+
+
+def from_ones(net, x):
+    m, spikes, record = net.lif1.reset_mem(), torch.ones(len(x), 5), []
+    for _ in range(4):
+        spikes, m = net.lif1(net.fc1(x) + net.rec(spikes), m)
+        record.append(spikes)
+    return record
+
+
+def of_step_0(net, x):
+    m, m2, first, record = net.lif1.reset_mem(), net.lif2.reset_mem(), None, []
+    for _ in range(4):
+        spikes, m = net.lif1(net.fc1(x), m)
+        first = spikes if first is None else first
+        spikes, m2 = net.lif2(net.fc2(first), m2)
+        record.append(spikes)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("loop", "sentence"),
+    [
+        (from_ones, "at step 1 neuron 'lif1' .* takes its current from 'add'"),
+        (of_step_0, "at step 1 neuron 'lif2' .* takes its current from 'fc2' 1 steps ago"),
+    ],
+)
+def test_what_does_not_repeat_is_refused_with_layer_and_step(loop, sentence):
+    torch.manual_seed(0)
+    with pytest.raises(TraceError, match=sentence):
+        trace_steps(Loop(loop), numbers(3, 6), Signal((6,)))
+
+
+def test_a_mapping_of_a_loop_comes_back_from_its_file(tmp_path):
+    torch.manual_seed(2)
+    x = numbers(9, 6)
+    mapped = map_model(Recurrent(CELLS["all"]("zero")), calibration=x)
+    again = load(save(mapped, tmp_path / "loop.h8"))
+    assert torch.equal(evaluate(again.graph, x), evaluate(mapped.graph, x))
+
+
+@pytest.mark.parametrize("kind", ["all", "one", "lasting"])
+def test_recurrent_layers_run_on_the_chip(kind):
+    torch.manual_seed(2)
+    net, x = Recurrent(CELLS[kind]("zero")), (torch.rand(9, 12, 6) < 0.5).float()
+
+    class OfSteps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            net = self.net
+            states, membrane, record = net.cell.reset_mem(), net.lif.reset_mem(), []
+            for step in x:
+                states = net.cell(net.fc(step), *states)
+                spikes, membrane = net.lif(net.out(states[0]), membrane)
+                record.append(spikes)
+            return torch.stack(record)
+
+    mapped = map_model(OfSteps(), calibration=x, inputs="spikes")
+    (chip,) = mapped.chip_segments
+    loops = [s for p, s in chip.synapses() if s.source == p.name]
+    assert [s.delay for s in loops] == [1]
+    fast, slow = (simulate(mapped, x, backend) for backend in ("fast", "reference"))
+    assert torch.equal(fast.logits, slow.logits) and fast.logits.any()
+    same = (fast.logits == evaluate(mapped.graph, x)).float().mean()
+    assert same > 0.95, "8-bit weights change few spikes"
+    if kind == "all":
+        assert torch.equal(simulate(mapped, x[:, :2], "lava").logits, fast.logits[:, :2])
+        assert estimate(mapped, fast).energy_uj.total.value > 0
+        with pytest.raises(BadInput, match="part of a loop over steps"):
+            tune(OfSteps(), calibration=x, inputs="spikes")
+        found = map_model(OfSteps(), calibration=x, inputs="spikes", scales="search")
+        assert simulate(found, x).logits.any()
+
+
+@pytest.mark.parametrize("loop", [delayed, two_layers, by_hand])
+def test_loops_by_hand_on_the_chip_or_on_the_host_with_a_reason(loop):
+    torch.manual_seed(0)
+    net, x = Loop(loop), numbers(9, 6)
+    mapped = map_model(net, calibration=x)
+    reasons = {r.node: r.reason for r in mapped.partition.rejections}
+    assert "lif1" in reasons
+    chip = [s for chip in mapped.chip_segments for _, s in chip.synapses()]
+    assert [s.delay for s in chip] == ([3] if loop is delayed else [])
+    assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)
