@@ -9,10 +9,11 @@ from torch import nn
 
 from has8.errors import BadInput, TraceError
 from hwsim import estimate, simulate
-from mapping import load, map_model, save, tune
+from mapping import load, map_model, save
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Signal
 from mapping.graph.trace.steps import trace_steps
+from mapping.tune import tune
 
 
 def exact(net):

@@ -285,14 +285,6 @@ def spikes_of_the_step_before(net, x):
     return spikes_2
 
 
-def recurrent(net, x):
-    m1, _ = cleared(net)
-    spikes = torch.zeros(len(x), 5)
-    for _ in range(4):
-        spikes, m1 = net.lif1(net.fc1(x) + net.fc2(spikes), m1)
-    return spikes
-
-
 def never_cleared(net, x):
     for _ in range(3):
         spikes, _ = net.lif1(net.fc1(x) + 0)
@@ -333,7 +325,6 @@ def random(net, x):
         (state_of_another_neuron, "'lif2'.*does not go on with the state"),
         (decayed_by_hand, "'lif1'.*does not go on with the state"),
         (spikes_of_the_step_before, "'lif2'.*in step 0|runs 3 steps and 'fc2'"),
-        (recurrent, "'lif1'.*spikes of the step before cannot be mapped yet"),
         (never_cleared, "'lif1'.*does not start from zero"),
         (branching, "branches on values"),
         (two_lengths, "'lif2' runs 4 steps and 'fc2', which feeds it, 5"),

@@ -22,7 +22,8 @@ from torch import Tensor
 from has8.kernels import storage
 from mapping.chip.grid import weight_grid
 from mapping.graph.evaluate import evaluate_nodes, moved
-from mapping.graph.ir import Graph
+from mapping.graph.ir import Graph, Node
+from mapping.graph.ops.delay import delayed
 from mapping.integers.neurons import ChipNeurons
 from mapping.integers.quantize import Rounded
 from mapping.integers.rounding import (
@@ -35,6 +36,7 @@ from mapping.integers.rounding import (
 )
 from mapping.integers.scales import at_largest_scale, unclipped
 from mapping.integers.sums import weighted_sums
+from mapping.partition.rules import source_of
 from mapping.partition.segments import Partition
 from mapping.targets.schema import Registers
 
@@ -99,6 +101,12 @@ def search_scales(
                     found[name] = Rounded(unclipped(layer, name, registers, weight_bits))
                     inputs[name] = values[name]
                     continue
+                for node in layer.synapses:
+                    if node.inputs[0] not in inputs:  # a delay; a loop's own spikes are the float's
+                        source, steps = source_of(graph, node)
+                        late = Node("late", "delay", (), graph[source].type, {"steps": steps})
+                        spikes = inputs.get(source, values[source])
+                        inputs[node.inputs[0]] = delayed(late, spikes)
                 run = _Evaluated(
                     layer,
                     graph[name].type.shape,

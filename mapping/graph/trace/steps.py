@@ -125,7 +125,8 @@ class _Run(Watch):
         self.batch = x.shape[given.batch_axis]
         self.values: dict[int, tuple[Value, Tensor, int]] = {}
         self.known = Values()
-        self.own = {id(t) for t in (*model.parameters(), *model.buffers())}
+        # kept, so that no other tensor gets their id
+        self.own = {id(t): t for t in (*model.parameters(), *model.buffers())}
         shape = (self.batch, *given.shape)
         timed = given.steps is not None
         self.input = Made("input", "input", shape=shape, kind=given.kind, timed=timed)
