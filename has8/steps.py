@@ -9,18 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from has8 import given
+from has8.encoders.rate import RateEncoder
 from has8.errors import BadInput
 from has8.values import value, whole
 
 Readout = Literal["count", "spikes", "membrane_sum", "membrane_last", "membrane_max"]
+Input = Literal["static", "steps", "rate"]
 
 
 class StepLoop(nn.Module):
     """What :func:`over_time` makes."""
 
-    def __init__(self, net: nn.Module, steps: int | None, readout: Readout, each: bool) -> None:
+    def __init__(
+        self, net: nn.Module, steps: int | None, readout: Readout, input: Input, seed: int
+    ) -> None:
         super().__init__()
-        self.net, self.steps, self.readout, self.each = net, steps, readout, each
+        self.net, self.steps, self.readout, self.input = net, steps, readout, input
+        self.encode = RateEncoder(steps, seed) if input == "rate" and steps else None
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, ...]``, or ``[T, B, ...]`` with the input "steps", to ``[B, ...]``.
@@ -30,11 +35,12 @@ class StepLoop(nn.Module):
         for module in self.net.modules():
             if isinstance(module, snn.SpikingNeuron) and hasattr(module, "reset_mem"):
                 module.reset_mem()
-        if self.each and self.steps is not None and len(x) != self.steps:
+        if self.input == "steps" and self.steps is not None and len(x) != self.steps:
             raise BadInput(f"the loop runs {self.steps} steps, and the input has {len(x)}")
-        steps = list(x) if self.each else [x] * (self.steps or 1)
+        if self.encode is not None:
+            x = self.encode(x)
         spikes, membranes = [], []
-        for arriving in steps:
+        for arriving in [x] * (self.steps or 1) if self.input == "static" else list(x):
             answer = self.net(arriving)
             if isinstance(answer, tuple):
                 spikes.append(answer[0])
@@ -65,7 +71,8 @@ def over_time(
     net: nn.Module,
     steps: int | None = None,
     readout: Readout = "count",
-    input: Literal["static", "steps"] = "static",
+    input: Input = "static",
+    seed: int = 0,
 ) -> nn.Module:
     """A network together with the loop over its steps, as :func:`mapping.map_model` takes it.
 
@@ -75,14 +82,16 @@ def over_time(
         steps: how many; may be left out where the input has them.
         readout: "count" of spikes, "spikes" of all steps, or the sum, the last or the largest of
             the membranes (of a last neuron with ``output=True``).
-        input: "static" gives the same ``[B, ...]`` in every step, "steps" takes ``[T, B, ...]``.
+        input: "static" gives the same ``[B, ...]`` in every step, "steps" takes ``[T, B, ...]``,
+            and "rate" makes spikes of ``[B, ...]`` in [0, 1] (:class:`has8.encoders.RateEncoder`).
+        seed: of the draws of "rate" in evaluation.
 
     Raises:
         BadInput: if an argument is of another type or out of range.
     """
     given.instance(net, nn.Module, "a model")
     readout = value(readout, Readout, "readout")
-    input = value(input, Literal["static", "steps"], "input")
-    if steps is not None or input == "static":
+    input, seed = value(input, Input, "input"), whole(seed, "seed", 0)
+    if steps is not None or input != "steps":
         steps = whole(steps, "steps", 1)
-    return StepLoop(net, steps, readout, input == "steps")
+    return StepLoop(net, steps, readout, input, seed)

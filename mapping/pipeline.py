@@ -13,6 +13,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from has8 import given
+from has8.encoders import SeededBernoulli
 from has8.errors import BadInput, TraceError
 from has8.kernels import paths
 from has8.plain import plain
@@ -277,7 +278,7 @@ def _check_loop(graph: Graph, model: nn.Module, x: Tensor, output: int) -> None:
     Raises:
         TraceError: if it does not.
     """
-    with torch.no_grad(), paths.plain(), listed(model):
+    with torch.no_grad(), paths.plain(), listed(model), SeededBernoulli():
         expected = model(x.clone())
     expected = expected[output] if isinstance(expected, tuple | list) else expected
     if not bool(expected.isfinite().all()):

@@ -153,7 +153,7 @@ def world(tmp_path_factory):
                 "provenance": {},
             },
         },
-        "over_time": {"net": model, "steps": 2, "readout": "count", "input": "static"},
+        "over_time": {"net": model, "steps": 2, "readout": "count", "input": "rate", "seed": 0},
         "save": {"mapped": mapped, "path": folder / "n.h8"},
         "save_model": {
             **{"model": model, "example": images, "path": folder / "n.pt"},

@@ -17,7 +17,14 @@ from has8.encoders.decoder import Decoder
 from has8.encoders.duplicate import DuplicateEncoder, count_weights, encode_duplicate
 from has8.encoders.latency import LatencyEncoder, encode_latency, latency_weights
 from has8.encoders.phase import PhaseEncoder, encode_phase, phase_weights
-from has8.encoders.rate import RateEncoder, encode_rate, numbered, rate_draws, rate_weights
+from has8.encoders.rate import (
+    RateEncoder,
+    SeededBernoulli,
+    encode_rate,
+    numbered,
+    rate_draws,
+    rate_weights,
+)
 from has8.registry import Registry
 
 DECODERS: Registry[str] = Registry("decoder")
@@ -43,6 +50,7 @@ __all__ = [
     "PaperBitPlaneEncoder",
     "PhaseEncoder",
     "RateEncoder",
+    "SeededBernoulli",
     "bitplane_weights",
     "count_weights",
     "encode_bitplanes",

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from has8.encoders.ranges import check_unit
 from has8.encoders.unit import UnitEncoder
@@ -91,6 +93,42 @@ def encode_rate(x: Tensor, steps: int, seed: int | None = None) -> Tensor:
     else:
         draws = rate_draws(steps, x.shape, seed).to(x.device)
     return (draws <= x).to(x.dtype)
+
+
+def draw_spikes(p: Tensor, seed: int) -> Tensor:
+    """Spikes by their probabilities, as :func:`torch.bernoulli` draws them, but from known draws.
+
+    Args:
+        p: probabilities ``[T, B, ...]`` in [0, 1]; 0 never fires, 1 always.
+        seed: of :func:`rate_draws`.
+
+    Returns:
+        ``[T, B, ...]`` of 0.0 and 1.0 in the dtype of ``p``.
+    """
+    draws = rate_draws(len(p), p.shape[1:], seed).to(p.device)
+    return (draws < p).to(p.dtype)
+
+
+class SeededBernoulli(TorchFunctionMode):
+    """A body in which torch.bernoulli, and snntorch.spikegen.rate, draw what a mapping draws.
+
+    The first call in the body has seed 0, the next one 1, and so on; samples are numbered as
+    :func:`numbered` says. So one forward of a model that codes its input by
+    ``snntorch.spikegen.rate`` in such a body is what its mapping is held against.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Draw, or leave another function as it is."""
+        if func not in (torch.bernoulli, Tensor.bernoulli) or len(args) != 1 or kwargs:
+            return func(*args, **(kwargs or {}))
+        self.calls += 1
+        return draw_spikes(args[0], self.calls - 1)
 
 
 class RateEncoder(UnitEncoder):

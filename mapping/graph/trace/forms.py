@@ -266,6 +266,12 @@ def _repeats(run: Run, seen: Seen, value: Value, result: Any) -> bool:
         if axis in (0, 1):
             run.set(result, Stacked((value,), axis))
             return True
+    anew = seen.short in ("repeat", "expand") and tuple(result.shape[1:]) == seen.args[0].shape
+    if anew and not isinstance(value, Stacked):
+        if isinstance(value, Whole) and value.steps is not None:
+            return False
+        run.set(result, Stacked((value,) * len(result), 0))
+        return True
     if seen.short in ("repeat", "expand") and isinstance(value, Stacked) and len(value.parts) == 1:
         before = tuple(seen.args[0].shape)
         after = tuple(result.shape)

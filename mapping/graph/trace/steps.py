@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from has8.encoders.rate import draw_spikes
 from has8.errors import Has8Error, TraceError
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
@@ -125,6 +126,7 @@ class _Run(Watch):
         self.batch = x.shape[given.batch_axis]
         self.values: dict[int, tuple[Value, Tensor, int]] = {}
         self.known = Values()
+        self.draws = 0
         # kept, so that no other tensor gets their id
         self.own = {id(t): t for t in (*model.parameters(), *model.buffers())}
         shape = (self.batch, *given.shape)
@@ -436,6 +438,8 @@ class _Run(Watch):
             self.get(x, seen.user)  # refuses what was written over
         leaves = before(seen)
         values = [self._was(x, leaf, seen) for x, leaf in zip(flat, leaves, strict=True)]
+        if seen.short == "bernoulli" and values[0] is not None:
+            return self._drawn(seen, values[0])
         result = seen.func(*seen.args, **seen.kwargs)
         if seen.short in VALUE_FREE:
             return result
@@ -449,6 +453,24 @@ class _Run(Watch):
         if not form(self, seen, values, result):
             self._opaque(seen, leaves, result)
         return result
+
+    def _drawn(self, seen: Seen, value: Value) -> Tensor:
+        """Spikes by chance: those that the graph draws, in the place of torch's."""
+        p = seen.args[0]
+        one = self.known.one(value, seen.user)
+        if not isinstance(one, Whole) or one.steps is None or len(seen.args) > 1 or seen.kwargs:
+            raise TraceError(
+                f"{seen.user} draws spikes of one step, or of no known number: draw those of all "
+                f"steps at once in front of the loop, with spikegen.rate(x, num_steps=T)"
+            )
+        drawn = draw_spikes(p, self.draws)
+        made = self.known.made(
+            "bernoulli", seen.name, self.draws, ((one.made, 0),), attrs={"seed": self.draws},
+            shape=one.made.shape, kind=Kind.SPIKE, timed=True, whole=True,
+        )  # fmt: skip
+        self.draws += 1
+        self.set(drawn, Whole(made, one.steps))
+        return drawn
 
     # What the model answered.
 
