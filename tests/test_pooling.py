@@ -1,12 +1,14 @@
 """Pooling of spikes: averages in the weights behind them, maxima as neurons."""
 
 import pytest
+import snntorch as snn
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+import has8
 from has8.blocks import OverTime
 from has8.encoders import Decoder, PhaseEncoder
 from has8.neurons import Leaky
@@ -185,3 +187,23 @@ def test_pooled_spikes_run_on_the_chip_as_the_model_computes_them():
 
 def maxima_of(spikes):
     return F.max_pool2d(spikes.flatten(0, 1).float(), 2).bool().unflatten(0, spikes.shape[:2])
+
+
+def test_a_maximum_of_currents_stays_on_the_host_and_says_what_would_change_that():
+    def net(*pooled):
+        return has8.over_time(
+            nn.Sequential(nn.Conv2d(2, 3, 3), *pooled, nn.Flatten(), nn.Linear(27, 4), lif()),
+            input="steps",
+        )
+
+    def lif():
+        return snn.Leaky(beta=0.5, init_hidden=True)
+
+    spikes = (torch.rand(5, 3, 2, 8, 8) < 0.3).float()
+    behind = map_model(net(lif(), nn.MaxPool2d(2)), calibration=spikes, inputs="spikes")
+    assert [len(chip.populations) for chip in behind.chip_segments] == [3]
+    ahead = map_model(net(nn.MaxPool2d(2), lif()), calibration=spikes, inputs="spikes")
+    reasons = {r.node: r.reason for r in ahead.partition.rejections}
+    for name in ("net.1", "net.2"):
+        assert "the largest of several currents" in reasons[name]
+        assert "put the pooling behind the neuron" in reasons[name]

@@ -16,6 +16,10 @@ HINTS = {
     "subtract_at_once": ": reset='zero' maps it so, or train it with reset_delay=True",
 }
 """What lets a neuron with a reset that a target lacks go to it."""
+POOL_SPIKES = (
+    "the largest of several currents, which no chip takes: put the pooling behind the neuron, where "
+    "it pools spikes"
+)
 
 
 def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
@@ -34,7 +38,10 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
         elif node.op == "ones":
             pass
         elif OPS[node.op].role != "synapse":
-            return f"its current comes from {node.name!r} ({node.op}), not from synapses alone"
+            made = f"{node.op}), not from synapses alone"
+            if node.op == "maxpool":
+                made = f"{node.op}), {POOL_SPIKES}"
+            return f"its current comes from {node.name!r} ({made}"
         elif graph[node.inputs[0]].type.kind is not Kind.SPIKE:
             return f"{node.name!r} takes {graph[node.inputs[0]].type}, and a chip takes only spikes"
         else:
@@ -95,6 +102,8 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             reasons[node.name] = "works on values without time steps: an ANN layer"
         elif reason := OPS[node.op].reason:
             reasons[node.name] = reason
+        elif node.op == "maxpool" and graph[node.inputs[0]].type.kind is Kind.VALUE:
+            reasons[node.name] = f"it takes {POOL_SPIKES}"
         elif OPS[node.op].role == "host":
             reasons[node.name] = f"the target has no {node.op} of spikes"
         else:
