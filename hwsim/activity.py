@@ -19,13 +19,19 @@ class Overflow:
     Args:
         u_wraps: currents that wrapped around.
         v_clips: membranes that were clipped.
+        biases: biases that the host wrote and that were clipped, over all neurons and samples.
     """
 
     u_wraps: int = 0
     v_clips: int = 0
+    biases: int = 0
 
     def __add__(self, other: Overflow) -> Overflow:
-        return Overflow(self.u_wraps + other.u_wraps, self.v_clips + other.v_clips)
+        return Overflow(
+            self.u_wraps + other.u_wraps,
+            self.v_clips + other.v_clips,
+            self.biases + other.biases,
+        )
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -36,7 +42,8 @@ class Activity:
         samples: how many.
         events: non-zero elements of each tensor that feeds a synapse or leaves a chip segment,
             by the node that makes it: ``[T, *shape]``, or ``[*shape]`` where it has no steps.
-            For spikes these are the spikes.
+            For spikes these are the spikes, for biases that the host writes the writes,
+            ``[*shape]``.
         updated: samples in which each neuron on a chip was updated, ``[T, *shape]`` by
             population: state, bias or input not zero.
         overflows: registers that left their range, by population.

@@ -15,8 +15,12 @@ from hwsim import kernels
 from hwsim.activity import Counts
 from hwsim.backends.fast.layout import logical, stored
 from hwsim.backends.protocol import binary
+from mapping.chip.neurons import Lif
+from mapping.chip.segment import Population
 from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
+from mapping.integers.rounding import excitability
+from mapping.targets.schema import Registers
 
 
 def encode(node: Node, x: Tensor) -> tuple[Tensor, Counts]:
@@ -46,6 +50,33 @@ def encode(node: Node, x: Tensor) -> tuple[Tensor, Counts]:
         spikes, fired,
     )  # fmt: skip
     return logical(spikes), fired.movedim(-1, 1).numpy().astype(np.int64)
+
+
+def written_biases(
+    neuron: Node, population: Population, registers: Registers, current: Tensor
+) -> tuple[Tensor, int]:
+    """The mantissas that the host writes for a current that is the same in every step.
+
+    Args:
+        neuron: the population's node.
+        population: one with a port for its biases.
+        registers: the target's.
+        current: of each sample, in the neuron's floats, ``float32[B, *shape]``.
+
+    Returns:
+        ``int64[B, *shape]``, the biases that the population has in every sample included; and how
+        many are clipped to what the register holds.
+    """
+    lif, shape = population.neuron, population.shape
+    assert isinstance(lif, Lif)
+    factor = excitability(neuron)[1].numpy()
+    # A channel's unit is its largest threshold, as that of its weights is.
+    threshold = np.broadcast_to(lif.threshold, shape).reshape(len(factor), -1).max(1)
+    unit = factor * threshold * 2.0 ** (registers.threshold_shift - int(lif.bias_exp))
+    scaled = current.cpu().double() * torch.from_numpy(unit).view(-1, *(1,) * (len(shape) - 1))
+    wanted = scaled.round() + torch.from_numpy(np.broadcast_to(lif.bias, shape).astype(np.float64))
+    written = wanted.clamp(registers.bias_min, registers.bias_max)
+    return written.long(), int((written != wanted).sum())
 
 
 def decode(node: Node, spikes: Tensor) -> Tensor:

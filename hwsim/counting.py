@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 from torch import Tensor
 
 from hwsim.activity import Activity, Counts, Overflow
 from hwsim.backends.protocol import SegmentRun
 from hwsim.boundary import count
 from mapping.graph.ir import Graph
+from mapping.graph.repeats import repeats
 from mapping.partition.segments import Segment
 from mapping.targets.prices import HostLink
 
@@ -46,10 +48,16 @@ class Counter:
         _add(self.events, name, counts)
 
     def add_chip(self, segment: Segment, fed: Mapping[str, Tensor], run: SegmentRun) -> None:
-        """Count the spikes into and inside a chip segment."""
+        """Count the spikes and biases into a chip segment, and the spikes inside."""
         for name, fired in run.fired.items():
             self.add(name, fired)
-        for name, spikes in (*fed.items(), *run.spikes.items()):
+        for name, entering in fed.items():
+            if repeats(self.graph[name]):  # biases, each of which is written once a sample
+                written = np.full(entering.shape[1:], len(entering), np.int64)
+                self.add(name, written)
+            else:
+                self.count(name, entering)
+        for name, spikes in run.spikes.items():
             self.count(name, spikes)
         for way, names in (("in", segment.inputs), ("out", segment.outputs)):
             crossed = sum(self.seen[name] for name in names)
@@ -58,7 +66,11 @@ class Counter:
         for name, updated in run.updated.items():
             _add(self.updated, name, updated)
         for name, overflow in run.overflows.items():
-            self.overflows[name] = self.overflows.get(name, Overflow()) + overflow
+            self.overflow(name, overflow)
+
+    def overflow(self, name: str, overflow: Overflow) -> None:
+        """Count what left its range in a population."""
+        self.overflows[name] = self.overflows.get(name, Overflow()) + overflow
 
     def activity(self) -> Activity:
         """What was counted."""

@@ -13,7 +13,7 @@ from has8 import given
 from has8.encoders.rate import numbered
 from has8.errors import BadInput
 from has8.values import value, whole
-from hwsim.activity import Activity
+from hwsim.activity import Activity, Overflow
 from hwsim.backends.protocol import (
     Backend,
     Executable,
@@ -23,9 +23,10 @@ from hwsim.backends.protocol import (
     longest_delays,
 )
 from hwsim.backends.registry import find_backend
-from hwsim.boundary import decode, encode
+from hwsim.boundary import decode, encode, written_biases
 from hwsim.counting import Counter
 from hwsim.names import RECORDS
+from mapping.chip.segment import Population
 from mapping.graph.evaluate import moved, run_loop
 from mapping.graph.ir import Kind, Node, loops_of
 from mapping.graph.ops import OPS, run_node
@@ -60,7 +61,7 @@ class Run:
         spikes: if recorded, those of every population by segment and population,
             ``bool[T, N, *shape]``; else empty.
         inputs: if recorded with the spikes, those into every port by segment and port,
-            ``bool[T, N, *shape]``.
+            ``bool[T, N, *shape]``, or the biases that the host wrote, ``int64[N, *shape]``.
         membranes: if recorded, those of every population at the end of each step.
         arithmetic: what each population was computed in, in words; empty where the backend has
             but one.
@@ -106,6 +107,7 @@ class Program:
             chip.name: self.backend.compile(chip, registers) for chip in mapped.chip_segments
         }
         self.sent = {name for segment in mapped.partition.on_chip for name in segment.inputs}
+        self.written = _written(mapped)
         # Images lie as the chip's spikes do; with nothing on the chip, as in the graph's own run.
         self.memory = torch.channels_last if mapped.chip_segments else torch.contiguous_format
         self.host_nodes = {
@@ -167,7 +169,7 @@ class Program:
             _stacked(self.mapped, logits),
             counts.activity(),
             _together([part.spikes for part in parts]),
-            _together([part.inputs for part in parts]),
+            _together([part.inputs for part in parts], self.written),
             _together([part.membranes for part in parts]),
             arithmetic,
             _states([part.kept for part in parts]),
@@ -197,7 +199,9 @@ class Program:
             inputs = [values[name] for name in node.inputs]
             if OPS[node.op].role == "synapse":
                 counts.count(node.inputs[0], inputs[0])
-            if node.op == "encode" and node.name in self.sent:
+            if node.name in self.written:
+                values[node.name] = self._biases(node.name, inputs[0], counts)
+            elif node.op == "encode" and node.name in self.sent:
                 values[node.name], fired = encode(node, inputs[0])
                 counts.add(node.name, fired)
             elif node.op == "decode" and inputs[0].dtype == torch.bool:
@@ -219,10 +223,21 @@ class Program:
             if OPS[node.op].role == "synapse":
                 counts.count(node.inputs[0], values[node.inputs[0]])
 
+    def _biases(self, port: str, current: Tensor, counts: Counter) -> Tensor:
+        """What the host writes to the port of a population."""
+        population, registers = self.written[port], self.mapped.target.registers
+        neuron = self.mapped.graph[population.name]
+        biases, clipped = written_biases(neuron, population, registers, current)
+        counts.overflow(population.name, Overflow(biases=clipped))
+        return biases
+
     def _run_chip(
         self, segment: Segment, values: dict[str, Tensor], counts: Counter, part: _Part
     ) -> None:
-        fed = {name: binary(values[name], name) for name in segment.inputs}
+        fed = {
+            name: values[name] if name in self.written else binary(values[name], name)
+            for name in segment.inputs
+        }
         run = self.executables[segment.name](
             fed,
             first=part.first,
@@ -287,7 +302,7 @@ def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:
         logits=_stacked(mapped, [part.logits for part in parts]),
         activity=activity,
         spikes=_together([part.spikes for part in parts]),
-        inputs=_together([part.inputs for part in parts]),
+        inputs=_together([part.inputs for part in parts], _written(mapped)),
         membranes=_together([part.membranes for part in parts]),
         state=_states([part.state for part in parts]),
     )
@@ -401,11 +416,20 @@ def _stacked(mapped: Mapped, logits: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(logits), dim=mapped.graph.output.type.batch_axis)
 
 
-def _together(parts: Sequence[Recorded]) -> dict[str, dict[str, Tensor]]:
-    """What was recorded of all samples, ``[T, N, *shape]``."""
+def _written(mapped: Mapped) -> dict[str, Population]:
+    """The populations whose biases the host writes, by port."""
+    populations = [p for chip in mapped.chip_segments for p in chip.populations]
+    return {p.bias: p for p in populations if p.bias is not None}
+
+
+def _together(
+    parts: Sequence[Recorded], timeless: Collection[str] = ()
+) -> dict[str, dict[str, Tensor]]:
+    """What was recorded of all samples, ``[T, N, *shape]``; ``timeless`` lacks the steps."""
     return {
         segment: {
-            name: torch.cat([part[segment][name] for part in parts], dim=1) for name in tensors
+            name: torch.cat([part[segment][name] for part in parts], dim=int(name not in timeless))
+            for name in tensors
         }
         for segment, tensors in (parts[0] if parts else {}).items()
     }

@@ -148,6 +148,8 @@ def _spiking_layers(
         path, _, last = name.rpartition(".")
         layer = modules.get(path)
         synapses = [node.name for node in synapses_of(graph, name) if isinstance(node, Node)]
+        if not synapses and isinstance(layer, SpikingLayer):
+            continue  # its currents are computed on the host and written: nothing of it is rounded
         if not (
             type(layer) is SpikingLayer
             and last == "neuron"

@@ -25,6 +25,7 @@ from mapping.cores.placement import place
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.passes import run_passes
+from mapping.graph.repeats import measured, repeat_last
 from mapping.graph.resets import reset_to_zero
 from mapping.graph.trace.modules import trace
 from mapping.graph.trace.steps import listed, loops, trace_steps
@@ -160,6 +161,8 @@ def lower(
     graph = run_passes(traced(model, calibration, input_shape, inputs=inputs, output=output))
     if reset == "zero":
         graph = reset_to_zero(graph)
+    if calibration is not None:
+        graph = measured(repeat_last(graph), calibration)
     graph = biases_as_neurons(graph, target.registers)
     return graph, cut(graph, target.registers, partition)
 

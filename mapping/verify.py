@@ -12,10 +12,11 @@ from mapping.chip.segment import ChipSegment, Population, Port
 from mapping.cores.check import check_placement
 from mapping.graph.ir import Graph
 from mapping.graph.ops import wiring_of
+from mapping.graph.repeats import repeats
 from mapping.graph.verify import verify_graph
 from mapping.mapped import Mapped
 from mapping.partition.check import check_partition
-from mapping.partition.rules import source_of
+from mapping.partition.rules import source_of, written_to
 from mapping.partition.segments import Segment
 
 
@@ -55,7 +56,12 @@ def _check_against_graph(graph: Graph, segment: Segment, chip: ChipSegment) -> N
     for item in sources:
         signal = graph[item.name].type
         same(item.name, "shape and steps", (item.shape, chip.steps), (signal.shape, signal.steps))
+    for port in chip.inputs:
+        same(port.name, "the kind", port.kind, "bias" if repeats(graph[port.name]) else "spikes")
     for population in chip.populations:
+        source = written_to(graph, population.name)
+        written = None if source is None else source.name
+        same(population.name, "the written biases", population.bias, written)
         model = graph[population.name].attrs["model"]
         same(population.name, "the neurons", population.neuron.model, model)
         told = settings(population.neuron)

@@ -73,7 +73,8 @@ class Executable(Protocol):
         """Run one batch.
 
         Args:
-            inputs: the spikes of each port, ``bool[T, B, *shape]``.
+            inputs: what enters each port: spikes ``bool[T, B, *shape]``, or biases
+                ``int64[B, *shape]``.
             first: the number of the batch's first sample in the whole run. Only what happens by
                 chance depends on it.
             membranes: whether to keep them.
@@ -96,6 +97,10 @@ class Backend(Protocol):
 
     def compile(self, segment: ChipSegment, registers: Registers) -> Executable:
         """Make a segment ready to run."""
+
+
+NOUNS = {"spikes": "spikes", "bias": "biases"}
+"""What enters a port of each kind."""
 
 
 def membrane_dtype(registers: Registers) -> torch.dtype:
@@ -137,27 +142,36 @@ def binary(x: Tensor, name: str) -> Tensor:
 
 
 def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The spikes of a segment's ports, bool.
+    """What enters a segment's ports: spikes as bool, biases as int64.
 
     Raises:
-        BadInput: if a port's spikes are missing, have another shape or are more than 0 or 1, or
-            there is no sample.
+        BadInput: if a port's spikes or biases are missing, have another shape or are not of their
+            kind, or there is no sample.
     """
     checked: dict[str, Tensor] = {}
+    samples: tuple[int, ...] = ()
     for port in segment.inputs:
         if port.name not in inputs:
             raise BadInput(
-                f"segment {segment.name!r} needs the spikes of {port.name!r}, but was given only "
-                f"{sorted(inputs)}"
+                f"segment {segment.name!r} needs the {NOUNS[port.kind]} of {port.name!r}, but was "
+                f"given only {sorted(inputs)}"
             )
-        spikes = inputs[port.name].detach()
-        samples = next(iter(checked.values()), spikes).shape[1:2]
-        shape = (segment.steps, *samples, *port.shape)
-        if tuple(spikes.shape) != shape or 0 in shape:
+        entering, written = inputs[port.name].detach(), port.kind == "bias"
+        samples = samples or tuple(entering.shape[not written :][:1])
+        shape = (*(() if written else (segment.steps,)), *samples, *port.shape)
+        if tuple(entering.shape) != shape or 0 in shape:
+            axes = "[batch, *shape]" if written else "[steps, batch, *shape]"
             raise BadInput(
-                f"the spikes of {port.name!r} have shape {list(spikes.shape)}, but segment "
-                f"{segment.name!r} takes [steps, batch, *shape] = {list(shape)} of at least one "
-                "sample"
+                f"the {NOUNS[port.kind]} of {port.name!r} have shape {list(entering.shape)}, but "
+                f"segment {segment.name!r} takes {axes} = {list(shape)} of at least one sample"
             )
-        checked[port.name] = binary(spikes, port.name)
+        if written and entering.dtype != torch.int64:
+            raise BadInput(f"the biases of {port.name!r} must be int64, not {entering.dtype}")
+        checked[port.name] = entering if written else binary(entering, port.name)
     return checked
+
+
+def samples_of(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> int:
+    """How many samples enter a segment; it has a port."""
+    port = segment.inputs[0]
+    return inputs[port.name].shape[port.kind == "spikes"]

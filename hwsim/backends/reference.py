@@ -24,9 +24,10 @@ from hwsim.backends.protocol import (
     checked_inputs,
     longest_delays,
     membrane_dtype,
+    samples_of,
 )
 from mapping.chip.arithmetic import Ints, shift_left
-from mapping.chip.neurons import State
+from mapping.chip.neurons import State, with_constants
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.targets.schema import Registers
 
@@ -77,7 +78,8 @@ class ReferenceProgram:
         """Run one batch, step by step and in each step population by population.
 
         Args:
-            inputs: the spikes of each port, ``bool[T, B, *shape]``.
+            inputs: the spikes of each port, ``bool[T, B, *shape]``, or its biases,
+                ``int64[B, *shape]``.
             first: has no effect, since nothing happens by chance.
             membranes: whether to keep them.
             state: what every sample starts from; None is cleared state.
@@ -87,11 +89,15 @@ class ReferenceProgram:
             BadInput: if a port's spikes are missing or have another shape.
         """
         spikes = {n: s.cpu().numpy() for n, s in checked_inputs(self.segment, inputs).items()}
-        samples = next(iter(spikes.values())).shape[1]
+        samples = samples_of(self.segment, inputs)
+        biases = {p.name: spikes.pop(p.bias) for p in self.order if p.bias is not None}
         for item in self.segment.populations:
             spikes[item.name] = np.zeros((self.segment.steps, samples, *item.shape), dtype=bool)
         history = _History(self.segment, spikes, state)
-        layers = [_Layer(item, samples, self.registers, state) for item in self.order]
+        layers = [
+            _Layer(item, samples, self.registers, state, biases.get(item.name))
+            for item in self.order
+        ]
         for step in range(self.segment.steps):
             for layer in layers:
                 arriving = [(s, history.at(s.source, step - s.delay)) for s in layer.synapses]
@@ -155,9 +161,12 @@ class _Layer:
         samples: int,
         registers: Registers,
         state: SegmentState | None,
+        bias: Ints | None,
     ) -> None:
         self.name, self.synapses = population.name, population.synapses
         self.neuron, self.registers = population.neuron, registers
+        if bias is not None:  # what the host wrote for these samples
+            self.neuron = with_constants(self.neuron, {"bias": bias})
         self.zeros = np.zeros((samples, *population.shape), dtype=np.int64)
         self.state: State = self.neuron.cleared(self.zeros)
         if state is not None:

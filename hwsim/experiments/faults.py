@@ -267,7 +267,12 @@ class _FaultyProgram:
         """Run one batch; see :class:`hwsim.backends.protocol.Executable`."""
         if state is not None or keep_state:
             raise BackendError("faults are injected only into runs from cleared state")
-        sent = {p.name: self._kept(p.name, inputs[p.name], first) for p in self.segment.inputs}
+        sent = {
+            p.name: inputs[p.name]
+            if p.kind == "bias"
+            else self._kept(p.name, inputs[p.name], first)
+            for p in self.segment.inputs
+        }
         run = SegmentRun({})
         for population in self.segment.in_order():
             name = population.name
@@ -302,7 +307,10 @@ class _FaultyProgram:
 def _sources(segment: ChipSegment, population: Population) -> tuple[Port, ...]:
     """What feeds a population; where nothing does, the ports, which tell the number of samples."""
     names = dict.fromkeys(synapse.source for synapse in population.synapses)
-    return tuple(Port(name, segment.shape_of(name)) for name in names) or segment.inputs
+    fed = tuple(Port(name, segment.shape_of(name)) for name in names)
+    if population.bias is not None:
+        fed = (*fed, Port(population.bias, population.shape, "bias"))
+    return fed or tuple(port for port in segment.inputs if port.kind == "spikes")
 
 
 def _alone(segment: ChipSegment, population: Population) -> ChipSegment:

@@ -140,7 +140,11 @@ def _planned(mapped: Mapped, record: Collection[str]) -> Iterator[_Array]:
     for chip in mapped.chip_segments:
         if "spikes" in record:
             for port in chip.inputs:
-                yield _Array(f"{chip.name}/inputs/{port.name}", chip.steps, port.shape, np.bool_)
+                name = f"{chip.name}/inputs/{port.name}"
+                if port.kind == "bias":
+                    yield _Array(name, None, port.shape, np.int64)
+                else:
+                    yield _Array(name, chip.steps, port.shape, np.bool_)
         for population in chip.populations:
             name, shape = population.name, population.shape
             if "spikes" in record:

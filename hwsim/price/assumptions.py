@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from hwsim.price.counts import PopulationCounts
@@ -199,11 +200,25 @@ def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterato
             f"way of programming the chip may reach; see the target's caveats."
         )
     yield from _compartments(mapped)
+    yield from _writes(mapped)
     unknown = [population.name for population in populations if not population.exact]
     if unknown:
         yield Assumption(
             f"The backend could not tell which neurons of {', '.join(unknown)} were updated; all "
             f"count as updated in every step."
+        )
+
+
+def _writes(mapped: Mapped) -> Iterator[Assumption]:
+    """What it costs that the host writes biases."""
+    ports = [p for chip in mapped.chip_segments for p in chip.inputs if p.kind == "bias"]
+    if ports:
+        each = sum(prod(port.shape) for port in ports)
+        yield Assumption(
+            f"The host writes {each:,} biases a sample ({', '.join(p.name for p in ports)}): the "
+            f"link carries a message for each. The time of writing is that of feeding a sample, "
+            f"however many there are; what has been published of it is microseconds a value.",
+            main=True,
         )
 
 

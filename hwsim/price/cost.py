@@ -87,7 +87,7 @@ class CostReport:
         chips_used: chips.
         layers: operations of each convolution and linear layer.
         populations: neuron updates of each layer on the chip.
-        boundaries: spikes between host and chip.
+        boundaries: spikes between host and chip, and biases that the host writes.
         loads: messages, hops, and the work of each core in each step, by chip segment.
         prices: of one sample, by accounting.
         default_accounting: the target's.
@@ -255,8 +255,8 @@ class _Work:
         time = latency(self.mapped, self.loads, self.layers, self.samples, accounting, self.host)
         events = joined_events(load.events() for load in self.loads)
         chip = chip_energy_pj(events, accounting)
-        spikes = sum(boundary.spikes for boundary in self.boundaries)
-        link_pj = spikes * target.link.bits_per_message * target.link.pj_per_bit
+        messages = sum(boundary.spikes + boundary.writes for boundary in self.boundaries)
+        link_pj = messages * target.link.bits_per_message * target.link.pj_per_bit
         macs = sum(host_macs(self.layers).values())
         # milliwatts times microseconds are nanojoules
         chip_us = self.mapped.placement.chips_used * time.total_us
@@ -283,6 +283,7 @@ def _check(mapped: Mapped, activity: Activity) -> None:
     for chip in mapped.chip_segments:
         names = [*(port.name for port in chip.inputs), *(p.name for p in chip.populations)]
         shapes.update({name: (chip.steps, *chip.shape_of(name)) for name in names})
+        shapes.update({port.name: port.shape for port in chip.inputs if port.kind == "bias"})
     for segment in mapped.partition.on_host:
         for node in (mapped.graph[name] for name in segment.nodes):
             if OPS[node.op].role == "synapse":

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.activity import Activity, Counts
-from mapping.chip.segment import ChipSegment, Synapse
+from mapping.chip.segment import ChipSegment, Port, Synapse
 from mapping.chip.wiring import Wiring, fan_out, taps
 from mapping.graph.ir import Graph, Kind, Node
 from mapping.graph.ops import OPS, synapse_of, wiring_of
@@ -84,15 +84,17 @@ class PopulationCounts:
 
 @dataclass(frozen=True, slots=True)
 class BoundaryCounts:
-    """Spikes of one tensor between host and chip.
+    """Spikes of one tensor between host and chip, or biases that the host writes.
 
     Args:
         node: the graph node that makes them.
         segment: the chip segment that takes or gives them.
         direction: "in" to the chip or "out" of it.
         spikes: over all samples.
-        message_bytes: of these spikes, one message each.
-        dense_bytes: of one sample, if all planes are sent as they are, one bit a neuron and step.
+        message_bytes: of these spikes or writes, one message each.
+        dense_bytes: of one sample, if all planes are sent as they are, one bit a neuron and step;
+            if these are writes, as many as their messages have.
+        writes: biases that the host writes, one for each neuron and sample.
     """
 
     node: str
@@ -101,6 +103,7 @@ class BoundaryCounts:
     spikes: int
     message_bytes: int
     dense_bytes: int
+    writes: int = 0
 
 
 def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
@@ -152,7 +155,7 @@ def population_counts(mapped: Mapped, activity: Activity) -> tuple[PopulationCou
 
 
 def boundary_counts(mapped: Mapped, activity: Activity) -> tuple[BoundaryCounts, ...]:
-    """The spikes into and out of each chip segment, in the order of execution."""
+    """What crosses into and out of each chip segment, in the order of execution."""
 
     def crossing(chip: ChipSegment, name: str, way: Direction) -> BoundaryCounts:
         spikes = total(activity.events[name])
@@ -160,9 +163,17 @@ def boundary_counts(mapped: Mapped, activity: Activity) -> tuple[BoundaryCounts,
         message_bytes = mapped.target.link.message_bytes(spikes)
         return BoundaryCounts(name, chip.name, way, spikes, message_bytes, -(-bits // 8))
 
+    def writing(chip: ChipSegment, port: Port) -> BoundaryCounts:
+        link, writes = mapped.target.link, total(activity.events[port.name])
+        of_all, of_each = link.message_bytes(writes), link.message_bytes(prod(port.shape))
+        return BoundaryCounts(port.name, chip.name, "in", 0, of_all, of_each, writes)
+
     found: list[BoundaryCounts] = []
     for chip in mapped.chip_segments:
-        found += [crossing(chip, port.name, "in") for port in chip.inputs]
+        found += [
+            writing(chip, port) if port.kind == "bias" else crossing(chip, port.name, "in")
+            for port in chip.inputs
+        ]
         found += [crossing(chip, name, "out") for name in chip.outputs]
     return tuple(found)
 

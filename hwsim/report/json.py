@@ -166,6 +166,8 @@ def _counts(cost: CostReport) -> dict[str, Any]:
                 "direction": boundary.direction,
                 "spikes": boundary.spikes / cost.samples,
                 "spikes_total": boundary.spikes,
+                "writes": boundary.writes / cost.samples,
+                "writes_total": boundary.writes,
                 "message_bytes": boundary.message_bytes / cost.samples,
                 "dense_bytes": boundary.dense_bytes,
             }

@@ -109,6 +109,10 @@ def _headline(summary: Summary) -> Iterator[Row]:
         wraps = many(cost.overflow.u_wraps, "current")
         clips = many(cost.overflow.v_clips, "membrane")
         yield "overflow", Text(f"{wraps} wrapped, {clips} clipped", "yellow")
+    if cost.overflow.biases:
+        yield "overflow", Text(f"{many(cost.overflow.biases, 'written bias')} clipped", "yellow")
+    if writes := sum(boundary.writes for boundary in cost.boundaries):
+        yield "biases", Text(f"{count(writes / cost.samples)} written by the host for each sample")
     dynamic = f", {units.energy(cost.energy_uj.dynamic)} of it for chip events"
     total = cost.energy_uj.total
     energy = (units.energy(total), "bold"), " a sample", units.span(total, units.energy)

@@ -55,10 +55,12 @@ def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str,
     for output in segment.outputs:
         if output not in names[len(segment.inputs) :]:
             yield segment.name, f"its output {output!r} is no population of it"
+    yield from _of_biases(segment)
+    biases = {port.name for port in segment.inputs if port.kind == "bias"}
     for population in segment.populations:
         yield from ((population.name, problem) for problem in _of_neurons(population, registers))
     for population, synapse in segment.synapses():
-        if synapse.source not in names:
+        if synapse.source not in names or synapse.source in biases:
             yield synapse.name, f"its source {synapse.source!r} is neither port nor population"
         else:
             source = segment.shape_of(synapse.source)
@@ -70,6 +72,22 @@ def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str,
                 population.name,
                 f"its numbers could have {bits} bits, and a simulator has {INT64_BITS}",
             )
+
+
+def _of_biases(segment: ChipSegment) -> Iterator[tuple[str, str]]:
+    """What is wrong with the biases that the host writes: each port is one population's."""
+    for port in segment.inputs:
+        if port.kind not in ("spikes", "bias"):
+            yield port.name, f"it takes spikes or biases, not {port.kind!r}"
+        taken = [p for p in segment.populations if p.bias == port.name]
+        if len(taken) != (port.kind == "bias"):
+            yield port.name, f"it gives {port.kind}, and {len(taken)} populations take their bias"
+        if any(p.shape != port.shape for p in taken):
+            yield port.name, f"it gives {port.shape} biases to neurons of {taken[0].shape}"
+    names = {None, *(port.name for port in segment.inputs)}
+    for population in segment.populations:
+        if population.bias not in names:
+            yield population.name, f"its biases come from {population.bias!r}, which is no port"
 
 
 def _of_neurons(population: Population, registers: Registers) -> Iterator[str]:
@@ -107,6 +125,8 @@ def _bits(population: Population, registers: Registers) -> int:
     threshold, bias, bias_exp = (
         getattr(neuron, name, np.zeros(1)) for name in ("threshold", "bias", "bias_exp")
     )
+    if population.bias is not None:
+        bias = np.array([r.bias_min, r.bias_max])
     added = (drive << min(r.synapse_shift, INT64_BITS)) + shifted(bias, int(bias_exp.max()))
     threshold = shifted(threshold, r.threshold_shift)
     membrane = (1 << r.state_bits) + added

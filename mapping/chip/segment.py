@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 import numpy as np
 
@@ -17,17 +18,25 @@ SHOWN = 8
 """Populations that a segment's ``repr`` shows."""
 
 
+PortKind = Literal["spikes", "bias"]
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Spikes that enter a segment: ``bool[T, B, *shape]``.
+    """What enters a segment: spikes ``bool[T, B, *shape]``, or biases ``int64[B, *shape]``.
+
+    Biases are mantissas that the host writes for each sample, in place of what the registers of the
+    one population that names the port held before.
 
     Args:
-        name: the graph node that makes them (an encoder, or a neuron of another segment).
+        name: the graph node that makes it (an encoder, or a neuron of another segment).
         shape: of one sample in one step.
+        kind: "spikes" or "bias".
     """
 
     name: str
     shape: tuple[int, ...]
+    kind: PortKind = "spikes"
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -70,12 +79,14 @@ class Population:
         shape: ``(C, H, W)`` or ``(N,)``.
         synapses: what feeds it, in the order of the graph.
         neuron: the model with its constants, which broadcast over ``shape``.
+        bias: the port that gives its biases for each sample; None where they are the neuron's.
     """
 
     name: str
     shape: tuple[int, ...]
     synapses: tuple[Synapse, ...]
     neuron: Neuron
+    bias: str | None = None
 
     def __repr__(self) -> str:
         return f"Population({self.name}: {self.size:,} {self.neuron.model} neurons {self.shape})"
@@ -106,7 +117,7 @@ class ChipSegment:
     Args:
         name: unique in its model.
         steps: steps of one sample; all state is cleared between samples.
-        inputs: where spikes come in.
+        inputs: where spikes and biases come in.
         populations: in any order.
         outputs: names of the populations whose spikes the host (or another segment) needs.
     """

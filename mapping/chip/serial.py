@@ -47,12 +47,16 @@ def pack(segment: ChipSegment) -> tuple[Plain, Arrays]:
                 "shape": list(population.shape),
                 "neuron": neuron,
                 "synapses": synapses,
+                "bias": population.bias,
             }
         )
     plain = {
         "name": segment.name,
         "steps": segment.steps,
-        "inputs": [{"name": port.name, "shape": list(port.shape)} for port in segment.inputs],
+        "inputs": [
+            {"name": port.name, "shape": list(port.shape), "kind": port.kind}
+            for port in segment.inputs
+        ],
         "populations": populations,
         "outputs": list(segment.outputs),
     }
@@ -77,8 +81,13 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Chip
             for place, item in enumerate(entry["synapses"])
         )
         neuron = _neuron(entry["neuron"], prefix, arrays)
-        populations.append(Population(entry["name"], tuple(entry["shape"]), synapses, neuron))
-    ports = tuple(Port(port["name"], tuple(port["shape"])) for port in plain["inputs"])
+        populations.append(
+            Population(entry["name"], tuple(entry["shape"]), synapses, neuron, entry.get("bias"))
+        )
+    ports = tuple(
+        Port(port["name"], tuple(port["shape"]), port.get("kind", "spikes"))
+        for port in plain["inputs"]
+    )
     return ChipSegment(
         plain["name"], plain["steps"], ports, tuple(populations), tuple(plain["outputs"])
     )

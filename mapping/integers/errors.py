@@ -8,7 +8,7 @@ import numpy as np
 
 from mapping.chip.neurons import Lif, subtracts
 from mapping.chip.segment import Population
-from mapping.integers.rounding import FloatLayer, kept_of_current, kept_of_membrane
+from mapping.integers.rounding import FloatLayer, Floats, kept_of_current, kept_of_membrane
 from mapping.integers.scales import membrane_reach, worst_current
 from mapping.targets.schema import Registers
 
@@ -29,6 +29,8 @@ class LayerError:
             in [0, 1]; None if nobody measured it.
         current_decay: the largest error of a factor that decays a current.
         threshold: the largest error of a threshold among those of a channel.
+        written: the largest error of a bias that the host writes, for one step, where it is no
+            larger than on the calibration data.
     """
 
     weight: float
@@ -40,6 +42,7 @@ class LayerError:
     mismatch: float | None = None
     current_decay: float = 0.0
     threshold: float = 0.0
+    written: float = 0.0
 
 
 def layer_error(
@@ -86,9 +89,11 @@ def layer_error(
     # What lasts, current or membrane, is rounded towards zero in each step, and what it was
     # before is within what the steps before could have added.
     worst, largest_bias = worst_current(weights), float(np.abs(bias).max(initial=0))
+    largest_bias += layer.written or 0.0
     reaches = membrane_reach(layer, worst, largest_bias)[:-1]
     lost = np.where(kept_u > 0, resolution, 0.0)
-    constant = bias_error + (threshold_error if subtracts(layer.reset) else 0.0)
+    written = _written_error(layer, neuron, steps_per_threshold, registers)
+    constant = bias_error + written + (threshold_error if subtracts(layer.reset) else 0.0)
     error = arriving = held = np.zeros(())
     for reach in reaches:
         arriving = arriving * kept_u + current_decay * held + lost + current
@@ -104,4 +109,21 @@ def layer_error(
         mismatch=mismatch,
         current_decay=float(np.max(current_decay)),
         threshold=threshold_error,
+        written=written,
     )
+
+
+def _written_error(layer: FloatLayer, neuron: Lif, unit: Floats, registers: Registers) -> float:
+    """The largest error of a written bias in thresholds: rounding, and what is clipped.
+
+    Args:
+        layer: in thresholds.
+        neuron: its integers.
+        unit: of the membrane's register in a threshold of each channel.
+        registers: the target's.
+    """
+    if layer.written is None:
+        return 0.0
+    step = 2.0 ** int(neuron.bias_exp) / unit
+    room = min(registers.bias_max, -registers.bias_min) - np.abs(neuron.bias.reshape(-1))
+    return float(np.maximum(step / 2, layer.written - room * step).max())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from mapping.chip.grid import stored_bits
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.graph.ir import Graph, Node
+from mapping.graph.repeats import repeats
 from mapping.integers.errors import LayerError, layer_error
 from mapping.integers.rounding import (
     FloatLayer,
@@ -23,7 +24,7 @@ from mapping.integers.rounding import (
     to_integers,
 )
 from mapping.integers.scales import unclipped
-from mapping.partition.rules import source_of
+from mapping.partition.rules import source_of, written_to
 from mapping.partition.segments import Segment
 from mapping.targets.schema import Registers
 
@@ -77,12 +78,19 @@ def quantize(
     for name in names:
         layer = layer_of(graph, name)
         chosen = _rounded(layer, name, scales, registers, weight_bits)
-        population = _population(graph, layer, graph[name], chosen.integers, registers, weight_bits)
+        source = written_to(graph, name)
+        population = replace(
+            _population(graph, layer, graph[name], chosen.integers, registers, weight_bits),
+            bias=None if source is None else source.name,
+        )
         populations.append(population)
         errors[name] = layer_error(
             layer, population, chosen.integers.clipped, registers, chosen.mismatch
         )
-    ports = tuple(Port(name, graph[name].type.shape) for name in segment.inputs)
+    ports = tuple(
+        Port(name, graph[name].type.shape, "bias" if repeats(graph[name]) else "spikes")
+        for name in segment.inputs
+    )
     steps = graph[names[0]].type.steps
     assert steps is not None
     chip = ChipSegment(segment.name, steps, ports, tuple(populations), segment.outputs)
@@ -102,6 +110,8 @@ def _rounded(
     chosen = scales.get(name)
     if isinstance(chosen, Rounded):
         return chosen
+    if chosen is None and not layer.synapses:  # nothing that could have been trained for it
+        return Rounded(unclipped(layer, name, registers, bits))
     channels, parts = len(layer.bias), len(layer.synapses)
     if chosen is None or (
         (len(chosen.thresholds), len(chosen.exponents), len(chosen.sign_modes))

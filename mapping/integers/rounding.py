@@ -23,7 +23,7 @@ from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import synapse_of, wiring_of
 from mapping.graph.ops.neuron import constants_of
 from mapping.graph.ops.op import scaled_outputs
-from mapping.partition.rules import current_nodes, synapses_of
+from mapping.partition.rules import current_nodes, synapses_of, written_to
 from mapping.targets.schema import Registers, Reset
 
 Floats = NDArray[np.float64]
@@ -62,6 +62,8 @@ class FloatLayer:
         alpha: what is left of the current after a step.
         beta: what is left of the membrane after a step.
         threshold: of each neuron, in the largest of its channel.
+        written: the largest magnitude of a bias that the host writes for each sample; None where
+            it writes none.
         reset: what the membrane does after a spike; see :class:`mapping.chip.neurons.Lif`.
         refractory: steps after a spike that add nothing to the membrane.
         steps: steps of a sample.
@@ -77,6 +79,7 @@ class FloatLayer:
     refractory: int
     steps: int
     threshold: Floats = field(default_factory=lambda: np.ones(()))
+    written: float | None = None
 
     def current_reach(self, registers: Registers) -> float:
         """How many times what arrives in one step the chip's current can come to in a sample."""
@@ -119,11 +122,17 @@ def layer_of(graph: Graph, neuron: str) -> FloatLayer:
     assert not isinstance(synapses, str), synapses
     wirings = [wiring_of(graph, node) for node in synapses]
     ones = sum(graph[name].op == "ones" for name in current_nodes(graph, neuron))
-    return float_layer(synapses, wirings, graph[neuron], ones)
+    source = written_to(graph, neuron)
+    largest = None if source is None else source.attrs["largest"]
+    return float_layer(synapses, wirings, graph[neuron], ones, largest)
 
 
 def float_layer(
-    synapses: Sequence[Node], wirings: Sequence[Wiring], neuron: Node, constant: float = 0
+    synapses: Sequence[Node],
+    wirings: Sequence[Wiring],
+    neuron: Node,
+    constant: float = 0,
+    largest: float | None = None,
 ) -> FloatLayer:
     """The synapses and the neuron that they drive; gradients pass to the nodes' tensors.
 
@@ -132,14 +141,11 @@ def float_layer(
         wirings: who reaches whom through each of them.
         neuron: the node that they drive.
         constant: what arrives besides, in every step.
+        largest: the largest magnitude of what arrives besides, the same in every step of a sample;
+            None where nothing does.
     """
     shape, given = neuron.type.shape, constants_of(neuron)
-    gain, threshold = (
-        torch.as_tensor(given[name], dtype=torch.float64).cpu() for name in ("gain", "threshold")
-    )
-    # Of neurons of one channel, which share their weights, the least excitable sets their unit.
-    each = torch.broadcast_to(gain / threshold, shape)
-    factor = each.reshape(shape[0], -1).amin(1)
+    each, factor = excitability(neuron)
     of_channel = factor.view(-1, *(1,) * (len(shape) - 1))
     relative = torch.where(each == of_channel, 1.0, of_channel / each)
     weights = tuple(
@@ -166,7 +172,23 @@ def float_layer(
         given["refractory"],
         neuron.type.steps,
         _over(relative, shape),
+        None if largest is None else largest * float(factor.max()),
     )
+
+
+def excitability(neuron: Node) -> tuple[Tensor, Tensor]:
+    """How many thresholds a current of 1 is.
+
+    Returns:
+        Of each neuron, ``float64[*shape]``; and of each channel, ``[C]``: its neurons share their
+        weights, and the least excitable of them sets their unit.
+    """
+    shape, given = neuron.type.shape, constants_of(neuron)
+    gain, threshold = (
+        torch.as_tensor(given[name], dtype=torch.float64).cpu() for name in ("gain", "threshold")
+    )
+    each = torch.broadcast_to(gain / threshold, shape)
+    return each, each.reshape(shape[0], -1).amin(1)
 
 
 def _over(values: Any, shape: tuple[int, ...]) -> Floats:
@@ -261,9 +283,9 @@ def to_integers_at(
             for mantissa, step in zip(weights, steps, strict=True)
         ]
         clipped += wraps.sum(1) * sum(mantissa[0, 0].numel() for mantissa in weights)
-    biases, exponents, outside = _bias(
-        layer.bias * thresholds * 2.0**registers.threshold_shift, registers
-    )
+    unit = thresholds * 2.0**registers.threshold_shift
+    most = (layer.bias.detach().abs() + (layer.written or 0.0)) * unit
+    biases, exponents, outside = _bias(layer.bias * unit, most, registers)
     of_scales = list(zip(*weights, strict=True)) if weights else [()] * len(scales)
     largest = [math.ceil(x * 2**registers.synapse_shift) for x in worst.amax(1).tolist()]
     return [
@@ -285,12 +307,18 @@ def _shrunk(mantissa: Tensor, factor: Tensor, step: Tensor) -> Tensor:
     return mantissa + (smaller * step - mantissa.detach())  # whole numbers: exact
 
 
-def _bias(scaled: Tensor, registers: Registers) -> tuple[Tensor, list[int], Tensor]:
+def _bias(scaled: Tensor, reach: Tensor, registers: Registers) -> tuple[Tensor, list[int], Tensor]:
     """Mantissas at each scale, the smallest common exponents at which they are in range, and how
-    many never are."""
+    many never are.
+
+    Args:
+        scaled: biases in the register's unit.
+        reach: their magnitudes with the largest that is added to them.
+        registers: the target's.
+    """
     largest = min(registers.bias_max, -registers.bias_min)
     exponents = []
-    for most in scaled.detach().abs().amax(1).tolist() if scaled.shape[1] else [0.0] * len(scaled):
+    for most in reach.amax(1).tolist() if reach.shape[1] else [0.0] * len(reach):
         exponent = 0
         while exponent < registers.bias_exp_max and round(most / 2**exponent) > largest:
             exponent += 1

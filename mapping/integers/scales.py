@@ -36,7 +36,7 @@ def at_largest_scale(layer: FloatLayer, name: str, registers: Registers, bits: i
         BadInput: if there is none.
     """
     weights = tuple(weight.detach().numpy() for weight in layer.weights)
-    bias = layer.bias.detach().numpy()
+    bias = layer.bias.detach().abs().numpy() + (layer.written or 0.0)
     modes = tuple(_sign_mode(weight, registers) for weight in weights)
     grids = [weight_grid(registers, bits, mode) for mode in modes]
     most = largest_state(registers.state_bits)

@@ -97,7 +97,8 @@ def search_scales(
             names = [name for name in segment.nodes if graph[name].op == "neuron"]
             for name in names:
                 layer = layer_of(graph, name)
-                if not layer.synapses:  # the same in every step of every image
+                # The same in every step: of an image where the host writes it, else of all.
+                if not layer.synapses or layer.written is not None:
                     found[name] = Rounded(unclipped(layer, name, registers, weight_bits))
                     inputs[name] = values[name]
                     continue

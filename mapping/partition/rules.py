@@ -9,6 +9,7 @@ import torch
 from mapping.graph.ir import Graph, Kind, Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.ops.neuron import constants_of
+from mapping.graph.repeats import repeats
 from mapping.targets.schema import Registers
 
 HINTS = {
@@ -26,10 +27,11 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
     """The convolutions and linear layers whose sum is a neuron's current.
 
     Returns:
-        The synapse nodes, none where a constant drives it, or a sentence that says what stands in
-        the way.
+        The synapse nodes, none where a constant or a value of each sample drives it, or a sentence
+        that says what stands in the way.
     """
     found: list[Node] = []
+    written: list[Node] = []
     pending = [graph[graph[neuron].inputs[0]]]
     while pending:
         node = pending.pop()
@@ -37,6 +39,8 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
             pending.extend(graph[name] for name in node.inputs)
         elif node.op == "ones":
             pass
+        elif repeats(node):
+            written.append(node)
         elif OPS[node.op].role != "synapse":
             made = f"{node.op}), not from synapses alone"
             if node.op == "maxpool":
@@ -51,7 +55,43 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
                     return f"the delayed spikes of {late.name!r} are used elsewhere too"
         if len(graph.consumers(node.name)) != 1:
             return f"the current of {node.name!r} is used elsewhere too"
-    return found[::-1]
+    return _unwritable(graph[neuron], written) or found[::-1]
+
+
+def _unwritable(neuron: Node, written: Sequence[Node]) -> str | None:
+    """Why a chip cannot be given the repeated part of a current as biases; None if it can."""
+    if not written:
+        return None
+    if len(written) > 1:
+        names = " and ".join(repr(node.name) for node in written)
+        return f"its current has several parts that are the same in all steps, {names}"
+    if written[0].attrs.get("largest") is None:
+        return (
+            "its current is the same in all steps, and to write it as biases its range must be "
+            "known: pass calibration data"
+        )
+    if torch.as_tensor(constants_of(neuron)["alpha"]).any():
+        return (
+            "its current is the same in all steps and lasts for several, and a chip adds what is "
+            "written once a sample to the membrane, where it does not last"
+        )
+    return None
+
+
+def written_to(graph: Graph, neuron: str) -> Node | None:
+    """The node whose values are a neuron's bias, written once a sample; None where there is none.
+
+    Args:
+        graph: any.
+        neuron: one that the chip can take.
+    """
+    pending = [graph[neuron].inputs[0]]
+    while pending:
+        node = graph[pending.pop()]
+        if repeats(node):
+            return node
+        pending.extend(node.inputs if node.op == "add" else ())
+    return None
 
 
 def delays_of(graph: Graph, synapse: Node) -> list[Node]:
@@ -143,6 +183,8 @@ def current_nodes(graph: Graph, neuron: str) -> list[str]:
     pending = [graph[neuron].inputs[0]]
     while pending:
         name = pending.pop()
+        if repeats(graph[name]):
+            continue
         names.append(name)
         if graph[name].op == "add":
             pending.extend(graph[name].inputs)

@@ -100,7 +100,11 @@ class _Layer:
         return f"{kinds} sums, {self.neurons.arithmetic} neurons"
 
     def run(
-        self, sources: Mapping[str, Tensor], tally: Tally, membranes: torch.dtype | None
+        self,
+        sources: Mapping[str, Tensor],
+        tally: Tally,
+        membranes: torch.dtype | None,
+        bias: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """Spikes ``[B, T, ..., C]`` and membranes, from the spikes of all sources, laid out alike.
 
@@ -108,12 +112,17 @@ class _Layer:
             sources: by name, those with delays among them by :func:`_delayed`.
             tally: to count in.
             membranes: the type to keep membranes in; None keeps none.
+            bias: what the host wrote, ``int64[B, ..., C]``, if it did.
         """
         spikes, kept = self.empty(sources, membranes)
         samples, steps = spikes.shape[:2]
         for chunk in self.chunks(samples, steps):
             part = None if kept is None else kept[chunk]
-            self.neurons(self.drive(sources, chunk, steps), tally, spikes[chunk], part)
+            drive, written = (
+                self.drive(sources, chunk, steps),
+                None if bias is None else bias[chunk],
+            )
+            self.neurons(drive, tally, spikes[chunk], part, written)
         return spikes, kept
 
     def run_from(
@@ -122,12 +131,13 @@ class _Layer:
         sources: Mapping[str, Tensor],
         tally: Tally,
         membranes: torch.dtype | None,
+        bias: Tensor | None,
     ) -> tuple[Tensor, Tensor | None, Mapping[str, Tensor]]:
         """Run from a given state, by the neurons' definition; also gives the state afterwards."""
         spikes, kept = self.empty(sources, membranes)
         samples, steps = spikes.shape[:2]
         drive = self.drive(sources, slice(0, samples), steps)
-        defined = self.define()
+        defined = self.define().written(bias)
         end = defined.advance(_begin(defined, state, drive[:, 0]), drive, tally, spikes, kept)
         return spikes, kept, {name: x.movedim(-1, 1) for name, x in end.items()}
 
@@ -177,6 +187,7 @@ def _run_loop(
     state: SegmentState | None,
     tallies: Mapping[str, Tally],
     membranes: torch.dtype | None,
+    biases: Mapping[str, Tensor],
 ) -> Iterator[tuple[Tensor, Tensor | None, Mapping[str, Tensor]]]:
     """Run the populations of a loop together, step by step; the sums from outside go ahead.
 
@@ -187,6 +198,7 @@ def _run_loop(
         state: to start from; None is cleared state.
         tallies: to count in.
         membranes: the type to keep membranes in; None keeps none.
+        biases: what the host wrote, ``int64[B, ..., C]``, by population.
 
     Yields:
         Of each layer the spikes ``[B, T, ..., C]``, the membranes and the state afterwards.
@@ -199,10 +211,14 @@ def _run_loop(
         now, kept[layer.name] = layer.empty(sources, membranes)
         spikes[layer.name] = torch.cat([past[layer.name], now], 1)
     start = {layer.name: past[layer.name].shape[1] for layer in layers}
-    neurons = {layer.name: layer.define() for layer in layers}
+    defined = {layer.name: layer.define() for layer in layers}
     largest = max(layers, key=lambda layer: prod(layer.shape))
     for chunk in largest.chunks(samples, steps):
         drives = {layer.name: layer.drive(sources, chunk, steps) for layer in layers}
+        neurons = {
+            name: some.written(biases[name][chunk]) if name in biases else some
+            for name, some in defined.items()
+        }
         registers = {}
         for layer in layers:
             before = (
@@ -264,7 +280,8 @@ class FastProgram:
         """Run one batch.
 
         Args:
-            inputs: the spikes of each port, ``bool[T, B, *shape]``.
+            inputs: the spikes of each port, ``bool[T, B, *shape]``, or its biases,
+                ``int64[B, *shape]``.
             first: has no effect, since nothing happens by chance.
             membranes: whether to keep them.
             state: what every sample starts from; None is cleared state.
@@ -276,6 +293,10 @@ class FastProgram:
         given = checked_inputs(self.segment, inputs)
         sources: dict[str, Tensor] = {}
         past: dict[str, Tensor] = {}
+        biases = {p.name: given.pop(p.bias) for p in self.segment.populations if p.bias is not None}
+        biases = {name: x.to(self.device).movedim(1, -1) for name, x in biases.items()}
+        for name, x in biases.items():  # no spikes, of as many samples and steps
+            sources[f"{name}\0bias"] = x.new_empty(len(x), self.segment.steps, 0, dtype=torch.bool)
         for name, port in given.items():
             self._add(sources, past, name, stored(port.to(self.device)), state)
         spikes, tallies, kept, registers = {}, {}, {}, {}
@@ -284,7 +305,7 @@ class FastProgram:
             for part in self.parts:
                 for layer in part:
                     tallies[layer.name] = Tally((self.segment.steps, *layer.shape))
-                done = self._run(part, sources, state, tallies, kind, keep_state)
+                done = self._run(part, sources, state, tallies, kind, keep_state, biases)
                 for layer, (fired, states, after) in zip(part, done, strict=True):
                     registers[layer.name] = after
                     self._add(sources, past, layer.name, fired, state)
@@ -310,6 +331,7 @@ class FastProgram:
         tallies: Mapping[str, Tally],
         membranes: torch.dtype | None,
         keep_state: bool,
+        biases: Mapping[str, Tensor],
     ) -> Sequence[tuple[Tensor, Tensor | None, Mapping[str, Tensor]]]:
         """Spikes, membranes and, where it is wanted, the state afterwards, of each layer."""
         (layer, *others) = part
@@ -317,11 +339,12 @@ class FastProgram:
         if others or layer.looped:
             some = next(iter(sources.values()))
             past = {x.name: self._before(x.name, some, x.shape, state) for x in part}
-            return tuple(_run_loop(part, sources, past, state, tallies, membranes))
+            return tuple(_run_loop(part, sources, past, state, tallies, membranes, biases))
+        bias = biases.get(layer.name)
         if state is None and not keep_state:
-            return [(*layer.run(sources, tally, membranes), {})]
+            return [(*layer.run(sources, tally, membranes, bias), {})]
         before = None if state is None else state.registers[layer.name]
-        return [layer.run_from(before, sources, tally, membranes)]
+        return [layer.run_from(before, sources, tally, membranes, bias)]
 
     def _before(
         self, name: str, some: Tensor, shape: tuple[int, ...], state: SegmentState | None

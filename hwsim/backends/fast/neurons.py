@@ -9,7 +9,7 @@ output needs no move.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,7 +38,12 @@ class Neurons(Protocol):
         """What they are computed in, in one word."""
 
     def __call__(
-        self, drive: Tensor, tally: Tally, spikes: Tensor, membranes: Tensor | None
+        self,
+        drive: Tensor,
+        tally: Tally,
+        spikes: Tensor,
+        membranes: Tensor | None,
+        bias: Tensor | None = None,
     ) -> None:
         """Run some samples from cleared state.
 
@@ -48,6 +53,8 @@ class Neurons(Protocol):
             spikes: of the same shape, bool, dense; to write to.
             membranes: of the same shape, in what :func:`membrane_dtype` says, dense; to write
                 those at the end of each step to, or None.
+            bias: mantissas that the host wrote for each sample, ``int64[B, ..., C]``, or None
+                where the neurons have their own.
         """
 
 
@@ -66,6 +73,7 @@ class Compiled:
         may_overflow: whether a register can leave its range at all.
         reset: what the membrane does after a spike.
         refractory: steps after a spike that add nothing to the membrane.
+        bias_exp: of what the host writes.
     """
 
     threshold: Tensor
@@ -78,17 +86,36 @@ class Compiled:
     may_overflow: bool
     reset: str
     refractory: int
+    bias_exp: Tensor
     arithmetic: str = "int32"
 
     def __call__(
-        self, drive: Tensor, tally: Tally, spikes: Tensor, membranes: Tensor | None
+        self,
+        drive: Tensor,
+        tally: Tally,
+        spikes: Tensor,
+        membranes: Tensor | None,
+        bias: Tensor | None = None,
     ) -> None:
         """Run some samples; see :class:`Neurons`."""
-        drive, r = drive.contiguous(), self.registers
+        drive = drive.contiguous()
+        if bias is None:
+            self._run(drive, tally, spikes, membranes, self.bias)
+            return
+        written = (bias << self.bias_exp).to(torch.int32).flatten(1).contiguous()
+        for place, of_sample in enumerate(written):  # the kernel has one bias for all samples
+            here = slice(place, place + 1)
+            kept = None if membranes is None else membranes[here]
+            self._run(drive[here], tally, spikes[here], kept, of_sample)
+
+    def _run(
+        self, drive: Tensor, tally: Tally, spikes: Tensor, membranes: Tensor | None, bias: Tensor
+    ) -> None:
         samples, steps = drive.shape[:2]
+        r = self.registers
         kernels.call(
             "lif", samples, steps, drive[0, 0].numel(), self.period, drive, self.shift,
-            self.bias, self.threshold, self.kept_u, self.kept_v, r.decay_bits, r.state_bits,
+            bias, self.threshold, self.kept_u, self.kept_v, r.decay_bits, r.state_bits,
             r.keep_top, self.may_overflow, self.reset != "zero" or self.refractory > 0,
             self.reset == "subtract", self.refractory, spikes, tally.fired, tally.updated,
             tally.overflows, membranes,
@@ -111,11 +138,22 @@ class Defined:
     arithmetic: str = "int64"
 
     def __call__(
-        self, drive: Tensor, tally: Tally, spikes: Tensor, membranes: Tensor | None
+        self,
+        drive: Tensor,
+        tally: Tally,
+        spikes: Tensor,
+        membranes: Tensor | None,
+        bias: Tensor | None = None,
     ) -> None:
         """Run some samples; see :class:`Neurons`."""
         state = self.neuron.cleared(torch.zeros_like(drive[:, 0], dtype=torch.int64))
-        self.advance(state, drive, tally, spikes, membranes)
+        self.written(bias).advance(state, drive, tally, spikes, membranes)
+
+    def written(self, bias: Tensor | None) -> Defined:
+        """The same neurons with biases of each sample, ``int64[B, ..., C]``, if there are any."""
+        if bias is None:
+            return self
+        return replace(self, neuron=with_constants(self.neuron, {"bias": bias}))
 
     def advance(
         self,
@@ -210,9 +248,8 @@ def compile_neurons(
     """
     half = 1 << (registers.state_bits - 1)
     most_drive = population.largest_drive << registers.synapse_shift
-    none = np.zeros((), np.int64)
     neuron = population.neuron
-    bias = shift_left(*(getattr(neuron, name, none) for name in ("bias", "bias_exp")))
+    bias = _largest_biases(population, registers)
     most = 2 * half + most_drive + int(abs(bias).max(initial=0))
     if isinstance(neuron, Lif) and subtracts(neuron.reset):
         most += int(shift_left(neuron.threshold, registers.threshold_shift).max())
@@ -236,7 +273,7 @@ def _compiled(
     if neuron.du.size > 1 or neuron.dv.size > 1:
         return None
     half, full = 1 << (r.state_bits - 1), 1 << r.decay_bits
-    bias = shift_left(neuron.bias, neuron.bias_exp)
+    bias = _largest_biases(population, r)
     threshold = neuron.threshold << r.threshold_shift
     kept_u = full - (neuron.du.item() + r.current_decay_offset)
     kept_v = full - (neuron.dv.item() + r.membrane_decay_offset)
@@ -250,7 +287,9 @@ def _compiled(
         return None
     reach = (min(most_u, half) + most_bias) * sum((kept_v / full) ** t for t in range(steps))
     each = [_channels_last(values, population.shape) for values in (threshold, bias)]
-    threshold, bias = (np.ascontiguousarray(v).reshape(-1) for v in np.broadcast_arrays(*each))
+    if population.bias is not None:  # of each neuron, and replaced for each sample
+        each.append(np.zeros((*population.shape[1:], population.shape[0]), np.int64))
+    threshold, bias = (np.ascontiguousarray(v).reshape(-1) for v in np.broadcast_arrays(*each)[:2])
     return Compiled(
         torch.from_numpy(threshold.astype(np.int32)),
         torch.from_numpy(bias.astype(np.int32)),
@@ -262,7 +301,17 @@ def _compiled(
         most_u >= half or reach >= half,
         neuron.reset,
         neuron.refractory,
+        torch.from_numpy(_channels_last(neuron.bias_exp, population.shape)),
     )
+
+
+def _largest_biases(population: Population, registers: Registers) -> Ints:
+    """Biases in the membrane's unit, the largest that the register holds where the host writes."""
+    none = np.zeros((), np.int64)
+    bias, exponent = (getattr(population.neuron, name, none) for name in ("bias", "bias_exp"))
+    if population.bias is not None:
+        bias = np.array(min(registers.bias_min, -registers.bias_max), np.int64)
+    return np.asarray(shift_left(bias, exponent))
 
 
 def _channels_last(values: Ints, shape: tuple[int, ...]) -> Ints:

@@ -131,7 +131,8 @@ def run_worker(
 
     Args:
         segment: one that :func:`hwsim.backends.lava.limits.check_faithful` accepts.
-        spikes: the spikes of each port, ``bool[T, B, *shape]``.
+        spikes: the spikes of each port, ``bool[T, B, *shape]``, or its biases,
+            ``int64[B, *shape]``.
         timeout_s: the longest that it may take, in seconds.
 
     Returns:
@@ -143,7 +144,8 @@ def run_worker(
     plain, arrays = pack(segment)
     job = {"segment": plain, "arrays": arrays, "inputs": dict(spikes)}
     what = f"Lava's run of segment {segment.name!r}"
-    steps, samples = next(iter(spikes.values())).shape[:2]
+    first = segment.inputs[0]
+    steps, samples = segment.steps, spikes[first.name].shape[first.kind == "spikes"]
     want = {p.name: (steps, samples, *p.shape) for p in segment.populations}
     fired = run_isolated(
         NETWORK,

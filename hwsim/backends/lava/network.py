@@ -39,12 +39,13 @@ def run_network(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str,
 
     Args:
         segment: one that :func:`hwsim.backends.lava.limits.check_faithful` accepts.
-        inputs: the spikes of each port, ``bool[T, B, *shape]``.
+        inputs: the spikes of each port, ``bool[T, B, *shape]``, or its biases,
+            ``int64[B, *shape]``.
 
     Returns:
         The spikes of each population, aligned with the inputs, ``bool[T, B, *shape]``.
     """
-    steps, samples = next(iter(inputs.values())).shape[:2]
+    steps, samples = segment.steps, _samples(segment, inputs)
     network = _Network(segment, inputs)
     fired = {}
     for name, stream in network.run().items():
@@ -52,6 +53,11 @@ def run_network(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str,
         stream = stream[start : start + samples * steps]
         fired[name] = stream.reshape(samples, steps, *stream.shape[1:]).swapaxes(0, 1)
     return fired
+
+
+def _samples(segment: ChipSegment, inputs: Mapping[str, NDArray[Any]]) -> int:
+    port = segment.inputs[0]
+    return inputs[port.name].shape[port.kind == "spikes"]
 
 
 class _Network:
@@ -64,12 +70,17 @@ class _Network:
         sources: list[Port | Population] = [*segment.inputs, *segment.populations]
         self.shape: dict[str, Shape] = {item.name: tuple(item.shape) for item in sources}
         self.depth = segment.depths()
-        samples = next(iter(inputs.values())).shape[1]
+        samples = _samples(segment, inputs)
         self.steps = samples * self.period + max(self.depth.values())
         self.models: dict[Any, Any] = {}
         self.taps: dict[tuple[str, int, int], Any] = {}  # source, steps held, delay
         self.sinks: dict[str, Any] = {}
+        self.biases = {
+            port.name: inputs[port.name] for port in segment.inputs if port.kind == "bias"
+        }
         for port in segment.inputs:
+            if port.kind == "bias":
+                continue
             data = np.zeros((self.steps, *self.shape[port.name]), dtype=np.int32)
             stream = inputs[port.name].swapaxes(0, 1).reshape(-1, *self.shape[port.name])
             data[: len(stream)] = stream
@@ -123,10 +134,15 @@ class _Network:
             for key, name in {"vth": "threshold", "du": "du", "dv": "dv"}.items()
         }
         one = {key: int(v.flat[0]) for key, v in several.items() if (v == v.flat[0]).all()}
+        written = {}
+        if population.bias is not None:
+            written = {"biases": self.biases[population.bias].T, "first": 1 + self.depth[name]}
         neurons = self._process(
-            _neurons(frozenset(several) - frozenset(one), neuron.reset, neuron.refractory),
+            _neurons(
+                frozenset(several) - frozenset(one), neuron.reset, neuron.refractory, bool(written)
+            ),
             shape=shape[::-1],
-            **{**several, **one},
+            **{**several, **one, **written},
             bias_mant=np.broadcast_to(neuron.bias, shape).T.copy(),
             bias_exp=neuron.bias_exp.item(),
             reset_interval=self.period,
@@ -217,25 +233,29 @@ class _Network:
 
 
 @functools.cache
-def _neurons(several: frozenset[str], reset: str, refractory: int) -> Any:
+def _neurons(several: frozenset[str], reset: str, refractory: int, written: bool) -> Any:
     """A model of Lava's neurons, with what Lava's lack where it is asked for.
 
     Lava's have one threshold and one pair of decays together, and a spike clears their
     membrane in the same step. Here there may be one for each neuron, and the membrane may stay: in
-    the next step it tells which neurons fired, as :class:`mapping.chip.Lif` says.
+    the next step it tells which neurons fired, as :class:`mapping.chip.Lif` says. And each sample
+    may have biases of its own.
     """
     from lava.magma.core.model.py.type import LavaPyType
     from lava.magma.core.process.variable import Var
     from lava.proc.lif.models import PyLifResetModelBitAcc
     from lava.proc.lif.process import LIFReset
 
-    if not several and reset == "zero" and not refractory:
+    if not several and reset == "zero" and not refractory and not written:
         return PyLifResetModelBitAcc
 
     class Neurons(LIFReset):  # type: ignore[misc]
-        def __init__(self, *, vth: Any, du: Any, dv: Any, **settings: Any) -> None:
+        def __init__(
+            self, *, vth: Any, du: Any, dv: Any, biases: Any = 0, first: int = 0, **settings: Any
+        ) -> None:
             super().__init__(**settings)
-            for name, values in {"vth": vth, "du": du, "dv": dv}.items():
+            more = {"biases": biases, "first": first} if written else {}
+            for name, values in {"vth": vth, "du": du, "dv": dv, **more}.items():
                 setattr(self, name, Var(shape=np.shape(values) or (1,), init=values))
 
     class Model(PyLifResetModelBitAcc):  # type: ignore[misc]
@@ -244,6 +264,16 @@ def _neurons(several: frozenset[str], reset: str, refractory: int) -> Any:
             LavaPyType(np.ndarray if name in several else int, np.int32, precision=bits)
             for name, bits in (("vth", 17), ("du", 12), ("dv", 12))
         )
+
+        if written:
+            biases = LavaPyType(np.ndarray, np.int32)  # of each sample, the last axis
+            first = LavaPyType(int, int)  # the step in which the first sample arrives
+
+            def scale_bias(self) -> None:
+                sample = (self.time_step - self.first) // self.reset_interval
+                if 0 <= sample < self.biases.shape[-1]:
+                    self.bias_mant = self.biases[..., sample]
+                super().scale_bias()
 
         def subthr_dynamics(self, activation_in: Any) -> None:
             self.fired = fired = self.v > self.effective_vth

@@ -115,7 +115,8 @@ def _options(arguments: Sequence[str]) -> Any:
         "input",
         metavar="INPUT.npz",
         type=Path,
-        help="SEGMENT/inputs/PORT, bool[T, N, *shape]; has8 simulate --record spikes writes it.",
+        help="SEGMENT/inputs/PORT, bool[T, N, *shape], or int64[N, *shape] where it is biases; "
+        "has8 simulate --record spikes writes it.",
     )
     parser.add_argument(
         "output",
@@ -172,13 +173,17 @@ def _opened(path: Path, kind: str, hint: str) -> Any:
 
 
 def _check_inputs(segment: ChipSegment, inputs: Arrays) -> None:
-    samples = next(iter(inputs.values())).shape[1:2]
+    first = segment.inputs[0]
+    samples = (inputs[first.name].shape[first.kind == "spikes" :] or (0,))[0]
     for port in segment.inputs:
         spikes = inputs[port.name]
-        want = (segment.steps, *samples, *port.shape)
-        if spikes.dtype != bool or spikes.shape != want or 0 in want:
+        kind, axes, time = "bool", "T, N", f"{segment.steps}, N"
+        want: tuple[int, ...] = (segment.steps, samples, *port.shape)
+        if port.kind == "bias":
+            kind, axes, time, want = "int64", "N", "N", (samples, *port.shape)
+        if str(spikes.dtype) != kind or spikes.shape != want or 0 in want:
             raise BackendError(
                 f"{segment.name}/inputs/{port.name} is {spikes.dtype}{list(spikes.shape)}, "
-                f"expected bool[T, N, *shape] = bool[{segment.steps}, N, "
+                f"expected {kind}[{axes}, *shape] = {kind}[{time}, "
                 f"{', '.join(map(str, port.shape))}] with the same N > 0 for all of a segment's"
             )

@@ -53,9 +53,10 @@ class BitPlanes(Attrs, frozen=True, tag_field="coding", tag=BitPlaneEncoder.codi
 
 
 class Duplicates(Attrs, frozen=True, tag_field="coding", tag=DuplicateEncoder.coding):
-    """Attributes of values that are repeated."""
+    """Attributes of values that are repeated, and their largest magnitude where it is known."""
 
     steps: Positive
+    largest: Annotated[float, Meta(ge=0)] | None = None
 
 
 class Phases(Attrs, frozen=True, tag_field="coding", tag=PhaseEncoder.coding):
