@@ -19,7 +19,7 @@ from mapping.chip.neurons import Lif
 from mapping.chip.segment import Population
 from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
-from mapping.integers.rounding import excitability
+from mapping.integers.rounding import written
 from mapping.targets.schema import Registers
 
 
@@ -69,14 +69,18 @@ def written_biases(
     """
     lif, shape = population.neuron, population.shape
     assert isinstance(lif, Lif)
-    factor = excitability(neuron)[1].numpy()
     # A channel's unit is its largest threshold, as that of its weights is.
-    threshold = np.broadcast_to(lif.threshold, shape).reshape(len(factor), -1).max(1)
-    unit = factor * threshold * 2.0 ** (registers.threshold_shift - int(lif.bias_exp))
-    scaled = current.cpu().double() * torch.from_numpy(unit).view(-1, *(1,) * (len(shape) - 1))
-    wanted = scaled.round() + torch.from_numpy(np.broadcast_to(lif.bias, shape).astype(np.float64))
-    written = wanted.clamp(registers.bias_min, registers.bias_max)
-    return written.long(), int((written != wanted).sum())
+    thresholds = np.broadcast_to(lif.threshold, shape).reshape(shape[0], -1).max(1)
+    bias = torch.from_numpy(np.broadcast_to(lif.bias, shape).astype(np.float64))
+    held, clipped = written(
+        neuron,
+        torch.from_numpy(thresholds.astype(np.float64)),
+        bias,
+        int(lif.bias_exp),
+        registers,
+        current.cpu(),
+    )
+    return held.long(), clipped
 
 
 def decode(node: Node, spikes: Tensor) -> Tensor:

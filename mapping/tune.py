@@ -23,8 +23,9 @@ from mapping.graph.ops import OPS, run_node
 from mapping.integers.methods import Method
 from mapping.integers.neurons import ChipNeurons
 from mapping.integers.quantize import Rounded
-from mapping.integers.rounding import Scale, Scales, layer_of, to_integers
+from mapping.integers.rounding import Scale, Scales, layer_of, to_integers, written
 from mapping.integers.sums import weighted_sums
+from mapping.partition.rules import written_to
 from mapping.partition.segments import Partition
 from mapping.pipeline import Given, Reset, choose_scales, lower
 from mapping.targets.schema import Target, load_target
@@ -120,6 +121,15 @@ class TunedNetwork(nn.Module):
         ):
             spikes = values[synapse.inputs[0]].flatten(0, 1).to(weight.dtype)
             drive = drive + weighted_sums(wires, spikes, weight).reshape(drive.shape)
+        if (source := written_to(graph, node.name)) is not None:  # lasts no step: as on a membrane
+            channel = (-1, *(1,) * (len(node.type.shape) - 1))
+            bias = integers.bias.view(channel)
+            thresholds = bias.new_tensor(integers.scale.thresholds)
+            biases, _ = written(
+                node, thresholds, bias, integers.bias_exp, self._registers, values[source.name]
+            )
+            added = (biases - bias) * 2**integers.bias_exp
+            drive = drive + added.to(drive.dtype).reshape(drive.shape)
         return neurons(drive, layer.steps, integers, ATAN_ALPHA).float()
 
 

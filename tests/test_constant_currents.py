@@ -33,6 +33,7 @@ from mapping.graph.ir import Graph, Kind, Node, Signal
 from mapping.graph.repeats import measured, repeat_last
 from mapping.graph.verify import verify_graph
 from mapping.integers.rounding import Scale
+from mapping.tune import tune
 
 REGISTERS = LOIHI.registers
 
@@ -342,3 +343,14 @@ def test_ports_of_biases_are_checked():
     ):
         with pytest.raises(BadInput):
             check_segment(broken, REGISTERS)
+
+
+def test_tuning_computes_what_the_chip_does_with_what_is_written():
+    torch.manual_seed(0)
+    net, x = Net(), images()
+    tuned = tune(net, LOIHI, calibration=x, scales="round")
+    mapped = map_model(net, calibration=x, scales=tuned.scales)
+    answer = tuned(x)
+    assert answer.any() and torch.equal(simulate(mapped, x).logits, answer.detach())
+    answer.square().sum().backward()
+    assert all(weight.grad.any() for weight in tuned.weights)

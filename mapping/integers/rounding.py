@@ -191,6 +191,35 @@ def excitability(neuron: Node) -> tuple[Tensor, Tensor]:
     return each, each.reshape(shape[0], -1).amin(1)
 
 
+def written(
+    neuron: Node,
+    thresholds: Tensor,
+    bias: Tensor,
+    bias_exp: int,
+    registers: Registers,
+    current: Tensor,
+) -> tuple[Tensor, int]:
+    """The mantissas of biases that hold a current which is the same in every step of a sample.
+
+    Args:
+        neuron: the node that it drives.
+        thresholds: the mantissa of each channel's largest threshold, ``float64[C]``.
+        bias: mantissas that the neurons have in every sample, which broadcast over them.
+        bias_exp: exponent of them all.
+        registers: the target's.
+        current: in the neuron's floats, ``[..., *shape]``; gradients pass to it.
+
+    Returns:
+        Whole numbers in float64, ``bias`` included, and how many are clipped to the register.
+    """
+    factor = excitability(neuron)[1].to(current.device)
+    unit = factor * thresholds * 2.0 ** (registers.threshold_shift - bias_exp)
+    scaled = current.double() * unit.view(-1, *(1,) * (len(neuron.type.shape) - 1))
+    wanted = _rounded(scaled) + bias
+    held = wanted.clamp(registers.bias_min, registers.bias_max)
+    return held, int((held != wanted).sum())
+
+
 def _over(values: Any, shape: tuple[int, ...]) -> Floats:
     """One value, one for each channel or one for each neuron of a shape, whichever is enough."""
     each = np.broadcast_to(torch.as_tensor(values, dtype=torch.float64).cpu().numpy(), shape)
