@@ -20,6 +20,7 @@ from mapping.targets.schema import Target, load_target, target_names
 
 UNSHOWN = ("input", "flatten")
 """Kinds of nodes that are no layers."""
+ON_CHIP = "spikes drive it, and the target has such neurons"
 BOUNDARY = {
     "encode": "it makes the steps that the layers behind it take: a host's work",
     "decode": "it reads out what the steps made: a host's work",
@@ -128,7 +129,7 @@ def _chip_nodes(partition: Partition) -> set[str]:
 
 
 def _layers(graph: Graph, partition: Partition, others: Mapping[str, set[str]]) -> Iterator[Layer]:
-    chip = {name: segment for segment in partition.on_chip for name in segment.nodes}
+    chip = _chip_nodes(partition)
     rejected = {rejection.node: rejection.reason for rejection in partition.rejections}
     for node in graph:
         if node.op in UNSHOWN:
@@ -141,7 +142,7 @@ def _layers(graph: Graph, partition: Partition, others: Mapping[str, set[str]]) 
             node.type.shape,
             node.type.steps,
             "chip" if on_chip else "host",
-            chip[node.name].reason
+            ON_CHIP
             if on_chip
             else rejected.get(node.name, BOUNDARY.get(role, "it works beside the chip's layers")),
             () if on_chip else tuple(t for t, taken in others.items() if node.name in taken),

@@ -66,6 +66,7 @@ def here(monkeypatch, capfd):
     [
         "has8 --version",
         "has8 --help",
+        "has8 check --help",
         "has8 map --help",
         "has8 simulate --help",
         "has8 train --help",

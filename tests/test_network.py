@@ -95,6 +95,16 @@ def test_a_loop_that_was_outside_and_another_output(tmp_path):
     assert second.output.type.steps == 5
 
 
+def test_a_network_that_feeds_itself_is_saved_too(tmp_path):
+    """Its graph has a loop, which closes through a delay."""
+    torch.manual_seed(0)
+    cell = snn.RLeaky(beta=0.8, all_to_all=True, linear_features=3, init_hidden=True)
+    net, x = over_time(nn.Sequential(nn.Linear(16, 3), cell), 6), torch.rand(4, 16)
+    graph = load_model(save_model(net, x, tmp_path / "net.pt"))
+    assert "delay" in {node.op for node in graph}
+    assert evaluate(graph, x).equal(net(x))
+
+
 def test_what_is_no_saved_network_is_told_what_it_is(tmp_path):
     x = torch.rand(4, 1, 4, 4)
     path = save_model(looped(16, 3), x, tmp_path / "net.pt")

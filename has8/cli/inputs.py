@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from has8.data import Data, data_names, load_data
+from has8.cli.preparation import Preparation
+from has8.data import Data, data_names, event_names
 from has8.errors import BadInput
+from mapping.graph.ir import Graph
 
 
 def find_data(
@@ -16,8 +19,9 @@ def find_data(
     root: Path | None,
     *,
     training: Mapping[str, Any],
-    input_shape: Sequence[int],
+    input_shape: Sequence[int] | None,
     class_names: Sequence[str] | None,
+    preparation: Preparation | None = None,
 ) -> Data:
     """The data to run a trained model on.
 
@@ -25,20 +29,25 @@ def find_data(
         data: a name or folder; None for what the model was trained on.
         root: where named data lie.
         training: the provenance of the model's training.
-        input_shape: shape of the images that the model takes, ``(C, H, W)``.
+        input_shape: of one sample that the model takes; None if it is not known.
         class_names: classes that the model knows; None if they were not kept.
+        preparation: what is done to the data first.
 
     Raises:
         UnknownName: if it is neither a name nor a folder.
         BadInput: if no data are named and none known, or they do not fit the model.
     """
-    if len(input_shape) != 3:
-        raise BadInput(
-            f"the model takes inputs of shape {tuple(input_shape)}, not images (C, H, W)"
-        )
-    preprocess = training.get("preprocess", "crop")
-    source = load_data(_name(data, training), root, input_shape[1], preprocess=preprocess)
-    if source.input_shape != tuple(input_shape):
+    how = Preparation() if preparation is None else preparation
+    if input_shape is not None:
+        if len(input_shape) not in (1, 3):
+            raise BadInput(
+                f"the model takes inputs of shape {tuple(input_shape)}, neither images (C, H, W) "
+                "nor vectors of their pixels"
+            )
+        how = how.for_input(tuple(input_shape), None)
+    source = how.load(_name(data, training), root, training.get("preprocess", "crop"))
+    shape = (math.prod(source.input_shape),) if how.flatten else source.input_shape
+    if input_shape is not None and shape != tuple(input_shape):
         raise BadInput(
             f"{source.name} has images of shape {source.input_shape} and the model takes "
             f"{tuple(input_shape)}: choose its data with --data"
@@ -49,6 +58,20 @@ def find_data(
             f"{_few(class_names)}: choose its data with --data"
         )
     return source
+
+
+def check_classes(graph: Graph, source: Data) -> None:
+    """Refuse data that have more classes than a network has outputs.
+
+    Raises:
+        BadInput: if they have.
+    """
+    outputs, classes = graph.output.type.size, len(source.class_names)
+    if outputs < classes:
+        raise BadInput(
+            f"{source.name} has {classes} classes and the network {outputs} outputs: choose its "
+            "data with --data, or another of its outputs with --output"
+        )
 
 
 def check_writable(folder: Path) -> None:
@@ -98,10 +121,10 @@ def _name(data: str | None, training: Mapping[str, Any]) -> str:
     if data is not None:
         return data
     trained_on = training.get("data")
-    if trained_on not in data_names():
+    if trained_on not in [*data_names(), *event_names()]:
         raise BadInput(
             f"the model was trained on {trained_on or 'unknown data'}, which has8 cannot find by "
-            f"that name: say which images to run with --data NAME or --data FOLDER"
+            f"that name: say which data to run with --data NAME or --data FOLDER"
         )
     return str(trained_on)
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from has8.cli.boundary import do
-from has8.cli.options import FOLDER, data_options, quantization_options
+from has8.cli.options import (
+    FOLDER,
+    data_options,
+    network_options,
+    preparation_options,
+    quantization_options,
+)
 from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.targets.schema import target_names
 
 
 @click.command("map", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option(
     "--target",
     default="loihi",
@@ -34,6 +39,8 @@ from mapping.targets.schema import target_names
     help="all, none, or names of chip segments, separated by commas.",
 )
 @data_options
+@network_options
+@preparation_options
 @click.option(
     "--verify",
     type=click.Choice(["lava", "none"]),
@@ -72,9 +79,13 @@ from mapping.targets.schema import target_names
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @click.version_option(package_name="has8")
 def map_command(**options: Any) -> None:
-    """Map MODEL (a .pt of has8 train) onto a neuromorphic chip.
+    """Map MODEL onto a neuromorphic chip.
 
-    Cuts the model between host and chip, quantises and places the chip's part, runs test images
+    MODEL is a .pt of has8 train, a network saved by mapping.save_model, or FILE.py:NAME: a class
+    or function (or module) NAME in a Python file of yours, which is run for it. All others are
+    numbers, and nobody's code is run.
+
+    Cuts the model between host and chip, quantises and places the chip's part, runs test data
     through the float model and through the chip's integers, holds a few of them against Lava
     spike by spike, and prices the result. Writes MODEL.h8 and MODEL.report.json beside MODEL, or
     into the folder --out.
@@ -82,5 +93,8 @@ def map_command(**options: Any) -> None:
     \b
     has8-map examples/models/digits.pt --target loihi --out .
     has8-map model.pt --partition head.snn,blocks.0.snn --samples 500
+    has8-map net.pt --data mnist --mean 0.1307 --std 0.3081
+    has8-map mynet.py:Net --weights state.pt --data nmnist --steps 25
+    has8-map mynet.py:Net --data mnist --flatten --steps 25 --readout count
     """
     do("map:run_map", options)

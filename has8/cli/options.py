@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from has8.data.names import data_names
+from has8.data.names import data_names, event_names
 from mapping.integers.methods import METHODS
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -25,6 +25,9 @@ DEFAULT_BITS = 8
 LOCAL = "local"
 """The value of ``--ray`` without an address: a Ray of our own, started for the run."""
 
+READOUTS = ("count", "spikes", "membrane_sum", "membrane_last", "membrane_max")
+"""What :func:`has8.over_time` can read out."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 data_root_option = click.option(
@@ -32,6 +35,114 @@ data_root_option = click.option(
     type=FOLDER,
     help="Where downloaded data lie.  [default: $HAS8_DATA, else ~/.cache/has8/data]",
 )
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers separated by commas."""
+
+    name = "X,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        """The numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(map(float, str(value).split(",")))
+        except ValueError:
+            self.fail(f"{value!r} is not numbers separated by commas, such as 0.5,0.5", param, ctx)
+
+
+def _added(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
+    """A decorator that adds options, listed in this order."""
+
+    def added(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return added
+
+
+network_options = _added(
+    (
+        click.option(
+            "--weights",
+            type=click.Path(path_type=Path),
+            help="For FILE.py:NAME: its state dictionary, by torch.save, alone or within a "
+            "checkpoint; read as numbers only.",
+        ),
+        click.option(
+            "--args",
+            metavar="JSON",
+            help="For FILE.py:NAME: its arguments, such as '{\"beta\": 0.9}'.",
+        ),
+        click.option(
+            "--readout",
+            type=click.Choice(READOUTS),
+            help="For a forward that takes one step: loop over --steps, and read this out.  "
+            "[default: the forward has the loop]",
+        ),
+        click.option(
+            "--steps",
+            type=click.IntRange(min=1),
+            help="Steps of --readout, of events, or of images with --inputs steps.",
+        ),
+        click.option(
+            "--coding",
+            type=click.Choice(["static", "rate"]),
+            default="static",
+            show_default=True,
+            help="With --readout, of values: the same in every step, or random spikes of that rate.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Seed of --coding rate.",
+        ),
+        click.option(
+            "--inputs",
+            type=click.Choice(["values", "steps", "spikes"]),
+            help="What the network takes: values [N, ...], or values or spikes in each step, "
+            "[T, N, ...].  [default: spikes of events, values of images]",
+        ),
+        click.option(
+            "--output",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            help="Which of several tensors that it returns.",
+        ),
+    )
+)
+"""How a network of the user's own is made and run."""
+
+preparation_options = _added(
+    (
+        click.option("--image-size", type=click.IntRange(min=1), help="Pixels a side."),
+        click.option(
+            "--channels", type=click.Choice(["1", "3"]), help="Make grey of colours, or repeat it."
+        ),
+        click.option("--mean", type=Numbers(), help="Subtract this, of images in 0 to 1."),
+        click.option("--std", type=Numbers(), help="Divide by this then."),
+        click.option("--flatten", is_flag=True, help="Give vectors, for a linear first layer."),
+        click.option(
+            "--bin",
+            "binning",
+            type=click.Choice(["time", "count"]),
+            default="time",
+            show_default=True,
+            help="Steps of events: equal stretches of time, or equally many events.",
+        ),
+        click.option(
+            "--window-us",
+            type=click.IntRange(min=1),
+            help="Microseconds of a step of events.  [default: a T-th of each recording]",
+        ),
+    )
+)
+"""What is done to data before a network takes them; mappings keep it."""
 
 
 def data_options(command: Command) -> Command:
@@ -47,8 +158,8 @@ def data_options(command: Command) -> Command:
         data_root_option,
         click.option(
             "--data",
-            help=f"{', '.join(data_names())}, or a folder of images.  "
-            "[default: what it was trained on]",
+            help=f"{', '.join(data_names())}, a folder of images, or with --steps events: "
+            f"{', '.join(event_names())}.  [default: what it was trained on]",
         ),
     ):
         command = option(command)

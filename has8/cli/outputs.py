@@ -28,11 +28,15 @@ class Outputs:
         model: the model's file.
         folder: where to; None for beside the model.
         read: other files that are read.
+        weights: the files of these that make the model, beside its own.
+        told: what else makes it.
     """
 
     model: Path
     folder: Path | None
     read: tuple[Path, ...] = ()
+    weights: tuple[Path, ...] = ()
+    told: str = ""
 
     @property
     def artefact(self) -> Path:
@@ -46,8 +50,9 @@ class Outputs:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the model's file, in hexadecimal."""
-        return sha256(self.model.read_bytes()).hexdigest()
+        """SHA-256 of the model's file and of what else makes it, in hexadecimal."""
+        files = b"".join(path.read_bytes() for path in (self.model, *self.weights))
+        return sha256(files + self.told.encode()).hexdigest()
 
     def check(self, *, verify: bool, overwrite: bool) -> None:
         """Refuse to lose what is there, before any work is done.
@@ -61,7 +66,7 @@ class Outputs:
                 report that one without would replace.
         """
         for path in (self.artefact, self.report):
-            check_new_file(path, self.model, *self.read)
+            check_new_file(path, self.model, *self.read, *self.weights)
         if overwrite:
             return
         found = {

@@ -156,7 +156,7 @@ def _agreements(
 ) -> tuple[Agreement, ...]:
     mapped, backends, batch_size = shared
     batches = paired(mapped, x, labels, batch_size)
-    return agreements(mapped, batches, backends, total=len(x), first=first)
+    return agreements(mapped, batches, backends, total=x.shape[sample_axis(mapped)], first=first)
 
 
 def _spread(
@@ -180,8 +180,8 @@ def _spread(
         try:
             workers = _Workers(ray, retries, timeout_s)
             size = _shard_size(total, batch_size, workers.count)
-            done, parts = 0, dict[int, Any]()
-            with closing(workers.run(work, ray.put(shared), shards(size))) as results:
+            done, parts, axis = 0, dict[int, Any](), sample_axis(shared[0])
+            with closing(workers.run(work, ray.put(shared), shards(size), axis)) as results:
                 for first, samples, part in results:
                     parts[first] = part
                     done += samples
@@ -267,7 +267,7 @@ class _Workers:
         self.remote = ray.remote(_run_shard).options(num_cpus=reserved, max_retries=retries)
 
     def run(
-        self, work: Callable[..., Any], shared: Any, shards: Iterable[tuple[Tensor, ...]]
+        self, work: Callable[..., Any], shared: Any, shards: Iterable[tuple[Tensor, ...]], axis: int
     ) -> Generator[tuple[int, int, Any], None, None]:
         """Each shard's first sample, its samples, and what came out, as they finish."""
         waiting, start = iter(shards), 0
@@ -278,8 +278,9 @@ class _Workers:
                     # Copies: a view would be pickled with all the samples behind it.
                     copies = tuple(tensor.clone() for tensor in tensors)
                     task = self.remote.remote(work, shared, copies, start, self.threads)
-                    running[task] = (start, len(tensors[0]))
-                    start += len(tensors[0])
+                    samples = tensors[0].shape[axis]
+                    running[task] = (start, samples)
+                    start += samples
                 if not running:
                     return
                 found, _ = self.ray.wait(list(running), num_returns=1, timeout=self.timeout_s)

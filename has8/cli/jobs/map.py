@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
+from msgspec import to_builtins
 from torch import Tensor
 
-from has8 import Checkpoint, load_checkpoint
-from has8.cli.inputs import find_data
+from has8 import Checkpoint
+from has8.cli.inputs import check_classes, find_data
+from has8.cli.jobs.networks import Coding, fitting, open_network, prepared_for, with_loop
 from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
 from has8.cli.outputs import DIGEST, Outputs
+from has8.cli.preparation import PLAIN, PREPARATION
 from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.errors import BackendError
 from has8.files import write_whole
+from has8.steps import Readout
 from has8.text import printable
 from hwsim import compare, estimate, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.divergence import Comparison
 from hwsim.experiments.fidelity import answers_of, float_answers
+from hwsim.program import sample_axis
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
 from mapping.finetune import quantization_of
@@ -33,7 +39,7 @@ from mapping.pipeline import Reset
 
 def run_map(
     *,
-    model: Path,
+    model: str,
     target: str,
     host: str,
     partition: str,
@@ -46,43 +52,61 @@ def run_map(
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
+    weights: Path | None,
+    args: str | None,
+    readout: Readout | None,
+    coding: Coding,
+    seed: int,
+    output: int,
     out: Path | None,
     overwrite: bool,
     full: bool,
     as_json: bool,
     quiet: bool,
+    **preparation: Any,
 ) -> None:
     """Do what the options of :func:`has8.cli.map.map_command` ask for."""
-    checkpoint, chip, processor = load_checkpoint(model), load_target(target), load_host(host)
-    outputs = Outputs(model, out, (Path(target), Path(host)))
+    chip, processor = load_target(target), load_host(host)
+    network = open_network(model, weights, args)
+    how = prepared_for(network, preparation, readout)
+    network = with_loop(network, how, data, readout, coding, seed)
+    others = Path(target), Path(host)
+    outputs = Outputs(network.file, out, others, network.weights, network.told)
     outputs.check(verify=verify != "none", overwrite=overwrite)
     source = find_data(
         data,
         data_root,
-        training=checkpoint.provenance,
-        input_shape=checkpoint.input_shape,
-        class_names=checkpoint.class_names,
+        training=network.training,
+        input_shape=network.shape,
+        class_names=network.class_names,
+        preparation=how,
     )
-    bits, chosen = _scales(checkpoint, chip.name, weight_bits, scales, per_channel)
-    with stages(quiet) as stage:
+    how = how.for_data(source.name)
+    bits, chosen = _scales(network.checkpoint, chip.name, weight_bits, scales, per_channel)
+    with stages(quiet) as stage, fitting(network, source):
         stage("mapping")
         calibration, _ = source.train.tensors(CALIBRATION)
         mapped = map_model(
-            checkpoint.model,
+            network.model,
             chip,
             _names(partition),
             calibration=calibration,
             weight_bits=bits,
             scales=chosen,
             per_channel=per_channel,
+            inputs=how.inputs or "values",
+            output=output,
             reset=reset,
             provenance={
                 DIGEST: outputs.digest,
                 "data": source.name,
-                "class_names": list(checkpoint.class_names),
-                "training": dict(checkpoint.provenance),
+                "class_names": list(source.class_names),
+                "training": dict(network.training),
+                **({"model": network.facts["model"]} if "model" in network.facts else {}),
+                **({} if how == PLAIN else {PREPARATION: to_builtins(how)}),
             },
         )
+        check_classes(mapped.graph, source)
         images, labels = source.test.tensors(samples)
         done = stage("float model")
         answers = float_answers(mapped, images, batch_size=BATCH, on_progress=done)
@@ -95,11 +119,11 @@ def run_map(
         verified, unverified = None, "not asked for"
         if verify == "lava":
             stage("checking against Lava")
-            verified, unverified = _verify(mapped, images[:verify_samples])
+            verified, unverified = _verify(mapped, images, verify_samples)
     summary = summarize(
         mapped,
         cost,
-        model=model.stem,
+        model=network.file.stem,
         accuracy_float=_accuracy(answers, labels),
         accuracy_mapped=_accuracy(answers_of(mapped.graph, run.logits), labels),
         verified=verified,
@@ -119,14 +143,14 @@ def run_map(
 
 
 def _scales(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | None,
     chip: str,
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
 ) -> tuple[int, Method | Scales]:
     """Bits and scales: as told, else as the model was fine-tuned for this chip, else the usual."""
-    tuned = quantization_of(checkpoint.provenance)
+    tuned = None if checkpoint is None else quantization_of(checkpoint.provenance)
     told = weight_bits is not None or scales is not None or per_channel
     if tuned is not None and tuned.target == chip and not told:
         return tuned.weight_bits, tuned.scales
@@ -143,7 +167,7 @@ def _accuracy(answers: Tensor, labels: Tensor) -> float:
     return float((answers == labels).double().mean())
 
 
-def _verify(mapped: Mapped, images: Tensor) -> tuple[Comparison | None, str]:
+def _verify(mapped: Mapped, images: Tensor, samples: int) -> tuple[Comparison | None, str]:
     """The comparison with Lava, or why there is none."""
     if not mapped.chip_segments:
         return None, "nothing runs on the chip"
@@ -151,6 +175,8 @@ def _verify(mapped: Mapped, images: Tensor) -> tuple[Comparison | None, str]:
     if reason is not None:
         return None, reason
     try:
-        return compare(mapped, images, "fast", "lava"), ""
+        axis = sample_axis(mapped)
+        few = images.narrow(axis, 0, min(samples, images.shape[axis]))
+        return compare(mapped, few, "fast", "lava"), ""
     except BackendError as error:  # the simulation's results are worth keeping
         return None, str(error)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 
 from has8.cli.inputs import check_new_file, find_data
 from has8.cli.options import LOCAL
+from has8.cli.preparation import PREPARATION, Preparation
 from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.data import Data, batches
 from has8.data.images import spread
-from has8.errors import BadInput
+from has8.errors import BadInput, CheckpointError
 from has8.text import printable
 from hwsim import Faults, Recording
 from hwsim.backends.lava.backend import Lava
@@ -156,6 +159,7 @@ def _data(mapped: Mapped, data: str | None, root: Path | None) -> Data:
         training={**facts.get("training", {}), "data": facts.get("data")},
         input_shape=mapped.graph.input.type.shape,
         class_names=classes,
+        preparation=_preparation(facts),
     )
     outputs = mapped.graph.output.type.size
     if classes is None and len(source.class_names) != outputs:
@@ -164,3 +168,15 @@ def _data(mapped: Mapped, data: str | None, root: Path | None) -> Data:
             f"choose its data with --data"
         )
     return source
+
+
+def _preparation(facts: Mapping[str, Any]) -> Preparation | None:
+    """What was done to the data that it was mapped with."""
+    if PREPARATION not in facts:
+        return None
+    try:
+        return msgspec.convert(facts[PREPARATION], Preparation)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(
+            f"the mapping does not say how its data are prepared ({error}): map it anew"
+        ) from error

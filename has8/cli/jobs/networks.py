@@ -1,0 +1,336 @@
+"""The network that a command is given: a trained model, a saved network, or a file of the user's.
+
+Only ``FILE.py:NAME`` runs code, which the user asks for by writing it; all others are numbers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import traceback
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from has8 import Checkpoint, load_checkpoint, over_time
+from has8.cli.preparation import Preparation
+from has8.data import Data, event_names
+from has8.errors import BadInput, CheckpointError, Has8Error, TraceError
+from has8.reading import regular_file
+from has8.steps import Readout
+from mapping.chip.archive import MANIFEST
+from mapping.graph.ir import Graph
+from mapping.network import FORMAT, read_network
+from mapping.pipeline import Given, takes
+
+Coding = Literal["static", "rate"]
+"""How values become the input of each step."""
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+"""Under which training scripts keep a state dictionary."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put in front of every name."""
+NAMED = 3
+"""Names of weights that a message gives."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is to be mapped.
+
+    Args:
+        model: the network.
+        file: what the results are called after.
+        weights: the files of its weights, if they are not in its own.
+        told: what else made it, for the digest.
+        checkpoint: of a model that has8 trained.
+        shape: of its input, where that is known.
+        inputs: what it takes, where that is known.
+        steps: of its input, where these are known.
+        facts: what was kept with it.
+    """
+
+    model: nn.Module | Graph
+    file: Path
+    weights: tuple[Path, ...] = ()
+    told: str = ""
+    checkpoint: Checkpoint | None = None
+    shape: tuple[int, ...] | None = None
+    inputs: Given | None = None
+    steps: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def training(self) -> Mapping[str, Any]:
+        """The provenance of its training."""
+        return self.facts if self.checkpoint is None else self.checkpoint.provenance
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes that it knows."""
+        return None if self.checkpoint is None else self.checkpoint.class_names
+
+
+def open_network(model: str, weights: Path | None = None, args: str | None = None) -> Network:
+    """A network by what the user calls it.
+
+    Args:
+        model: a .pt of ``has8 train``, a file of :func:`mapping.save_model` or ``FILE.py:NAME``.
+        weights: a state dictionary for ``FILE.py:NAME``.
+        args: its arguments, a JSON object.
+
+    Raises:
+        CheckpointError: if a file cannot be read.
+        BadInput: if the user's file or an option is not as it must be.
+    """
+    file, colon, name = model.rpartition(":")
+    if colon and file.endswith(".py"):
+        made = _made(Path(file), name, _arguments(args))
+        if weights is not None:
+            load_weights(made, weights)
+        read = () if weights is None else (weights,)
+        return Network(made, Path(file), read, f"{name} {args or ''}")
+    if weights is not None or args is not None:
+        raise BadInput("--weights and --args are for a network of your own, FILE.py:NAME")
+    if model.endswith(".py"):
+        raise BadInput(f"name the network in {model}, a class or a function: {model}:NAME")
+    path = Path(model)
+    if _is_network(path):
+        graph, facts = read_network(path)
+        signal = graph.input.type
+        return Network(
+            graph,
+            path,
+            shape=signal.shape,
+            inputs=takes(graph),
+            steps=signal.steps,
+            facts=facts,
+        )
+    try:
+        checkpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        if "state_dict" not in str(error) and "no has8 file:" not in str(error):
+            raise
+        raise CheckpointError(
+            f"{error}, or for weights of your own FILE.py:NAME --weights {path}"
+        ) from error
+    return Network(checkpoint.model, path, checkpoint=checkpoint, shape=checkpoint.input_shape)
+
+
+def prepared_for(
+    network: Network, options: Mapping[str, Any], readout: Readout | None
+) -> Preparation:
+    """What is to be done to data, by the user's options and by what is known of the network.
+
+    Raises:
+        BadInput: if both say something and differ.
+    """
+    channels, mean, std = (options[name] for name in ("channels", "mean", "std"))
+    made = {"channels": channels and int(channels), "mean": mean or (), "std": std or ()}
+    how = Preparation(**{**options, **made})
+    if network.inputs is not None and how.inputs not in (None, network.inputs):
+        raise BadInput(f"the network takes {network.inputs}: leave out --inputs")
+    if network.steps is not None and how.steps not in (None, network.steps):
+        raise BadInput(f"the network takes {network.steps} steps: leave out --steps")
+    if how.inputs == "values" and how.steps is not None and readout is None:
+        raise BadInput("--steps of values are for --readout: leave it out, or say what to read out")
+    inputs, steps = how.inputs or network.inputs, how.steps or network.steps
+    return msgspec.structs.replace(how, inputs=inputs, steps=steps)
+
+
+def with_loop(
+    network: Network,
+    how: Preparation,
+    data: str | None,
+    readout: Readout | None,
+    coding: Coding = "static",
+    seed: int = 0,
+) -> Network:
+    """A network whose forward takes one step, with the loop over the steps.
+
+    Args:
+        network: with a forward of one step.
+        how: its data are prepared; has the number of steps.
+        data: whose name says whether there is an input for each step.
+        readout: see :func:`has8.over_time`; None if the forward has the loop.
+        coding: of values, whether each step has the same or spikes of that rate.
+        seed: of the spikes.
+
+    Raises:
+        BadInput: if the network has its loop already, or the steps are not known.
+    """
+    if readout is None:
+        if coding != "static":
+            raise BadInput("--coding is of a loop that is added: say what to read with --readout")
+        return network
+    if not isinstance(network.model, nn.Module):
+        raise BadInput("a saved network has its readout already: leave out --readout")
+    if how.steps is None:
+        raise BadInput("--readout loops over the steps: say how many with --steps")
+    each = data in event_names() if how.inputs is None else how.inputs != "values"
+    if each and coding != "static":
+        raise BadInput("--coding is of values, and these come in steps: leave it out")
+    kind: Literal["static", "steps", "rate"] = "steps" if each else coding
+    model = over_time(network.model, how.steps, readout, kind, seed)
+    told = f"{network.told} {how.steps} {readout} {coding} {seed}"
+    return replace(network, model=model, told=told)
+
+
+@contextmanager
+def fitting(network: Network, source: Data) -> Iterator[None]:
+    """A body that runs a network on data, and names these where its forward fails.
+
+    Raises:
+        TraceError: as in the body, with what the network was given.
+    """
+    try:
+        yield
+    except TraceError as error:
+        if network.shape is not None or " fails" not in str(error):
+            raise
+        shape = "x".join(map(str, source.input_shape))
+        raise TraceError(
+            f"{error} (on {shape} of {source.name}, which --flatten, --image-size and --channels "
+            "change)"
+        ) from error
+
+
+def _is_network(path: Path) -> bool:
+    """Whether a file is a saved network, by its content."""
+    with regular_file(path) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if archive.getinfo(MANIFEST).compress_type != zipfile.ZIP_STORED:
+                    return False
+                head = json.loads(archive.read(MANIFEST))
+        except Exception:  # it is something else, which its own reader tells
+            return False
+    return isinstance(head, dict) and head.get("format") == FORMAT
+
+
+def _arguments(args: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(args or "{}")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise BadInput(f"--args takes a JSON object, such as '{{\"beta\": 0.9}}', not {args!r}")
+    return found
+
+
+def _made(file: Path, name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network that a user's file makes: this runs it."""
+    with regular_file(file):
+        pass
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.resolve().parent))
+    known = sys.modules.get(file.stem)
+    sys.modules[file.stem] = module
+    try:
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+            found = getattr(module, name, None)
+            if found is None:
+                raise BadInput(f"{file} has no {name!r}: name a class or a function in it")
+            made = found if isinstance(found, nn.Module) else found(**arguments)
+    except Has8Error:
+        raise
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"{file} fails{_line(error, file)}: {_words(error)}") from error
+    finally:
+        sys.path.remove(str(file.resolve().parent))
+        if known is not None:
+            sys.modules[file.stem] = known
+    if not isinstance(made, nn.Module):
+        raise BadInput(
+            f"{name} of {file} must be a torch module, or make one, not a {type(made).__name__}"
+        )
+    return made.eval()
+
+
+def _line(error: BaseException, file: Path) -> str:
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f" in line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file.absolute()]
+    return f" in line {lines[-1]}" if lines else ""
+
+
+def _words(error: BaseException) -> str:
+    words = (error.msg if isinstance(error, SyntaxError) else str(error)).strip()
+    return f"{type(error).__name__}{f': {words.splitlines()[0]}' if words else ''}"
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a state dictionary into a network: numbers only, whatever wrapped it.
+
+    Args:
+        model: the network.
+        path: what ``torch.save`` wrote of its ``state_dict()``, or of a dictionary that has it.
+
+    Raises:
+        CheckpointError: if it cannot be read, holds code, or is not of this network.
+    """
+    with regular_file(path) as file:
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a broken pickle can raise anything
+            raise CheckpointError(
+                f"{path} holds no weights that can be read without running code "
+                f"({_words(error).partition('. ')[0]}): save net.state_dict() with torch.save"
+            ) from error
+    state = _unwrapped(state, path)
+    own = model.state_dict()
+    missing, odd = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = sorted(
+        k for k in own.keys() & state.keys() if own[k].shape != state[k].shape and own[k].dim()
+    )
+    faults = [
+        f"{what} {_few(names)}"
+        for what, names in (("it lacks", missing), ("nobody takes", odd))
+        if names
+    ]
+    faults += [
+        f"{k!r} is of shape {tuple(state[k].shape)}, and the network's of {tuple(own[k].shape)}"
+        for k in shapes[:1]
+    ]
+    if faults:
+        raise CheckpointError(f"the weights in {path} are not of this network: {'; '.join(faults)}")
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        detail = str(error).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"the weights in {path} are not of this network: {detail}") from error
+
+
+def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors by name, without what training scripts and wrappers put around them."""
+    while isinstance(state, Mapping) and not any(map(torch.is_tensor, state.values())):
+        inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
+        if inner is None:
+            break
+        state = inner
+    if not isinstance(state, Mapping) or not state or not all(map(torch.is_tensor, state.values())):
+        raise CheckpointError(
+            f"{path} holds no state dictionary, alone or as {', '.join(map(repr, WRAPPERS))}: save "
+            "net.state_dict() with torch.save"
+        )
+    names = {str(key): value for key, value in state.items()}
+    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), None):
+        names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
+    return names
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(repr, names[:NAMED])) + more
