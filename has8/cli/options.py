@@ -92,7 +92,7 @@ network_options = _added(
             type=click.Choice(["static", "rate"]),
             default="static",
             show_default=True,
-            help="With --readout, of values: the same in every step, or random spikes of that rate.",
+            help="With --readout, of values: the same each step, or random spikes of that rate.",
         ),
         click.option(
             "--seed",
