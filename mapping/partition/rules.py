@@ -18,8 +18,8 @@ HINTS = {
 }
 """What lets a neuron with a reset that a target lacks go to it."""
 POOL_SPIKES = (
-    "the largest of several currents, which no chip takes: put the pooling behind the neuron, where "
-    "it pools spikes"
+    "the largest of several currents, which no chip takes: put the pooling behind the neuron, "
+    "where it pools spikes"
 )
 
 
