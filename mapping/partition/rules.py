@@ -140,6 +140,8 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             continue
         if node.type.steps is None:
             reasons[node.name] = "works on values without time steps: an ANN layer"
+        elif node.op == "fired":
+            reasons[node.name] = node.attrs["why"]
         elif reason := OPS[node.op].reason:
             reasons[node.name] = reason
         elif node.op == "maxpool" and graph[node.inputs[0]].type.kind is Kind.VALUE:

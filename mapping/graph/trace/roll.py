@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from has8.errors import TraceError
-from mapping.graph.ir import Graph, Node, Signal, sorted_graph, unique_name
+from mapping.graph.ir import Graph, Node, Signal, loops_of, sorted_graph, unique_name
 from mapping.graph.ops import OPS, op_of
 from mapping.graph.trace.opaque import record
 from mapping.graph.trace.values import (
@@ -53,7 +53,27 @@ def roll(known: Values, last: Value, start: Made, given: Signal) -> Graph:
         name = rolled.value(value.made, value.step)
     else:
         name = rolled.total([_term(term, factor) for term, factor in value.terms], "readout")
-    return sorted_graph(rolled.nodes.values(), name)
+    graph = sorted_graph(rolled.nodes.values(), name)
+    for part in loops_of(graph.nodes):
+        if len(part) > 1:
+            _check_loop(part)
+    return graph
+
+
+def _check_loop(part: Sequence[Node]) -> None:
+    """What is in a loop over steps must run step by step.
+
+    Raises:
+        TraceError: if a node of it takes all steps at once.
+    """
+    for node in part:
+        if node.op == "torch" and not node.attrs["merged"]:
+            users = [n for n in part if n.op == "fired" and node.name in n.inputs]
+            name, why = (users[0].name, users[0].attrs["why"]) if users else (node.name, "")
+            raise TraceError(
+                f"layer {name!r} is in a loop over steps, and cannot be run in single steps"
+                + (f": {why}" if why else "")
+            )
 
 
 _Term = tuple[Made, int | None, float]
@@ -107,9 +127,27 @@ class _Roll:
                 f"the steps do not repeat: {made.name!r} runs {chain.calls} steps and {source!r}, "
                 f"which feeds it, {self.types[source].steps}"
             )
+        if chain.foreign is not None:
+            self._foreign(name, made, chain, source)
+            return
         if chain.feedback is not None:
             source = self._fed_back(chain, source)
         self._add(name, made.op, (source,), made.attrs, made.tensors, named=True)
+
+    def _foreign(self, name: str, made: Made, chain: Chain, source: str) -> None:
+        try:
+            content = chain.foreign.content(made.op, self.types[source])
+        except Exception as error:  # whatever a foreign layer raises
+            said = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise TraceError(
+                f"neuron {chain.cell!r} cannot be mapped: {chain.foreign.why} (nor can its steps "
+                f"be followed: {said})"
+            ) from error
+        if made.op != "spk":
+            self._add(name, "torch", (source,), content.attrs, content.tensors, named=True)
+            return
+        steps = self._add(f"{name}.steps", "torch", (source,), content.attrs, content.tensors)
+        self._add(name, "fired", (steps,), {"why": chain.foreign.why}, named=True)
 
     def _fed_back(self, chain: Chain, source: str) -> str:
         """The current of a neuron, with what its spikes of the step before add."""

@@ -22,6 +22,7 @@ from has8.errors import Has8Error, TraceError
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
 from mapping.graph.ops.cells import constants_of, factor_of, feedback_of, states_of
+from mapping.graph.trace.foreign import foreign
 from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form
 from mapping.graph.trace.roll import roll
 from mapping.graph.trace.values import (
@@ -323,7 +324,7 @@ class _Run(Watch):
         try:
             attrs, factor = constants_of(cell), factor_of(cell)
         except ValueError as error:
-            raise TraceError(f"{user} cannot be mapped: {error}") from error
+            return self._foreign(seen, cell, str(error))
         names = states_of(cell)
         if "spk" in names and factor != 1:
             raise TraceError(
@@ -346,6 +347,36 @@ class _Run(Watch):
             chain.made["mem"].op = "unread"  # cleared already in the step's end
         spike = Step(self._of(chain, "spk", attrs, spikes), chain.calls)
         self.set(spikes, spike if factor == 1 else Sum(((spike, factor),)))
+        chain.calls += 1
+        return result
+
+    def _foreign(self, seen: Seen, cell: Any, said: str) -> Any:
+        """One step of a neuron that no constants describe."""
+        found = foreign(cell, said)
+        if found is None:
+            raise TraceError(f"{seen.user} cannot be mapped: {said}")
+        args, kwargs = seen.args, seen.kwargs
+        current = args[0] if args else kwargs["input_"]
+        states = dict(zip(found.states, args[1:], strict=False)) | kwargs
+        given = [s if (s := states.get(n)) is not None else getattr(cell, n) for n in found.states]
+        chain = self._chain(seen.name, seen.user, found.states, given, current)
+        chain.foreign = chain.foreign or found
+        self._drive(chain, self._source(current, chain, seen.user), seen.user)
+        chain.foreign.currents.append(current.clone())
+        result = seen.func(*args, **kwargs)
+        spikes = result[0] if isinstance(result, tuple) else result
+        for what in ("spk", *found.states):
+            tensor = spikes if what == "spk" else getattr(cell, what)
+            if what not in chain.made:
+                chain.made[what] = Made(
+                    chain.cell if what == "spk" else f"{chain.cell}.{what}",
+                    what,
+                    shape=tuple(tensor.shape),
+                    kind=Kind.SPIKE if what == "spk" else Kind.VALUE,
+                    timed=True,
+                    chain=chain,
+                )
+            self.set(tensor, Step(chain.made[what], chain.calls))
         chain.calls += 1
         return result
 

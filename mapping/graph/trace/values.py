@@ -68,6 +68,7 @@ class Chain:
         calls: how many, which is the number of its steps.
         sources: what drove it, by step.
         feedback: the layer from its spikes of the step before to its current, or None.
+        foreign: the neuron itself, where no constants describe it.
         made: its spikes and states, by name.
     """
 
@@ -75,6 +76,7 @@ class Chain:
     calls: int = 0
     sources: list[Slot] = field(default_factory=list)
     feedback: Any = None
+    foreign: Any = None
     made: dict[str, Made] = field(default_factory=dict)
 
 
