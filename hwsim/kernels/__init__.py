@@ -13,7 +13,7 @@ from typing import Any
 from has8.kernels import build
 
 _ARGUMENTS = {
-    "lif": "nnnnnpnppnnnnnnnnnppppp",
+    "lif": "nnnnnpnppppnnnnnnnnnppppp",
     "encode": "nnnnprrppp",
     "decode": "nnnnppp",
     "count": "nnnpp",

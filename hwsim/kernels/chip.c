@@ -40,40 +40,39 @@ static inline int32_t decayed(int32_t x, uint32_t kept, int bits) {
 }
 
 struct neuron {
-    uint32_t kept_u, kept_v; /* of 2^decay_bits */
     int decay_bits, shift, keep_top;
     int32_t half; /* u wraps at half, v is clipped at half - 1 */
     int32_t subtracts, clears; /* all ones where the step after a spike does so, else 0 */
+    int32_t at_once; /* all ones where the step of a spike itself subtracts, else 0 */
 };
 
 /* One step of a block: sums that arrive to spikes. Inlined with the last three arguments known.
    Where v is kept, it is not cleared by a spike and tells in the next step that there was one. */
 static inline __attribute__((always_inline)) void step(
     long size, const struct neuron *p, const float *restrict drive, const int32_t *restrict bias,
-    const int32_t *restrict threshold, int32_t *restrict u, int32_t *restrict v,
-    uint8_t *restrict spikes, int32_t *restrict fired, int32_t *restrict updated, int64_t *wraps,
+    const int32_t *restrict threshold, const int32_t *restrict kept_u,
+    const int32_t *restrict kept_v, int32_t *restrict u, int32_t *restrict v, uint8_t *restrict spikes, int32_t *restrict fired, int32_t *restrict updated, int64_t *wraps,
     int64_t *clips, const int decays, const int overflows, const int keeps
 ) {
-    const uint32_t kept_u = p->kept_u, kept_v = p->kept_v;
     const int bits = p->decay_bits, shift = p->shift;
     const int32_t limit = p->half - 1, top = p->half - !p->keep_top;
     const uint32_t range = 2 * (uint32_t)p->half - 1;
-    const int32_t subtracts = p->subtracts, clears = p->clears;
+    const int32_t subtracts = p->subtracts, clears = p->clears, at_once = p->at_once;
     int32_t wrapped = 0, clipped = 0;
     for (long i = 0; i < size; i++) {
         const int32_t arriving = (int32_t)drive[i], before = v[i];
         int32_t current = (int32_t)((uint32_t)arriving << shift);
-        if (decays) current += decayed(u[i], kept_u, bits);
+        if (decays) current += decayed(u[i], kept_u[i], bits);
         if (overflows) { /* into the range that ends at top */
             const int32_t inside = top - (int32_t)((uint32_t)(top - current) & range);
             wrapped += inside != current;
             current = inside;
         }
         if (decays) u[i] = current;
-        int32_t membrane = decayed(before, kept_v, bits) + current + bias[i];
+        int32_t membrane = decayed(before, kept_v[i], bits) + current + bias[i];
+        const int32_t again = -(before > threshold[i]); /* all ones if it fired, where v is kept */
         if (keeps) {
-            const int32_t fired = -(before > threshold[i]); /* all ones if so */
-            membrane = (membrane - (threshold[i] & fired & subtracts)) & ~(fired & clears);
+            membrane = (membrane - (threshold[i] & again & subtracts)) & ~(again & clears);
         }
         if (overflows) {
             const int32_t lower = membrane < limit ? membrane : limit;
@@ -85,49 +84,59 @@ static inline __attribute__((always_inline)) void step(
         spikes[i] = fires;
         fired[i] += fires;
         updated[i] += (before | current | bias[i] | arriving) != 0;
+        if (keeps) { /* what is taken off in the step of the spike, or given back after it */
+            const int32_t change = (threshold[i] & again) - (threshold[i] & -fires);
+            const int32_t left = membrane + (change & at_once);
+            const int32_t lower = left < limit ? left : limit;
+            membrane = lower > -limit ? lower : -limit;
+            clipped += membrane != left;
+        }
         v[i] = fires && !keeps ? 0 : membrane;
     }
     *wraps += wrapped, *clips += clipped;
 }
 
 /* Leaky integrate and fire over all steps, from cleared state: weighted sums drive[samples, steps,
-   n], whole numbers that act times 2^shift, to spikes of the same shape. Bias and threshold are
-   per channel; fired and updated[steps, n] count over the samples, overflows[2] wraps of u and
+   n], whole numbers that act times 2^shift, to spikes of the same shape. Bias, threshold and what
+   decays keep, of 2^decay_bits, are per channel; lasts is 0 if kept_u is for all; fired and updated[steps, n] count over the samples, overflows[2] wraps of u and
    clips of v. may_overflow is 0 if neither can leave its range. A spike clears v at once, or keeps
-   is set: then the next step subtracts the threshold, ends at 0 or does neither. membranes[samples,
+   is set: then the next step subtracts the threshold (which at_once moves to the end of the step
+   itself), ends at 0 or does neither. membranes[samples,
    steps, n], at the end of each step, may be NULL. */
 void lif(
     long threads, long samples, long steps, long n, long channels, const float *drive, long shift,
-    const int32_t *bias, const int32_t *threshold, long kept_u, long kept_v, long decay_bits,
-    long state_bits, long keep_top, long may_overflow, long keeps, long subtracts, long clears,
-    uint8_t *spikes, int32_t *fired, int32_t *updated, int64_t *overflows, int32_t *membranes
+    const int32_t *bias, const int32_t *threshold, const int32_t *kept_u, const int32_t *kept_v,
+    long lasts, long decay_bits, long state_bits, long keep_top, long may_overflow, long keeps,
+    long subtracts, long at_once, long clears, uint8_t *spikes, int32_t *fired, int32_t *updated, int64_t *overflows, int32_t *membranes
 ) {
     const struct neuron p = {
-        kept_u, kept_v, decay_bits, shift, keep_top, (int32_t)1 << (state_bits - 1),
-        -(int32_t)subtracts, -(int32_t)clears
+        decay_bits, shift, keep_top, (int32_t)1 << (state_bits - 1), -(int32_t)subtracts,
+        -(int32_t)clears, -(int32_t)at_once
     };
 #pragma omp parallel num_threads(threads)
     {
         long from, to;
         my_neurons(n, &from, &to);
-        int32_t u[BLOCK], v[BLOCK], biases[BLOCK], thresholds[BLOCK];
+        int32_t u[BLOCK], v[BLOCK], biases[BLOCK], thresholds[BLOCK], us[BLOCK], vs[BLOCK];
         int64_t wraps = 0, clips = 0;
         for (long start = from; start < to; start += BLOCK) {
             const long size = smaller(BLOCK, to - start);
             for (long i = 0; i < size; i++) {
                 biases[i] = bias[(start + i) % channels];
                 thresholds[i] = threshold[(start + i) % channels];
+                us[i] = kept_u[(start + i) % channels];
+                vs[i] = kept_v[(start + i) % channels];
             }
             for (long b = 0; b < samples; b++) {
                 memset(u, 0, sizeof u), memset(v, 0, sizeof v);
                 for (long t = 0; t < steps; t++) {
                     const long at = (b * steps + t) * n + start, count = t * n + start;
 #define STEP(decays, overflows, keeps)                                                             \
-    step(size, &p, drive + at, biases, thresholds, u, v, spikes + at, fired + count,               \
+    step(size, &p, drive + at, biases, thresholds, us, vs, u, v, spikes + at, fired + count,       \
          updated + count, &wraps, &clips, decays, overflows, keeps)
                     if (keeps) STEP(1, 1, 1);
-                    else if (kept_u && may_overflow) STEP(1, 1, 0);
-                    else if (kept_u) STEP(1, 0, 0);
+                    else if (lasts && may_overflow) STEP(1, 1, 0);
+                    else if (lasts) STEP(1, 0, 0);
                     else if (may_overflow) STEP(0, 1, 0);
                     else STEP(0, 0, 0);
                     if (membranes) memcpy(membranes + at, v, size * sizeof *v);

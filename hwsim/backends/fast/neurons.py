@@ -65,10 +65,11 @@ class Compiled:
     Args:
         threshold: ``int32[period]``; neuron ``i``, channels last, has that of ``i % period``.
         bias: ``int32[period]``.
+        kept_u: ``int32[period]``, what a decay leaves of the current, of ``2**decay_bits``.
+        kept_v: ``int32[period]``, what a decay leaves of the membrane, of ``2**decay_bits``.
         period: the number of channels, or of neurons where each has its own constants.
         shift: of the drive's unit to the register's.
-        kept_u: what a decay leaves of the current, of ``2**decay_bits``.
-        kept_v: what a decay leaves of the membrane, of ``2**decay_bits``.
+        lasts: whether a decay leaves anything of a current.
         registers: the target's.
         may_overflow: whether a register can leave its range at all.
         reset: what the membrane does after a spike.
@@ -78,10 +79,11 @@ class Compiled:
 
     threshold: Tensor
     bias: Tensor
+    kept_u: Tensor
+    kept_v: Tensor
     period: int
     shift: int
-    kept_u: int
-    kept_v: int
+    lasts: bool
     registers: Registers
     may_overflow: bool
     reset: str
@@ -115,9 +117,10 @@ class Compiled:
         r = self.registers
         kernels.call(
             "lif", samples, steps, drive[0, 0].numel(), self.period, drive, self.shift,
-            bias, self.threshold, self.kept_u, self.kept_v, r.decay_bits, r.state_bits,
-            r.keep_top, self.may_overflow, self.reset != "zero" or self.refractory > 0,
-            self.reset == "subtract", self.refractory, spikes, tally.fired, tally.updated,
+            bias, self.threshold, self.kept_u, self.kept_v, self.lasts, r.decay_bits,
+            r.state_bits, r.keep_top, self.may_overflow,
+            self.reset != "zero" or self.refractory > 0, subtracts(self.reset),
+            self.reset == "subtract_at_once", self.refractory, spikes, tally.fired, tally.updated,
             tally.overflows, membranes,
         )  # fmt: skip
 
@@ -268,35 +271,38 @@ def _compiled(
 ) -> Compiled | None:
     """The kernel's neurons; None where it does not know the model or its integers do not fit."""
     neuron, r = population.neuron, registers
-    if not isinstance(neuron, Lif) or neuron.reset == "subtract_at_once":
-        return None
-    if neuron.du.size > 1 or neuron.dv.size > 1:
+    if not isinstance(neuron, Lif):
         return None
     half, full = 1 << (r.state_bits - 1), 1 << r.decay_bits
     bias = _largest_biases(population, r)
     threshold = neuron.threshold << r.threshold_shift
-    kept_u = full - (neuron.du.item() + r.current_decay_offset)
-    kept_v = full - (neuron.dv.item() + r.membrane_decay_offset)
-    most_u = most_drive if kept_u == 0 else half + most_drive  # before it is wrapped
+    kept_u = full - (neuron.du + r.current_decay_offset)
+    kept_v = full - (neuron.dv + r.membrane_decay_offset)
+    lasts = bool((kept_u > 0).any())
+    most_u = most_drive if not lasts else half + most_drive  # before it is wrapped
     most_bias = int(abs(bias).max(initial=0))
     most_v = half + min(most_u, half) + most_bias  # before it is clipped
-    if neuron.reset == "subtract":
+    if subtracts(neuron.reset):
         most_v += int(threshold.max(initial=0))
     most = max(most_u, most_v)
     if max(most + half, int(threshold.max(initial=0))) >= 1 << KERNEL_BITS:
         return None
-    reach = (min(most_u, half) + most_bias) * sum((kept_v / full) ** t for t in range(steps))
-    each = [_channels_last(values, population.shape) for values in (threshold, bias)]
+    kept = float(kept_v.max()) / full
+    reach = (min(most_u, half) + most_bias) * sum(kept**t for t in range(steps))
+    several = (threshold, bias, kept_u, kept_v)
+    each = [_channels_last(values, population.shape) for values in several]
     if population.bias is not None:  # of each neuron, and replaced for each sample
         each.append(np.zeros((*population.shape[1:], population.shape[0]), np.int64))
-    threshold, bias = (np.ascontiguousarray(v).reshape(-1) for v in np.broadcast_arrays(*each)[:2])
+    each = [x.astype(np.int32).reshape(-1) for x in np.broadcast_arrays(*each)]
+    above, added, left_u, left_v = map(torch.from_numpy, each[:4])
     return Compiled(
-        torch.from_numpy(threshold.astype(np.int32)),
-        torch.from_numpy(bias.astype(np.int32)),
-        len(bias),
+        above,
+        added,
+        left_u,
+        left_v,
+        len(above),
         unit + r.synapse_shift,
-        kept_u,
-        kept_v,
+        lasts,
         r,
         most_u >= half or reach >= half,
         neuron.reset,
