@@ -183,8 +183,9 @@ def test_fast_equals_the_reference_whatever_the_rules(chip, seed, keeps):
         return
     results = []
     for run in (Reference().compile(chip, EVERY), program):
+        results.append({"without state": shown(run(inputs, membranes=True))})  # by the kernel
         found = run(inputs, membranes=True, keep_state=True)
-        results.append(shown(found))
+        results[-1] |= shown(found)
         if keeps:
             results[-1]["again"] = shown(run(inputs, state=found.state, keep_state=True))
     assert results[0] == results[1]

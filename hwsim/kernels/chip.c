@@ -84,12 +84,10 @@ static inline __attribute__((always_inline)) void step(
         spikes[i] = fires;
         fired[i] += fires;
         updated[i] += (before | current | bias[i] | arriving) != 0;
-        if (keeps) { /* what is taken off in the step of the spike, or given back after it */
+        if (keeps) { /* taken off in the step of the spike, or given back: within the range, since
+                        what is above the threshold twice over is at most as far below its end */
             const int32_t change = (threshold[i] & again) - (threshold[i] & -fires);
-            const int32_t left = membrane + (change & at_once);
-            const int32_t lower = left < limit ? left : limit;
-            membrane = lower > -limit ? lower : -limit;
-            clipped += membrane != left;
+            membrane += change & at_once;
         }
         v[i] = fires && !keeps ? 0 : membrane;
     }
