@@ -84,8 +84,8 @@ static inline __attribute__((always_inline)) void step(
         spikes[i] = fires;
         fired[i] += fires;
         updated[i] += (before | current | bias[i] | arriving) != 0;
-        if (keeps) { /* taken off in the step of the spike, or given back: within the range, since
-                        what is above the threshold twice over is at most as far below its end */
+        if (keeps) { /* taken off in the step of the spike, or given back; that stays in range, since
+                        only thresholds below half of it are left behind above themselves */
             const int32_t change = (threshold[i] & again) - (threshold[i] & -fires);
             membrane += change & at_once;
         }
