@@ -147,7 +147,8 @@ def tune(
     """A trained network that computes as the target would, to be trained for that.
 
     Everything that the target can run goes to it. Train what is returned as any module, with an
-    optimizer of its parameters; its ``graph`` and ``scales`` are what to map then.
+    optimizer of its parameters; then ``map_model(tuned.graph, target, scales=tuned.scales,
+    weight_bits=tuned.weight_bits)`` maps it.
 
     Args:
         model: as :func:`mapping.map_model` takes it; it is not changed.

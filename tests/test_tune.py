@@ -11,10 +11,9 @@ from torch.nn import functional as F
 
 import has8
 from has8.errors import BadInput
-from hwsim.backends.reference import Reference
+from hwsim import simulate
+from mapping import map_model
 from mapping.graph.evaluate import evaluate
-from mapping.integers.quantize import quantize
-from mapping.partition.cut import cut
 from mapping.tune import tune
 
 HIDDEN = {"init_hidden": True, "threshold": 0.4}
@@ -59,13 +58,11 @@ def test_it_computes_what_the_chip_does_and_learns(kind, bits):
         assert all(weight.grad is not None for weight in tuned.weights)
         optimizer.step()
     assert losses[-1] < 0.9 * losses[0]
-    graph = tuned.graph
-    (part,) = cut(graph, LOIHI.registers).on_chip
-    chip, _ = quantize(graph, part, LOIHI.registers, weight_bits=bits, scales=tuned.scales)
-    run = Reference().compile(chip, LOIHI.registers)({part.inputs[0]: x.bool()})
-    (output,) = part.outputs
-    with torch.no_grad():
-        assert torch.equal(run.spikes[output].float().sum(0), tuned(x))
+    mapped = map_model(tuned.graph, LOIHI, scales=tuned.scales, weight_bits=bits)
+    assert mapped.partition.on_chip
+    for backend in ("reference", "fast"):
+        with torch.no_grad():
+            assert torch.equal(simulate(mapped, x, backend).logits, tuned(x))
 
 
 def test_what_stays_on_the_host_is_trained_too():
@@ -86,6 +83,42 @@ def test_what_stays_on_the_host_is_trained_too():
     tuned(x).square().sum().backward()
     for weight in tuned.weights:
         assert weight.grad.any()
+
+
+class Late(nn.Module):
+    """Two layers, of which the second also takes what the first fired in the step before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.back = nn.Linear(8, 6), nn.Linear(6, 4), nn.Linear(6, 4)
+        self.lif = snn.Leaky(0.7, threshold=0.3, reset_mechanism="zero")
+        self.out = snn.Leaky(0.8, threshold=0.3, reset_mechanism="zero")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mem, mem_out, total = self.lif.init_leaky(), self.out.init_leaky(), 0
+        before = torch.zeros(x.shape[1], 6)
+        for step in x:
+            spikes, mem = self.lif(self.first(step), mem)
+            fired, mem_out = self.out(self.second(spikes) + self.back(before), mem_out)
+            before, total = spikes, total + fired
+        return total
+
+
+def test_spikes_that_come_late_are_tuned_and_loops_are_refused():
+    torch.manual_seed(0)
+    x = (torch.rand(6, 12, 8, generator=torch.manual_seed(3)) < 0.5).float()
+    tuned = tune(Late(), LOIHI, calibration=x, inputs="spikes", scales="round")
+    tuned(x).square().sum().backward()
+    assert all(weight.grad.any() for weight in tuned.weights)
+    mapped = map_model(tuned.graph, LOIHI, scales=tuned.scales)
+    assert {s.delay for _, s in mapped.chip_segments[0].synapses()} == {0, 1}
+    with torch.no_grad():
+        answer = tuned(x)
+    assert answer.any() and torch.equal(simulate(mapped, x).logits, answer)
+    cell = snn.RLeaky(0.8, linear_features=4, init_hidden=True)
+    loop = has8.over_time(nn.Sequential(nn.Linear(8, 4), cell), steps=6, input="steps")
+    with pytest.raises(BadInput, match="part of a loop over steps"):
+        tune(loop, LOIHI, calibration=x, inputs="spikes", scales="round")
 
 
 def test_a_network_without_a_layer_for_the_chip_is_refused():
