@@ -293,8 +293,10 @@ def _compiled(
     each = [_channels_last(values, population.shape) for values in several]
     if population.bias is not None:  # of each neuron, and replaced for each sample
         each.append(np.zeros((*population.shape[1:], population.shape[0]), np.int64))
-    each = [x.astype(np.int32).reshape(-1) for x in np.broadcast_arrays(*each)]
-    above, added, left_u, left_v = map(torch.from_numpy, each[:4])
+    above, added, left_u, left_v = (
+        torch.from_numpy(values.astype(np.int32).reshape(-1))
+        for values in np.broadcast_arrays(*each)[:4]
+    )
     return Compiled(
         above,
         added,
