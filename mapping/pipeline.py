@@ -184,6 +184,8 @@ def traced(
         return _fitting(model, calibration, input_shape, inputs, output)
     if inputs != "values" or loops(model):
         return _trace_loop(model, calibration, input_shape, inputs, output)
+    if output:
+        raise BadInput(f"a model without snnTorch's neurons has one output, and not one {output}")
     calibrate(model, calibration)
     shape = _shape(calibration, input_shape)
     graph = trace(model, shape)

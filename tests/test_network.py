@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from has8 import over_time
-from has8.errors import BadInput, CheckpointError
+from has8.errors import BadInput, CheckpointError, Has8Error
 from mapping import check_model, load, load_model, map_model, save, save_model
 from mapping.graph.evaluate import evaluate
 
@@ -142,6 +142,13 @@ def test_a_loaded_network_takes_what_it_was_saved_with(options, words, tmp_path)
     graph = load_model(save_model(looped(16, 3), torch.rand(4, 1, 4, 4), tmp_path / "net.pt"))
     with pytest.raises(BadInput, match=words):
         map_model(graph, **options)
+
+
+def test_an_output_that_is_none_is_refused():
+    one = over_time(nn.Sequential(nn.Linear(4, 2), snn.Leaky(beta=0.5, init_hidden=True)), 3)
+    for model, shape in ((one, (4,)), (nn.Linear(4, 2), (4,))):
+        with pytest.raises(Has8Error, match="one (tensor|output), and not one 1"):
+            map_model(model, input_shape=shape, output=1)
 
 
 def test_steps_that_are_not_those_of_the_network_are_refused(tmp_path):

@@ -266,7 +266,18 @@ BAD = {
     "weights of a saved one": (["map", "net.pt", "--weights", "odd.pt"], "network of your own"),
     "no data": (["map", "net.pt"], "--data NAME"),
     "no steps": (["map", "mynet.py:Net", "--data", "nmnist"], "say how many with --steps"),
-    "other inputs": (["map", "mynet.py:Net", *EVENTS, "--inputs", "values"], "--steps of values"),
+    "other inputs": (
+        ["map", "mynet.py:Net", *EVENTS, "--inputs", "values"],
+        "holds events, which are spikes, and the network takes values",
+    ),
+    "steps of values": (
+        ["map", "mynet.py:one_step", "--data", "digits", "--steps", 3],
+        "--steps of values are for --readout",
+    ),
+    "steps of values to check": (
+        ["check", "mynet.py:one_step", "--input-shape", 64, "--steps", 3],
+        "--steps of values are for --readout",
+    ),
     "spikes of images": (
         ["map", "mynet.py:Net", "--data", "digits", "--inputs", "spikes", "--steps", 2],
         "which are no spikes",

@@ -13,7 +13,15 @@ from rich.console import Console
 from torch import Tensor
 
 from has8.cli.inputs import find_data
-from has8.cli.jobs.networks import Coding, Network, fitting, open_network, prepared_for, with_loop
+from has8.cli.jobs.networks import (
+    Coding,
+    Network,
+    check_steps,
+    fitting,
+    open_network,
+    prepared_for,
+    with_loop,
+)
 from has8.cli.preparation import Preparation
 from has8.cli.stdout import show
 from has8.errors import BadInput
@@ -47,7 +55,7 @@ def run_check(
     """Do what the options of :func:`has8.cli.check.check` ask for."""
     chip = load_target(target)
     network = open_network(model, weights, args)
-    how = prepared_for(network, preparation, readout)
+    how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     if data is not None and input_shape is not None:
         raise BadInput("--input-shape is in place of --data: give one of them")
@@ -62,11 +70,13 @@ def run_check(
             preparation=how,
         )
         options["inputs"] = how.for_data(source.name).inputs
+        check_steps(options["inputs"], how, readout)
         calibration, _ = source.train.tensors(EXAMPLES)
         with fitting(network, source):
             found = check_model(network.model, chip, calibration=calibration, **options)
     else:
         given = _shapes(network, how, input_shape)
+        check_steps(how.inputs, how, readout)
         found = check_model(network.model, chip, **given, **options)
     name = network.file.stem
     if as_json:

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from has8 import Checkpoint
 from has8.cli.inputs import check_classes, find_data
-from has8.cli.jobs.networks import Coding, fitting, open_network, prepared_for, with_loop
+from has8.cli.jobs.networks import (
+    Coding,
+    check_steps,
+    fitting,
+    open_network,
+    prepared_for,
+    with_loop,
+)
 from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
 from has8.cli.outputs import DIGEST, Outputs
 from has8.cli.preparation import PLAIN, PREPARATION
@@ -68,7 +75,7 @@ def run_map(
     """Do what the options of :func:`has8.cli.map.map_command` ask for."""
     chip, processor = load_target(target), load_host(host)
     network = open_network(model, weights, args)
-    how = prepared_for(network, preparation, readout)
+    how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     others = Path(target), Path(host)
     outputs = Outputs(network.file, out, others, network.weights, network.told)
@@ -82,6 +89,7 @@ def run_map(
         preparation=how,
     )
     how = how.for_data(source.name)
+    check_steps(how.inputs, how, readout)
     bits, chosen = _scales(network.checkpoint, chip.name, weight_bits, scales, per_channel)
     with stages(quiet) as stage, fitting(network, source):
         stage("mapping")

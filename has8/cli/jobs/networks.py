@@ -124,9 +124,7 @@ def open_network(model: str, weights: Path | None = None, args: str | None = Non
     return Network(checkpoint.model, path, checkpoint=checkpoint, shape=checkpoint.input_shape)
 
 
-def prepared_for(
-    network: Network, options: Mapping[str, Any], readout: Readout | None
-) -> Preparation:
+def prepared_for(network: Network, options: Mapping[str, Any]) -> Preparation:
     """What is to be done to data, by the user's options and by what is known of the network.
 
     Raises:
@@ -139,10 +137,18 @@ def prepared_for(
         raise BadInput(f"the network takes {network.inputs}: leave out --inputs")
     if network.steps is not None and how.steps not in (None, network.steps):
         raise BadInput(f"the network takes {network.steps} steps: leave out --steps")
-    if how.inputs == "values" and how.steps is not None and readout is None:
-        raise BadInput("--steps of values are for --readout: leave it out, or say what to read out")
     inputs, steps = how.inputs or network.inputs, how.steps or network.steps
     return msgspec.structs.replace(how, inputs=inputs, steps=steps)
+
+
+def check_steps(inputs: Given | None, how: Preparation, readout: Readout | None) -> None:
+    """Refuse steps that nothing takes.
+
+    Raises:
+        BadInput: if values do not come in steps, and no loop over them is added.
+    """
+    if inputs in (None, "values") and how.steps is not None and readout is None:
+        raise BadInput("--steps of values are for --readout: leave it out, or say what to read out")
 
 
 def with_loop(

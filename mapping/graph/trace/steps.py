@@ -511,6 +511,8 @@ class _Run(Watch):
             if not 0 <= output < len(answer):
                 raise TraceError(f"the model returns {len(answer)} tensors, and not one {output}")
             answer = answer[output]
+        elif output:
+            raise TraceError(f"the model returns one tensor, and not one {output}")
         value = self.get(answer, "the model's output")
         if value is None:
             raise TraceError("the model's output does not come from its input through its layers")
