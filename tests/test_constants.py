@@ -238,6 +238,52 @@ def test_a_factor_goes_past_what_is_linear_and_changes_nothing(seed, factor, use
             assert (rewritten[end].op == "scale") is (factor > 0)
 
 
+@st.composite
+def cells(draw, shape):
+    """Any of snnTorch's neurons, whose constants have one value, one a channel or one a neuron."""
+    torch.manual_seed(draw(st.integers(0, 1000)))
+
+    def constant(low):
+        of = draw(st.sampled_from([(), shape[:1] + (1,) * (len(shape) - 1), shape]))
+        return low + (1 - low) * torch.rand(of)
+
+    rest = {
+        "threshold": constant(0.2),
+        "reset_mechanism": draw(st.sampled_from(["zero", "subtract", "none"])),
+        "reset_delay": draw(st.booleans()),
+        "init_hidden": True,
+    }
+    if draw(st.booleans()):
+        return snn.Synaptic(constant(0), constant(0), **rest)
+    return snn.Leaky(constant(0), **rest)
+
+
+EVERY = msgspec.structs.replace(
+    LOIHI,
+    registers=msgspec.structs.replace(
+        LOIHI.registers, resets={"zero": 1, "subtract": 2, "subtract_at_once": 2, "none": 1}
+    ),
+)
+"""Loihi with all resets."""
+
+
+@settings(PATIENT, max_examples=10)
+@given(cells((3, 3, 3)), cells((5,)), st.integers(1, 50), st.integers(0, 1000))
+def test_a_random_network_of_them_is_its_graph_and_all_simulators_agree(one, two, steps, seed):
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(2, 3, 3), one, nn.Flatten(), nn.Linear(27, 5), two
+    net = has8.over_time(nn.Sequential(*layers), steps=steps, readout="spikes", input="steps")
+    x = (torch.rand(steps, 6, 2, 5, 5) < 0.5).float()
+    with torch.no_grad():
+        expected = net(x)
+    mapped = map_model(net, EVERY, calibration=x, inputs="spikes")
+    assert not mapped.partition.rejections
+    same = (evaluate(mapped.graph, x) == expected).transpose(0, 1).flatten(1).all(1)
+    assert same.float().mean() >= 0.5  # sums round otherwise: a sample may differ at a threshold
+    slow, fast = (simulate(mapped, x, backend) for backend in ("reference", "fast"))
+    assert torch.equal(slow.logits, fast.logits)
+
+
 def test_factors_of_several_values_or_of_nothing_are_refused():
     for factor, words in ((torch.rand(4, 1, 1), "has 4 values"), (0.0, "other than 0")):
         cell = snn.Leaky(0.5, graded_spikes_factor=factor, **INSIDE)

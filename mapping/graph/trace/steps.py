@@ -322,9 +322,13 @@ class _Run(Watch):
         """One step of one of snnTorch's neurons."""
         user = seen.user
         try:
-            attrs, factor = constants_of(cell), factor_of(cell)
+            attrs = constants_of(cell)
         except ValueError as error:
             return self._foreign(seen, cell, str(error))
+        try:
+            factor = factor_of(cell)
+        except ValueError as error:
+            raise TraceError(f"{user} cannot be mapped: {error}") from error
         names = states_of(cell)
         if "spk" in names and factor != 1:
             raise TraceError(
