@@ -109,6 +109,10 @@ def test_four_events_by_hand():
         *[[0, 0, 0, 0], [0, 1, 0, 1]],
         *[[1, 0, 1, 0], [1, 1, 0, 1]],
     ]
+    by_window = bin_events(
+        [0, 1, 2, 3], [0] * 4, [0] * 4, [5, 14, 15, 25], (1, 1, 4), 2, window_us=10
+    )
+    assert by_window.nonzero()[:, [0, 3]].tolist() == [[0, 0], [0, 1], [1, 2]]  # the last is late
     assert bin_events([], [], [], [], (2, 2, 2), 3).sum() == 0
 
 

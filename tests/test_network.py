@@ -9,11 +9,12 @@ import torch
 from builders import IMAGE, everything
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from torch import nn
 
 from has8 import over_time
 from has8.errors import BadInput, CheckpointError, Has8Error
-from mapping import check_model, load, load_model, map_model, save, save_model
+from mapping import check_model, load, load_model, load_target, map_model, save, save_model
 from mapping.graph.evaluate import evaluate
 
 
@@ -175,14 +176,18 @@ def test_an_overview_says_of_each_layer_where_it_can_run_and_why():
     assert found.chip_share == on_chip / sum(operations.values())
 
 
-def test_an_overview_says_which_other_chip_would_take_a_layer():
-    x = torch.rand(5, 4, 16).round()
-    net = looped(16, 3, beta=0.9)
-    for neuron in net.neurons:
-        neuron.threshold.fill_(0.5)
-    one = check_model(net, "loihi", calibration=x, inputs="spikes")
-    assert (one.on_chip, one.chip_share) == (1, 1.0)
-    assert all(layer.elsewhere == () for layer in one.layers)
+def test_an_overview_says_which_bundled_chip_would_take_a_layer():
+    x, loihi = torch.rand(5, 4, 16).round(), load_target("loihi")
+    registers = structs.replace(loihi.registers, resets={"zero": 1})
+    mine = structs.replace(loihi, name="mine", registers=registers)
+    net = looped(16, 3, reset="subtract")
+    found = check_model(net, mine, calibration=x, inputs="spikes")
+    assert (found.target, found.on_chip, found.chip_share) == ("mine", 0, 0.0)
+    elsewhere = {layer.name: layer.elsewhere for layer in found.layers if layer.elsewhere}
+    assert elsewhere == {"layers.0": ("loihi",), "neurons.0": ("loihi",)}
+    there = check_model(net, "loihi", calibration=x, inputs="spikes")
+    assert (there.on_chip, there.chip_share) == (1, 1.0)
+    assert all(layer.elsewhere == () for layer in there.layers)
 
 
 def test_nothing_spiking_is_no_fault():
