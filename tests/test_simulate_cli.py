@@ -63,7 +63,7 @@ def test_the_command_says_and_writes_what_the_functions_give(artefact, images, h
     assert report["accuracy"]["mapped"] > 0.97
     assert report["agreement"] == found.share
     assert report["faults"] is None
-    assert report["overflows"] == {"u_wraps": 0, "v_clips": 0}
+    assert report["overflows"] == {"u_wraps": 0, "v_clips": 0, "biases": 0}
     for layer, expected in zip(report["layers"], found.layers, strict=True):
         first = expected.first
         assert layer["population"] == expected.population
