@@ -230,9 +230,8 @@ def _arrivals(
 
 def _block(start: tuple[int, ...], stop: tuple[int, ...]) -> tuple[Shape3, Shape3]:
     """A tile's first neuron, and one past its last, in three axes."""
-    if len(start) == 1:
-        return (start[0], 0, 0), shape3(stop)
-    return (start[0], start[1], start[2]), shape3(stop)
+    channel, row, col = (*start, 0, 0)[:3]
+    return (channel, row, col), shape3(stop)
 
 
 @lru_cache(maxsize=4096)

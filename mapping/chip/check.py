@@ -50,8 +50,8 @@ def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str,
     if not (_whole(segment.steps) and segment.steps >= 1):
         yield segment.name, f"it runs {segment.steps} steps, and at least one is needed"
     for item in sources:
-        if len(item.shape) not in (1, 3) or not all(_whole(n) and n >= 1 for n in item.shape):
-            yield item.name, f"its shape must be (N,) or (C, H, W), not {item.shape}"
+        if len(item.shape) not in (1, 2, 3) or not all(_whole(n) and n >= 1 for n in item.shape):
+            yield item.name, f"its shape must be (N,), (C, L) or (C, H, W), not {item.shape}"
     for output in segment.outputs:
         if output not in names[len(segment.inputs) :]:
             yield segment.name, f"its output {output!r} is no population of it"

@@ -136,14 +136,15 @@ class Patterns:
 def shape3(shape: Sequence[int]) -> Shape3:
     """A shape as channels, rows and columns: ``(N,)`` is N channels of one pixel.
 
+    ``(C, L)`` is C channels of one column, of L rows.
+
     Raises:
-        BadInput: if it has neither one nor three axes.
+        BadInput: if it has neither one nor two or three axes.
     """
-    if len(shape) == 1:
-        return shape[0], 1, 1
-    if len(shape) == 3:
-        return shape[0], shape[1], shape[2]
-    raise BadInput(f"expected a shape (N,) or (C, H, W), found {tuple(shape)}")
+    if 1 <= len(shape) <= 3:
+        channels, rows, cols = (*shape, 1, 1)[:3]
+        return channels, rows, cols
+    raise BadInput(f"expected a shape (N,), (C, L) or (C, H, W), found {tuple(shape)}")
 
 
 def dense(out: int, in_shape: Sequence[int]) -> Wiring:
@@ -151,10 +152,10 @@ def dense(out: int, in_shape: Sequence[int]) -> Wiring:
 
     Args:
         out: outputs, at least 1.
-        in_shape: shape of the source, ``(N,)`` or ``(C, H, W)``.
+        in_shape: shape of the source, ``(N,)``, ``(C, L)`` or ``(C, H, W)``.
 
     Raises:
-        BadInput: if the source has neither one nor three axes.
+        BadInput: if the source has no axis or more than three.
     """
     channels, height, width = shape3(in_shape)
     rows, cols = (Axis(size, 1, 0, 1, size) for size in (height, width))

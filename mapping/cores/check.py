@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from has8.errors import BadInput
 from mapping.chip.segment import ChipSegment
+from mapping.chip.wiring import shape3
 from mapping.cores.allocate import Tile, blocks_of
 from mapping.cores.need import axon_types
 from mapping.cores.placement import Placement, place
@@ -74,5 +75,4 @@ def _cut(layer: Layer, tiles: Sequence[Tile], segment: str, core: CoreLimits) ->
         for name, wires in zip(names, layer.wires, strict=True)
     ):
         raise BadInput(f"the axons of {layer.name!r} cannot serve its synapses")
-    block = (first.stop[0], *(first.stop[1:] or (1, 1)))
-    return Tiling((block[0], block[1], block[2]), tuple(first.axons.values()), 0, 0)
+    return Tiling(shape3(first.stop), tuple(first.axons.values()), 0, 0)

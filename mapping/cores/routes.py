@@ -114,5 +114,5 @@ def _masks(synapse: Synapse, tile: Tile) -> tuple[Ints, Ints, Ints]:
 
 def _corner(tile: Tile) -> Shape3:
     """The first neuron of a tile, in three axes."""
-    c, h, w = tile.start if len(tile.start) == 3 else (tile.start[0], 0, 0)
+    c, h, w = (*tile.start, 0, 0)[:3]
     return c, h, w

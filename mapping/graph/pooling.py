@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -46,12 +47,12 @@ def maximum_as_or(graph: Graph) -> Graph:
         arriving = replace(
             node,
             name=f"{node.name}.or",
-            op="conv2d",
+            op=f"conv{len(window['kernel'])}d",
             type=replace(node.type, kind=Kind.VALUE),
             attrs={
                 "stride": window["stride"],
                 "padding": window["padding"],
-                "dilation": [1, 1],
+                "dilation": [1] * len(window["kernel"]),
                 "groups": channels,
             },
             tensors={"weight": torch.ones(channels, 1, *window["kernel"])},
@@ -81,7 +82,7 @@ def _merged(graph: Graph, pool: Node, node: Node) -> Node | None:
     """A synapse with the averages in front of it in its weights; None where that is not exact."""
     source = graph[pool.inputs[0]]
     size, pooled, weight = source.type.shape[1:], pool.type.shape[1:], node.tensors.get("weight")
-    kernel, stride, padding = size, size, (0, 0)
+    kernel, stride, padding = size, size, (0,) * len(size)
     if pool.op == "avgpool":
         kernel, stride, padding = (pool.attrs[name] for name in ("kernel", "stride", "padding"))
         if any(padding) and not pool.attrs["count_include_pad"]:
@@ -93,7 +94,7 @@ def _merged(graph: Graph, pool: Node, node: Node) -> Node | None:
         spread = _spread(images, kernel, stride)
         wide = F.pad(spread, _ends(padding, size, spread.shape[2:])).flatten(1)
         return replace(node, inputs=(source.name,), tensors={**node.tensors, "weight": wide})
-    if node.op != "conv2d":
+    if node.op != f"conv{len(size)}d":
         return None
     attrs = dict(node.attrs)
     around, jumps, dilation = (attrs[name] for name in ("padding", "stride", "dilation"))
@@ -103,16 +104,17 @@ def _merged(graph: Graph, pool: Node, node: Node) -> Node | None:
     steps = [d * s for d, s in zip(dilation, stride, strict=True)]
     attrs["padding"] = [a * s + p for a, s, p in zip(around, stride, padding, strict=True)]
     attrs["stride"] = [j * s for j, s in zip(jumps, stride, strict=True)]
-    attrs["dilation"] = [1, 1]
+    attrs["dilation"] = [1] * len(size)
     tensors = {**node.tensors, "weight": _spread(weight, kernel, steps)}
     return replace(node, inputs=(source.name,), attrs=attrs, tensors=tensors)
 
 
 def _spread(weight: Tensor, kernel: Pair, steps: Pair) -> Tensor:
     """Each weight shared out over a window; windows begin ``steps`` apart and may overlap."""
-    window = torch.ones(1, 1, *kernel, dtype=torch.float64) / (kernel[0] * kernel[1])
+    window = torch.ones(1, 1, *kernel, dtype=torch.float64) / prod(kernel)
     single = weight.double().reshape(-1, 1, *weight.shape[2:])
-    spread = F.conv_transpose2d(single, window, stride=list(steps))
+    transposed = F.conv_transpose1d if len(kernel) == 1 else F.conv_transpose2d
+    spread = transposed(single, window, stride=list(steps))
     return spread.view(*weight.shape[:2], *spread.shape[2:]).float()
 
 

@@ -130,6 +130,11 @@ def pair(value: Any) -> list[int]:
     return [int(height), int(width)]
 
 
+def single(value: Any) -> list[int]:
+    """A torch size argument of one axis as a list of one."""
+    return [value] if isinstance(value, int) else [int(value[0])]
+
+
 def window(extent: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
     """How many positions a sliding window takes along one axis.
 
