@@ -302,7 +302,13 @@ def test_encoders_of_torchvision_map_and_load_again(name, tmp_path):
 @pytest.mark.parametrize(
     ("net", "expected"),
     [
-        (Call(lambda net, x: net.conv(x.squeeze(1)), conv=nn.Conv1d(8, 4, 3)), 4 * 6 * 8 * 3),
+        (
+            Call(
+                lambda net, x: F.conv1d(x.squeeze(1), net.conv.weight),
+                conv=nn.Conv1d(8, 4, 3),
+            ),
+            4 * 6 * 8 * 3,
+        ),
         (Call(lambda net, x: net.fc(x), fc=nn.Linear(8, 3)), 8 * 8 * 3),
         (OtherConv(1, 2, 3), 2 * 6 * 6 * 9),
         (

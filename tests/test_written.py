@@ -403,3 +403,37 @@ def test_modules_used_twice_in_a_step():
 
     torch.manual_seed(0)
     assert ops(rolled(Net(loop), numbers(9, 6))).count("linear") == 3
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_spikes_side_by_side_take_their_own_part_of_the_weights(images):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            options = {"init_hidden": True, "reset_mechanism": "zero"}
+            self.one, self.two = (nn.Conv2d(1, n, 3, padding=1) for n in (2, 3))
+            self.lif1, self.lif2 = snn.Leaky(0.5, **options), snn.Leaky(0.5, **options)
+            self.behind = nn.Conv2d(5, 4, 3) if images else nn.Linear(5 * 16, 4)
+            self.norm = nn.BatchNorm2d(4) if images else nn.Identity()
+            self.lif3 = snn.Leaky(0.5, **options)
+            for parameter in self.parameters():
+                parameter.data = (parameter * 64).round() / 16 + 0.125
+
+        def forward(self, x):
+            utils.reset(self)
+            record = []
+            for step in x:
+                both = torch.cat([self.lif1(self.one(step)), self.lif2(self.two(step))], dim=1)
+                both = both if images else both.flatten(1)
+                record.append(self.lif3(self.norm(self.behind(both))))
+            return torch.stack(record)
+
+    torch.manual_seed(0)
+    net, x = Branches().eval(), (torch.rand(5, 8, 1, 4, 4) < 0.5).float()
+    mapped = map_model(net, calibration=x, inputs="spikes")
+    (chip,) = mapped.chip_segments
+    assert [len(p.synapses) for p in chip.populations] == [1, 1, 2]
+    with torch.no_grad():
+        expected = net(x)
+    assert expected.any() and torch.allclose(evaluate(mapped.graph, x), expected, atol=1e-5)
+    assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)

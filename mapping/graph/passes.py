@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from mapping.graph.factors import fold_factors
-from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph
+from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph, unique_name
 from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
 from mapping.graph.ops.pool import LINEAR
@@ -76,6 +76,41 @@ def absorb_flatten(graph: Graph) -> Graph:
     return sorted_graph(kept, graph.output.name)
 
 
+def split_concat(graph: Graph) -> Graph:
+    """A synapse of channels side by side becomes one for each, with its part of the weights.
+
+    Where spikes are among them, so that each of them can come to the chip by itself.
+    """
+    nodes = {node.name: node for node in graph}
+    for node in graph:
+        joined = graph[node.inputs[0]] if node.inputs else node
+        sources = [graph[name].type for name in joined.inputs]
+        spikes = any(source.kind is Kind.SPIKE for source in sources)
+        whole = node.op == "linear" or (
+            node.op in ("conv1d", "conv2d") and node.attrs["groups"] == 1
+        )
+        if joined.op != "concat" or not spikes or not whole:
+            continue
+        flat = node.op == "linear"
+        if flat and any(x.kind is not Kind.SPIKE and len(x.shape) > 1 for x in sources):
+            continue
+        sizes = [source.size if flat else source.shape[0] for source in sources]
+        total = ""
+        for slot, weight in enumerate(node.tensors["weight"].split(sizes, 1)):
+            bias = {k: v for k, v in node.tensors.items() if k == "bias" and not slot}
+            name = unique_name(f"{node.name}.{slot}", nodes)
+            tensors = {"weight": weight.contiguous(), **bias}
+            inputs = (joined.inputs[slot],)
+            nodes[name] = replace(node, name=name, inputs=inputs, tensors=tensors)
+            if total:
+                last = slot == len(sizes) - 1
+                added = node.name if last else unique_name(f"{node.name}.sum", nodes)
+                nodes[added] = Node(added, "add", (total, name), node.type)
+                name = added
+            total = name
+    return sorted_graph(nodes.values(), graph.output.name)
+
+
 def pool_past_decode(graph: Graph) -> Graph:
     """``decode(average(x))`` becomes ``average(decode(x))``, exactly, since both are linear."""
     return _past_decode(graph, lambda node: node.op in LINEAR)
@@ -126,6 +161,7 @@ PASSES: tuple[Pass, ...] = (
     fold_factors,
     fold_batchnorm,
     absorb_flatten,
+    split_concat,
     pool_past_decode,
     residual_past_decode,
     flatten_past_decode,

@@ -186,6 +186,12 @@ def _joined(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor
         every = tuple(p for part in parts if isinstance(part, Stacked) for p in part.parts)
         run.set(result, Stacked(every, axis))
         return True
+    if axis == 1 and not any(isinstance(part, Stacked) for part in parts):
+        try:
+            run.set(result, run.applied(seen.name, seen.user, OPS["concat"], None, parts, result))
+        except Unknown:
+            return False
+        return True
     return False
 
 

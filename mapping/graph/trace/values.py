@@ -17,7 +17,7 @@ from mapping.graph.ops import OPS
 Slot = tuple["Made", int | None]
 """What feeds a node: a node, and how many steps ago it made that; None if it is without steps."""
 
-ZERO_KEPT = frozenset({"flatten", "maxpool", "avgpool", "global_avgpool", "relu", "sum"})
+ZERO_KEPT = frozenset({"flatten", "maxpool", "avgpool", "global_avgpool", "relu", "sum", "concat"})
 """Kinds of nodes that make zeros of zeros; synapses without bias do too."""
 
 
