@@ -204,7 +204,7 @@ def test_what_is_shown_of_a_mapping_and_of_a_run_is_short_and_says_what_it_is(tm
         ("steps", "shape and steps of"),
         ("weight", r"its weights must be int64 of shape \(6, 1, 3, 3\)"),
         ("wiring", "'blocks.0.snn.synapses.0' .* it wires"),
-        ("stride", "source and wiring of 'blocks.0.snn.synapses.0' are"),
+        ("stride", "source, delay and wiring of 'blocks.0.snn.synapses.0' are"),
         ("missing", "there are integers for the segments"),
     ],
 )

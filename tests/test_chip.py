@@ -416,8 +416,8 @@ WRONG: dict[str, tuple[Callable[[ChipSegment], ChipSegment], str, str]] = {
         whole(inputs=(Port("x", (2, 3, 3)), Port("a", (4, 3, 3)))), "net", "have the same name",
     ),
     "two synapses of one name": (changed("b.w", name="a.w"), "net", "its synapses have the same"),
-    "a port of two axes": (
-        whole(inputs=(Port("x", (2, 9)),)), "x", r"its shape must be \(N,\) or \(C, H, W\)",
+    "a port of four axes": (
+        whole(inputs=(Port("x", (1, 2, 3, 3)),)), "x", r"its shape must be \(N,\), \(C, L\) or \(C",
     ),
     "a population of nothing": (changed("b", shape=(0,)), "b", "its shape must be"),
     "a population of True": (changed("b", shape=(True,)), "b", "its shape must be"),

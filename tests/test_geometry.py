@@ -292,5 +292,5 @@ def test_shapes_that_do_not_agree() -> None:
         conv2d(attrs, {"weight": torch.zeros(5, 3, 4, 4)}, (source,))
     with pytest.raises(ValueError, match="it takes vectors of 4, not"):
         fc({}, {"weight": torch.zeros(5, 4)}, (Signal((3,), Kind.SPIKE, 4),))
-    with pytest.raises(BadInput, match=r"expected a shape \(N,\) or \(C, H, W\)"):
-        dense(5, (2, 2))
+    with pytest.raises(BadInput, match=r"expected a shape \(N,\), \(C, L\) or \(C, H, W\)"):
+        dense(5, (2, 2, 2, 2))

@@ -272,21 +272,6 @@ def test_labels_that_are_no_classes_are_refused(labels, words, world):
         fault_sweep(world.mapped, IMAGES, labels, Faults())
 
 
-class Recurrent(nn.Module):
-    """A network whose neurons hear each other, which is not mapped yet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc, self.lif = nn.Linear(64, 5), snn.RLeaky(0.9, linear_features=5)
-
-    def forward(self, x):
-        (spikes, state), total = self.lif.init_rleaky(), 0
-        for _ in range(3):
-            spikes, state = self.lif(self.fc(x.flatten(1)), spikes, state)
-            total = total + spikes
-        return total
-
-
 class Loops(nn.Module):
     def forward(self, x):
         total = 0
@@ -303,7 +288,6 @@ class Nothing(nn.Module):
 @pytest.mark.parametrize(
     ("net", "words"),
     [
-        (Recurrent(), "'lif'.* snn.RLeaky is not mapped yet"),
         (Loops(), "cannot be followed: it loops over a tensor"),
         (Nothing(), "must take one tensor of images"),
     ],

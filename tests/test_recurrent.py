@@ -12,6 +12,7 @@ from hwsim import estimate, simulate
 from mapping import load, map_model, save
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Signal
+from mapping.graph.passes import run_passes
 from mapping.graph.trace.steps import trace_steps
 from mapping.tune import tune
 
@@ -180,6 +181,7 @@ def test_for_any_number_of_steps(steps, seed, kind):
     graph = trace_steps(net, x[:3], Signal((6,)))
     with torch.no_grad():
         assert torch.equal(evaluate(graph, x), net(x))
+        assert torch.equal(evaluate(run_passes(graph), x), net(x))
 
 
 def from_ones(net, x):

@@ -17,10 +17,12 @@ from has8.neurons import Leaky
 from hwsim import compare, estimate, simulate
 from hwsim.experiments.fidelity import FloatGraph
 from mapping import load, map_model, save
+from mapping.chip.wiring import shape3
 from mapping.graph import ops
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops import OPS, op_of, synapse_of, wiring_of
+from mapping.graph.ops.one_to_one import OneToOne
 from mapping.graph.passes import run_passes
 from mapping.graph.trace.modules import trace
 from mapping.integers.sums import weighted_sums
@@ -91,7 +93,31 @@ def linears(draw):
     return nn.Linear(size, draw(st.integers(1, 6)), draw(st.booleans())), shape
 
 
-LAYERS = {"conv2d": convolutions(), "conv_transpose2d": transposed(), "linear": linears()}
+@st.composite
+def sequences(draw):
+    """A convolution along one axis, and sequences that it takes."""
+    groups, kernel, stride, dilation = (draw(st.integers(1, n)) for n in (2, 3, 3, 3))
+    ins, outs = (groups * draw(st.integers(1, 2)) for _ in range(2))
+    padding, extent = draw(st.integers(0, 2)), draw(st.integers(1, 6))
+    assume(extent + 2 * padding > dilation * (kernel - 1))
+    bias = draw(st.booleans())
+    return nn.Conv1d(ins, outs, kernel, stride, padding, dilation, groups, bias), (ins, extent)
+
+
+@st.composite
+def one_to_one(draw):
+    """A weight for each channel, and vectors, sequences or images."""
+    shape = draw(st.sampled_from([(5,), (3, 4), (2, 3, 4)]))
+    return OneToOne(torch.rand(shape[0]) - 0.5), shape
+
+
+LAYERS = {
+    "conv1d": sequences(),
+    "conv2d": convolutions(),
+    "conv_transpose2d": transposed(),
+    "linear": linears(),
+    "one_to_one": one_to_one(),
+}
 
 
 @pytest.mark.parametrize("kind", [name for name, op in OPS.items() if op.role == "synapse"])
@@ -106,7 +132,7 @@ def test_wiring_and_canonical_weights_are_what_the_layer_computes(kind, data):
     source = Signal(shape, Kind.SPIKE, STEPS)
     signal = op.infer(attrs, tensors, (source,))
     wires = op.synapse.wiring(attrs, tensors["weight"], source)
-    outputs = (signal.shape[0], *(signal.shape[1:] or (1, 1)))
+    outputs = shape3(signal.shape)
     assert wires.out_shape == outputs
     assert signal == Signal(signal.shape, Kind.VALUE, STEPS)
     weight = op.synapse.canonical(attrs, tensors["weight"], wires)
