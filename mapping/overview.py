@@ -20,7 +20,7 @@ from mapping.targets.schema import Target, load_target, target_names
 
 UNSHOWN = ("input", "flatten")
 """Kinds of nodes that are no layers."""
-ON_CHIP = "spikes drive it, and the target has such neurons"
+ON_CHIP = "the target has such neurons, and what drives them"
 BOUNDARY = {
     "encode": "it makes the steps that the layers behind it take: a host's work",
     "decode": "it reads out what the steps made: a host's work",
