@@ -19,7 +19,8 @@ from mapping.chip.neurons import Lif
 from mapping.chip.segment import Population
 from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
-from mapping.integers.rounding import written
+from mapping.graph.ops.neuron import constants_of
+from mapping.integers.rounding import excitability, written
 from mapping.targets.schema import Registers
 
 
@@ -81,6 +82,29 @@ def written_biases(
         current.cpu(),
     )
     return held.long(), clipped
+
+
+def read_membranes(
+    neuron: Node, population: Population, registers: Registers, membranes: Tensor
+) -> Tensor:
+    """Membranes in the neuron's floats, from the register's integers.
+
+    Args:
+        neuron: the population's node.
+        population: whose membranes they are.
+        registers: the target's.
+        membranes: whole numbers ``[B, *shape]``.
+
+    Returns:
+        ``float32[B, *shape]``.
+    """
+    lif, shape = population.neuron, population.shape
+    assert isinstance(lif, Lif)
+    thresholds = np.broadcast_to(lif.threshold, shape).reshape(shape[0], -1).max(1)
+    unit = excitability(neuron)[1] * torch.from_numpy(thresholds << registers.threshold_shift)
+    gain = torch.as_tensor(constants_of(neuron)["gain"], dtype=torch.float64)
+    values: Tensor = membranes.double() * gain / unit.view(-1, *(1,) * (len(shape) - 1))
+    return values.float()
 
 
 def decode(node: Node, spikes: Tensor) -> Tensor:

@@ -59,14 +59,20 @@ class Counter:
                 self.count(name, entering)
         for name, spikes in run.spikes.items():
             self.count(name, spikes)
+        samples = next(iter(run.spikes.values())).shape[1]
         for way, names in (("in", segment.inputs), ("out", segment.outputs)):
-            crossed = sum(self.seen[name] for name in names)
+            crossed = sum(self._crossed(name, samples) for name in names)
             bits = self.boundary_bytes.get((segment.name, way), 0)
             self.boundary_bytes[segment.name, way] = bits + self.link.message_bytes(crossed)
         for name, updated in run.updated.items():
             _add(self.updated, name, updated)
         for name, overflow in run.overflows.items():
             self.overflow(name, overflow)
+
+    def _crossed(self, name: str, samples: int) -> int:
+        """How many spikes of a node pass the boundary, or membranes that are read of it."""
+        node = self.graph[name]
+        return samples * node.type.size if node.op == "last_membrane" else self.seen[name]
 
     def overflow(self, name: str, overflow: Overflow) -> None:
         """Count what left its range in a population."""

@@ -23,7 +23,7 @@ from hwsim.backends.protocol import (
     longest_delays,
 )
 from hwsim.backends.registry import find_backend
-from hwsim.boundary import decode, encode, written_biases
+from hwsim.boundary import decode, encode, read_membranes, written_biases
 from hwsim.counting import Counter
 from hwsim.names import RECORDS
 from mapping.chip.segment import Population
@@ -231,6 +231,12 @@ class Program:
         counts.overflow(population.name, Overflow(biases=clipped))
         return biases
 
+    def _membranes(self, segment: Segment, name: str, run: SegmentRun) -> Tensor:
+        """What the host reads of a population's membranes, after the last step."""
+        population = self.mapped.chip_segment(segment.name).population(name)
+        neuron, registers = self.mapped.graph[name], self.mapped.target.registers
+        return read_membranes(neuron, population, registers, run.last[name].cpu())
+
     def _run_chip(
         self, segment: Segment, values: dict[str, Tensor], counts: Counter, part: _Part
     ) -> None:
@@ -246,7 +252,12 @@ class Program:
             keep_state=part.keep_state,
         )
         counts.add_chip(segment, fed, run)
-        values.update({name: run.spikes[name].cpu() for name in segment.outputs})
+        for name in segment.outputs:
+            node = self.mapped.graph[name]
+            if node.op == "last_membrane":
+                values[name] = self._membranes(segment, node.inputs[1], run)
+            else:
+                values[name] = run.spikes[name].cpu()
         part.keep(segment.name, fed, run)
 
     def _node(self, node: Node) -> Node:

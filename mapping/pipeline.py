@@ -38,6 +38,7 @@ from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
 from mapping.partition.biases import biases_as_neurons
 from mapping.partition.cut import cut
+from mapping.partition.membranes import last_membranes
 from mapping.partition.segments import Partition
 from mapping.targets.schema import Target, load_target
 from mapping.verify import check_mapped
@@ -163,6 +164,7 @@ def lower(
         graph = reset_to_zero(graph)
     if calibration is not None:
         graph = measured(repeat_last(graph), calibration)
+    graph = last_membranes(graph, target.registers)
     graph = biases_as_neurons(graph, target.registers)
     return graph, cut(graph, target.registers, partition)
 

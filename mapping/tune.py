@@ -25,7 +25,7 @@ from mapping.integers.neurons import ChipNeurons
 from mapping.integers.quantize import Rounded
 from mapping.integers.rounding import Scale, Scales, layer_of, to_integers, written
 from mapping.integers.sums import weighted_sums
-from mapping.partition.rules import written_to
+from mapping.partition.rules import layer_nodes, written_to
 from mapping.partition.segments import Partition
 from mapping.pipeline import Given, Reset, choose_scales, lower
 from mapping.targets.schema import Target, load_target
@@ -58,7 +58,10 @@ class TunedNetwork(nn.Module):
         self._graph, self._registers = graph, target.registers
         on_chip = [graph[name] for part in partition.on_chip for name in part.nodes]
         self._populations = {node.name for node in on_chip if node.op == "neuron"}
-        self._inside = {node.name for node in on_chip} - self._populations
+        # A membrane that is read is that of the float neuron, behind the chip's spikes.
+        read = {node.inputs[1] for node in on_chip if node.op == "last_membrane"}
+        kept = {name for neuron in read for name in layer_nodes(graph, neuron)}
+        self._inside = {node.name for node in on_chip} - self._populations - kept
         trained = [
             (node.name, key)
             for node in graph

@@ -14,6 +14,7 @@ from mapping.graph.ir import Graph
 from mapping.graph.ops import wiring_of
 from mapping.graph.repeats import repeats
 from mapping.graph.verify import verify_graph
+from mapping.integers.quantize import outputs_of
 from mapping.mapped import Mapped
 from mapping.partition.check import check_partition
 from mapping.partition.rules import source_of, written_to
@@ -50,7 +51,9 @@ def _check_against_graph(graph: Graph, segment: Segment, chip: ChipSegment) -> N
 
     neurons = [name for name in segment.nodes if graph[name].op == "neuron"]
     same(chip.name, "the inputs", [port.name for port in chip.inputs], list(segment.inputs))
-    same(chip.name, "the outputs", chip.outputs, segment.outputs)
+    spikes, membranes = outputs_of(graph, segment)
+    same(chip.name, "the outputs", chip.outputs, spikes)
+    same(chip.name, "the membranes", chip.membranes, membranes)
     same(chip.name, "the populations", [p.name for p in chip.populations], neurons)
     sources: list[Port | Population] = [*chip.inputs, *chip.populations]
     for item in sources:

@@ -47,6 +47,8 @@ class SegmentRun:
         arithmetic: what each population was computed in, in words; empty where a backend has but
             one way.
         state: if asked for, what is remembered after the last step.
+        last: membranes after the last step of the populations whose membranes the host reads,
+            in what ``membranes`` are kept in, ``[B, *shape]``.
     """
 
     spikes: Mapping[str, Tensor]
@@ -56,6 +58,7 @@ class SegmentRun:
     fired: Mapping[str, Counts] = field(default_factory=dict)
     arithmetic: Mapping[str, str] = field(default_factory=dict)
     state: SegmentState | None = None
+    last: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Executable(Protocol):

@@ -117,6 +117,10 @@ class ReferenceProgram:
             state=history.state({layer.name: layer.state for layer in done})
             if keep_state
             else None,
+            last={
+                name: torch.from_numpy(by_name[name].state["v"]).to(width)
+                for name in self.segment.membranes
+            },
         )
 
 

@@ -287,6 +287,7 @@ class _FaultyProgram:
                 {**run.membranes, **part.membranes},
                 {**run.fired, name: count(sent[name], 1)},
                 {**run.arithmetic, **part.arithmetic},
+                last={**run.last, **part.last},
             )
         return run
 
@@ -316,7 +317,9 @@ def _sources(segment: ChipSegment, population: Population) -> tuple[Port, ...]:
 def _alone(segment: ChipSegment, population: Population) -> ChipSegment:
     """A population as a segment of its own."""
     sources = _sources(segment, population)
-    return ChipSegment(segment.name, segment.steps, sources, (population,), (population.name,))
+    name = population.name
+    read = tuple({name}.intersection(segment.membranes))
+    return ChipSegment(segment.name, segment.steps, sources, (population,), (name,), read)
 
 
 def _flipped(synapse: Synapse, registers: Registers, faults: Faults, segment: str) -> Synapse:

@@ -201,6 +201,7 @@ def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterato
         )
     yield from _compartments(mapped)
     yield from _writes(mapped)
+    yield from _reads(mapped)
     unknown = [population.name for population in populations if not population.exact]
     if unknown:
         yield Assumption(
@@ -218,6 +219,19 @@ def _writes(mapped: Mapped) -> Iterator[Assumption]:
             f"The host writes {each:,} biases a sample ({', '.join(p.name for p in ports)}): the "
             f"link carries a message for each. The time of writing is that of feeding a sample, "
             f"however many there are; what has been published of it is microseconds a value.",
+            main=True,
+        )
+
+
+def _reads(mapped: Mapped) -> Iterator[Assumption]:
+    """What it costs that the host reads membranes."""
+    read = [(chip, name) for chip in mapped.chip_segments for name in chip.membranes]
+    if read:
+        each = sum(prod(chip.shape_of(name)) for chip, name in read)
+        yield Assumption(
+            f"The host reads {each:,} membranes once a sample, after the last step "
+            f"({', '.join(name for _, name in read)}): the link carries a message for each, which "
+            f"no source says; the time of reading is not known and is left out.",
             main=True,
         )
 

@@ -255,7 +255,7 @@ class _Work:
         time = latency(self.mapped, self.loads, self.layers, self.samples, accounting, self.host)
         events = joined_events(load.events() for load in self.loads)
         chip = chip_energy_pj(events, accounting)
-        messages = sum(boundary.spikes + boundary.writes for boundary in self.boundaries)
+        messages = sum(b.spikes + b.writes + b.reads for b in self.boundaries)
         link_pj = messages * target.link.bits_per_message * target.link.pj_per_bit
         macs = sum(host_macs(self.layers).values())
         # milliwatts times microseconds are nanojoules

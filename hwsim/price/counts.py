@@ -84,17 +84,18 @@ class PopulationCounts:
 
 @dataclass(frozen=True, slots=True)
 class BoundaryCounts:
-    """Spikes of one tensor between host and chip, or biases that the host writes.
+    """Spikes of one tensor between host and chip, or biases or membranes that cross instead.
 
     Args:
         node: the graph node that makes them.
         segment: the chip segment that takes or gives them.
         direction: "in" to the chip or "out" of it.
         spikes: over all samples.
-        message_bytes: of these spikes or writes, one message each.
+        message_bytes: of these spikes, writes or reads, one message each.
         dense_bytes: of one sample, if all planes are sent as they are, one bit a neuron and step;
-            if these are writes, as many as their messages have.
+            if these are writes or reads, as many as their messages have.
         writes: biases that the host writes, one for each neuron and sample.
+        reads: membranes that the host reads, one for each neuron and sample.
     """
 
     node: str
@@ -104,6 +105,7 @@ class BoundaryCounts:
     message_bytes: int
     dense_bytes: int
     writes: int = 0
+    reads: int = 0
 
 
 def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
@@ -168,6 +170,12 @@ def boundary_counts(mapped: Mapped, activity: Activity) -> tuple[BoundaryCounts,
         of_all, of_each = link.message_bytes(writes), link.message_bytes(prod(port.shape))
         return BoundaryCounts(port.name, chip.name, "in", 0, of_all, of_each, writes)
 
+    def reading(chip: ChipSegment, name: str) -> BoundaryCounts:
+        link, each = mapped.target.link, prod(chip.shape_of(name))
+        reads = each * activity.samples
+        sizes = link.message_bytes(reads), link.message_bytes(each)
+        return BoundaryCounts(name, chip.name, "out", 0, *sizes, reads=reads)
+
     found: list[BoundaryCounts] = []
     for chip in mapped.chip_segments:
         found += [
@@ -175,6 +183,7 @@ def boundary_counts(mapped: Mapped, activity: Activity) -> tuple[BoundaryCounts,
             for port in chip.inputs
         ]
         found += [crossing(chip, name, "out") for name in chip.outputs]
+        found += [reading(chip, name) for name in chip.membranes]
     return tuple(found)
 
 

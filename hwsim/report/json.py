@@ -168,6 +168,8 @@ def _counts(cost: CostReport) -> dict[str, Any]:
                 "spikes_total": boundary.spikes,
                 "writes": boundary.writes / cost.samples,
                 "writes_total": boundary.writes,
+                "reads": boundary.reads / cost.samples,
+                "reads_total": boundary.reads,
                 "message_bytes": boundary.message_bytes / cost.samples,
                 "dense_bytes": boundary.dense_bytes,
             }

@@ -113,6 +113,8 @@ def _headline(summary: Summary) -> Iterator[Row]:
         yield "overflow", Text(f"{many(cost.overflow.biases, 'written bias')} clipped", "yellow")
     if writes := sum(boundary.writes for boundary in cost.boundaries):
         yield "biases", Text(f"{count(writes / cost.samples)} written by the host for each sample")
+    if reads := sum(boundary.reads for boundary in cost.boundaries):
+        yield "membranes", Text(f"{count(reads / cost.samples)} read by the host once a sample")
     dynamic = f", {units.energy(cost.energy_uj.dynamic)} of it for chip events"
     total = cost.energy_uj.total
     energy = (units.energy(total), "bold"), " a sample", units.span(total, units.energy)

@@ -52,7 +52,7 @@ def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str,
     for item in sources:
         if len(item.shape) not in (1, 2, 3) or not all(_whole(n) and n >= 1 for n in item.shape):
             yield item.name, f"its shape must be (N,), (C, L) or (C, H, W), not {item.shape}"
-    for output in segment.outputs:
+    for output in (*segment.outputs, *segment.membranes):
         if output not in names[len(segment.inputs) :]:
             yield segment.name, f"its output {output!r} is no population of it"
     yield from _of_biases(segment)

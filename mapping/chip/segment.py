@@ -120,6 +120,7 @@ class ChipSegment:
         inputs: where spikes and biases come in.
         populations: in any order.
         outputs: names of the populations whose spikes the host (or another segment) needs.
+        membranes: names of those whose membranes the host reads once a sample, after the last step.
     """
 
     name: str
@@ -127,6 +128,7 @@ class ChipSegment:
     inputs: tuple[Port, ...]
     populations: tuple[Population, ...]
     outputs: tuple[str, ...]
+    membranes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         layers = "".join(f"\n  {population!r}" for population in self.populations[:SHOWN])

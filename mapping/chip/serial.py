@@ -59,6 +59,7 @@ def pack(segment: ChipSegment) -> tuple[Plain, Arrays]:
         ],
         "populations": populations,
         "outputs": list(segment.outputs),
+        "membranes": list(segment.membranes),
     }
     return plain, arrays
 
@@ -89,7 +90,12 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Chip
         for port in plain["inputs"]
     )
     return ChipSegment(
-        plain["name"], plain["steps"], ports, tuple(populations), tuple(plain["outputs"])
+        plain["name"],
+        plain["steps"],
+        ports,
+        tuple(populations),
+        tuple(plain["outputs"]),
+        tuple(plain.get("membranes", ())),
     )
 
 

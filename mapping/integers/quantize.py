@@ -93,9 +93,18 @@ def quantize(
     )
     steps = graph[names[0]].type.steps
     assert steps is not None
-    chip = ChipSegment(segment.name, steps, ports, tuple(populations), segment.outputs)
+    spikes, membranes = outputs_of(graph, segment)
+    chip = ChipSegment(segment.name, steps, ports, tuple(populations), spikes, membranes)
     check_segment(chip, registers)
     return chip, errors
+
+
+def outputs_of(graph: Graph, segment: Segment) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The populations whose spikes others need, and those whose membranes are read at the end."""
+    nodes = [graph[name] for name in segment.outputs]
+    read = (node.inputs[1] for node in nodes if node.op == "last_membrane")
+    spikes = tuple(node.name for node in nodes if node.op != "last_membrane")
+    return spikes, tuple(dict.fromkeys(read))
 
 
 def _rounded(

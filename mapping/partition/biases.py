@@ -13,7 +13,13 @@ import torch
 
 from mapping.graph.ir import Graph, Kind, Node, sorted_graph, unique_name
 from mapping.graph.pooling import OR
-from mapping.partition.rules import lasting_biases, rejected_neuron, source_of, synapses_of
+from mapping.partition.rules import (
+    lasting_biases,
+    readers_of,
+    rejected_neuron,
+    source_of,
+    synapses_of,
+)
 from mapping.targets.schema import Registers
 
 
@@ -61,4 +67,8 @@ def _with_neuron(graph: Graph, neuron: Node, parts: Sequence[Node]) -> list[Node
         replace(part, tensors={k: v for k, v in part.tensors.items() if k != "bias"})
         for part in parts
     ]
-    return [*bare, one, always, synapse, total, replace(neuron, inputs=(total.name,))]
+    driven = [
+        replace(node, inputs=(total.name, *node.inputs[1:]))
+        for node in (neuron, *readers_of(graph, neuron.name))
+    ]
+    return [*bare, one, always, synapse, total, *driven]

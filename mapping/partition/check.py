@@ -5,7 +5,7 @@ from __future__ import annotations
 from has8.errors import BadInput
 from mapping.graph.ir import Graph
 from mapping.partition.cut import segment_of
-from mapping.partition.rules import current_nodes, synapses_of
+from mapping.partition.rules import layer_nodes, synapses_of
 from mapping.partition.segments import Partition, Segment
 
 
@@ -53,7 +53,7 @@ def _check_chip(graph: Graph, segment: Segment) -> None:
         reason = synapses_of(graph, neuron)
         if isinstance(reason, str):
             raise BadInput(f"segment {segment.name!r} cannot have {neuron!r} on a chip: {reason}")
-        needed.update([neuron, *current_nodes(graph, neuron)])
+        needed.update(layer_nodes(graph, neuron))
     if needed != set(segment.nodes):
         odd = sorted(needed ^ set(segment.nodes))[0]
         raise BadInput(f"segment {segment.name!r} must hold whole layers, and {odd!r} is astray")

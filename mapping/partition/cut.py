@@ -9,7 +9,7 @@ import networkx as nx
 
 from has8.errors import BadInput
 from mapping.graph.ir import Graph, Node, loops_of
-from mapping.partition.rules import current_nodes, reject
+from mapping.partition.rules import layer_nodes, reject
 from mapping.partition.segments import Partition, Rejection, Segment, Side
 from mapping.targets.schema import Registers
 
@@ -33,7 +33,7 @@ def cut(graph: Graph, registers: Registers, select: str | Sequence[str] = "all")
     owner = {}
     for node in graph:
         if node.op == "neuron" and node.name not in rejected:
-            owner.update(dict.fromkeys([*current_nodes(graph, node.name), node.name], node.name))
+            owner.update(dict.fromkeys(layer_nodes(graph, node.name), node.name))
     chip = _chip_segments(graph, owner)
     wanted = _selected(select, [segment.name for segment in chip])
     for segment in chip:

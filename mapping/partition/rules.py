@@ -23,6 +23,13 @@ POOL_SPIKES = (
 )
 
 
+CLEARED = (
+    "its membrane is read as it was when the spike was decided, and a chip clears it with the "
+    "spike: train it with reset_mechanism='subtract', and the last membrane is read from the chip"
+)
+"""Why a membrane that resets to zero is not read from a chip."""
+
+
 def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
     """The convolutions and linear layers whose sum is a neuron's current.
 
@@ -53,7 +60,8 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
             for late in delays_of(graph, node):
                 if len(graph.consumers(late.name)) != 1:
                     return f"the delayed spikes of {late.name!r} are used elsewhere too"
-        if len(graph.consumers(node.name)) != 1:
+        users = [user for user, _ in graph.consumers(node.name) if user.op != "last_membrane"]
+        if len(users) != 1:
             return f"the current of {node.name!r} is used elsewhere too"
     return _unwritable(graph[neuron], written) or found[::-1]
 
@@ -129,20 +137,20 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
                 f"adds to the membrane, where it does not last: train it with bias=False"
             )
         else:
-            taken.update(current_nodes(graph, node.name), [node.name])
+            taken.update(layer_nodes(graph, node.name))
     for name, reason in list(_rejected_loops(graph, reasons)):
         reasons[name] = reason
-        taken -= {name, *current_nodes(graph, name)}
+        taken -= set(layer_nodes(graph, name))
     for node in graph:
         if node.name in taken or node.name in reasons or node.op in ("input", "flatten"):
             continue
         if OPS[node.op].role in ("encode", "decode"):
             continue
-        if node.type.steps is None:
+        if node.type.steps is None and node.op != "last_membrane":
             reasons[node.name] = "works on values without time steps: an ANN layer"
         elif node.op == "fired":
             reasons[node.name] = node.attrs["why"]
-        elif reason := OPS[node.op].reason:
+        elif reason := _unreadable(node, registers) or OPS[node.op].reason:
             reasons[node.name] = reason
         elif node.op == "maxpool" and graph[node.inputs[0]].type.kind is Kind.VALUE:
             reasons[node.name] = f"it takes {POOL_SPIKES}"
@@ -158,13 +166,32 @@ def rejected_neuron(graph: Graph, node: Node, registers: Registers) -> str | Non
     attrs, parts = node.attrs, synapses_of(graph, node.name)
     if attrs["model"] not in registers.neurons:
         return f"the target has no {attrs['model']!r} neuron"
-    if attrs["reset"] not in registers.resets:
-        offered = " or ".join(map(repr, registers.resets))
-        hint = HINTS.get(attrs["reset"], "")
-        return f"the target has no reset by {attrs['reset']!r}, it has {offered}{hint}"
+    if reason := _lacking_reset(node, registers):
+        return reason
     if attrs["refractory"] > registers.refractory_max:
         return "the target's neurons have no refractory steps"
     return parts if isinstance(parts, str) else None
+
+
+def _lacking_reset(node: Node, registers: Registers) -> str | None:
+    """Why a target cannot reset a neuron as it is to be; None if it can."""
+    reset = node.attrs["reset"]
+    if reset in registers.resets:
+        return None
+    offered = " or ".join(map(repr, registers.resets))
+    return f"the target has no reset by {reset!r}, it has {offered}{HINTS.get(reset, '')}"
+
+
+def _unreadable(node: Node, registers: Registers) -> str | None:
+    """Why the membranes of a node could not even be read once a sample; None if they could."""
+    if node.op != "membrane":
+        return None
+    return CLEARED if cleared(node) else _lacking_reset(node, registers)
+
+
+def cleared(node: Node) -> bool:
+    """Whether a spike clears a neuron's membrane, so that it cannot be read afterwards."""
+    return node.attrs["reset"] == "zero" or bool(node.attrs["refractory"])
 
 
 def lasting_biases(graph: Graph, neuron: str) -> list[str]:
@@ -177,6 +204,20 @@ def lasting_biases(graph: Graph, neuron: str) -> list[str]:
 
 def _has_bias(synapse: Node) -> bool:
     return "bias" in synapse.tensors and bool(synapse.tensors["bias"].any())
+
+
+def layer_nodes(graph: Graph, neuron: str) -> list[str]:
+    """The nodes that run on a chip with a neuron: what drives it, itself, what reads it."""
+    return [
+        *current_nodes(graph, neuron),
+        neuron,
+        *(node.name for node in readers_of(graph, neuron)),
+    ]
+
+
+def readers_of(graph: Graph, neuron: str) -> list[Node]:
+    """The nodes that read a neuron's membranes after the last step."""
+    return [node for node in graph if node.op == "last_membrane" and node.inputs[1] == neuron]
 
 
 def current_nodes(graph: Graph, neuron: str) -> list[str]:

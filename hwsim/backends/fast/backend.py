@@ -300,11 +300,14 @@ class FastProgram:
         for name, port in given.items():
             self._add(sources, past, name, stored(port.to(self.device)), state)
         spikes, tallies, kept, registers = {}, {}, {}, {}
-        kind = self.membrane_dtype if membranes else None
+        recorded = {p.name for p in self.segment.populations if membranes}
+        recorded.update(self.segment.membranes)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for part in self.parts:
                 for layer in part:
                     tallies[layer.name] = Tally((self.segment.steps, *layer.shape))
+                wanted = any(layer.name in recorded for layer in part)
+                kind = self.membrane_dtype if wanted else None
                 done = self._run(part, sources, state, tallies, kind, keep_state, biases)
                 for layer, (fired, states, after) in zip(part, done, strict=True):
                     registers[layer.name] = after
@@ -321,6 +324,7 @@ class FastProgram:
             {name: _counts(tallies[name].fired) for name in names},
             {layer.name: layer.arithmetic for part in self.parts for layer in part},
             SegmentState(registers, past) if keep_state else None,
+            {name: kept[name][-1] for name in self.segment.membranes},
         )
 
     def _run(

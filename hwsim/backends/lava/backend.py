@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from has8.values import seconds
 from hwsim.backends.lava.interpreter import lava_python
 from hwsim.backends.lava.isolate import run_isolated
 from hwsim.backends.lava.limits import check_faithful
+from mapping.chip.arithmetic import Ints
 from mapping.chip.segment import ChipSegment
 from mapping.chip.serial import pack
 
@@ -72,7 +73,7 @@ class Lava:
         """
         lava_python()
         check_faithful(segment, registers)
-        return LavaProgram(segment, self.timeout_s)
+        return LavaProgram(segment, registers, self.timeout_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,12 @@ class LavaProgram:
 
     Args:
         segment: the segment.
+        registers: the target's.
         timeout_s: the longest that one batch may take, in seconds.
     """
 
     segment: ChipSegment
+    registers: Registers
     timeout_s: float
 
     def __call__(
@@ -112,7 +115,7 @@ class LavaProgram:
         """
         import torch
 
-        from hwsim.backends.protocol import SegmentRun, checked_inputs
+        from hwsim.backends.protocol import SegmentRun, checked_inputs, membrane_dtype
 
         if membranes:
             raise BackendError("Lava's runs keep no membranes; take the reference or the fast one")
@@ -120,13 +123,17 @@ class LavaProgram:
             raise BackendError("Lava clears all state; take the reference or the fast one")
         segment, given = self.segment, checked_inputs(self.segment, inputs)
         spikes = {name: tensor.cpu().numpy() for name, tensor in given.items()}
-        fired = run_worker(segment, spikes, self.timeout_s)
-        return SegmentRun({name: torch.from_numpy(array) for name, array in fired.items()})
+        fired, read = run_worker(segment, spikes, self.timeout_s)
+        width = membrane_dtype(self.registers)
+        return SegmentRun(
+            {name: torch.from_numpy(array) for name, array in fired.items()},
+            last={name: torch.from_numpy(array).to(width) for name, array in read.items()},
+        )
 
 
 def run_worker(
     segment: ChipSegment, spikes: Mapping[str, Spikes], timeout_s: float
-) -> dict[str, Spikes]:
+) -> tuple[dict[str, Spikes], dict[str, Ints]]:
     """Run a segment in Lava, in a process of its own.
 
     Args:
@@ -136,7 +143,8 @@ def run_worker(
         timeout_s: the longest that it may take, in seconds.
 
     Returns:
-        The spikes of each population, ``bool[T, B, *shape]``.
+        The spikes of each population, ``bool[T, B, *shape]``, and membranes after the last step
+        where they are read, ``int64[B, *shape]``.
 
     Raises:
         BackendError: if there is no Lava, or its process dies or takes longer.
@@ -146,16 +154,20 @@ def run_worker(
     what = f"Lava's run of segment {segment.name!r}"
     first = segment.inputs[0]
     steps, samples = segment.steps, spikes[first.name].shape[first.kind == "spikes"]
-    want = {p.name: (steps, samples, *p.shape) for p in segment.populations}
-    fired = run_isolated(
+    want: list[tuple[np.dtype[Any], tuple[int, ...]]]
+    want = [(np.dtype(bool), (steps, samples, *p.shape)) for p in segment.populations]
+    want += [(np.dtype(np.int64), (samples, *segment.shape_of(n))) for n in segment.membranes]
+    found = run_isolated(
         NETWORK,
         job,
         timeout_s,
         what,
         lava_python(),
         code=CODE,
-        most_bytes=sum(map(prod, want.values())) + HEADERS * len(want),
+        most_bytes=sum(kind.itemsize * prod(s) for kind, s in want) + HEADERS * len(want),
     )
-    if [(a.dtype, a.shape) for a in fired] != [(np.dtype(bool), tuple(s)) for s in want.values()]:
+    if [(a.dtype, a.shape) for a in found] != want:
         raise BackendError(f"{what} gave spikes of other shapes: is the right Lava installed?")
-    return dict(zip(want, fired, strict=True))
+    names = [p.name for p in segment.populations]
+    fired = dict(zip(names, found, strict=False))
+    return fired, dict(zip(segment.membranes, found[len(names) :], strict=True))

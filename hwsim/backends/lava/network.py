@@ -16,6 +16,7 @@ import functools
 import logging
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ MOST_GROUPS = 127
 """Lava's Conv keeps its number of groups in an int8."""
 
 
-def run_network(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str, Spikes]:
+def run_network(
+    segment: ChipSegment, inputs: Mapping[str, Spikes]
+) -> tuple[dict[str, Spikes], dict[str, Ints]]:
     """Run a segment in Lava, in this process: not where torch has been imported.
 
     Args:
@@ -43,16 +46,18 @@ def run_network(segment: ChipSegment, inputs: Mapping[str, Spikes]) -> dict[str,
             ``int64[B, *shape]``.
 
     Returns:
-        The spikes of each population, aligned with the inputs, ``bool[T, B, *shape]``.
+        The spikes of each population, aligned with the inputs, ``bool[T, B, *shape]``; and
+        membranes after the last step where they are read, ``int64[B, *shape]``.
     """
     steps, samples = segment.steps, _samples(segment, inputs)
     network = _Network(segment, inputs)
     fired = {}
-    for name, stream in network.run().items():
+    streams, membranes = network.run()
+    for name, stream in streams.items():
         start = network.depth[name]
         stream = stream[start : start + samples * steps]
         fired[name] = stream.reshape(samples, steps, *stream.shape[1:]).swapaxes(0, 1)
-    return fired
+    return fired, membranes
 
 
 def _samples(segment: ChipSegment, inputs: Mapping[str, NDArray[Any]]) -> int:
@@ -75,6 +80,12 @@ class _Network:
         self.models: dict[Any, Any] = {}
         self.taps: dict[tuple[str, int, int], Any] = {}  # source, steps held, delay
         self.sinks: dict[str, Any] = {}
+        self.neurons: dict[str, Any] = {}
+        # Behind which steps a population's membranes are read, for each sample.
+        self.reads = {
+            name: [self.depth[name] + (k + 1) * self.period for k in range(samples)]
+            for name in segment.membranes
+        }
         self.biases = {
             port.name: inputs[port.name] for port in segment.inputs if port.kind == "bias"
         }
@@ -91,8 +102,11 @@ class _Network:
                 if synapse.delay < self.period:
                     self._connect(synapse, self._arriving(population, synapse), process.a_in)
 
-    def run(self) -> dict[str, Spikes]:
-        """Every population's spikes in every step, ``bool[steps, *shape]``."""
+    def run(self) -> tuple[dict[str, Spikes], dict[str, Ints]]:
+        """Every population's spikes in every step, ``bool[steps, *shape]``, and what is read.
+
+        Lava gives its variables where it pauses, so it pauses wherever a membrane is read.
+        """
         from lava.magma.core.run_conditions import RunSteps
         from lava.magma.core.run_configs import Loihi2SimCfg
 
@@ -101,20 +115,28 @@ class _Network:
         streams = {
             name: np.empty((self.steps, *self.shape[name]), dtype=bool) for name in self.sinks
         }
+        membranes = {
+            name: np.empty((len(steps), *self.shape[name]), np.int64)
+            for name, steps in self.reads.items()
+        }
+        pauses = {*range(self.period, self.steps, self.period), self.steps}
+        pauses.update(step for steps in self.reads.values() for step in steps)
         waiting = dict(self.sinks)
         while waiting:  # once for each part of the network that hangs together
             head = next(iter(waiting.values()))
             head.create_runtime(run_cfg=config, compile_config={"pypy_channel_size": 2})
             part = [name for name, sink in waiting.items() if sink.runtime is head.runtime]
-            for start in range(0, self.steps, self.period):
-                stop = min(start + self.period, self.steps)
+            for start, stop in pairwise([0, *sorted(pauses)]):
                 head.run(RunSteps(num_steps=stop - start))
                 for name in part:
                     for step in range(start, stop):
                         streams[name][step] = waiting[name].receive().T
+                    if stop in self.reads.get(name, ()):
+                        read = self.neurons[name].v.get().T
+                        membranes[name][self.reads[name].index(stop)] = read
             head.stop()
             waiting = {name: sink for name, sink in waiting.items() if name not in part}
-        return streams
+        return streams, membranes
 
     def _process(self, model: Any, **settings: Any) -> Any:
         """A new Lava process that runs a given model."""
@@ -149,7 +171,7 @@ class _Network:
             # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
             reset_offset=(1 + self.depth[name]) % self.period,
         )
-        self.taps[name, 0, 0] = neurons.s_out
+        self.taps[name, 0, 0], self.neurons[name] = neurons.s_out, neurons
         self.sinks[name] = self._process(
             PyLoihiExtractorModel,
             shape=shape[::-1],
@@ -353,8 +375,8 @@ def _sparse(wires: Wiring, weight: Ints) -> Any:
     return csr_matrix((values, (rows, columns)), shape=shape)
 
 
-def work(job: Mapping[str, Any]) -> list[Spikes]:
-    """The worker's work: a segment's spikes, population by population.
+def work(job: Mapping[str, Any]) -> list[NDArray[Any]]:
+    """The worker's work: a segment's spikes, population by population, then what is read.
 
     Args:
         job: "segment" and "arrays" as :func:`mapping.chip.serial.pack` makes them, and "inputs",
@@ -364,5 +386,8 @@ def work(job: Mapping[str, Any]) -> list[Spikes]:
         raise RuntimeError("torch was imported in Lava's worker, where it would hang")
     logging.basicConfig()
     segment = unpack(job["segment"], job["arrays"])
-    fired = run_network(segment, job["inputs"])
-    return [fired[population.name] for population in segment.populations]
+    fired, membranes = run_network(segment, job["inputs"])
+    return [
+        *(fired[population.name] for population in segment.populations),
+        *(membranes[name] for name in segment.membranes),
+    ]

@@ -152,8 +152,9 @@ def _run(name: Path, inputs: Path, output: Path, timeout_s: float) -> None:
         if segment.name not in given:
             print(f"{segment.name}: skipped, {inputs} lacks inputs of it", file=sys.stderr)
             continue
-        spikes = run_worker(segment, given[segment.name], timeout_s)
+        spikes, membranes = run_worker(segment, given[segment.name], timeout_s)
         fired |= {f"{segment.name}/spikes/{key}": array for key, array in spikes.items()}
+        fired |= {f"{segment.name}/membranes/{key}": array for key, array in membranes.items()}
         values = sum(array.size for array in spikes.values())
         samples = next(iter(spikes.values())).shape[1]
         print(f"{segment.name}: {samples} samples, {values:,} spike values", flush=True)

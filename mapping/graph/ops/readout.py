@@ -29,6 +29,21 @@ def membrane(node: Node, current: Tensor) -> Tensor:
     return neuron.stepped(neuron.constants_of(node), current)[1]
 
 
+def infer_last(
+    attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
+) -> Signal:
+    """Currents, beside the spikes of the neuron whose membrane it is, become values of a sample."""
+    current, spikes = inputs
+    if neuron.infer(attrs, tensors, (current,)) != spikes:
+        raise ValueError(f"it reads the membranes of a neuron of {spikes}, driven by {current}")
+    return Signal(current.shape)
+
+
+def last_membrane(node: Node, current: Tensor, spikes: Tensor) -> Tensor:
+    """The membranes of a neuron after the last step: ``[T, B, ...] -> [B, ...]``."""
+    return membrane(node, current)[-1]
+
+
 def infer_largest(
     attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
 ) -> Signal:
@@ -53,7 +68,20 @@ OPS = (
         sees_time=True,
         attrs=neuron.Constants,
         any_tensors=True,
-        reason="its membrane is read, and a chip sends only spikes",
+        reason="its membrane is read in every step, and a chip sends only spikes: the membrane of "
+        "the last step alone would be read from it, once a sample",
+    ),
+    Op(
+        "last_membrane",
+        (),
+        _nothing,
+        infer_last,
+        last_membrane,
+        sees_time=True,
+        inputs=2,
+        attrs=neuron.Constants,
+        any_tensors=True,
+        reason="its neuron stays on the host",
     ),
     Op("largest", (), _nothing, infer_largest, largest, role="decode", sees_time=True),
 )
