@@ -207,7 +207,9 @@ def test_a_failed_write_keeps_the_old_file(artefact, spikes, tmp_path, monkeypat
         file.write(b"new")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(standalone, "run_worker", lambda *job: {"p": np.zeros((8, 2, 1), bool)})
+    monkeypatch.setattr(
+        standalone, "run_worker", lambda *job: ({"p": np.zeros((8, 2, 1), bool)}, {})
+    )
     monkeypatch.setattr(np, "savez_compressed", full_disk)
     assert main([str(artefact), str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]) == 1
     assert "cannot write" in capsys.readouterr().err

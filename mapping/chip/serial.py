@@ -83,11 +83,10 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Chip
         )
         neuron = _neuron(entry["neuron"], prefix, arrays)
         populations.append(
-            Population(entry["name"], tuple(entry["shape"]), synapses, neuron, entry.get("bias"))
+            Population(entry["name"], tuple(entry["shape"]), synapses, neuron, entry["bias"])
         )
     ports = tuple(
-        Port(port["name"], tuple(port["shape"]), port.get("kind", "spikes"))
-        for port in plain["inputs"]
+        Port(port["name"], tuple(port["shape"]), port["kind"]) for port in plain["inputs"]
     )
     return ChipSegment(
         plain["name"],
@@ -95,7 +94,7 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Chip
         ports,
         tuple(populations),
         tuple(plain["outputs"]),
-        tuple(plain.get("membranes", ())),
+        tuple(plain["membranes"]),
     )
 
 
