@@ -21,6 +21,11 @@ POOL_SPIKES = (
     "the largest of several currents, which no chip takes: put the pooling behind the neuron, "
     "where it pools spikes"
 )
+AVERAGES = (
+    "averages go into the weights of the convolutions and linear layers behind them; not where "
+    "padding meets elements that they leave out, a transposed convolution takes them, or anything "
+    "else does: average over windows that fill the image"
+)
 
 
 CLEARED = (
@@ -154,6 +159,8 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             reasons[node.name] = reason
         elif node.op == "maxpool" and graph[node.inputs[0]].type.kind is Kind.VALUE:
             reasons[node.name] = f"it takes {POOL_SPIKES}"
+        elif node.op in ("avgpool", "global_avgpool"):
+            reasons[node.name] = AVERAGES
         elif OPS[node.op].role == "host":
             reasons[node.name] = f"the target has no {node.op} of spikes"
         else:
