@@ -175,7 +175,6 @@ def test_reading_is_counted_and_priced():
     ("net", "why"),
     [
         (lambda: Net("zero"), "a chip clears it with the spike"),
-        (lambda: Net("none"), "no reset by 'none'"),
         (lambda: Net(read="sum"), "of the last step alone would be read"),
         (lambda: Net(read="max"), "of the last step alone would be read"),
     ],
@@ -190,6 +189,27 @@ def test_what_is_not_read_from_a_chip_says_why(net, why):
     with torch.no_grad():
         assert torch.allclose(evaluate(mapped.graph, x), net(x), atol=1e-5)
     assert simulate(mapped, x).logits.shape == (8, 4)
+
+
+@pytest.mark.parametrize("scales", ["round", "search"])
+def test_one_without_reset_is_one_that_never_fires(scales):
+    torch.manual_seed(0)
+    net, x = Net("none"), images(8)
+    mapped = map_model(net, calibration=x, scales=scales)
+    with torch.no_grad():
+        expected = net(x)
+    assert torch.allclose(evaluate(mapped.graph, x), expected, atol=1e-5)
+    (chip,) = mapped.chip_segments
+    (read,) = (p for p in chip.populations if p.name in chip.membranes)
+    assert read.neuron.reset == "zero"
+    run = simulate(mapped, x, record=["spikes"])
+    assert not run.spikes[chip.name][read.name].any()
+    # The layer in front fires a little otherwise than its floats; the read-out adds little.
+    assert (run.logits - expected).abs().median() < 0.05 * expected.abs().max()
+    assert compare(mapped, x, "fast", "reference").equal
+    both = map_model(Net("none", "both"), calibration=x)  # with its spikes it does fire
+    reasons = {r.node: r.reason for r in both.partition.rejections}
+    assert "no reset by 'none'" in reasons["l2"]
 
 
 def test_a_part_of_the_network_can_stay_on_the_host():

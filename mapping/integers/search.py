@@ -36,7 +36,7 @@ from mapping.integers.rounding import (
 )
 from mapping.integers.scales import at_largest_scale, unclipped
 from mapping.integers.sums import weighted_sums
-from mapping.partition.rules import source_of
+from mapping.partition.rules import readers_of, source_of
 from mapping.partition.segments import Partition
 from mapping.targets.schema import Registers
 
@@ -97,8 +97,10 @@ def search_scales(
             names = [name for name in segment.nodes if graph[name].op == "neuron"]
             for name in names:
                 layer = layer_of(graph, name)
-                # The same in every step: of an image where the host writes it, else of all.
-                if not layer.synapses or layer.written is not None:
+                # The same in every step: of an image where the host writes it, else of all. And
+                # where membranes are read, equal spikes say little of them.
+                constant = not layer.synapses or layer.written is not None
+                if constant or readers_of(graph, name):
                     found[name] = Rounded(unclipped(layer, name, registers, weight_bits))
                     inputs[name] = values[name]
                     continue

@@ -7,17 +7,25 @@ from dataclasses import replace
 
 import torch
 
+from mapping.chip.arithmetic import largest_drive
 from mapping.graph.ir import Graph, Kind, Node, sorted_graph, unique_name
+from mapping.graph.ops.neuron import constants_of
 from mapping.graph.repeats import repeats
-from mapping.partition.rules import cleared, rejected_neuron
+from mapping.partition.rules import cleared, rejected_neuron, synapses_of
 from mapping.targets.schema import Registers
+
+KEPT = ("alpha", "beta", "gain")
+MARGIN = 1.25
+"""How far a threshold that must not be reached lies above what the membrane can come to: rounded
+weights are a little larger than those that they stand for."""
 
 
 def last_membranes(graph: Graph, registers: Registers) -> Graph:
     """The graph with membranes that only the last step is read of taken from their neurons.
 
     Only of neurons that the target can take and whose register is what is read: one that a spike
-    clears is not. What the graph computes stays the same.
+    clears is not. One without reset whose spikes nobody takes needs none where it never fires, so
+    it gets a threshold that it cannot reach. What the graph computes stays the same.
 
     Args:
         graph: after the passes.
@@ -26,7 +34,8 @@ def last_membranes(graph: Graph, registers: Registers) -> Graph:
     for decoder, membrane in list(_read_last(graph)):
         if cleared(membrane):
             continue
-        changed = _from_neuron(graph, decoder, membrane)
+        taken = _without_reset(graph, membrane, registers)
+        changed = _from_neuron(graph, decoder, membrane, taken)
         neuron = changed[changed[decoder.name].inputs[1]]
         if rejected_neuron(changed, neuron, registers) is None:
             graph = changed
@@ -43,17 +52,55 @@ def _read_last(graph: Graph) -> Iterator[tuple[Node, Node]]:
             yield decoder, source
 
 
-def _from_neuron(graph: Graph, decoder: Node, membrane: Node) -> Graph:
-    """The graph with a decoder of a membrane's last step read from a neuron."""
-    neuron = next((node for node in graph if _same(graph, node, membrane)), None)
+def _without_reset(graph: Graph, membrane: Node, registers: Registers) -> Node:
+    """The membrane of a neuron that never fires, in place of one without reset."""
+    lacking = membrane.attrs["reset"] == "none" and "none" not in registers.resets
+    if not lacking or any(_same(graph, node, membrane) for node in graph):
+        return membrane
+    parts = synapses_of(graph, membrane.name)
+    if isinstance(parts, str) or any(repeats(graph[n]) for n in _summed(graph, membrane)):
+        return membrane
+    constants = constants_of(membrane)
+    alpha, beta, gain = (float(torch.as_tensor(constants[k]).abs().max()) for k in KEPT)
+    arriving = sum(largest_drive(part.tensors["weight"].double()).max() for part in parts)
+    arriving += sum(part.tensors["bias"].abs().max() for part in parts if "bias" in part.tensors)
+    current = reach = 0.0
+    for _ in range(membrane.type.steps or 0):
+        current = current * alpha + float(arriving) * gain
+        reach = reach * beta + current
+    attrs = {**membrane.attrs, "reset": "zero", "threshold": max(reach, 1.0) * MARGIN}
+    tensors = {name: x for name, x in membrane.tensors.items() if name != "threshold"}
+    return replace(membrane, attrs=attrs, tensors=tensors)
+
+
+def _summed(graph: Graph, membrane: Node) -> Iterator[str]:
+    """What is added up to a current."""
+    pending = [membrane.inputs[0]]
+    while pending:
+        name = pending.pop()
+        yield name
+        if graph[name].op == "add":
+            pending.extend(graph[name].inputs)
+
+
+def _from_neuron(graph: Graph, decoder: Node, membrane: Node, taken: Node) -> Graph:
+    """The graph with a decoder of a membrane's last step read from a neuron.
+
+    Args:
+        graph: that they are of.
+        decoder: reads the membrane.
+        membrane: as the graph has it.
+        taken: as a neuron of the target has it.
+    """
+    neuron = next((node for node in graph if _same(graph, node, taken)), None)
     nodes = {node.name: node for node in graph if node is not membrane}
     if neuron is None:
         name = unique_name(membrane.name.removesuffix(".membrane"), nodes)
         signal = replace(membrane.type, kind=Kind.SPIKE)
-        neuron = replace(membrane, name=name, op="neuron", type=signal)
+        neuron = replace(taken, name=name, op="neuron", type=signal)
         nodes[name] = neuron
     inputs = (neuron.inputs[0], neuron.name)
-    nodes[decoder.name] = replace(membrane, name=decoder.name, op="last_membrane", inputs=inputs)
+    nodes[decoder.name] = replace(taken, name=decoder.name, op="last_membrane", inputs=inputs)
     nodes[decoder.name] = replace(nodes[decoder.name], type=decoder.type)
     return sorted_graph(nodes.values(), graph.output.name)
 
