@@ -113,8 +113,8 @@ def test_a_network_of_the_users_file_maps_on_events_and_is_simulated_on_the_same
 ):
     code, out, err = here("map", "mynet.py:Net", "--weights", "state.pt", *EVENTS, "--json")
     assert code == 0, err
-    assert "this file was run" in err and json.loads(out)["model"] == "mynet"
-    mapped = load(tmp_path / "mynet.h8")
+    assert "this file was run" in err and json.loads(out)["model"] == "Net"
+    mapped = load(tmp_path / "Net.h8")
     names = {}
     exec(CODE, names)
     net = names["Net"]()
@@ -124,7 +124,7 @@ def test_a_network_of_the_users_file_maps_on_events_and_is_simulated_on_the_same
     data = Preparation(steps=6).load("nmnist", folder, "crop")
     again = map_model(net, calibration=data.train.tensors()[0], inputs="spikes")
     assert [n.name for n in again.graph] == [n.name for n in mapped.graph]
-    code, out, err = here("simulate", tmp_path / "mynet.h8", "--json", "--quiet")
+    code, out, err = here("simulate", tmp_path / "Net.h8", "--json", "--quiet")
     assert code == 0, err
     assert json.loads(out)["samples"] == 4
     assert json.loads(out)["data"] == "nmnist"
@@ -136,9 +136,9 @@ def test_a_loop_outside_and_prepared_images(here, tmp_path):
     code, out, err = here("map", "mynet.py:one_step", *options, *loop, "--json")
     assert code == 0, err
     report = json.loads(out)
-    signal = load(tmp_path / "mynet.h8").graph.input.type
+    signal = load(tmp_path / "one_step.h8").graph.input.type
     assert (signal.shape, signal.steps, report["samples"]) == ((64,), None, 9)
-    code, out, _ = here("simulate", tmp_path / "mynet.h8", "--samples", 9, "--json", "--quiet")
+    code, out, _ = here("simulate", tmp_path / "one_step.h8", "--samples", 9, "--json", "--quiet")
     told = json.loads(out)
     assert code == 0 and told["accuracy"] == report["accuracy"]
 
@@ -147,10 +147,10 @@ def test_values_are_coded_by_rate_with_a_seed(here, tmp_path):
     options = ["--data", "digits", "--flatten", "--samples", 9, "--steps", 5, "--readout", "count"]
     code, _, err = here("map", "mynet.py:one_step", *options, "--coding", "rate", "--seed", 7)
     assert code == 0, err
-    graph = load(tmp_path / "mynet.h8").graph
+    graph = load(tmp_path / "one_step.h8").graph
     (encoder,) = (node for node in graph if node.attrs.get("coding") == "rate")
     assert encoder.attrs["seed"] == 7
-    assert here("simulate", tmp_path / "mynet.h8", "--samples", 3, "--quiet")[0] == 0
+    assert here("simulate", tmp_path / "one_step.h8", "--samples", 3, "--quiet")[0] == 0
 
 
 def test_a_saved_network_maps_without_its_code_and_is_known_by_its_content(here, folder, tmp_path):
@@ -165,7 +165,7 @@ def test_a_saved_network_maps_without_its_code_and_is_known_by_its_content(here,
 def test_an_argument_of_the_users_class(here, tmp_path):
     options = [*EVENTS, "--samples", 1, "--args", '{"beta": 0.5}']
     assert here("map", "mynet.py:Net", *options)[0] == 0
-    assert load(tmp_path / "mynet.h8").graph["lif1"].attrs["beta"] == pytest.approx(0.5)
+    assert load(tmp_path / "Net.h8").graph["lif1"].attrs["beta"] == pytest.approx(0.5)
 
 
 # What can go where
@@ -185,7 +185,7 @@ def test_check_says_what_can_go_where(here):
 def test_check_fails_where_nothing_can_go_to_the_chip(here):
     loop = ["--steps", 5, "--readout", "membrane_last"]
     code, out, err = here("check", "mynet.py:one_step", "--input-shape", 64, *loop)
-    assert code == 1 and "error: nothing of mynet can go to loihi" in err
+    assert code == 1 and "error: nothing of one_step can go to loihi" in err
     assert "can go to loihi, with 0 %" in out and "net.1" in out
 
 

@@ -30,6 +30,7 @@ class Outputs:
         read: other files that are read.
         weights: the files of these that make the model, beside its own.
         told: what else makes it.
+        called: what its files are called, if not as the model's file.
     """
 
     model: Path
@@ -37,16 +38,17 @@ class Outputs:
     read: tuple[Path, ...] = ()
     weights: tuple[Path, ...] = ()
     told: str = ""
+    called: str | None = None
 
     @property
     def artefact(self) -> Path:
         """The mapping's file."""
-        return (self.folder or self.model.parent) / f"{self.model.stem}.h8"
+        return (self.folder or self.model.parent) / f"{self.called or self.model.stem}.h8"
 
     @property
     def report(self) -> Path:
         """The report's file."""
-        return self.artefact.with_name(f"{self.model.stem}.report.json")
+        return self.artefact.with_suffix(".report.json")
 
     @cached_property
     def digest(self) -> str:

@@ -110,7 +110,8 @@ def _headline(summary: Summary) -> Iterator[Row]:
         clips = many(cost.overflow.v_clips, "membrane")
         yield "overflow", Text(f"{wraps} wrapped, {clips} clipped", "yellow")
     if cost.overflow.biases:
-        yield "overflow", Text(f"{many(cost.overflow.biases, 'written bias')} clipped", "yellow")
+        clipped = many(cost.overflow.biases, "bias", "biases")
+        yield "overflow", Text(f"{clipped} clipped as the host wrote them", "yellow")
     if writes := sum(boundary.writes for boundary in cost.boundaries):
         yield "biases", Text(f"{count(writes / cost.samples)} written by the host for each sample")
     if reads := sum(boundary.reads for boundary in cost.boundaries):

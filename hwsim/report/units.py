@@ -43,9 +43,9 @@ def count(number: float) -> str:
     return f"{number:,.0f}" if number < 99_999.5 else _with_unit(number, COUNT, "")
 
 
-def many(number: int, noun: str) -> str:
+def many(number: int, noun: str, nouns: str | None = None) -> str:
     """A whole number of things, such as ``1 core`` or ``2,000 samples``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def percent(share: float, decimals: int = 0) -> str:

@@ -78,7 +78,7 @@ def run_check(
         given = _shapes(network, how, input_shape)
         check_steps(how.inputs, how, readout)
         found = check_model(network.model, chip, **given, **options)
-    name = network.file.stem
+    name = network.name
     if as_json:
         click.echo(json.dumps(_plain(name, found), indent=2))
     else:

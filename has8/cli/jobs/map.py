@@ -78,7 +78,7 @@ def run_map(
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     others = Path(target), Path(host)
-    outputs = Outputs(network.file, out, others, network.weights, network.told)
+    outputs = Outputs(network.file, out, others, network.weights, network.told, network.called)
     outputs.check(verify=verify != "none", overwrite=overwrite)
     source = find_data(
         data,
@@ -131,7 +131,7 @@ def run_map(
     summary = summarize(
         mapped,
         cost,
-        model=network.file.stem,
+        model=network.name,
         accuracy_float=_accuracy(answers, labels),
         accuracy_mapped=_accuracy(answers_of(mapped.graph, run.logits), labels),
         verified=verified,

@@ -47,7 +47,8 @@ class Network:
 
     Args:
         model: the network.
-        file: what the results are called after.
+        file: beside which results go.
+        called: what results are called, if not as the file.
         weights: the files of its weights, if they are not in its own.
         told: what else made it, for the digest.
         checkpoint: of a model that has8 trained.
@@ -59,6 +60,7 @@ class Network:
 
     model: nn.Module | Graph
     file: Path
+    called: str | None = None
     weights: tuple[Path, ...] = ()
     told: str = ""
     checkpoint: Checkpoint | None = None
@@ -66,6 +68,11 @@ class Network:
     inputs: Given | None = None
     steps: int | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What results are called."""
+        return self.called or self.file.stem
 
     @property
     def training(self) -> Mapping[str, Any]:
@@ -96,7 +103,7 @@ def open_network(model: str, weights: Path | None = None, args: str | None = Non
         if weights is not None:
             load_weights(made, weights)
         read = () if weights is None else (weights,)
-        return Network(made, Path(file), read, f"{name} {args or ''}")
+        return Network(made, Path(file), name, read, f"{name} {args or ''}")
     if weights is not None or args is not None:
         raise BadInput("--weights and --args are for a network of your own, FILE.py:NAME")
     if model.endswith(".py"):

@@ -417,7 +417,8 @@ class _Run(Watch):
                 return Chain(path)
             raise TraceError(
                 f"{user} does not start from zero: its state is left from the forward before, or "
-                f"given; clear it at the beginning of forward, or use has8.over_time"
+                f"given; clear it at the beginning of forward, or use has8.over_time "
+                f"(--readout), which clears it"
             )
         chain = values[0].made.chain if isinstance(values[0], Step) else None
         if chain is not None and chain.cell == path:
