@@ -13,8 +13,9 @@ from typing import Any
 
 import snntorch as snn
 import torch
-from snntorch import surrogate
+from snntorch import spikegen, surrogate
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 
 class FullyConnected(nn.Module):
@@ -80,6 +81,38 @@ def _pooled(
         nn.Linear(second * side * side, 10),
         snn.Leaky(beta=0.5, spike_grad=slope, init_hidden=True, output=True),
     )
+
+
+class Encoded(nn.Module):
+    """torchvision's ResNet18 as an encoder, rate coding, two spiking layers, their spikes counted.
+
+    Args:
+        classes: outputs.
+        num_steps: T.
+        weights: of the encoder, as torchvision names them; None draws them.
+    """
+
+    def __init__(self, classes: int = 10, num_steps: int = 20, weights: str | None = None) -> None:
+        super().__init__()
+        self.num_steps = num_steps
+        self.encoder = resnet18(weights=weights)
+        self.encoder.fc = nn.Identity()
+        self.fc1 = nn.Linear(512, 128)
+        self.lif1 = snn.Leaky(beta=0.9)
+        self.fc2 = nn.Linear(128, classes)
+        self.lif2 = snn.Leaky(beta=0.9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[B, 3, H, W]`` to counts of spikes ``[B, classes]``."""
+        rates = torch.sigmoid(self.encoder(x))
+        spikes = spikegen.rate(rates, num_steps=self.num_steps)
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        counts: Any = 0
+        for step in range(self.num_steps):
+            spk1, mem1 = self.lif1(self.fc1(spikes[step]), mem1)
+            spk2, mem2 = self.lif2(self.fc2(spk1), mem2)
+            counts = counts + spk2
+        return counts
 
 
 class Gesture(nn.Module):

@@ -114,7 +114,14 @@ def check_model(
     if calibration is not None:
         calibration = given.images(calibration, what="calibration images")
     graph, partition = lower(
-        model, target, "all", calibration, input_shape, inputs=inputs, output=output
+        model,
+        target,
+        "all",
+        calibration,
+        input_shape,
+        inputs=inputs,
+        output=output,
+        overview=True,
     )
     others = {
         name: _chip_nodes(cut(graph, load_target(name).registers))

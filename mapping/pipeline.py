@@ -152,8 +152,12 @@ def lower(
     inputs: Given = "values",
     output: int = 0,
     reset: Reset = "trained",
+    overview: bool = False,
 ) -> tuple[Graph, Partition]:
     """Calibrate a model in place, trace and rewrite it, and cut the graph between host and chip.
+
+    For an ``overview``, from which nothing is quantised, ranges that only calibration data tell are
+    those of an example where there are none.
 
     The arguments and the errors are those of :func:`map_model`.
     """
@@ -162,11 +166,19 @@ def lower(
     graph = run_passes(traced(model, calibration, input_shape, inputs=inputs, output=output))
     if reset == "zero":
         graph = reset_to_zero(graph)
-    if calibration is not None:
-        graph = measured(repeat_last(graph), calibration)
+    if calibration is not None or overview:
+        x = example(graph.input.type) if calibration is None else calibration
+        graph = measured(repeat_last(graph), x)
     graph = last_membranes(graph, target.registers)
     graph = biases_as_neurons(graph, target.registers)
     return graph, cut(graph, target.registers, partition)
+
+
+def example(signal: Signal) -> Tensor:
+    """Values from 0 to 1 of a type, of one sample."""
+    steps = () if signal.steps is None else (signal.steps,)
+    values = torch.linspace(0, 1, prod((*steps, *signal.shape))).view(*steps, 1, *signal.shape)
+    return values.round() if signal.kind is Kind.SPIKE else values
 
 
 def traced(
@@ -247,12 +259,8 @@ def _trace_loop(
     if inputs == "values":
         calibrate(model, calibration)
         shape = _shape(calibration, input_shape)
-        x = (
-            torch.linspace(0, 1, prod(shape)).view(1, *shape)
-            if calibration is None
-            else calibration
-        )
         given_type, axis = Signal(shape), 0
+        x = example(given_type) if calibration is None else calibration
     else:
         if calibration is None or calibration.dim() < 3 or input_shape is not None:
             raise BadInput(
@@ -376,7 +384,7 @@ def _check_traced(
     Raises:
         TraceError: if it does not.
     """
-    x = torch.linspace(0, 1, prod(shape)).view(1, *shape) if images is None else images[:4]
+    x = example(Signal(shape)) if images is None else images[:4]
     with torch.no_grad(), paths.plain():
         expected = model(x.clone())  # a forward may write over its input
     if not bool(expected.isfinite().all()):

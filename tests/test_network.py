@@ -165,7 +165,7 @@ def test_steps_that_are_not_those_of_the_network_are_refused(tmp_path):
 def test_an_overview_says_of_each_layer_where_it_can_run_and_why():
     found = check_model(looped(16, 8, 3, steps=5), input_shape=(1, 4, 4))
     sides = {layer.name: layer.side for layer in found.layers}
-    mapped = map_model(looped(16, 8, 3, steps=5), input_shape=(1, 4, 4))
+    mapped = map_model(looped(16, 8, 3, steps=5), calibration=torch.rand(9, 1, 4, 4))
     chip = {name for segment in mapped.partition.on_chip for name in segment.nodes}
     assert {name for name, side in sides.items() if side == "chip"} == chip
     assert all(layer.reason for layer in found.layers)

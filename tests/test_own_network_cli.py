@@ -56,6 +56,10 @@ def nothing():
     return 1 / 0
 
 
+def alone():
+    return nn.Sequential(nn.Linear(64, 10), snn.Leaky(0.9, init_hidden=True))
+
+
 def text():
     return "no network"
 """
@@ -178,15 +182,15 @@ def test_check_says_what_can_go_where(here):
     assert max(map(len, out.splitlines())) <= 80
     code, out, _ = here("check", "net.pt", "--json")
     told = json.loads(out)
-    assert code == 0 and told["neuron_layers"] == {"chip": 1, "all": 2}
+    assert code == 0 and told["neuron_layers"] == {"chip": 2, "all": 2}
     assert all(layer["reason"] for layer in told["layers"])
 
 
 def test_check_fails_where_nothing_can_go_to_the_chip(here):
-    loop = ["--steps", 5, "--readout", "membrane_last"]
-    code, out, err = here("check", "mynet.py:one_step", "--input-shape", 64, *loop)
-    assert code == 1 and "error: nothing of one_step can go to loihi" in err
-    assert "can go to loihi, with 0 %" in out and "net.1" in out
+    loop = ["--steps", 5, "--readout", "count", "--inputs", "steps"]
+    code, out, err = here("check", "mynet.py:alone", "--input-shape", 64, *loop)
+    assert code == 1 and "error: nothing of alone can go to loihi" in err
+    assert "can go to loihi, with 0 %" in out and "a chip takes only spikes" in out
 
 
 # Preparation

@@ -331,7 +331,7 @@ OPS = (
         inputs=None,
         attrs=Calls,
         any_tensors=True,
-        reason="no file in mapping/graph/ops describes it: torch runs it",
+        reason="has8 has no chip layer for it: torch runs it as it is",
         macs=macs,
     ),
 )
