@@ -9,17 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Attrs, Lowered, Op, Real
+from mapping.graph.ops.op import Attrs, Lowered, Op, Real, nothing
 
 
 class LeakySlope(Attrs, frozen=True):
     """Attributes of a leaky ReLU."""
 
     negative_slope: Real
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    return {}, {}
 
 
 def _slope(module: nn.LeakyReLU) -> Lowered:
@@ -47,6 +43,6 @@ def leaky_relu(node: Node, x: Tensor) -> Tensor:
 
 
 OPS = (
-    Op("relu", (nn.ReLU,), _nothing, infer, relu),
+    Op("relu", (nn.ReLU,), nothing, infer, relu),
     Op("leaky_relu", (nn.LeakyReLU,), _slope, infer, leaky_relu, attrs=LeakySlope),
 )

@@ -7,21 +7,17 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from msgspec import Meta
-from torch import Tensor, nn
+from torch import Tensor
 
 from has8.encoders.rate import MOST_SEED, draw_spikes
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Attrs, Lowered, Op
+from mapping.graph.ops.op import Attrs, Op, nothing
 
 
 class Draws(Attrs, frozen=True):
     """Attributes of drawn spikes."""
 
     seed: Annotated[int, Meta(ge=0, le=MOST_SEED)]
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    return {}, {}
 
 
 def infer(
@@ -43,7 +39,7 @@ OPS = (
     Op(
         "bernoulli",
         (),
-        _nothing,
+        nothing,
         infer,
         draw,
         sees_time=True,

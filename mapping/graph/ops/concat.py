@@ -6,14 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    return {}, {}
+from mapping.graph.ops.op import Op, nothing
 
 
 def infer(
@@ -33,4 +29,4 @@ def joined(node: Node, *inputs: Tensor) -> Tensor:
     return torch.cat(inputs, dim=1)
 
 
-OPS = (Op("concat", (), _nothing, infer, joined, inputs=None),)
+OPS = (Op("concat", (), nothing, infer, joined, inputs=None),)

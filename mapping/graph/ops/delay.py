@@ -6,20 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mapping.graph.ir import Node, Signal
-from mapping.graph.ops.op import Attrs, Lowered, Op, Positive
+from mapping.graph.ops.op import Attrs, Op, Positive, nothing
 
 
 class Late(Attrs, frozen=True):
     """Attributes of a delay."""
 
     steps: Positive
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    raise ValueError("no layer is a delay")
 
 
 def infer(
@@ -37,4 +33,4 @@ def delayed(node: Node, x: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(x[:late]), x[: len(x) - late]])
 
 
-OPS = (Op("delay", (), _nothing, infer, delayed, sees_time=True, attrs=Late, reason="a delay"),)
+OPS = (Op("delay", (), nothing, infer, delayed, sees_time=True, attrs=Late, reason="a delay"),)

@@ -7,21 +7,17 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from msgspec import Meta
-from torch import Tensor, nn
+from torch import Tensor
 
 from has8.errors import BadInput
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Attrs, Lowered, Op
+from mapping.graph.ops.op import Attrs, Op, nothing
 
 
 class Why(Attrs, frozen=True):
     """Attributes of such spikes: why their neurons stay on the host, in words."""
 
     why: Annotated[str, Meta(min_length=1, max_length=500)]
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    return {}, {}
 
 
 def infer(
@@ -41,4 +37,4 @@ def fired(node: Node, x: Tensor) -> Tensor:
     return x
 
 
-OPS = (Op("fired", (), _nothing, infer, fired, sees_time=True, attrs=Why),)
+OPS = (Op("fired", (), nothing, infer, fired, sees_time=True, attrs=Why),)

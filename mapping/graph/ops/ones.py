@@ -6,20 +6,16 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta
-from torch import Tensor, nn
+from torch import Tensor
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Attrs, Lowered, Op, Positive
+from mapping.graph.ops.op import Attrs, Op, Positive, nothing
 
 
 class Shape(Attrs, frozen=True):
     """Attributes: the shape of one sample in one step."""
 
     shape: Annotated[list[Positive], Meta(min_length=1)]
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    return {}, {}
 
 
 def infer(
@@ -41,7 +37,7 @@ OPS = (
     Op(
         "ones",
         (),
-        _nothing,
+        nothing,
         infer,
         ones,
         inputs=None,

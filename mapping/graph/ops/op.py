@@ -91,6 +91,11 @@ class Op:
     macs: Callable[[Node, Sequence[Signal]], int] | None = None
 
 
+def nothing(module: nn.Module) -> Lowered:
+    """For a kind of node that has neither attributes nor tensors of a module's."""
+    return {}, {}
+
+
 def run_node(op: Op, node: Node, inputs: tuple[Tensor, ...], steps: int | None) -> Tensor:
     """Run one node on real tensors.
 

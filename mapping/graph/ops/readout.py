@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops import neuron
-from mapping.graph.ops.op import Lowered, Op
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    return {}, {}
+from mapping.graph.ops.op import Op, nothing
 
 
 def infer_membrane(
@@ -62,7 +58,7 @@ OPS = (
     Op(
         "membrane",
         (),
-        _nothing,
+        nothing,
         infer_membrane,
         membrane,
         sees_time=True,
@@ -74,7 +70,7 @@ OPS = (
     Op(
         "last_membrane",
         (),
-        _nothing,
+        nothing,
         infer_last,
         last_membrane,
         sees_time=True,
@@ -83,5 +79,5 @@ OPS = (
         any_tensors=True,
         reason="its neuron stays on the host",
     ),
-    Op("largest", (), _nothing, infer_largest, largest, role="decode", sees_time=True),
+    Op("largest", (), nothing, infer_largest, largest, role="decode", sees_time=True),
 )

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Attrs, Lowered, Op, Real
+from mapping.graph.ops.op import Attrs, Op, Real, nothing
 
 
 class Factor(Attrs, frozen=True):
     """Attributes of a multiplication with a number."""
 
     factor: Real
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    raise ValueError("no layer is a multiplication with a number")
 
 
 def infer(
@@ -34,4 +30,4 @@ def run(node: Node, x: Tensor) -> Tensor:
     return scaled
 
 
-OPS = (Op("scale", (), _nothing, infer, run, attrs=Factor),)
+OPS = (Op("scale", (), nothing, infer, run, attrs=Factor),)

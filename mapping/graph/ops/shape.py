@@ -8,11 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mapping.graph.ir import Node, Signal
-from mapping.graph.ops.op import Lowered, Op
-
-
-def _nothing(module: nn.Module) -> Lowered:
-    return {}, {}
+from mapping.graph.ops.op import Lowered, Op, nothing
 
 
 def _flatten_of(module: nn.Flatten) -> Lowered:
@@ -45,7 +41,7 @@ def same(node: Node, x: Tensor) -> Tensor:
 
 
 OPS = (
-    Op("input", (), _nothing, _infer_same, same, role="input", sees_time=True, inputs=0),
+    Op("input", (), nothing, _infer_same, same, role="input", sees_time=True, inputs=0),
     Op("flatten", (nn.Flatten,), _flatten_of, _infer_flat, flatten),
-    Op("identity", (nn.Identity, nn.Dropout, nn.Dropout2d), _nothing, _infer_same, same),
+    Op("identity", (nn.Identity, nn.Dropout, nn.Dropout2d), nothing, _infer_same, same),
 )
