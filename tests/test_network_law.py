@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from has8.errors import DoesNotFit
-from hwsim import compare
+from hwsim import agreement, compare
 from hwsim.backends.lava.backend import Lava
 from mapping import Mapped, load_target, map_model
 from mapping.graph.evaluate import evaluate
@@ -142,6 +142,8 @@ def test_a_step_loop_is_its_graph_and_all_simulators_agree(seed, steps, rate):
     assert {f"cells.{place}" for place in range(len(net.cells))} <= on_chip | stays
     assert not stays or any(mapped.graph[name].op == "avgpool" for name in stays)
     assert compare(mapped, spikes, "reference", "fast").equal
+    answers = net(spikes) if net.readout in ("sum", "count") else net(spikes).sum(0)
+    assert torch.equal(agreement(mapped, spikes, batch_size=2).float_answers, answers.argmax(1))
 
 
 @pytest.mark.skipif(Lava().unavailable() is not None, reason=str(Lava().unavailable()))

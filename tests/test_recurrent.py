@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from has8.errors import BadInput, TraceError
-from hwsim import estimate, simulate
+from hwsim import agreement, estimate, simulate
 from mapping import load, map_model, save
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Signal
@@ -250,6 +250,9 @@ def test_recurrent_layers_run_on_the_chip(kind):
     assert torch.equal(fast.logits, slow.logits) and fast.logits.any()
     same = (fast.logits == evaluate(mapped.graph, x)).float().mean()
     assert same > 0.95, "8-bit weights change few spikes"
+    found = agreement(mapped, x, batch_size=5)
+    assert torch.equal(found.float_answers, evaluate(mapped.graph, x).sum(0).argmax(1))
+    assert sum(layer.differing for layer in found.layers) < sum(x.values for x in found.layers) / 10
     if kind == "all":
         assert torch.equal(simulate(mapped, x[:, :2], "lava").logits, fast.logits[:, :2])
         assert estimate(mapped, fast).energy_uj.total.value > 0

@@ -21,7 +21,7 @@ from hwsim.experiments.recording import Recording
 from hwsim.program import OnProgress, Program, Run, checked_mapping, sample_axis
 from mapping import Mapped
 from mapping.graph.evaluate import evaluate_nodes, moved
-from mapping.graph.ir import Graph, Node
+from mapping.graph.ir import Graph, Node, loops_of
 from mapping.graph.resets import as_trained, changed_resets
 
 Batch = tuple[Tensor, Tensor | None]
@@ -313,12 +313,14 @@ class FloatGraph:
 
     def __init__(self, mapped: Mapped, *, trained: bool = False) -> None:
         self.graph = as_trained(mapped.graph) if trained else mapped.graph
-        self.nodes = moved(self.graph, (node.name for node in self.graph), torch.empty(0))
+        self.parts = loops_of(moved(self.graph, (n.name for n in self.graph), torch.empty(0)))
         self.kept = {p.name for chip in mapped.chip_segments for p in chip.populations}
-        last: dict[str, str] = {}
-        for node in self.nodes:
-            last.update(dict.fromkeys(node.inputs, node.name))
-        self.done_after = {user: [n for n in last if last[n] == user] for user in last.values()}
+        self.last = {
+            source: place
+            for place, part in enumerate(self.parts)
+            for node in part
+            for source in (node.name, *node.inputs)
+        }
 
     def __call__(self, x: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Run a batch.
@@ -331,13 +333,15 @@ class FloatGraph:
             logits.
         """
         values, spikes = {self.graph.input.name: x}, {}
-        for node in self.nodes:
-            evaluate_nodes(self.graph, (node,), values)
-            if node.name in self.kept:
-                spikes[node.name] = values[node.name].bool()
-            for name in self.done_after.get(node.name, ()):
+        output = self.graph.output.name
+        for place, part in enumerate(self.parts):
+            evaluate_nodes(self.graph, part, values)
+            for node in part:
+                if node.name in self.kept:
+                    spikes[node.name] = values[node.name].bool()
+            for name in [n for n in values if n != output and self.last[n] <= place]:
                 del values[name]
-        return spikes, values[self.graph.output.name]
+        return spikes, values[output]
 
 
 def float_answers(
