@@ -404,3 +404,26 @@ def test_over_time_refuses_what_it_cannot_run():
         has8.over_time(net, steps=2, readout="membrane_last")(torch.rand(2, 4))
     with pytest.raises(BadInput, match="runs 2 steps"):
         has8.over_time(net, steps=2, input="steps")(torch.rand(3, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda record, mem: record, r"a list of 5 tensors, one of each step.*torch\.stack"),
+        (lambda record, mem: (record, mem), r"a list of 5 tensors, one of each step.*torch\.stack"),
+        (lambda record, mem: tuple(record), r"a tuple of 5 tensors, one of each step"),
+        (lambda record, mem: {"spikes": record[-1]}, r"returns a dict.*a tuple of tensors"),
+        (lambda record, mem: ([], mem), r"returns a list.*output=N"),
+    ],
+)
+def test_what_is_no_tensor_is_not_taken_for_one(answer, sentence):
+    def loop(net, x):
+        mem, _ = cleared(net)
+        record = []
+        for _ in range(5):
+            spikes, mem = net.lif1(net.fc1(x), mem)
+            record.append(spikes)
+        return answer(record, mem)
+
+    with pytest.raises(TraceError, match=sentence):
+        map_model(Small(loop), calibration=torch.rand(4, 6))

@@ -510,14 +510,33 @@ class _Run(Watch):
 
     # What the model answered.
 
+    def _check_steps(self, answer: Any) -> None:
+        """Refuse a list of what was made in each step, of which one tensor would be one step."""
+        if not isinstance(answer, tuple | list) or len(answer) < 2:
+            return
+        values = [self.get(x, "the model's output") for x in answer]
+        steps = {(value.made.name, value.step) for value in values if isinstance(value, Step)}
+        if len(steps) == len(values) and len({name for name, _ in steps}) == 1:
+            raise TraceError(
+                f"the model returns a {type(answer).__name__} of {len(values)} tensors, one of "
+                f"each step: return torch.stack of it"
+            )
+
     def answered(self, answer: Any, output: int) -> Value:
         """What the model's output is."""
+        self._check_steps(answer)
         if isinstance(answer, tuple | list):
             if not 0 <= output < len(answer):
                 raise TraceError(f"the model returns {len(answer)} tensors, and not one {output}")
             answer = answer[output]
+            self._check_steps(answer)
         elif output:
             raise TraceError(f"the model returns one tensor, and not one {output}")
+        if not isinstance(answer, Tensor):
+            raise TraceError(
+                f"the model returns a {type(answer).__name__}: return a tensor, or a tuple of "
+                f"tensors, of which output=N says which"
+            )
         value = self.get(answer, "the model's output")
         if value is None:
             raise TraceError("the model's output does not come from its input through its layers")
