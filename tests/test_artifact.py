@@ -321,6 +321,14 @@ def test_parts_of_another_form_are_refused_without_words_of_python(entries, valu
             load(forged.write(tmp_path / "forged.h8"))
 
 
+def test_a_delay_that_the_target_lacks_is_refused(entries, tmp_path):
+    forged = Entries(deepcopy(entries.manifest), entries.arrays)
+    place = ("chip_segments", 0, "populations", 0, "synapses", 0)
+    at(forged.manifest, place)["delay"] = 63
+    with pytest.raises(CheckpointError, match="its delay must be from 0 to 62 steps, not 63"):
+        load(forged.write(tmp_path / "forged.h8"))
+
+
 def test_a_file_of_the_version_before_gets_one_sentence(tmp_path):
     """Version 2 had a manifest beside one file of safetensors."""
     with zipfile.ZipFile(tmp_path / "old.h8", "w") as file:

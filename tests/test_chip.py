@@ -36,7 +36,7 @@ from hwsim.backends.fast.backend import Fast
 from hwsim.backends.lava.limits import check_faithful
 from hwsim.backends.reference import Reference
 from hwsim.experiments.faults import Faults, Faulty
-from mapping.chip.check import MOST_DELAY, check_segment
+from mapping.chip.check import check_segment
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.serial import narrow, pack, unpack
@@ -342,7 +342,7 @@ def test_weights_are_held_to_the_grid_of_their_width_and_sign(mode: str, bits: i
 
 
 @pytest.mark.parametrize(
-    "values", [{"weight_exp": -7}, {"weight_exp": 7}, {"delay": MOST_DELAY}, {"delay": 0}]
+    "values", [{"weight_exp": -7}, {"weight_exp": 7}, {"delay": 62}, {"delay": 0}]
 )
 def test_exponents_and_delays_may_reach_their_ends(values: dict[str, int]) -> None:
     check_segment(changed("a.w", **values)(legal(np.random.default_rng(0))), REGISTERS)
@@ -457,9 +457,11 @@ WRONG: dict[str, tuple[Callable[[ChipSegment], ChipSegment], str, str]] = {
     ),
     "half a weight exponent": (changed("a.w", weight_exp=0.5), "a.w", "its weight exponent must"),
     "a delay back in time": (
-        changed("a.w", delay=-1), "a.w", f"its delay must be from 0 to {MOST_DELAY} steps, not -1",
+        changed("a.w", delay=-1), "a.w", "its delay must be from 0 to 62 steps, not -1",
     ),
-    "a delay of an age": (changed("a.w", delay=MOST_DELAY + 1), "a.w", "its delay must be from 0"),
+    "a delay beyond the target's": (
+        changed("a.w", delay=63), "a.w", "its delay must be from 0 to 62 steps, not 63",
+    ),
     "a model that is unknown": (
         changed("a", neuron=ODD), "a", "its neuron model 'adex' is unknown; known are lif",
     ),

@@ -3,6 +3,7 @@
 import pytest
 import snntorch as snn
 import torch
+from builders import registers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,6 +15,7 @@ from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Signal
 from mapping.graph.passes import run_passes
 from mapping.graph.trace.steps import trace_steps
+from mapping.partition.rules import reject
 from mapping.tune import tune
 
 
@@ -271,4 +273,35 @@ def test_loops_by_hand_on_the_chip_or_on_the_host_with_a_reason(loop):
     assert ("lif1" in reasons) == (loop is two_layers)
     chip = [s for chip in mapped.chip_segments for _, s in chip.synapses()]
     assert [s.delay for s in chip] == {delayed: [3], two_layers: [], by_hand: [1]}[loop]
+    assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)
+
+
+@pytest.mark.parametrize("most", [3, 2])
+def test_a_delay_that_the_target_lacks_keeps_its_neuron_on_the_host(most):
+    torch.manual_seed(0)
+    graph = run_passes(check(Loop(delayed), numbers(9, 6)))
+    reasons = reject(graph, registers(delay_max=most))
+    sentence = "'fc2' takes spikes 3 steps late, and the target delays them by 2 at most"
+    assert reasons.get("lif2") == (None if most == 3 else sentence)
+
+
+@pytest.mark.parametrize("late", [62, 63])
+def test_loihi_delays_spikes_by_62_steps(late):
+    def loop(net, x):
+        m1, m2 = net.lif1.reset_mem(), net.lif2.reset_mem()
+        past, record = [torch.zeros(len(x), 5)] * late, []
+        for _ in range(late + 3):
+            spikes, m1 = net.lif1(net.fc1(x), m1)
+            past.append(spikes)
+            spikes, m2 = net.lif2(net.fc2(past.pop(0)), m2)
+            record.append(spikes)
+        return record
+
+    torch.manual_seed(0)
+    x = numbers(5, 6)
+    mapped = map_model(Loop(loop), calibration=x)
+    assert {s.delay for c in mapped.chip_segments for _, s in c.synapses()} - {0} == (
+        {62} if late == 62 else set()
+    )
+    assert ("lif2" in {r.node for r in mapped.partition.rejections}) == (late == 63)
     assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)

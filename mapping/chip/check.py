@@ -18,8 +18,6 @@ from mapping.chip.wiring import Axis, shape3
 if TYPE_CHECKING:
     from mapping.targets.schema import Registers
 
-MOST_DELAY = 1 << 16
-"""Steps; a longer delay is an error of whoever wrote it, not a network."""
 INT64_BITS = 62
 """Registers, what is added to them, and products with a decay must be of no more bits."""
 
@@ -172,8 +170,8 @@ def _of_synapse(
     least, most = registers.weight_exp_min, registers.weight_exp_max
     if not (_whole(synapse.weight_exp) and least <= synapse.weight_exp <= most):
         yield f"its weight exponent must be from {least} to {most}, not {synapse.weight_exp}"
-    if not (_whole(synapse.delay) and 0 <= synapse.delay <= MOST_DELAY):
-        yield f"its delay must be from 0 to {MOST_DELAY} steps, not {synapse.delay}"
+    if not (_whole(synapse.delay) and 0 <= synapse.delay <= registers.delay_max):
+        yield f"its delay must be from 0 to {registers.delay_max} steps, not {synapse.delay}"
 
 
 def _sound(axis: Axis) -> bool:

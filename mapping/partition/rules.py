@@ -177,7 +177,19 @@ def rejected_neuron(graph: Graph, node: Node, registers: Registers) -> str | Non
         return reason
     if attrs["refractory"] > registers.refractory_max:
         return "the target's neurons have no refractory steps"
-    return parts if isinstance(parts, str) else None
+    return parts if isinstance(parts, str) else _too_late(graph, parts, registers)
+
+
+def _too_late(graph: Graph, synapses: Sequence[Node], registers: Registers) -> str | None:
+    """Why a target cannot delay the spikes of a neuron's synapses; None if it can."""
+    for synapse in synapses:
+        delay = source_of(graph, synapse)[1]
+        if delay > registers.delay_max:
+            return (
+                f"{synapse.name!r} takes spikes {delay} steps late, and the target delays them by "
+                f"{registers.delay_max} at most"
+            )
+    return None
 
 
 def _lacking_reset(node: Node, registers: Registers) -> str | None:

@@ -66,6 +66,8 @@ class Registers(Data, frozen=True, kw_only=True):
         resets: what a membrane may do after a spike, with the compartments that a neuron takes
             for it.
         refractory_max: most steps after a spike that may add nothing to the membrane.
+        delay_max: most steps by which a synapse's spikes may be late. A file without it states no
+            limit, and what is longer than the default is an error of whoever wrote it.
         neurons: neuron models.
     """
 
@@ -87,6 +89,7 @@ class Registers(Data, frozen=True, kw_only=True):
     sign_modes: Annotated[tuple[SignMode, ...], Meta(min_length=1)]
     resets: Annotated[Mapping[Reset, Positive], Meta(min_length=1)]
     refractory_max: Natural = 0
+    delay_max: Natural = 1 << 16
     neurons: Annotated[tuple[Literal["lif"], ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
