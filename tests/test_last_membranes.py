@@ -233,3 +233,38 @@ def test_comparing_faults_and_tuning_take_them():
     assert (answer - run.logits).abs().median() < 0.1
     answer.square().sum().backward()
     assert all(weight.grad is not None for weight in tuned.weights)
+
+
+class Off:
+    """The fast backend, with one membrane that is read off by one."""
+
+    name = "off"
+
+    def unavailable(self) -> None:
+        return None
+
+    def compile(self, segment, registers):
+        program = Fast().compile(segment, registers)
+
+        def run(inputs, **options):
+            found = program(inputs, **options)
+            last = {name: x.clone() for name, x in found.last.items()}
+            for x in last.values():
+                x[1, 2] += 1
+            return replace(found, last=last)
+
+        return run
+
+
+def test_comparing_covers_the_membranes_that_are_read():
+    torch.manual_seed(0)
+    x = images(6)
+    mapped = map_model(Net(), calibration=x)
+    equal = compare(mapped, x, "fast", "reference")
+    assert equal.equal and equal.membranes == 6 * 4
+    found = compare(mapped, x, "reference", Off())
+    assert not found.equal
+    where = found.divergence
+    assert (where.membrane, where.population, where.step) == (True, "l2", 7)
+    assert (where.sample, where.index, where.right - where.left) == (1, (2,), 1)
+    assert "membrane of l2 at step 7, sample 1, neuron (2,)" in str(where)

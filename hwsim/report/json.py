@@ -62,6 +62,7 @@ def _verified(comparison: Comparison | None, reason: str) -> dict[str, Any]:
         "against": comparison.left,
         "samples": comparison.samples,
         "spikes": comparison.spikes,
+        "membranes": comparison.membranes,
         "equal": comparison.equal,
         "divergence": None if comparison.equal else str(comparison.divergence),
     }

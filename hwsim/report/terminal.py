@@ -99,8 +99,8 @@ def _headline(summary: Summary) -> Iterator[Row]:
         yield "chip", Text(f"{used}; {fullest}")
     if summary.errors:
         name, error = max(summary.errors.items(), key=lambda item: item[1].membrane)
-        bound = f"no membrane can be off by more than {error.membrane:.2f} thresholds ({name})"
-        yield "rounding", Text(bound)
+        bound = f"no membrane is off by more than {error.membrane:.2f} thresholds ({name})"
+        yield "rounding", Text(f"as long as spikes are the float model's, {bound}")
     work = f"{count(cost.host_macs)} MACs on the host"
     if cost.cores_used:
         work = f"{count(cost.synops)} synaptic operations on the chip, {work}"
@@ -143,7 +143,10 @@ def _verified(summary: Summary) -> Text:
     found = summary.verified
     assert found is not None
     if found.equal:
-        values = f"{count(found.spikes)} spike values of {many(found.samples, 'sample')}"
+        values = f"{count(found.spikes)} spike values"
+        if found.membranes:
+            values += f" and {many(found.membranes, 'membrane')} that are read"
+        values += f" of {many(found.samples, 'sample')}"
         return Text(f"{found.right} equals {found.left} in all {values}", "green")
     return Text(f"{found.right} differs from {found.left}: {found.divergence}", "bold red")
 
