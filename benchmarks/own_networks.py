@@ -157,8 +157,8 @@ def row(name: str, folder: Path = RUNS) -> dict[str, Any]:
         and how many of them are ``on_chip``, their ``neurons`` there; ``samples``; the accuracies
         ``float`` and ``mapped`` (with resets as trained), ``float_zero`` and ``mapped_zero`` (on
         neurons that reset to zero, of the first samples), and the part of the ``same`` answers as
-        float, all in [0, 1]; ``lava_equal`` on the first samples; ``compartments`` and ``compartments_zero``; synaptic
-        operations ``synops`` and host ``macs`` of one sample.
+        float, all in [0, 1]; ``lava_equal`` on the first samples; ``compartments`` and
+        ``compartments_zero``; synaptic operations ``synops`` and host ``macs`` of one sample.
     """
     how = NETWORKS[name]
     model, seconds = train(name, folder)
