@@ -225,7 +225,7 @@ def test_the_options_name_every_readout():
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "model_state_dict", "net"])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "net."])
 def test_weights_are_found_whatever_is_around_them(wrapper, prefix, tmp_path):
     torch.manual_seed(0)
     one, two = nn.Linear(3, 2), nn.Linear(3, 2)
@@ -233,6 +233,15 @@ def test_weights_are_found_whatever_is_around_them(wrapper, prefix, tmp_path):
     torch.save(state if wrapper is None else {"epoch": 1, wrapper: state}, tmp_path / "s.pt")
     load_weights(two, tmp_path / "s.pt")
     assert two.weight.equal(one.weight) and two.bias.equal(one.bias)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "net."])
+def test_a_prefix_that_is_the_network_s_own_stays(prefix, tmp_path):
+    torch.manual_seed(0)
+    one, two = (nn.ModuleDict({prefix[:-1]: nn.Linear(3, 2)}) for _ in range(2))
+    torch.save(one.state_dict(), tmp_path / "s.pt")
+    load_weights(two, tmp_path / "s.pt")
+    assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(

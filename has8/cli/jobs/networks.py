@@ -35,8 +35,8 @@ Coding = Literal["static", "rate"]
 """How values become the input of each step."""
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Under which training scripts keep a state dictionary."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put in front of every name."""
+PREFIXES = ("module.", "_orig_mod.", "net.")
+"""What DataParallel, torch.compile and has8.over_time put in front of every name."""
 NAMED = 3
 """Names of weights that a message gives."""
 
@@ -302,8 +302,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
                 f"{path} holds no weights that can be read without running code "
                 f"({_words(error).partition('. ')[0]}): save net.state_dict() with torch.save"
             ) from error
-    state = _unwrapped(state, path)
     own = model.state_dict()
+    state = _unwrapped(state, path, own)
     missing, odd = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = sorted(
         k for k in own.keys() & state.keys() if own[k].shape != state[k].shape and own[k].dim()
@@ -326,7 +326,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(f"the weights in {path} are not of this network: {detail}") from error
 
 
-def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
+def _unwrapped(state: Any, path: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by name, without what training scripts and wrappers put around them."""
     while isinstance(state, Mapping) and not any(map(torch.is_tensor, state.values())):
         inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None)
@@ -339,7 +339,8 @@ def _unwrapped(state: Any, path: Path) -> dict[str, Tensor]:
             "net.state_dict() with torch.save"
         )
     names = {str(key): value for key, value in state.items()}
-    while prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in names)), None):
+    ours = [p for p in PREFIXES if not any(name.startswith(p) for name in own)]
+    while prefix := next((p for p in ours if all(n.startswith(p) for n in names)), None):
         names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
     return names
 
