@@ -13,6 +13,7 @@ from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
 from mapping.graph.ops.pool import LINEAR
 from mapping.graph.pooling import fold_average, maximum_as_or
+from mapping.graph.sums import split_sum
 from mapping.graph.verify import verify_graph
 
 Pass = Callable[[Graph], Graph]
@@ -158,8 +159,9 @@ def _past_decode(graph: Graph, linear: Callable[[Node], bool]) -> Graph:
 
 PASSES: tuple[Pass, ...] = (
     drop_identity,
-    fold_factors,
     fold_batchnorm,
+    split_sum,
+    fold_factors,
     absorb_flatten,
     split_concat,
     pool_past_decode,
