@@ -346,7 +346,8 @@ def checked_samples(
         if axis:
             takes = f"steps {(signal.steps, 'N', *signal.shape)}"
         else:
-            takes = f"images {('N', *signal.shape)}"
+            what = "images" if len(signal.shape) == 3 else "samples"
+            takes = f"{what} {('N', *signal.shape)}"
         raise BadInput(f"the model takes {takes}, N > 0, not {tuple(x.shape)}")
     if signal.kind is Kind.SPIKE:
         binary(x, "the input")

@@ -95,7 +95,7 @@ def check_model(
     target: str | Path | Target = "loihi",
     *,
     calibration: Tensor | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | int | None = None,
     inputs: Given = "values",
     output: int = 0,
 ) -> Overview:

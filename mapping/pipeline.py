@@ -57,7 +57,7 @@ def map_model(
     partition: str | Sequence[str] = "all",
     *,
     calibration: Tensor | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | int | None = None,
     weight_bits: int = 8,
     scales: Method | Scales = "round",
     per_channel: bool = False,
@@ -76,7 +76,7 @@ def map_model(
         partition: "all" (everything that the chip can run), "none", or names of chip segments.
         calibration: images ``float32[N, C, H, W]`` for encoders whose range training never
             tracked; also gives the input shape, and is what scales are searched on.
-        input_shape: of one sample, ``(C, H, W)``; needed only without ``calibration``.
+        input_shape: of one sample, ``(C, H, W)``, or how many values it has; needed only without ``calibration``.
         weight_bits: bits of a weight, 1 to the widest that the target stores.
         scales: "round" takes the largest at which nothing is clipped; "search" those that change
             the fewest spikes on the calibration images (a few hundred; seconds for each layer);
@@ -147,7 +147,7 @@ def lower(
     target: Target,
     partition: str | Sequence[str] = "all",
     calibration: Tensor | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | int | None = None,
     *,
     inputs: Given = "values",
     output: int = 0,
@@ -184,7 +184,7 @@ def example(signal: Signal) -> Tensor:
 def traced(
     model: nn.Module | Graph,
     calibration: Tensor | None = None,
-    input_shape: Sequence[int] | None = None,
+    input_shape: Sequence[int] | int | None = None,
     *,
     inputs: Given = "values",
     output: int = 0,
@@ -218,7 +218,7 @@ def takes(graph: Graph) -> Given:
 def _fitting(
     graph: Graph,
     calibration: Tensor | None,
-    input_shape: Sequence[int] | None,
+    input_shape: Sequence[int] | int | None,
     inputs: Given,
     output: int,
 ) -> Graph:
@@ -251,7 +251,7 @@ def _fitting(
 def _trace_loop(
     model: nn.Module,
     calibration: Tensor | None,
-    input_shape: Sequence[int] | None,
+    input_shape: Sequence[int] | int | None,
     inputs: Given,
     output: int,
 ) -> Graph:
@@ -399,10 +399,11 @@ def _check_traced(
         )
 
 
-def _shape(calibration: Tensor | None, input_shape: Sequence[int] | None) -> tuple[int, ...]:
+def _shape(calibration: Tensor | None, input_shape: Sequence[int] | int | None) -> tuple[int, ...]:
     if input_shape is not None:
         sides = tuple[Annotated[int, Meta(ge=1)], ...]
-        shape = tuple(value(input_shape, sides, "input_shape"))
+        alone = isinstance(input_shape, int) and not isinstance(input_shape, bool)
+        shape: tuple[int, ...] = value((input_shape,) if alone else input_shape, sides, "input_shape")
         if calibration is not None and shape != tuple(calibration.shape[1:]):
             raise BadInput(
                 f"input_shape is {shape} and the calibration images are "

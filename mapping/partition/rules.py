@@ -27,6 +27,10 @@ AVERAGES = (
     "else does: average over windows that fill the image"
 )
 
+REMEDIES = {
+    "batchnorm": "normalisation goes into the layer in front of it: put it behind the layer",
+}
+"""What to do about a node between spikes and a layer, or between a layer and a neuron."""
 
 CLEARED = (
     "its membrane is read as it was when the spike was decided, and a chip clears it with the "
@@ -55,11 +59,14 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
             written.append(node)
         elif OPS[node.op].role != "synapse":
             made = f"{node.op}), not from synapses alone"
+            if node.op in REMEDIES:
+                made = f"{node.op}), {REMEDIES[node.op]}"
             if node.op == "maxpool":
                 made = f"{node.op}), {POOL_SPIKES}"
             return f"its current comes from {node.name!r} ({made}"
         elif graph[node.inputs[0]].type.kind is not Kind.SPIKE:
-            return f"{node.name!r} takes {graph[node.inputs[0]].type}, and a chip takes only spikes"
+            front = graph[node.inputs[0]]
+            return f"{node.name!r} takes {front.type}, and a chip takes only spikes{_hint(front)}"
         else:
             found.append(node)
             for late in delays_of(graph, node):
@@ -69,6 +76,16 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
         if len(users) != 1:
             return f"the current of {node.name!r} is used elsewhere too"
     return _unwritable(graph[neuron], written) or found[::-1]
+
+
+def _hint(front: Node) -> str:
+    """What lets a layer behind a node that makes no spikes go to a chip; empty if nothing does."""
+    if OPS[front.op].role == "synapse":
+        return (
+            f": two layers in a row without a neuron, {front.name!r} and this, are one: multiply "
+            f"their weights"
+        )
+    return f": {REMEDIES[front.op]}" if front.op in REMEDIES else ""
 
 
 def _unwritable(neuron: Node, written: Sequence[Node]) -> str | None:
@@ -163,9 +180,32 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             reasons[node.name] = AVERAGES
         elif OPS[node.op].role == "host":
             reasons[node.name] = f"the target has no {node.op} of spikes"
-        else:
+        elif OPS[node.op].role != "synapse" or _driven(graph, node):
             reasons[node.name] = "its neuron stays on the host"
+        else:
+            reasons[node.name] = _undriven(graph, node)
     return reasons
+
+
+def _driven(graph: Graph, node: Node) -> bool:
+    """Whether a node's output, alone or in a sum, is a neuron's current."""
+    users = [user for user, _ in graph.consumers(node.name)]
+    return any(
+        user.op in ("neuron", "membrane", "last_membrane", "fired")
+        or (user.op == "add" and _driven(graph, user))
+        for user in users
+    )
+
+
+def _undriven(graph: Graph, node: Node) -> str:
+    """Why a layer without a neuron stays on the host."""
+    behind = [user for user, _ in graph.consumers(node.name) if OPS[user.op].role == "synapse"]
+    if behind:
+        return (
+            f"no neuron takes its current, but {behind[0].name!r}: two layers in a row without a "
+            f"neuron are one, multiply their weights"
+        )
+    return "no neuron takes its current"
 
 
 def rejected_neuron(graph: Graph, node: Node, registers: Registers) -> str | None:

@@ -64,13 +64,17 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
             )
     else:
         beta = _values(cell, "beta")
+    threshold = _values(cell, "threshold")
+    if not bool((torch.as_tensor(threshold) > 0).all()):
+        least = float(torch.as_tensor(threshold).min())
+        raise ValueError(f"its threshold must be above 0 to go to a chip, not {least:g}")
     if isinstance(cell, snn.Synaptic | snn.RSynaptic):
         alpha = _values(cell, "alpha")
     return {
         "model": "lif",
         "alpha": _part(alpha),
         "beta": _part(beta),
-        "threshold": _values(cell, "threshold"),
+        "threshold": threshold,
         "gain": gain,
         "reset": reset,
         "refractory": int(reset == "zero" and delayed and not isinstance(cell, snn.Leaky)),
