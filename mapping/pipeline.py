@@ -76,7 +76,8 @@ def map_model(
         partition: "all" (everything that the chip can run), "none", or names of chip segments.
         calibration: images ``float32[N, C, H, W]`` for encoders whose range training never
             tracked; also gives the input shape, and is what scales are searched on.
-        input_shape: of one sample, ``(C, H, W)``, or how many values it has; needed only without ``calibration``.
+        input_shape: of one sample, ``(C, H, W)``, or a number of values; needed only without
+            ``calibration``.
         weight_bits: bits of a weight, 1 to the widest that the target stores.
         scales: "round" takes the largest at which nothing is clipped; "search" those that change
             the fewest spikes on the calibration images (a few hundred; seconds for each layer);
@@ -403,7 +404,9 @@ def _shape(calibration: Tensor | None, input_shape: Sequence[int] | int | None) 
     if input_shape is not None:
         sides = tuple[Annotated[int, Meta(ge=1)], ...]
         alone = isinstance(input_shape, int) and not isinstance(input_shape, bool)
-        shape: tuple[int, ...] = value((input_shape,) if alone else input_shape, sides, "input_shape")
+        shape: tuple[int, ...] = value(
+            (input_shape,) if alone else input_shape, sides, "input_shape"
+        )
         if calibration is not None and shape != tuple(calibration.shape[1:]):
             raise BadInput(
                 f"input_shape is {shape} and the calibration images are "

@@ -349,5 +349,7 @@ def test_one_constant_is_said_once():
 
 def test_a_wrong_constant_of_a_network_is_refused_in_words_of_the_network():
     cell = snn.Leaky(0.5, threshold=-torch.rand(4, 1, 1), **INSIDE)
-    with pytest.raises(TraceError, match="'net.1' cannot be mapped: its threshold must be above"):
+    with pytest.raises(
+        TraceError, match=r"'net.1' \(Leaky\) cannot be mapped: its threshold must be above 0"
+    ):
         map_model(network(cell, snn.Leaky(0.5, **INSIDE)), calibration=spikes(), inputs="spikes")

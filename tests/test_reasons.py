@@ -5,7 +5,7 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from has8.errors import BadInput
+from has8.errors import BadInput, TraceError
 from hwsim import simulate
 from mapping import check_model, map_model
 
@@ -35,8 +35,9 @@ def reasons(net):
 @pytest.mark.parametrize("several", [False, True])
 def test_a_threshold_must_be_above_zero(least, several):
     threshold = torch.tensor([least, 1, 1, 1, 1, 1]) if several else least
-    said = reasons(Net(threshold=threshold))["l1"]
-    assert said == f"its threshold must be above 0 to go to a chip, not {least:g}"
+    said = rf"'l1' \(Leaky\) cannot be mapped: its threshold must be above 0, not {least:g}$"
+    with pytest.raises(TraceError, match=said):
+        reasons(Net(threshold=threshold))
 
 
 def test_two_layers_in_a_row_are_to_be_one():

@@ -64,21 +64,28 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
             )
     else:
         beta = _values(cell, "beta")
-    threshold = _values(cell, "threshold")
-    if not bool((torch.as_tensor(threshold) > 0).all()):
-        least = float(torch.as_tensor(threshold).min())
-        raise ValueError(f"its threshold must be above 0 to go to a chip, not {least:g}")
     if isinstance(cell, snn.Synaptic | snn.RSynaptic):
         alpha = _values(cell, "alpha")
     return {
         "model": "lif",
         "alpha": _part(alpha),
         "beta": _part(beta),
-        "threshold": threshold,
+        "threshold": _values(cell, "threshold"),
         "gain": gain,
         "reset": reset,
         "refractory": int(reset == "zero" and delayed and not isinstance(cell, snn.Leaky)),
     }
+
+
+def check_threshold(cell: nn.Module) -> None:
+    """Refuse one of snnTorch's neurons with a threshold that no chip has.
+
+    Raises:
+        ValueError: if one of its thresholds is not above 0.
+    """
+    threshold = torch.as_tensor(_values(cell, "threshold"))
+    if not bool((threshold > 0).all()):
+        raise ValueError(f"its threshold must be above 0, not {float(threshold.min()):g}")
 
 
 def factor_of(cell: nn.Module) -> float:

@@ -21,7 +21,7 @@ from has8.encoders.rate import draw_spikes
 from has8.errors import Has8Error, TraceError
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
-from mapping.graph.ops.cells import constants_of, factor_of, feedback_of, states_of
+from mapping.graph.ops.cells import check_threshold, constants_of, factor_of, feedback_of, states_of
 from mapping.graph.trace.foreign import foreign
 from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form
 from mapping.graph.trace.roll import roll
@@ -326,6 +326,7 @@ class _Run(Watch):
         except ValueError as error:
             return self._foreign(seen, cell, str(error))
         try:
+            check_threshold(cell)
             factor = factor_of(cell)
         except ValueError as error:
             raise TraceError(f"{user} cannot be mapped: {error}") from error
