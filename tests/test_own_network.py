@@ -37,6 +37,9 @@ def test_the_network_of_the_page_learns_and_goes_to_the_chip(page):
         assert "True" in page["said"]
 
 
-def test_spikes_go_to_the_chip_from_the_start(page):
+def test_loops_and_spikes_from_the_start_are_on_the_chip(page):
+    (chip,) = page["looped"].chip_segments
+    assert [s.delay for p, s in chip.synapses() if s.source == p.name] == [1]
+    assert page["said"][-1] == "True"
     sizes = [p.size for chip in page["direct"].chip_segments for p in chip.populations]
     assert sizes == [100, 10]
