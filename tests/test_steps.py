@@ -360,6 +360,23 @@ def test_a_membrane_in_a_layer_stays_on_the_host_with_a_reason():
         assert torch.allclose(evaluate(mapped.graph, x), net(x))
 
 
+@pytest.mark.parametrize("placed", [lambda z, x: z.to(x), lambda z, x: z.type_as(x)])
+def test_a_start_of_zeros_may_take_its_type_from_the_data(placed):
+    def loop(net, x):
+        mem = placed(torch.zeros(len(x), 5), x)
+        total = placed(torch.zeros(len(x), 5), x)
+        for _ in range(4):
+            spikes, mem = net.lif1(net.fc1(x), mem)
+            total = total + spikes
+        return total
+
+    torch.manual_seed(0)
+    net, x = Small(loop), torch.rand(8, 6) * 3
+    with torch.no_grad():
+        assert net(x).any()
+        assert torch.allclose(evaluate(rolled(net, x), x), net(x))
+
+
 def test_one_neuron_in_two_layers_is_two_nodes():
     def twice(net, x):
         one = two = net.lif1.reset_mem()

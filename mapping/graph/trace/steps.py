@@ -469,6 +469,8 @@ class _Run(Watch):
         flat = tree_flatten((seen.args, seen.kwargs))[0]
         if not any(isinstance(x, Tensor) and id(x) in self.values for x in flat):
             return seen.func(*seen.args, **seen.kwargs)
+        if seen.short in ("to", "type_as") and id(seen.args[0]) not in self.values:
+            return seen.func(*seen.args, **seen.kwargs)  # of the other only its type and device
         if seen.short == "__setitem__":
             return assigned(self, seen)
         for x in flat:
