@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from has8 import given
 from has8.encoders import SeededBernoulli
-from has8.errors import BadInput, TraceError
+from has8.errors import BadInput, Has8Error, TraceError
 from has8.kernels import paths
 from has8.plain import plain
 from has8.training.calibrate import calibrate
@@ -27,7 +27,7 @@ from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.passes import run_passes
 from mapping.graph.repeats import measured, repeat_last
 from mapping.graph.resets import reset_to_zero
-from mapping.graph.trace.modules import trace
+from mapping.graph.trace.modules import SymbolsFail, trace
 from mapping.graph.trace.steps import listed, loops, trace_steps
 from mapping.graph.verify import verify_graph
 from mapping.integers.methods import METHODS, Method
@@ -203,7 +203,14 @@ def traced(
         raise BadInput(f"a model without snnTorch's neurons has one output, and not one {output}")
     calibrate(model, calibration)
     shape = _shape(calibration, input_shape)
-    graph = trace(model, shape)
+    try:
+        graph = trace(model, shape)
+    except SymbolsFail as error:
+        x = example(Signal(shape)) if calibration is None else calibration
+        try:
+            graph = trace_steps(model, x, Signal(shape))
+        except Has8Error:
+            raise error from None
     _check_traced(graph, model, calibration, shape)
     return graph
 

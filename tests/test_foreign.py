@@ -90,3 +90,45 @@ def test_a_neuron_that_cannot_be_followed_says_why():
     x = (torch.rand(STEPS, 5, *shape) < 0.5).float()
     with pytest.raises(TraceError, match=r"'cell'.*inhibition=True.*leave it out"):
         map_model(model.eval(), calibration=x, inputs="spikes")
+
+
+class Fixed(snn.Leaky):
+    """A subclass that only fixes constants."""
+
+    def __init__(self):
+        super().__init__(beta=0.8, threshold=0.3)
+
+
+class Doubled(snn.Leaky):
+    """A subclass with dynamics of its own."""
+
+    def _base_state_function(self, input_):
+        return super()._base_state_function(2 * input_)
+
+
+def test_a_subclass_that_only_fixes_constants_is_that_neuron():
+    torch.manual_seed(0)
+    model, shape = dense(Fixed())
+    x = (torch.rand(STEPS, 5, *shape) < 0.5).float()
+    mapped = map_model(model.eval(), calibration=x, inputs="spikes")
+    (chip,) = mapped.chip_segments
+    assert [p.name for p in chip.populations] == ["cell", "lif"]
+    model, _ = dense(Doubled(beta=0.8))
+    with pytest.raises(TraceError, match=r"Doubled is no neuron.*overrides nothing but __init__"):
+        map_model(model.eval(), calibration=x, inputs="spikes")
+
+
+def test_a_forward_that_makes_tensors_of_the_batch_size_is_followed():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 8)
+
+        def forward(self, x):
+            return self.fc(x.flatten(1)) + torch.zeros(x.size(0), 8)
+
+    torch.manual_seed(0)
+    net, x = Padded().eval(), torch.rand(4, 6)
+    mapped = map_model(net, calibration=x)
+    with torch.no_grad():
+        assert torch.allclose(simulate(mapped, x).logits, net(x), atol=1e-6)

@@ -304,7 +304,7 @@ def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
-        (snn.Alpha(0.9, 0.8), "snn.Alpha is not mapped yet"),
+        (snn.Alpha(0.9, 0.8), "Alpha is no neuron that mapping knows: use snn.Leaky"),
         (snn.Lapicque(0.2), "changes sign"),
         (snn.Leaky(0.9, state_quant=torch.round), "state_quant"),
     ],

@@ -21,6 +21,20 @@ CELLS: tuple[type[nn.Module], ...] = (
 """The neurons that :func:`constants_of` reads."""
 
 
+_OWN = frozenset({"__init__", "extra_repr", "__repr__", "__module__", "__doc__", "__qualname__"})
+"""What a subclass may have of its own and still compute what its parent does."""
+
+
+def kind_of(cell: nn.Module) -> type[nn.Module] | None:
+    """Which of :data:`CELLS` a neuron is, itself or as a subclass that only fixes constants."""
+    for kind in type(cell).__mro__:
+        if kind in CELLS:
+            return kind
+        if not vars(kind).keys() <= _OWN | {"__annotations__"}:
+            return None
+    return None
+
+
 def constants_of(cell: nn.Module) -> dict[str, Any]:
     """What one of snnTorch's neurons computes, as constants of a node of kind "neuron".
 
@@ -32,15 +46,16 @@ def constants_of(cell: nn.Module) -> dict[str, Any]:
     step, which for ``snn.Leaky`` is the same, and subtraction takes place then too.
 
     Args:
-        cell: of :data:`CELLS`, not of a subclass.
+        cell: of :data:`CELLS`, or of a subclass that only fixes constants.
 
     Raises:
         ValueError: if it is of another class, or does what no constant says, in one sentence.
     """
-    if type(cell) not in CELLS:
+    if kind_of(cell) is None:
         known = ", ".join(f"snn.{kind.__name__}" for kind in CELLS)
         raise ValueError(
-            f"snn.{type(cell).__name__} is not mapped yet; of snnTorch's neurons {known} are"
+            f"{type(cell).__name__} is no neuron that mapping knows: use {known}, or a subclass of "
+            f"one that overrides nothing but __init__"
         )
     if cell.inhibition:
         raise ValueError(

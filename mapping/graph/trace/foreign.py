@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mapping.graph.ir import Signal
-from mapping.graph.ops.cells import CELLS, states_of
+from mapping.graph.ops.cells import kind_of, states_of
 from mapping.graph.trace.opaque import Recorded, record
 
 STATES: dict[type[nn.Module], tuple[str, ...]] = {
@@ -87,4 +87,4 @@ def foreign(cell: nn.Module, said: str) -> Foreign | None:
     kind = type(cell)
     if kind in STATES:
         return Foreign(cell, STATES[kind], WHY[kind])
-    return Foreign(cell, states_of(cell), said) if kind in CELLS else None
+    return Foreign(cell, states_of(cell), said) if kind_of(cell) is not None else None

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from has8.blocks import OverTime
-from has8.errors import TraceError
+from has8.errors import Has8Error, TraceError
 from mapping.graph.ir import Graph, Kind, Node, Signal, sorted_graph, unique_name
 from mapping.graph.ops import OPS, Op, op_of, run_node
 from mapping.graph.trace.opaque import NoNode, record
@@ -39,6 +39,10 @@ FUNCTIONS: dict[Any, str] = {
 
 IN_PLACE: frozenset[Any] = frozenset({operator.iadd, "add_", F.relu_, torch.relu_, "relu_"})
 """Those that write their result over their first operand."""
+
+
+class SymbolsFail(TraceError):
+    """torch refuses symbols where it takes tensors."""
 
 
 class _Proxy(fx.Proxy):
@@ -175,9 +179,9 @@ def _symbols(model: nn.Module) -> tuple[fx.Graph, _Tracer]:
         except Exception as error:
             path = tracer.failed
             if not path or path in whole or _is_spiking(model.get_submodule(path)):
-                raise TraceError(
-                    f"the forward of {type(model).__name__} cannot be followed: {_reason(error)}"
-                ) from error
+                said = f"the forward of {type(model).__name__} cannot be followed: {_reason(error)}"
+                kind = TraceError if isinstance(error, Has8Error) else SymbolsFail
+                raise kind(said) from error
             whole.add(path)
 
 

@@ -138,10 +138,8 @@ class _Roll:
         try:
             content = chain.foreign.content(made.op, self.types[source])
         except Exception as error:  # whatever a foreign layer raises
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise TraceError(
-                f"neuron {chain.cell!r} cannot be mapped: {chain.foreign.why} (nor can its steps "
-                f"be followed: {said})"
+                f"neuron {chain.cell!r} cannot be mapped, not even to the host: {chain.foreign.why}"
             ) from error
         if made.op != "spk":
             self._add(name, "torch", (source,), content.attrs, content.tensors, named=True)

@@ -456,6 +456,12 @@ class _Run(Watch):
         if source != last and not all(
             self.known.covers(source, early, step) for step, early in enumerate(chain.sources)
         ):
+            if _shown(source) == _shown(last):
+                raise TraceError(
+                    f"the steps do not repeat: at step {chain.calls} {user} takes something else "
+                    f"of {_shown(source)} than in the steps before; what differs from step to "
+                    f"step is passed as inputs='steps' or 'spikes', time first, and taken in order"
+                )
             raise TraceError(
                 f"the steps do not repeat: at step {chain.calls} {user} takes its current from "
                 f"{_shown(source)}, in the steps before from {_shown(last)}"
@@ -484,8 +490,8 @@ class _Run(Watch):
             return result
         if seen.short in ASKS:
             raise TraceError(
-                "it branches on values, and a chip does the same for all samples; take the branch "
-                "out"
+                f"it branches on values ({seen.user}), and a chip does the same for all samples; "
+                f"take the branch out, or code inputs outside and pass inputs='spikes'"
             )
         if not any(isinstance(x, Tensor) for x in tree_flatten(result)[0]):
             return result  # a shape, a number of axes
