@@ -1,5 +1,7 @@
 """Spikes of steps before: snnTorch's recurrent neurons, feedback and delays by hand."""
 
+from dataclasses import replace
+
 import pytest
 import snntorch as snn
 import torch
@@ -12,9 +14,10 @@ from has8.errors import BadInput, TraceError
 from hwsim import agreement, estimate, simulate
 from mapping import load, map_model, save
 from mapping.graph.evaluate import evaluate
-from mapping.graph.ir import Signal
+from mapping.graph.ir import Graph, Signal
 from mapping.graph.passes import run_passes
 from mapping.graph.trace.steps import trace_steps
+from mapping.graph.verify import verify_graph
 from mapping.partition.rules import reject
 from mapping.tune import tune
 
@@ -274,6 +277,79 @@ def test_loops_by_hand_on_the_chip_or_on_the_host_with_a_reason(loop):
     chip = [s for chip in mapped.chip_segments for _, s in chip.synapses()]
     assert [s.delay for s in chip] == {delayed: [3], two_layers: [], by_hand: [1]}[loop]
     assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)
+
+
+def subtracted(net, x):
+    m, spikes, record = net.lif1.reset_mem(), torch.zeros(len(x), 5), []
+    for _ in range(7):
+        spikes, m = net.lif1(net.fc1(x) - 0.5 * net.rec(spikes), m)
+        record.append(spikes)
+    return record
+
+
+def halved_twice(net, x):
+    m1, m2, record = net.lif1.reset_mem(), net.lif2.reset_mem(), []
+    for _ in range(7):
+        spikes, m1 = net.lif1(net.fc1(x), m1)
+        current = net.fc2(spikes)
+        _, m2 = net.lif2(0.5 * (-0.5 * current), m2)
+        record.append(_)
+    return record
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("loop", [subtracted, halved_twice])
+def test_a_factor_on_a_current_goes_into_its_layer(loop, bias):
+    torch.manual_seed(0)
+    net, x = Loop(loop, bias), numbers(9, 6)
+    net.lif2.threshold.fill_(0.0625)
+    graph = check(net, x)
+    assert "scale" in [n.op for n in graph]
+    folded = run_passes(graph)
+    assert "scale" not in [n.op for n in folded]
+    assert torch.equal(evaluate(folded, x), evaluate(graph, x))
+    mapped = map_model(net, calibration=x)
+    layer = "rec" if loop is subtracted else "fc2"
+    assert layer in [s.name for chip in mapped.chip_segments for _, s in chip.synapses()]
+    assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)
+
+
+def test_a_factor_on_a_current_that_is_used_without_it_stays():
+    def loop(net, x):
+        m1, m2, record = net.lif1.reset_mem(), net.lif2.reset_mem(), []
+        for _ in range(5):
+            spikes, m1 = net.lif1(net.fc1(x), m1)
+            current = net.fc2(spikes)
+            spikes, m2 = net.lif2(0.5 * current + current, m2)
+            record.append(spikes)
+        return record
+
+    torch.manual_seed(0)
+    x = numbers(9, 6)
+    graph = check(Loop(loop), x)
+    assert torch.equal(evaluate(run_passes(graph), x), evaluate(graph, x))
+
+
+def of_itself(net, x):
+    m1, m2 = net.lif1.reset_mem(), net.lif2.reset_mem()
+    back, record = torch.zeros(len(x), 5), []
+    for _ in range(5):
+        back, m1 = net.lif1(net.rec(back), m1)
+        spikes, m2 = net.lif2(net.fc1(x) + net.fc2(back), m2)
+        record.append(spikes)
+    return record
+
+
+def test_a_loop_that_nothing_outside_feeds_is_refused():
+    torch.manual_seed(0)
+    sentence = "in a loop over steps that nothing outside feeds"
+    with pytest.raises(TraceError, match=sentence):
+        trace_steps(Loop(of_itself), numbers(3, 6), Signal((6,)))
+    graph = check(Loop(by_hand), numbers(9, 6))
+    (late,) = [n for n in graph if n.op == "delay"]
+    alone = replace(late, name="alone", inputs=("alone",))
+    with pytest.raises(ValueError, match=f"node 'alone' is {sentence}"):
+        verify_graph(Graph((*graph.nodes[:-1], alone, graph.output)))
 
 
 @pytest.mark.parametrize("most", [3, 2])

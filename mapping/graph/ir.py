@@ -181,6 +181,16 @@ def loops_of(nodes: Sequence[Node]) -> list[tuple[Node, ...]]:
     return [tuple(nodes[at] for at in members[part]) for part in order]
 
 
+def unfed_loop(nodes: Sequence[Node]) -> Node | None:
+    """A node of a loop over steps that takes nothing from outside; None where each loop does."""
+    for part in loops_of(nodes):
+        inside = {node.name for node in part}
+        sources = {source for node in part for source in node.inputs}
+        if sources and sources <= inside:
+            return part[0]
+    return None
+
+
 def sorted_graph(nodes: Iterable[Node], output: str) -> Graph:
     """A graph of the given nodes in topological order, without what ``output`` does not need.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from mapping.graph.factors import fold_factors
+from mapping.graph.factors import fold_factors, fold_scaled_currents
 from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph, unique_name
 from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
@@ -162,6 +162,7 @@ PASSES: tuple[Pass, ...] = (
     fold_batchnorm,
     split_sum,
     fold_factors,
+    fold_scaled_currents,
     absorb_flatten,
     split_concat,
     pool_past_decode,

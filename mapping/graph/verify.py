@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import torch
 
-from mapping.graph.ir import Graph, Node, Signal
+from mapping.graph.ir import Graph, Node, Signal, unfed_loop
 from mapping.graph.ops import OPS
 
 
@@ -25,6 +25,8 @@ def verify_graph(graph: Graph) -> None:
             _verify_node(graph, node)
         except ValueError as error:
             raise ValueError(f"node {node.name!r} ({node.op}) is wrong: {error}") from None
+    if unfed := unfed_loop(graph.nodes):
+        raise ValueError(f"node {unfed.name!r} is in a loop over steps that nothing outside feeds")
 
 
 def _verify_node(graph: Graph, node: Node) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from has8.errors import TraceError
-from mapping.graph.ir import Graph, Node, Signal, loops_of, sorted_graph, unique_name
+from mapping.graph.ir import Graph, Node, Signal, loops_of, sorted_graph, unfed_loop, unique_name
 from mapping.graph.ops import OPS, op_of
 from mapping.graph.trace.opaque import record
 from mapping.graph.trace.values import (
@@ -54,6 +54,11 @@ def roll(known: Values, last: Value, start: Made, given: Signal) -> Graph:
     else:
         name = rolled.total([_term(term, factor) for term, factor in value.terms], "readout")
     graph = sorted_graph(rolled.nodes.values(), name)
+    if unfed := unfed_loop(graph.nodes):
+        raise TraceError(
+            f"{unfed.name!r} is in a loop over steps that nothing outside feeds, so it does the "
+            f"same for every sample: let a layer of the input feed it too"
+        )
     for part in loops_of(graph.nodes):
         if len(part) > 1:
             _check_loop(part)
