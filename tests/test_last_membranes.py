@@ -268,3 +268,26 @@ def test_comparing_covers_the_membranes_that_are_read():
     assert (where.membrane, where.population, where.step) == (True, "l2", 7)
     assert (where.sample, where.index, where.right - where.left) == (1, (2,), 1)
     assert "membrane of l2 at step 7, sample 1, neuron (2,)" in str(where)
+
+
+def test_one_without_reset_never_fires_behind_a_transposed_convolution_either():
+    class Spread(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(20, 1, 2, stride=2, bias=False)
+            self.up.weight.data.fill_(0.25)  # its first axis is that of the inputs
+            self.out = snn.Leaky(0.9, reset_mechanism="none")
+
+        def forward(self, x):
+            membrane = self.out.init_leaky()
+            for step in x:
+                _, membrane = self.out(self.up(step), membrane)
+            return membrane
+
+    x = torch.ones(8, 2, 20, 2, 2)
+    mapped = map_model(Spread(), calibration=x, inputs="spikes")
+    (chip,) = mapped.chip_segments
+    run = simulate(mapped, x, record=["spikes"])
+    assert not run.spikes[chip.name]["out"].any()
+    with torch.no_grad():
+        assert torch.allclose(run.logits, Spread()(x), rtol=0.02)

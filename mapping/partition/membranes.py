@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from mapping.chip.arithmetic import largest_drive
 from mapping.graph.ir import Graph, Kind, Node, sorted_graph, unique_name
+from mapping.graph.ops import synapse_of, wiring_of
 from mapping.graph.ops.neuron import constants_of
 from mapping.graph.repeats import repeats
-from mapping.partition.rules import cleared, rejected_neuron, synapses_of
+from mapping.partition.rules import cleared, rejected_neuron, synapses_of, written_to
 from mapping.targets.schema import Registers
 
 KEPT = ("alpha", "beta", "gain")
@@ -58,11 +60,11 @@ def _without_reset(graph: Graph, membrane: Node, registers: Registers) -> Node:
     if not lacking or any(_same(graph, node, membrane) for node in graph):
         return membrane
     parts = synapses_of(graph, membrane.name)
-    if isinstance(parts, str) or any(repeats(graph[n]) for n in _summed(graph, membrane)):
+    if isinstance(parts, str) or written_to(graph, membrane.name) is not None:
         return membrane
     constants = constants_of(membrane)
     alpha, beta, gain = (float(torch.as_tensor(constants[k]).abs().max()) for k in KEPT)
-    arriving = sum(largest_drive(part.tensors["weight"].double()).max() for part in parts)
+    arriving = sum(largest_drive(_weights(graph, part)).max() for part in parts)
     arriving += sum(part.tensors["bias"].abs().max() for part in parts if "bias" in part.tensors)
     current = reach = 0.0
     for _ in range(membrane.type.steps or 0):
@@ -73,14 +75,10 @@ def _without_reset(graph: Graph, membrane: Node, registers: Registers) -> Node:
     return replace(membrane, attrs=attrs, tensors=tensors)
 
 
-def _summed(graph: Graph, membrane: Node) -> Iterator[str]:
-    """What is added up to a current."""
-    pending = [membrane.inputs[0]]
-    while pending:
-        name = pending.pop()
-        yield name
-        if graph[name].op == "add":
-            pending.extend(graph[name].inputs)
+def _weights(graph: Graph, part: Node) -> Tensor:
+    """A synapse's weights, output channels first, which those of some layers are not."""
+    weight = part.tensors["weight"].double()
+    return synapse_of(part).canonical(part.attrs, weight, wiring_of(graph, part))
 
 
 def _from_neuron(graph: Graph, decoder: Node, membrane: Node, taken: Node) -> Graph:
