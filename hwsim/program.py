@@ -110,8 +110,10 @@ class Program:
         self.written = _written(mapped)
         # Images lie as the chip's spikes do; with nothing on the chip, as in the graph's own run.
         self.memory = torch.channels_last if mapped.chip_segments else torch.contiguous_format
-        self.host_nodes = {
-            s.name: [self._node(node) for node in moved(mapped.graph, s.nodes, torch.empty(0))]
+        self.host_parts = {
+            s.name: loops_of(
+                [self._node(node) for node in moved(mapped.graph, s.nodes, torch.empty(0))]
+            )
             for s in mapped.partition.on_host
         }
 
@@ -191,7 +193,7 @@ class Program:
         return values
 
     def _run_host(self, segment: Segment, values: dict[str, Tensor], counts: Counter) -> None:
-        for part in loops_of(self.host_nodes[segment.name]):
+        for part in self.host_parts[segment.name]:
             if len(part) > 1:
                 self._run_loop(part, values, counts)
                 continue

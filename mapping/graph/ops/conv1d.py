@@ -19,9 +19,9 @@ from mapping.graph.ops.op import (
     Positive,
     SynapseKind,
     check_bias,
-    parameters,
     scaled_outputs,
     single,
+    sliding,
 )
 
 One = Meta(min_length=1, max_length=1)
@@ -38,21 +38,7 @@ class Window(Attrs, frozen=True):
 
 def lower(module: nn.Conv1d) -> Lowered:
     """Stride, padding, dilation ([L] each), groups; weight ``[O, I/groups, K]``, bias."""
-    if module.padding_mode != "zeros":
-        raise ValueError(f"padding mode {module.padding_mode!r} is not supported, only 'zeros'")
-    (dilation,), (kernel,) = single(module.dilation), single(module.kernel_size)
-    padding = single(module.padding) if not isinstance(module.padding, str) else [0]
-    if module.padding == "same":
-        if dilation * (kernel - 1) % 2:
-            raise ValueError("padding='same' with an even kernel is not symmetric; pad explicitly")
-        padding = [dilation * (kernel - 1) // 2]
-    attrs = {
-        "stride": single(module.stride),
-        "padding": padding,
-        "dilation": [dilation],
-        "groups": module.groups,
-    }
-    return attrs, parameters(module, "weight", "bias")
+    return sliding(module, single)
 
 
 def infer(

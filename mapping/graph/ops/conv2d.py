@@ -20,8 +20,8 @@ from mapping.graph.ops.op import (
     SynapseKind,
     check_bias,
     pair,
-    parameters,
     scaled_outputs,
+    sliding,
 )
 
 
@@ -36,25 +36,7 @@ class Window(Attrs, frozen=True):
 
 def lower(module: nn.Conv2d) -> Lowered:
     """Stride, padding, dilation ([H, W] each), groups; weight ``[O, I/groups, kH, kW]``, bias."""
-    if module.padding_mode != "zeros":
-        raise ValueError(f"padding mode {module.padding_mode!r} is not supported, only 'zeros'")
-    dilation, kernel = pair(module.dilation), pair(module.kernel_size)
-    if module.padding == "valid":
-        padding = [0, 0]
-    elif module.padding == "same":
-        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-        if any(r % 2 for r in reach):
-            raise ValueError("padding='same' with an even kernel is not symmetric; pad explicitly")
-        padding = [r // 2 for r in reach]
-    else:
-        padding = pair(module.padding)
-    attrs = {
-        "stride": pair(module.stride),
-        "padding": padding,
-        "dilation": dilation,
-        "groups": module.groups,
-    }
-    return attrs, parameters(module, "weight", "bias")
+    return sliding(module, pair)
 
 
 def infer(

@@ -140,6 +140,37 @@ def single(value: Any) -> list[int]:
     return [value] if isinstance(value, int) else [int(value[0])]
 
 
+def sliding(module: Any, sizes: Callable[[Any], list[int]]) -> Lowered:
+    """Stride, padding, dilation, groups, weight and bias of one of torch's convolutions.
+
+    Args:
+        module: nn.Conv1d or nn.Conv2d.
+        sizes: a size argument as a list with a number for each axis: :func:`single`, :func:`pair`.
+
+    Raises:
+        ValueError: if it pads otherwise than with as many zeros in front as behind.
+    """
+    if module.padding_mode != "zeros":
+        raise ValueError(f"padding mode {module.padding_mode!r} is not supported, only 'zeros'")
+    dilation, kernel = sizes(module.dilation), sizes(module.kernel_size)
+    if module.padding == "valid":
+        padding = [0] * len(kernel)
+    elif module.padding == "same":
+        reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        if any(r % 2 for r in reach):
+            raise ValueError("padding='same' with an even kernel is not symmetric; pad explicitly")
+        padding = [r // 2 for r in reach]
+    else:
+        padding = sizes(module.padding)
+    attrs = {
+        "stride": sizes(module.stride),
+        "padding": padding,
+        "dilation": dilation,
+        "groups": module.groups,
+    }
+    return attrs, parameters(module, "weight", "bias")
+
+
 def window(extent: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
     """How many positions a sliding window takes along one axis.
 

@@ -336,14 +336,11 @@ class _Run(Watch):
                 f"{user} cannot be mapped: it feeds its spikes back with a graded_spikes_factor; "
                 f"put that into its recurrent weights"
             )
-        args, kwargs = seen.args, seen.kwargs
-        current = args[0] if args else kwargs["input_"]
-        states = dict(zip(names, args[1:], strict=False)) | kwargs
-        given = [s if (s := states.get(n)) is not None else getattr(cell, n) for n in names]
+        current, given = _entered(seen, cell, names)
         chain = self._chain(seen.name, user, names, given, current)
         chain.feedback = feedback_of(cell)
         self._drive(chain, self._source(current, chain, user), user)
-        result = seen.func(*args, **kwargs)
+        result = seen.func(*seen.args, **seen.kwargs)
         spikes = result[0] if isinstance(result, tuple) else result
         for name in names:
             state = getattr(cell, name)
@@ -360,15 +357,12 @@ class _Run(Watch):
         found = foreign(cell, said)
         if found is None:
             raise TraceError(f"{seen.user} cannot be mapped: {said}")
-        args, kwargs = seen.args, seen.kwargs
-        current = args[0] if args else kwargs["input_"]
-        states = dict(zip(found.states, args[1:], strict=False)) | kwargs
-        given = [s if (s := states.get(n)) is not None else getattr(cell, n) for n in found.states]
+        current, given = _entered(seen, cell, found.states)
         chain = self._chain(seen.name, seen.user, found.states, given, current)
         chain.foreign = chain.foreign or found
         self._drive(chain, self._source(current, chain, seen.user), seen.user)
         chain.foreign.currents.append(current.clone())
-        result = seen.func(*args, **kwargs)
+        result = seen.func(*seen.args, **seen.kwargs)
         spikes = result[0] if isinstance(result, tuple) else result
         for what in ("spk", *found.states):
             tensor = spikes if what == "spk" else getattr(cell, what)
@@ -550,6 +544,14 @@ class _Run(Watch):
         if value is None:
             raise TraceError("the model's output does not come from its input through its layers")
         return value
+
+
+def _entered(seen: Seen, cell: Any, names: Sequence[str]) -> tuple[Tensor, list[Any]]:
+    """The current and the states that a neuron's step begins with, given to it or its own."""
+    args, kwargs = seen.args, seen.kwargs
+    states = dict(zip(names, args[1:], strict=False)) | kwargs
+    given = [s if (s := states.get(name)) is not None else getattr(cell, name) for name in names]
+    return args[0] if args else kwargs["input_"], given
 
 
 def _lowered(op: Op, module: nn.Module | None, user: str) -> tuple[Any, Any]:
