@@ -87,9 +87,17 @@ def over_time(
         seed: of the draws of "rate" in evaluation.
 
     Raises:
-        BadInput: if an argument is of another type or out of range.
+        BadInput: if an argument is of another type or out of range, or a neuron of ``net`` does
+            not keep its state from call to call.
     """
     given.instance(net, nn.Module, "a model")
+    for name, module in net.named_modules():
+        if isinstance(module, snn.SpikingNeuron) and not module.init_hidden:
+            raise BadInput(
+                f"neuron {name or type(module).__name__!r} does not keep its state from step to "
+                f"step: make it with init_hidden=True; a network whose forward has the loop over "
+                f"steps, and its readout, needs no other around it"
+            )
     readout = value(readout, Readout, "readout")
     input, seed = value(input, Input, "input"), whole(seed, "seed", 0)
     if steps is not None or input != "steps":

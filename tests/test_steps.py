@@ -417,6 +417,8 @@ def test_over_time_refuses_what_it_cannot_run():
     for wrong in ({"steps": 0}, {"steps": 2, "readout": "mean"}, {"steps": 2, "input": "time"}, {}):
         with pytest.raises(BadInput):
             has8.over_time(net, **wrong)
+    with pytest.raises(BadInput, match="'1' does not keep its state .*loop over steps.*needs no"):
+        has8.over_time(nn.Sequential(nn.Linear(4, 3), snn.Leaky(beta=0.5)), steps=2)
     with pytest.raises(BadInput, match="output=True"):
         has8.over_time(net, steps=2, readout="membrane_last")(torch.rand(2, 4))
     with pytest.raises(BadInput, match="runs 2 steps"):
