@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from has8.errors import BadInput, TraceError
+from has8.errors import TraceError
 from hwsim import agreement, estimate, simulate
 from mapping import load, map_model, save
 from mapping.graph.evaluate import evaluate
@@ -19,7 +19,6 @@ from mapping.graph.passes import run_passes
 from mapping.graph.trace.steps import trace_steps
 from mapping.graph.verify import verify_graph
 from mapping.partition.rules import reject
-from mapping.tune import tune
 
 
 def exact(net):
@@ -261,8 +260,6 @@ def test_recurrent_layers_run_on_the_chip(kind):
     if kind == "all":
         assert torch.equal(simulate(mapped, x[:, :2], "lava").logits, fast.logits[:, :2])
         assert estimate(mapped, fast).energy_uj.total.value > 0
-        with pytest.raises(BadInput, match="part of a loop over steps"):
-            tune(OfSteps(), calibration=x, inputs="spikes")
         found = map_model(OfSteps(), calibration=x, inputs="spikes", scales="search")
         assert simulate(found, x).logits.any()
 

@@ -104,7 +104,7 @@ class Late(nn.Module):
         return total
 
 
-def test_spikes_that_come_late_are_tuned_and_loops_are_refused():
+def test_spikes_that_come_late_are_tuned():
     torch.manual_seed(0)
     x = (torch.rand(6, 12, 8, generator=torch.manual_seed(3)) < 0.5).float()
     tuned = tune(Late(), LOIHI, calibration=x, inputs="spikes", scales="round")
@@ -115,10 +115,96 @@ def test_spikes_that_come_late_are_tuned_and_loops_are_refused():
     with torch.no_grad():
         answer = tuned(x)
     assert answer.any() and torch.equal(simulate(mapped, x).logits, answer)
-    cell = snn.RLeaky(0.8, linear_features=4, init_hidden=True)
-    loop = has8.over_time(nn.Sequential(nn.Linear(8, 4), cell), steps=6, input="steps")
-    with pytest.raises(BadInput, match="part of a loop over steps"):
-        tune(loop, LOIHI, calibration=x, inputs="spikes", scales="round")
+
+
+class Looped(nn.Module):
+    """A recurrent layer, one of snnTorch's or by hand, and one behind it."""
+
+    def __init__(self, kind: str, read: str = "count") -> None:
+        super().__init__()
+        self.first, self.second, self.back = nn.Linear(8, 6), nn.Linear(6, 4), nn.Linear(4, 6)
+        self.lateral = nn.Linear(6, 6, bias=False)
+        options = {"threshold": 0.4, "reset_mechanism": "zero"}
+        self.cell = {
+            "all": lambda: snn.RLeaky(0.7, linear_features=6, **options),
+            "one": lambda: snn.RLeaky(0.75, V=-0.5, all_to_all=False, threshold=0.4),
+            "lasting": lambda: snn.RSynaptic(0.5, 0.6, linear_features=6, **options),
+            "inhibited": lambda: snn.Leaky(0.5, **options),
+            "two layers": lambda: snn.Leaky(torch.rand(6), **options),
+        }[kind]()
+        self.out = snn.Leaky(0.8, threshold=0.3)
+        self.kind, self.read = kind, read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state, out, total = self.cell.reset_mem(), self.out.init_leaky(), 0
+        spikes, (before, fired) = torch.zeros(x.shape[1], 6), torch.zeros(2, x.shape[1], 4)
+        for step in x:
+            current = self.first(step)
+            if self.kind == "inhibited":
+                current = current - self.lateral(spikes)
+            if self.kind == "two layers":
+                current = current + self.back(before)
+            if isinstance(state, tuple):
+                state = self.cell(current, *state)
+                spikes = state[0]
+            else:
+                spikes, state = self.cell(current, state)
+            before = fired
+            fired, out = self.out(self.second(spikes), out)
+            total = total + fired
+        return out if self.read == "membrane" else total
+
+
+LOOPS = {
+    "all": "cell.recurrent",
+    "one": "cell.recurrent",
+    "lasting": "cell.recurrent",
+    "inhibited": "lateral",
+    "two layers": "back",
+}
+"""The layer that closes each loop."""
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_loops_are_tuned_through_time(kind):
+    """What is computed is what the chip does, and all weights learn; rounded ones get better."""
+    torch.manual_seed(0)
+    net = Looped(kind)
+    x = (torch.rand(6, 64, 8, generator=torch.manual_seed(3)) < 0.5).float()
+    with torch.no_grad():
+        expected = net(x)
+
+    def error(mapped):
+        return (simulate(mapped, x).logits - expected).abs().mean()
+
+    tuned = tune(net, LOIHI, calibration=x, weight_bits=2, inputs="spikes", scales="round")
+    before = error(map_model(tuned.graph, LOIHI, scales=tuned.scales, weight_bits=2))
+    optimizer = torch.optim.Adam(tuned.parameters(), lr=2e-2)
+    for epoch in range(25):
+        optimizer.zero_grad()
+        F.mse_loss(tuned(x), expected).backward()
+        assert epoch or tuned.weights[tuned.places[LOOPS[kind], "weight"]].grad.any()
+        optimizer.step()
+    mapped = map_model(tuned.graph, LOIHI, scales=tuned.scales, weight_bits=2)
+    assert error(mapped) < 0.7 * before
+    (chip,) = mapped.chip_segments
+    assert chip.loop() and not mapped.partition.rejections
+    for backend in ("reference", "fast"):
+        with torch.no_grad():
+            assert torch.equal(simulate(mapped, x, backend).logits, tuned(x))
+
+
+def test_a_loop_that_stays_on_the_host_is_trained_too():
+    """Values drive it, in floating point; its spikes go to the chip."""
+    torch.manual_seed(0)
+    x = torch.rand(6, 16, 8)
+    tuned = tune(Looped("all"), LOIHI, calibration=x, inputs="steps", scales="round")
+    tuned(x).square().sum().backward()
+    assert all(weight.grad.any() for weight in tuned.weights)
+    mapped = map_model(tuned.graph, LOIHI, scales=tuned.scales)
+    assert [p.name for chip in mapped.chip_segments for p in chip.populations] == ["out"]
+    with torch.no_grad():
+        assert torch.allclose(simulate(mapped, x).logits, tuned(x))
 
 
 def test_a_network_without_a_layer_for_the_chip_is_refused():

@@ -29,6 +29,11 @@ from mapping.integers.rounding import (
 )
 from mapping.targets.schema import Registers
 
+State = tuple[Tensor, Tensor]
+"""Currents and membranes that a step leaves to the next one, each ``[B, C, ...]``."""
+Constants = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Bias, threshold and what decays leave of current and membrane, broadcasting over a step."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChipNeurons:
@@ -134,48 +139,70 @@ class ChipNeurons:
         Returns:
             0.0 and 1.0, ``[T, B, C, ...]``, in the type of ``drive``.
         """
-        bias = (integers.bias * 2**integers.bias_exp).to(drive.dtype)
-        threshold = bias.new_tensor(integers.scale.thresholds) * 2**self.threshold_shift
         if not self.plain:
-            over_steps = drive.unflatten(0, (steps, -1))
-            return self._stepped(over_steps, _broad(bias, drive), _broad(threshold, drive), alpha)
+            constants, state = self.constants(integers, drive), (torch.zeros_like(drive[0]),) * 2
+            spikes = []
+            for arriving in drive.unflatten(0, (steps, -1)):
+                fired, state = self.step(state, arriving, constants, alpha)
+                spikes.append(fired)
+            return torch.stack(spikes)
+        bias, threshold = self._by_channel(integers, drive)
         rule = (steps, float(self.kept), self.limit, alpha)
-        spikes: Tensor = _Run.apply(drive, bias, threshold, *rule)
-        over_time: Tensor = spikes.unflatten(0, (steps, -1))
+        over_time: Tensor = _Run.apply(drive, bias, threshold, *rule).unflatten(0, (steps, -1))
         return over_time
 
-    def _stepped(self, drive: Tensor, bias: Tensor, threshold: Tensor, alpha: float) -> Tensor:
-        """Spikes step by step, as :class:`Lif` defines them; gradients pass through rounding."""
-        threshold = threshold * self._shaped(self.relative, drive) / 2**self.threshold_shift
-        threshold = threshold.round() * 2**self.threshold_shift
-        kept_u, kept_v = (self._shaped(x, drive) for x in (self.kept_current, self.kept))
-        spikes = []
-        u = v = torch.zeros_like(drive[0])
-        for arriving in drive:
-            fired = v.detach() > threshold
-            u = _straight(u * kept_u, torch.trunc) + arriving
-            v = v.masked_fill(fired, 0) if self.reset == "zero" else v
-            v = _straight(v * kept_v, torch.trunc) + u + bias
-            if subtracts(self.reset):
-                v = v - fired * threshold
-            elif self.refractory:
-                v = v.masked_fill(fired, 0)
-            v = _straight(v, self._clipped)
-            spikes.append(_Fire.apply(v, threshold, alpha))
-            if self.reset == "subtract_at_once":
-                change = (v.detach() > threshold).to(v) - fired.to(v)
-                v = _straight(v - change * threshold, self._clipped)
-        return torch.stack(spikes)
+    def constants(self, integers: Integers, drive: Tensor) -> Constants:
+        """What :meth:`step` needs to know of a population.
+
+        Args:
+            integers: the population's.
+            drive: of one step or of several, ``[..., C, ...]`` behind one axis.
+        """
+        bias, threshold = (_broad(x, drive) for x in self._by_channel(integers, drive))
+        relative, kept_u, kept_v = (
+            x.reshape(()) if x.numel() == 1 else x.reshape(x.shape[: drive.dim() - 1])
+            for x in (self.relative, self.kept_current, self.kept)
+        )
+        threshold = (threshold * relative / 2**self.threshold_shift).round()
+        return bias, threshold * 2**self.threshold_shift, kept_u, kept_v
+
+    def step(
+        self, state: State, arriving: Tensor, constants: Constants, alpha: float = 2.0
+    ) -> tuple[Tensor, State]:
+        """One step, as :class:`Lif` defines it; gradients pass through rounding, not resets.
+
+        Args:
+            state: that the step before left; zeros are cleared.
+            arriving: sums of :meth:`weights` in this step, ``[B, C, ...]``.
+            constants: from :meth:`constants`.
+            alpha: width of the arctan surrogate, in thresholds.
+
+        Returns:
+            Spikes, 0.0 and 1.0, and the state that the step leaves.
+        """
+        (u, v), (bias, threshold, kept_u, kept_v) = state, constants
+        fired = v.detach() > threshold
+        u = _straight(u * kept_u, torch.trunc) + arriving
+        v = v.masked_fill(fired, 0) if self.reset == "zero" else v
+        v = _straight(v * kept_v, torch.trunc) + u + bias
+        if subtracts(self.reset):
+            v = v - fired * threshold
+        elif self.refractory:
+            v = v.masked_fill(fired, 0)
+        v = _straight(v, self._clipped)
+        spikes: Tensor = _Fire.apply(v, threshold, alpha)
+        if self.reset == "subtract_at_once":
+            change = (v.detach() > threshold).to(v) - fired.to(v)
+            v = _straight(v - change * threshold, self._clipped)
+        return spikes, (u, v)
+
+    def _by_channel(self, integers: Integers, drive: Tensor) -> tuple[Tensor, Tensor]:
+        """Bias and threshold of each channel, in units of the registers."""
+        bias = (integers.bias * 2**integers.bias_exp).to(drive.dtype)
+        return bias, bias.new_tensor(integers.scale.thresholds) * 2**self.threshold_shift
 
     def _clipped(self, v: Tensor) -> Tensor:
         return v.clamp(-self.limit, self.limit)
-
-    @staticmethod
-    def _shaped(constants: Tensor, drive: Tensor) -> Tensor:
-        """Constants that broadcast over a step of a drive, ``[T, B, C, ...]``."""
-        if constants.numel() == 1:
-            return constants.reshape(())
-        return constants.reshape(constants.shape[: drive.dim() - 2])
 
 
 def _spatial(values: Floats, device: torch.device) -> Tensor:
