@@ -40,14 +40,10 @@ def test_a_threshold_must_be_above_zero(least, several):
         reasons(Net(threshold=threshold))
 
 
-def test_two_layers_in_a_row_are_to_be_one():
-    said = reasons(Net(nn.Linear(6, 6)))
-    assert said["middle"].startswith("no neuron takes its current, but 'last': two layers in a row")
-    assert "'middle' and this, are one: multiply their weights" in said["l2"]
-
-
-def test_batch_norm_of_spikes_is_to_stand_behind_the_layer():
-    assert "put it behind the layer" in reasons(Net(nn.BatchNorm1d(6)))["l2"]
+@pytest.mark.parametrize("middle", [nn.Linear(6, 6), nn.BatchNorm1d(6)])
+def test_layers_in_a_row_are_one_on_the_chip(middle):
+    said = reasons(Net(middle))
+    assert "middle" not in said and "the target has such neurons" in said["l2"]
 
 
 def test_a_whole_number_is_the_shape_of_a_vector():

@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from hwsim import compare
 from mapping import check_model, map_model
+from mapping.graph.chains import compose_chains
 from mapping.graph.evaluate import evaluate, evaluate_nodes
 from mapping.graph.ir import Graph, Kind, Node, Signal
 from mapping.graph.ops import OPS
 from mapping.graph.pooling import OR
-from mapping.graph.sums import split_sum
 from mapping.graph.verify import verify_graph
 from mapping.pipeline import traced
 
@@ -145,7 +145,7 @@ def test_the_pass_keeps_what_a_graph_computes(data):
         total = built.add("conv2d", total, attrs=attrs, weight=weight, bias=torch.randn(3))
     built.add("neuron", total, attrs=OR)
     before = built.graph()
-    after = split_sum(before)
+    after = compose_chains(before)
     verify_graph(after)
     spikes = {name: torch.randint(0, 2, (3, 2, 2, 4, 4)).float() for name in "ab"}
     assert torch.allclose(currents(after, **spikes), currents(before, **spikes), atol=1e-4)
@@ -157,7 +157,7 @@ def test_the_pass_keeps_what_a_graph_computes(data):
 def test_two_of_the_same_spikes_are_doubled_weights():
     torch.manual_seed(0)
     net, x = Two(lambda net, a, b: a + a).eval(), images(3)
-    after = split_sum(traced(net, x))
+    after = compose_chains(traced(net, x))
     assert torch.equal(after["c"].tensors["weight"], net.c.weight * 2)
     assert torch.equal(after["c"].tensors["bias"], net.c.bias)
 
@@ -181,7 +181,7 @@ def test_a_sum_that_is_used_elsewhere_too_stays():
     torch.manual_seed(0)
     net, x = Shown(None).eval(), images(4)
     before = traced(net, x)
-    after = split_sum(before)
+    after = compose_chains(before)
     assert [node.name for node in after] == [node.name for node in before]
     sides = {layer.name: layer for layer in check_model(net, calibration=x).layers}
     assert sides["c"].side == "host"

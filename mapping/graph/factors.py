@@ -1,4 +1,4 @@
-"""A factor on spikes goes into the weights behind it, one on a current into those in front."""
+"""A factor on spikes goes into the weights behind it."""
 
 from __future__ import annotations
 
@@ -30,29 +30,6 @@ def fold_factors(graph: Graph) -> Graph:
                 changed = True
                 break
     return graph
-
-
-def fold_scaled_currents(graph: Graph) -> Graph:
-    """Multiply a factor behind a synapse of spikes into its weights and bias.
-
-    So ``fc(x) - rec(spikes)`` is a sum of two layers. Only where nothing else uses the current.
-    """
-    nodes = {node.name: node for node in graph}
-    source: dict[str, str] = {}
-    for scale in graph:
-        if scale.op != "scale":
-            continue
-        front = nodes[source.get(scale.inputs[0], scale.inputs[0])]
-        alone = len(graph.consumers(scale.inputs[0])) == 1
-        if alone and OPS[front.op].role == "synapse" and _of_spikes(graph, graph[front.inputs[0]]):
-            factor = scale.attrs["factor"]
-            scaled = {name: (x.double() * factor).float() for name, x in front.tensors.items()}
-            nodes[front.name] = replace(front, tensors=scaled)
-            source[scale.name] = front.name
-            del nodes[scale.name]
-    output = graph.output.name
-    kept = [renamed_inputs(node, source) for node in nodes.values()]
-    return sorted_graph(kept, source.get(output, output))
 
 
 def _of_spikes(graph: Graph, node: Node) -> bool:

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from mapping.graph.factors import fold_factors, fold_scaled_currents
+from mapping.graph.chains import compose_chains
+from mapping.graph.factors import fold_factors
 from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph, unique_name
 from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
 from mapping.graph.ops.pool import LINEAR
-from mapping.graph.pooling import fold_average, maximum_as_or
-from mapping.graph.sums import split_sum
+from mapping.graph.pooling import maximum_as_or
 from mapping.graph.verify import verify_graph
 
 Pass = Callable[[Graph], Graph]
@@ -160,15 +160,13 @@ def _past_decode(graph: Graph, linear: Callable[[Node], bool]) -> Graph:
 PASSES: tuple[Pass, ...] = (
     drop_identity,
     fold_batchnorm,
-    split_sum,
     fold_factors,
-    fold_scaled_currents,
+    compose_chains,
     absorb_flatten,
     split_concat,
     pool_past_decode,
     residual_past_decode,
     flatten_past_decode,
-    fold_average,
     maximum_as_or,
 )
 """In the order in which they run."""

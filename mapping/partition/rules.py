@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
+from mapping.graph.chains import obstacle
 from mapping.graph.ir import Graph, Kind, Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.ops.neuron import constants_of
@@ -22,16 +23,10 @@ POOL_SPIKES = (
     "where it pools spikes"
 )
 AVERAGES = (
-    "averages go into the weights of the convolutions and linear layers behind them; not where "
-    "padding meets elements that they leave out, a transposed convolution takes them, or anything "
-    "else does: average over windows that fill the image"
+    "averages go into the weights of the layers in front of them and behind them that drive "
+    "neurons; not where padding meets elements that they leave out, a transposed convolution is "
+    "next to them, or anything else takes them: average over windows that fill the image"
 )
-
-REMEDIES = {
-    "batchnorm": "normalisation goes into the layer in front of it: put it behind the layer",
-}
-"""What to do about a node between spikes and a layer, or between a layer and a neuron."""
-
 CLEARED = (
     "its membrane is read as it was when the spike was decided, and a chip clears it with the "
     "spike: train it with reset_mechanism='subtract', and the last membrane is read from the chip"
@@ -58,15 +53,13 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
         elif repeats(node):
             written.append(node)
         elif OPS[node.op].role != "synapse":
-            made = f"{node.op}), not from synapses alone"
-            if node.op in REMEDIES:
-                made = f"{node.op}), {REMEDIES[node.op]}"
-            if node.op == "maxpool":
-                made = f"{node.op}), {POOL_SPIKES}"
-            return f"its current comes from {node.name!r} ({made}"
+            made = POOL_SPIKES if node.op == "maxpool" else "not from synapses alone"
+            made = obstacle(graph, node.name) or made
+            return f"its current comes from {node.name!r} ({node.op}), {made}"
         elif graph[node.inputs[0]].type.kind is not Kind.SPIKE:
-            front = graph[node.inputs[0]]
-            return f"{node.name!r} takes {front.type}, and a chip takes only spikes{_hint(front)}"
+            taken, reason = graph[node.inputs[0]].type, obstacle(graph, node.name)
+            more = f": {reason}" if reason else ""
+            return f"{node.name!r} takes {taken}, and a chip takes only spikes{more}"
         else:
             found.append(node)
             for late in delays_of(graph, node):
@@ -76,16 +69,6 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
         if len(users) != 1:
             return f"the current of {node.name!r} is used elsewhere too"
     return _unwritable(graph[neuron], written) or found[::-1]
-
-
-def _hint(front: Node) -> str:
-    """What lets a layer behind a node that makes no spikes go to a chip; empty if nothing does."""
-    if OPS[front.op].role == "synapse":
-        return (
-            f": two layers in a row without a neuron, {front.name!r} and this, are one: multiply "
-            f"their weights"
-        )
-    return f": {REMEDIES[front.op]}" if front.op in REMEDIES else ""
 
 
 def _unwritable(neuron: Node, written: Sequence[Node]) -> str | None:
@@ -201,9 +184,9 @@ def _undriven(graph: Graph, node: Node) -> str:
     """Why a layer without a neuron stays on the host."""
     behind = [user for user, _ in graph.consumers(node.name) if OPS[user.op].role == "synapse"]
     if behind:
-        return (
-            f"no neuron takes its current, but {behind[0].name!r}: two layers in a row without a "
-            f"neuron are one, multiply their weights"
+        reason = obstacle(graph, behind[0].name)
+        return f"no neuron takes its current, but {behind[0].name!r}" + (
+            f": {reason}" if reason else ""
         )
     return "no neuron takes its current"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Attrs, Lowered, Op, Real, parameters
+from mapping.graph.ops.op import Affine, Attrs, Lowered, Op, Real, each_channel, parameters
 
 
 class Epsilon(Attrs, frozen=True):
@@ -67,6 +67,11 @@ def factor_and_offset(node: Node) -> tuple[Tensor, Tensor]:
     return factor, offset
 
 
+def affine(node: Node, source: Signal) -> Affine:
+    """A factor and an offset for each channel."""
+    return each_channel(source.shape, *factor_and_offset(node))
+
+
 OPS = (
     Op(
         "batchnorm",
@@ -74,6 +79,7 @@ OPS = (
         lower,
         infer,
         run,
+        affine=affine,
         attrs=Epsilon,
         tensors={"running_mean": 1, "running_var": 1},
         optional={"weight": 1, "bias": 1},

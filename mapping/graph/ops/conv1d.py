@@ -22,6 +22,7 @@ from mapping.graph.ops.op import (
     scaled_outputs,
     single,
     sliding,
+    windows,
 )
 
 One = Meta(min_length=1, max_length=1)
@@ -74,6 +75,12 @@ def canonical(attrs: Mapping[str, Any], weight: Tensor, wires: Wiring) -> Tensor
     return weight[..., None]
 
 
+def layer(wires: Wiring, weight: Tensor, source: Signal) -> tuple[Mapping[str, Any], Tensor] | None:
+    """Any windows over sequences."""
+    attrs = windows(wires, 1) if len(source.shape) == 2 else None
+    return None if attrs is None else (attrs, weight[..., 0])
+
+
 def run(node: Node, x: Tensor) -> Tensor:
     """Float convolution of ``[B, C, L]``."""
     return F.conv1d(
@@ -95,7 +102,7 @@ OPS = (
         infer,
         run,
         role="synapse",
-        synapse=SynapseKind(wiring, canonical, scaled_outputs, "synop_conv"),
+        synapse=SynapseKind(wiring, canonical, scaled_outputs, layer, "synop_conv"),
         attrs=Window,
         tensors={"weight": 3},
         optional={"bias": 1},

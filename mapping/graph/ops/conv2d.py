@@ -22,6 +22,7 @@ from mapping.graph.ops.op import (
     pair,
     scaled_outputs,
     sliding,
+    windows,
 )
 
 
@@ -78,6 +79,12 @@ def canonical(attrs: Mapping[str, Any], weight: Tensor, wires: Wiring) -> Tensor
     return weight
 
 
+def layer(wires: Wiring, weight: Tensor, source: Signal) -> tuple[Mapping[str, Any], Tensor] | None:
+    """Any windows over images."""
+    attrs = windows(wires, 2) if len(source.shape) == 3 else None
+    return None if attrs is None else (attrs, weight)
+
+
 def run(node: Node, x: Tensor) -> Tensor:
     """Float convolution of ``[B, C, H, W]``."""
     return F.conv2d(
@@ -99,7 +106,7 @@ OPS = (
         infer,
         run,
         role="synapse",
-        synapse=SynapseKind(wiring, canonical, scaled_outputs, "synop_conv"),
+        synapse=SynapseKind(wiring, canonical, scaled_outputs, layer, "synop_conv"),
         attrs=Window,
         tensors={"weight": 4},
         optional={"bias": 1},

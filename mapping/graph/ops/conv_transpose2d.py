@@ -104,6 +104,23 @@ def scaled(attrs: Mapping[str, Any], weight: Tensor, factor: Tensor) -> Tensor:
     return flat
 
 
+def layer(wires: Wiring, weight: Tensor, source: Signal) -> tuple[Mapping[str, Any], Tensor] | None:
+    """Any windows that slide element by element over images spread out."""
+    axes = (wires.rows, wires.cols)
+    padding = [axis.dilation * (axis.kernel - 1) - axis.padding for axis in axes]
+    if len(source.shape) < 3 or any(axis.stride > 1 for axis in axes) or min(padding) < 0:
+        return None
+    attrs = {
+        "stride": [axis.spread for axis in axes],
+        "padding": padding,
+        "dilation": [axis.dilation for axis in axes],
+        "output_padding": [axis.extra for axis in axes],
+        "groups": wires.groups,
+    }
+    by_group = weight.flip(2, 3).unflatten(0, (wires.groups, -1))
+    return attrs, by_group.transpose(1, 2).flatten(0, 1)
+
+
 def run(node: Node, x: Tensor) -> Tensor:
     """Float transposed convolution of ``[B, C, H, W]``."""
     return F.conv_transpose2d(
@@ -126,7 +143,7 @@ OPS = (
         infer,
         run,
         role="synapse",
-        synapse=SynapseKind(wiring, canonical, scaled, "synop_conv"),
+        synapse=SynapseKind(wiring, canonical, scaled, layer, "synop_conv"),
         attrs=Spread,
         tensors={"weight": 4},
         optional={"bias": 1},

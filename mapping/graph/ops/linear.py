@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,6 +41,21 @@ def canonical(attrs: Mapping[str, Any], weight: Tensor, wires: Wiring) -> Tensor
     return weight.reshape(wires.weight_shape)
 
 
+def layer(wires: Wiring, weight: Tensor, source: Signal) -> tuple[Mapping[str, Any], Tensor] | None:
+    """One window, wherever it lies over the source."""
+    axes = (wires.rows, wires.cols)
+    one = all((axis.size_out, axis.spread, axis.extra) == (1, 1, 0) for axis in axes)
+    if not one or wires.groups > 1:
+        return None
+    for place, axis in enumerate(axes, 2):
+        at = torch.arange(axis.kernel) * axis.dilation - axis.padding
+        met = (at >= 0) & (at < axis.size_in)
+        sizes = [axis.size_in if k == place else size for k, size in enumerate(weight.shape)]
+        kept = weight.index_select(place, met.nonzero().flatten())
+        weight = weight.new_zeros(sizes).index_copy(place, at[met], kept)
+    return {}, weight.flatten(1)
+
+
 def run(node: Node, x: Tensor) -> Tensor:
     """Float product of ``[B, in]`` or ``[B, C, H, W]``."""
     return F.linear(x.flatten(1), node.tensors["weight"], node.tensors.get("bias"))
@@ -53,7 +69,7 @@ OPS = (
         infer,
         run,
         role="synapse",
-        synapse=SynapseKind(wiring, canonical, scaled_outputs, "synop_dense"),
+        synapse=SynapseKind(wiring, canonical, scaled_outputs, layer, "synop_dense"),
         tensors={"weight": 2},
         optional={"bias": 1},
     ),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mapping.chip.wiring import Axis, Wiring, shape3
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, SynapseKind
+from mapping.graph.ops.op import Lowered, Op, SynapseKind, check_bias
 
 
 class OneToOne(nn.Module):
@@ -51,6 +51,7 @@ def infer(
     (given,) = inputs
     if len(tensors["weight"]) != given.shape[0]:
         raise ValueError(f"it has weights for {len(tensors['weight'])} channels, not for {given}")
+    check_bias(tensors, given.shape[0])
     return Signal(given.shape, Kind.VALUE, given.steps)
 
 
@@ -71,10 +72,18 @@ def scaled(attrs: Mapping[str, Any], weight: Tensor, factor: Tensor) -> Tensor:
     return weight * factor
 
 
+def layer(wires: Wiring, weight: Tensor, source: Signal) -> tuple[Mapping[str, Any], Tensor] | None:
+    """Windows of one element, each channel by itself."""
+    alone = wires.groups == wires.channels_in == wires.channels_out
+    single = all(axis == Axis(1, 1, 0, 1, axis.size_in) for axis in (wires.rows, wires.cols))
+    return ({}, weight.flatten()) if alone and single else None
+
+
 def run(node: Node, x: Tensor) -> Tensor:
-    """``[B, C, ...]`` times the weights."""
-    weight = node.tensors["weight"]
-    return x * weight.view(-1, *(1,) * (x.dim() - 2))
+    """``[B, C, ...]`` times the weights, and the bias."""
+    each = (-1, *(1,) * (x.dim() - 2))
+    product = x * node.tensors["weight"].view(each)
+    return product + node.tensors["bias"].view(each) if "bias" in node.tensors else product
 
 
 OPS = (
@@ -85,7 +94,8 @@ OPS = (
         infer,
         run,
         role="synapse",
-        synapse=SynapseKind(wiring, canonical, scaled, "synop_sparse"),
+        synapse=SynapseKind(wiring, canonical, scaled, layer, "synop_sparse"),
         tensors={"weight": 1},
+        optional={"bias": 1},
     ),
 )

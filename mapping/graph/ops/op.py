@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor, nn
 
-from mapping.chip.wiring import Wiring
+from mapping.chip.wiring import Axis, Wiring, shape3
 from mapping.graph.ir import Node, Signal
 
 Lowered = tuple[Mapping[str, Any], Mapping[str, Tensor]]
@@ -31,6 +31,21 @@ class Attrs(Struct, frozen=True, forbid_unknown_fields=True):
     """The attributes of a kind of node, by name, with types and ranges; here: none."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """A layer as weights that slide over its input, and a bias.
+
+    Args:
+        wiring: who reaches whom.
+        weight: ``float64[C_out, C_in / groups, kH, kW]`` of that wiring.
+        bias: of each output channel, ``float64[C_out]``; None for none.
+    """
+
+    wiring: Wiring
+    weight: Tensor
+    bias: Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class SynapseKind:
     """How a layer becomes synapses; with it, all that a chip, a simulator or a price needs.
@@ -41,12 +56,15 @@ class SynapseKind:
             that wiring; gradients pass through.
         scaled: the weights, as the layer has them, with each output channel times a factor of its
             own, ``[C_out]``.
+        layer: the inverse of wiring and canonical: attributes and weights of the layer that some
+            weights over a source are; None if it is none of this kind.
         price: which of a chip's synaptic operations one of its synapses is.
     """
 
     wiring: Callable[[Mapping[str, Any], Tensor, Signal], Wiring]
     canonical: Callable[[Mapping[str, Any], Tensor, Wiring], Tensor]
     scaled: Callable[[Mapping[str, Any], Tensor, Tensor], Tensor]
+    layer: Callable[[Wiring, Tensor, Signal], tuple[Mapping[str, Any], Tensor] | None]
     price: Literal["synop_conv", "synop_dense", "synop_sparse"]
 
 
@@ -70,6 +88,8 @@ class Op:
         optional: the tensors that it may have besides.
         any_tensors: whether its tensors have names and axes of the node's own instead.
         reason: why it stays on the host although it works on steps, where its name does not say.
+        affine: what it is as weights that slide over an input of a type, where it is that without
+            being a synapse; None of that where it is not.
         macs: multiply-accumulates of one sample over all steps, of the node and the types of its
             inputs, where it multiplies without being a synapse.
     """
@@ -88,6 +108,7 @@ class Op:
     optional: Mapping[str, int] = field(default_factory=dict)
     any_tensors: bool = False
     reason: str | None = None
+    affine: Callable[[Node, Signal], Affine | None] | None = None
     macs: Callable[[Node, Sequence[Signal]], int] | None = None
 
 
@@ -115,6 +136,28 @@ def run_node(op: Op, node: Node, inputs: tuple[Tensor, ...], steps: int | None) 
 def scaled_outputs(attrs: Mapping[str, Any], weight: Tensor, factor: Tensor) -> Tensor:
     """Weights whose first axis is that of the outputs, with each of these times a factor."""
     return weight * factor.view(-1, *(1,) * (weight.dim() - 1))
+
+
+def each_channel(shape: tuple[int, ...], factor: Tensor, offset: Tensor | None = None) -> Affine:
+    """A factor, and an offset, of each channel of a shape."""
+    channels, *extents = shape3(shape)
+    rows, cols = (Axis(1, 1, 0, 1, extent) for extent in extents)
+    wiring = Wiring(rows, cols, channels, channels, channels)
+    return Affine(wiring, factor.double().view(-1, 1, 1, 1), offset)
+
+
+def windows(wires: Wiring, axes: int) -> Mapping[str, Any] | None:
+    """The attributes of a convolution along some axes that has a wiring; None if none has."""
+    sides = (wires.rows, wires.cols)
+    if any(axis.padding < 0 or axis.spread > 1 or axis.extra for axis in sides):
+        return None
+    used = sides[:axes]
+    return {
+        "stride": [axis.stride for axis in used],
+        "padding": [axis.padding for axis in used],
+        "dilation": [axis.dilation for axis in used],
+        "groups": wires.groups,
+    }
 
 
 def check_bias(tensors: Mapping[str, Tensor], outputs: int) -> None:

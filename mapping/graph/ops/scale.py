@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Attrs, Op, Real, nothing
+from mapping.graph.ops.op import Affine, Attrs, Op, Real, each_channel, nothing
 
 
 class Factor(Attrs, frozen=True):
@@ -30,4 +31,10 @@ def run(node: Node, x: Tensor) -> Tensor:
     return scaled
 
 
-OPS = (Op("scale", (), nothing, infer, run, attrs=Factor),)
+def affine(node: Node, source: Signal) -> Affine:
+    """The factor of all channels."""
+    factor = torch.tensor(node.attrs["factor"], dtype=torch.float64)
+    return each_channel(source.shape, factor.expand(source.shape[0]))
+
+
+OPS = (Op("scale", (), nothing, infer, run, attrs=Factor, affine=affine),)
