@@ -146,6 +146,64 @@ def test_all_spiking_layers_are_on_the_chip(read, scales, tmp_path):
     assert (runs[0].logits.argmax(1) == expected.argmax(1)).float().mean() > 0.9
 
 
+class Fed(nn.Module):
+    """A recurrent read-out, one of snnTorch's or by hand, whose last membrane is the answer."""
+
+    def __init__(self, kind: str, reset: str = "subtract") -> None:
+        super().__init__()
+        self.fc, self.back, self.kind = nn.Linear(12, 4), nn.Linear(4, 4), kind
+        self.out = {
+            "all": lambda: snn.RLeaky(0.75, linear_features=4, reset_mechanism=reset),
+            "one": lambda: snn.RLeaky(0.75, V=-0.5, all_to_all=False, reset_mechanism=reset),
+            "lasting": lambda: snn.RSynaptic(0.5, 0.75, linear_features=4, reset_mechanism=reset),
+        }.get(kind, lambda: snn.Leaky(0.75, reset_mechanism=reset))()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = self.out.reset_mem()
+        spikes, state = torch.zeros(x.shape[1], 4), state if isinstance(state, tuple) else (state,)
+        for step in x:
+            current = self.fc(step)
+            if self.kind == "by hand":
+                current = current + self.back(spikes)
+            spikes, *state = self.out(current, *state)
+            if self.kind != "by hand":
+                state = (spikes, *state)
+        return state[-1]
+
+
+@pytest.mark.parametrize("kind", ["all", "one", "lasting", "by hand"])
+def test_neurons_in_loops_are_read_too(kind):
+    torch.manual_seed(0)
+    net, x = Fed(kind), (torch.rand(8, 24, 12) < 0.5).float()
+    for bias in (net.fc.bias, net.back.bias):
+        bias.data.zero_()  # a current that lasts takes none
+    if kind == "lasting":
+        net.out.recurrent.bias.data.zero_()
+    mapped = map_model(net, calibration=x, inputs="spikes")
+    assert not mapped.partition.rejections
+    (chip,) = mapped.chip_segments
+    assert chip.membranes == ("out",) and chip.loop() and not chip.outputs
+    with torch.no_grad():
+        expected = net(x)
+    assert torch.allclose(evaluate(mapped.graph, x), expected, atol=1e-5)
+    fast, slow = (simulate(mapped, x, backend).logits for backend in ("fast", "reference"))
+    assert torch.equal(fast, slow)
+    assert (fast - expected).abs().median() < 0.1
+    tuned = tune(net, LOIHI, calibration=x, inputs="spikes", scales="round")
+    tuned(x).square().sum().backward()
+    assert all(weight.grad.any() for weight in tuned.weights if weight.any())
+
+
+def test_one_in_a_loop_that_cannot_be_read_says_why():
+    x = (torch.rand(8, 24, 12) < 0.5).float()
+    for reset, why in [("zero", "a chip clears it with the spike"), ("none", "no reset by 'none'")]:
+        mapped = map_model(Fed("all", reset), calibration=x, inputs="spikes")
+        said = {r.node: r.reason for r in mapped.partition.rejections}
+        assert why in said["out.membrane"]
+        assert "'out.recurrent' is on the host" in said["out.late"]
+        assert said["out.current"] == "its neuron stays on the host"
+
+
 def test_floats_that_integers_hold_give_the_same_membranes():
     net = has8.over_time(
         snn.Leaky(0.5, output=True, init_hidden=True), steps=5, readout="membrane_last"

@@ -311,6 +311,60 @@ def test_a_factor_on_a_current_goes_into_its_layer(loop, bias):
     assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)
 
 
+def of_each(net, x):
+    m, spikes, record = net.lif1.reset_mem(), torch.zeros(len(x), 5), []
+    for _ in range(7):
+        spikes, m = net.lif1(net.fc1(x) - 0.75 * spikes, m)
+        record.append(spikes)
+    return record
+
+
+def of_each_from_a_number(net, x):
+    m, spikes, record = net.lif1.reset_mem(), 0, []
+    for _ in range(7):
+        spikes, m = net.lif1(0.5 * spikes + net.fc1(x), m)
+        record.append(spikes)
+    return record
+
+
+def of_each_other(net, x):
+    m1, m2, record = net.lif1.reset_mem(), net.lif2.reset_mem(), []
+    before, last = torch.zeros(2, len(x), 5)
+    for _ in range(7):
+        spikes, m1 = net.lif1(net.fc1(x) - before, m1)
+        before = last
+        last, m2 = net.lif2(spikes, m2)
+        record.append(last)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("loop", "delays", "weights"),
+    [
+        (of_each, {1: "lif1"}, [-0.75]),
+        (of_each_from_a_number, {1: "lif1"}, [0.5]),
+        (of_each_other, {2: "lif2", 0: "lif1"}, [-1.0, 1.0]),
+    ],
+)
+def test_spikes_that_are_fed_back_as_they_are_go_through_one_synapse_each(loop, delays, weights):
+    torch.manual_seed(0)
+    net, x = Loop(loop), numbers(9, 6)
+    net.lif1.threshold.fill_(2.0)
+    net.lif2.threshold.fill_(0.5)
+    graph = run_passes(check(net, x))
+    assert torch.equal(evaluate(graph, x), net(x))
+    each = [node for node in graph if node.op == "one_to_one"]
+    assert sorted(node.tensors["weight"].unique().item() for node in each) == weights
+    mapped = map_model(net, calibration=x)
+    assert {r.node for r in mapped.partition.rejections} <= {"fc1"}
+    (chip,) = mapped.chip_segments
+    names = {node.name for node in each}
+    assert {s.delay: s.source for _, s in chip.synapses() if s.name in names} == delays
+    fast, slow = (simulate(mapped, x, backend) for backend in ("fast", "reference"))
+    assert torch.equal(fast.logits, slow.logits)
+    assert torch.equal(fast.logits, evaluate(graph, x)), "all weights are exact in 8 bits"
+
+
 def test_a_factor_on_a_current_that_is_used_without_it_stays():
     def loop(net, x):
         m1, m2, record = net.lif1.reset_mem(), net.lif2.reset_mem(), []

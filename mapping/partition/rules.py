@@ -43,11 +43,11 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
     """
     found: list[Node] = []
     written: list[Node] = []
-    pending = [graph[graph[neuron].inputs[0]]]
+    pending = [(graph[graph[neuron].inputs[0]], neuron)]
     while pending:
-        node = pending.pop()
+        node, taker = pending.pop()
         if node.op == "add":
-            pending.extend(graph[name] for name in node.inputs)
+            pending.extend((graph[name], node.name) for name in node.inputs)
         elif node.op == "ones":
             pass
         elif repeats(node):
@@ -65,9 +65,13 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
             for late in delays_of(graph, node):
                 if len(graph.consumers(late.name)) != 1:
                     return f"the delayed spikes of {late.name!r} are used elsewhere too"
-        users = [user for user, _ in graph.consumers(node.name) if user.op != "last_membrane"]
+        users = [user.name for user, _ in graph.consumers(node.name) if user.op != "last_membrane"]
         if len(users) != 1:
-            return f"the current of {node.name!r} is used elsewhere too"
+            other = next((user for user in users if user != taker), taker)
+            return (
+                f"the current of {node.name!r} goes to {other!r} too, and on a chip a current is "
+                f"one neuron's own"
+            )
     return _unwritable(graph[neuron], written) or found[::-1]
 
 
@@ -161,6 +165,10 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
             reasons[node.name] = f"it takes {POOL_SPIKES}"
         elif node.op in ("avgpool", "global_avgpool"):
             reasons[node.name] = AVERAGES
+        elif node.op == "delay":
+            reasons[node.name] = _undelayed(graph, node)
+        elif node.op == "add" and _driven(graph, node):
+            reasons[node.name] = "its neuron stays on the host"
         elif OPS[node.op].role == "host":
             reasons[node.name] = f"the target has no {node.op} of spikes"
         elif OPS[node.op].role != "synapse" or _driven(graph, node):
@@ -178,6 +186,14 @@ def _driven(graph: Graph, node: Node) -> bool:
         or (user.op == "add" and _driven(graph, user))
         for user in users
     )
+
+
+def _undelayed(graph: Graph, node: Node) -> str:
+    """Why what is to come some steps late does so on the host."""
+    if node.type.kind is not Kind.SPIKE:
+        return "a chip delays only spikes, not values: delay the spikes that they are made of"
+    (user, _), *_ = graph.consumers(node.name)
+    return f"a chip delays spikes on their way to its own neurons, and {user.name!r} is on the host"
 
 
 def _undriven(graph: Graph, node: Node) -> str:

@@ -33,4 +33,4 @@ def delayed(node: Node, x: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(x[:late]), x[: len(x) - late]])
 
 
-OPS = (Op("delay", (), nothing, infer, delayed, sees_time=True, attrs=Late, reason="a delay"),)
+OPS = (Op("delay", (), nothing, infer, delayed, sees_time=True, attrs=Late),)

@@ -114,7 +114,8 @@ class _Roll:
         if made.chain is not None:
             self._neuron(made, made.chain)
         else:
-            self.names[key] = self._stateless(made, late)
+            name = self._stateless(made, late)
+            self.names.setdefault(key, name)  # a loop may have come round to it in the meantime
         return self.names[key]
 
     def _neuron(self, made: Made, chain: Chain) -> None:
@@ -157,6 +158,8 @@ class _Roll:
         key = (chain, "current")
         if key not in self.names:
             late = self.steps(chain.made["spk"], 1)
+            if key in self.names:  # a membrane's current is that of the spikes that it feeds back
+                return self.names[key]
             op = op_of(chain.feedback)
             assert op is not None
             shape = self.types[late].shape
@@ -211,8 +214,8 @@ class _Roll:
     def _no_zeros(self, made: Made) -> None:
         if any(source is ZEROS for source, _ in made.inputs):
             raise TraceError(
-                f"layer {made.name!r} takes zeros that no layer made: spikes of a step before must "
-                f"take their place in every later step"
+                f"layer {made.name!r} takes zeros that no layer made, in every step: if a delay "
+                f"holds back what is to take their place, run more steps than it has"
             )
 
     def _sum(self, parts: Sequence[tuple[str, float]], name: str) -> str:

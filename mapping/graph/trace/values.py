@@ -303,7 +303,25 @@ class Values:
             return all(
                 self.covers(slot, zeros, step) for slot in made.inputs if slot[1] is not None
             )
-        if made.leaf or made.what != other.what or len(made.inputs) != len(other.inputs):
+        if made.leaf:
+            return False
+        if made.op == "sum":
+            return self._is_early_sum(made, other, step)
+        if made.what != other.what or len(made.inputs) != len(other.inputs):
             return False
         slots = zip(made.inputs, other.inputs, strict=True)
         return all(self.covers(late, early, step) for late, early in slots)
+
+    def _is_early_sum(self, made: Made, other: Made, step: int) -> bool:
+        """The same of a sum, of which terms that were zeros may be missing in the early step."""
+        left: list[tuple[Slot, float]] = [((other, 0 if other.timed else None), 1.0)]
+        if other.op == "sum":
+            left = list(zip(other.inputs, other.factors, strict=True))
+        left = [(slot, factor) for slot, factor in left if slot[0] is not ZEROS]
+        for late, factor in zip(made.inputs, made.factors, strict=True):
+            term = next((t for t in left if t[1] == factor and self.covers(late, t[0], step)), None)
+            if term is not None:
+                left.remove(term)
+            elif not self.covers(late, (ZEROS, None), step):
+                return False
+        return not left
