@@ -82,10 +82,6 @@ def test_a_loop_is_named_by_a_synapse_that_is_part_of_it(chip: ChipSegment) -> N
 @PATIENT
 @given(networks(delays=2, loops=True))
 def test_loops_run_through_delays_only(chip: ChipSegment) -> None:
-    """Faults know none."""
-    with pytest.raises(BackendError, match=r"^synapse '[a-d]\.\d' closes a loop[;,] ") as caught:
-        Faulty(Reference(), Faults()).compile(chip, REGISTERS)
-    assert "\n" not in str(caught.value)
     Reference().compile(chip, REGISTERS)(random_inputs(chip, 1))
 
     # without a delay it is none that could run
@@ -162,7 +158,7 @@ def test_parts_are_what_reaches_itself_together(chip: ChipSegment) -> None:
 
 
 @settings(PATIENT, max_examples=40)
-@given(networks(delays=2))
+@given(networks(delays=2) | networks(delays=2, loops=True))
 def test_faults_that_do_not_happen_change_nothing_whatever_the_delays(chip: ChipSegment) -> None:
     inputs = random_inputs(chip, 2)
     whole = Reference().compile(chip, REGISTERS)(inputs, membranes=True)

@@ -5,11 +5,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
-from builders import linear, population, registers
+from builders import feed, linear, networks, population, random_inputs, registers
 from builders import segment as chip_segment
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from has8.errors import BackendError, BadInput, UnknownName
 from hwsim import Faults, Faulty, agreement, fault_sweep, simulate
@@ -188,11 +190,79 @@ def test_lost_spikes_are_lost_on_the_way_in_and_out(segment, spikes):
     assert 0.55 < sent.sum() / expected.sum() < 0.85
 
 
-def test_loops_are_refused(segment):
-    one, two = segment.populations
-    backwards = replace(one, synapses=(replace(one.synapses[0], source="two"),))
-    with pytest.raises(BackendError, match="'one.fc' closes a loop"):
-        Faulty(Fast(), Faults()).compile(replace(segment, populations=(backwards, two)), LOIHI)
+@settings(max_examples=25, deadline=None)
+@given(networks(delays=2, loops=True), st.sampled_from([Faults(), SOME]))
+def test_loops_break_alike_on_all_backends(chip, faults):
+    fed = random_inputs(chip, 3, rate=0.6)
+    one, two = (
+        Faulty(inner, faults).compile(chip, LOIHI)(fed, first=4, membranes=True)
+        for inner in (Fast(), Reference())
+    )
+    assert_equal(one, two)
+    if faults == Faults():
+        assert_equal(one, Reference().compile(chip, LOIHI)(fed, membranes=True))
+
+
+@pytest.mark.parametrize("inner", [Fast(), Reference()])
+def test_a_neuron_that_feeds_itself_falls_silent_with_the_first_spike_that_is_lost(inner):
+    """Two spikes start it, and each of its own starts another one two steps later."""
+    layer = population("n", (1,), feed("x", [[100]]), feed("n", [[100]], delay=2), threshold=50)
+    chip = chip_segment(layer, inputs={"x": (1,)}, outputs=["n"], steps=12, name="chip")
+    x = torch.zeros(12, 40, 1, dtype=torch.bool)
+    x[0] = x[1] = True
+    whole = inner.compile(chip, LOIHI)({"x": x}).spikes["n"]
+    assert whole.all()
+    faults = Faults(dropped_spikes=0.2, seed=5)
+    run = Faulty(inner, faults).compile(chip, LOIHI)({"x": x}, first=3)
+    for number in range(40):
+        lost = [
+            strikes((5, "dropped", "chip", name), 0.2, (12, 1), 3 + number)[:, 0].tolist()
+            for name in ("x", "n")
+        ]
+        sent = []
+        for step in range(12):
+            before = sent[step - 2] if step > 1 else not lost[0][step]
+            sent.append(before and not lost[1][step])
+        assert run.spikes["n"][:, number, 0].tolist() == sent
+    assert 0.1 < run.spikes["n"].float().mean() < 0.7
+    dead = Faulty(inner, Faults(dead_neurons=1)).compile(chip, LOIHI)({"x": x})
+    assert not dead.spikes["n"].any()
+    parts = [
+        Faulty(inner, faults).compile(chip, LOIHI)({"x": x[:, a:b]}, first=3 + a).spikes["n"]
+        for a, b in ((0, 11), (11, 40))
+    ]
+    assert torch.equal(torch.cat(parts, 1), run.spikes["n"])
+
+
+def test_recurrent_networks_are_swept():
+    """Nothing broken is what the mapping computes; where more is broken, less is right."""
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.cell = nn.Linear(12, 8), snn.RLeaky(0.8, linear_features=8, threshold=0.3)
+
+        def forward(self, x):
+            spikes, membrane = self.cell.init_rleaky()
+            total = 0
+            for step in x:
+                spikes, membrane = self.cell(self.fc(step), spikes, membrane)
+                total = total + spikes
+            return total
+
+    x = (torch.rand(7, 40, 12) < 0.5).float()
+    mapped = map_model(Net(), calibration=x, inputs="spikes")
+    assert mapped.chip_segments[0].loop()
+    labels = simulate(mapped, x).logits.argmax(1)
+    points = fault_sweep(mapped, x, labels, Faults(0.01, 0.1, 0.1), (0, 1, 5), batch_size=16)
+    right = [point.agreement.accuracy for point in points]
+    assert right[0] == 1 and right[0] > right[1] > right[2]
+    broken = simulate(mapped, x, Faulty("fast", Faults())).activity
+    for name, counts in simulate(mapped, x).activity.updated.items():
+        assert np.array_equal(broken.updated[name], counts)
+    with pytest.raises(BackendError, match="take the reference or the fast one"):
+        simulate(mapped, x[:, :1], Faulty("lava", Faults()))
 
 
 def test_populations_may_stand_in_any_order_and_spikes_may_come_late(segment, spikes):

@@ -21,8 +21,15 @@ from torch import Tensor
 from has8 import given
 from has8.errors import BackendError, BadInput, UnknownName
 from has8.values import check_fields, value
+from hwsim.activity import Overflow
 from hwsim.backends.fast.layout import logical
-from hwsim.backends.protocol import Backend, Executable, SegmentRun, SegmentState
+from hwsim.backends.protocol import (
+    Backend,
+    Executable,
+    SegmentRun,
+    SegmentState,
+    samples_of,
+)
 from hwsim.backends.registry import find_backend, named_backend
 from hwsim.boundary import count
 from hwsim.experiments.fidelity import Agreement, agreements, paired
@@ -157,7 +164,8 @@ def fault_sweep(
     Raises:
         BadInput: if there is no severity or one makes a rate no probability, or images and labels
             do not fit each other or the model.
-        BackendError: if the backend cannot run here, fails, or a segment has loops.
+        BackendError: if the backend cannot run here, fails, or keeps no state where a segment
+            has loops.
     """
 
     def run(backends: Sequence[Backend]) -> tuple[Agreement, ...]:
@@ -200,8 +208,9 @@ class Faulty:
     """A backend whose chip is broken.
 
     It runs a segment's populations one after another on another backend, as segments of their
-    own, so that spikes can be lost in between. A neuron whose spike is lost fires and resets all
-    the same. Spikes in a run's result are those that were sent and not lost.
+    own, so that spikes can be lost in between; those of a loop step by step. A neuron whose spike
+    is lost fires and resets all the same. Spikes in a run's result are those that were sent and
+    not lost.
 
     Args:
         inner: runs the populations; a name, or a backend.
@@ -224,25 +233,21 @@ class Faulty:
         """Break weights and neurons.
 
         Raises:
-            BackendError: if populations feed each other in a loop, or the inner backend cannot
-                run one.
+            BackendError: if the inner backend cannot run a population.
         """
-        if loop := segment.loop():
-            raise BackendError(
-                f"synapse {loop.name!r} closes a loop; faults are injected only where there are "
-                f"no loops"
-            )
         executables, alive = {}, {}
-        for population in segment.populations:
-            synapses = tuple(
-                _flipped(s, registers, self.faults, segment.name) for s in population.synapses
-            )
-            alone = _alone(segment, replace(population, synapses=synapses))
-            executables[population.name] = self.inner.compile(alone, registers)
-            place = (self.faults.seed, "dead", segment.name, population.name)
-            channels, *sides = population.shape
-            dead = strikes(place, self.faults.dead_neurons, (*sides, channels))
-            alive[population.name] = torch.from_numpy(~dead).movedim(-1, 0)
+        for part in segment.parts():
+            for population in part:
+                synapses = tuple(
+                    _flipped(s, registers, self.faults, segment.name) for s in population.synapses
+                )
+                broken = replace(population, synapses=synapses)
+                alone = _in_a_step(segment, broken) if _loops(part) else _alone(segment, broken)
+                executables[population.name] = self.inner.compile(alone, registers)
+                place = (self.faults.seed, "dead", segment.name, population.name)
+                channels, *sides = population.shape
+                dead = strikes(place, self.faults.dead_neurons, (*sides, channels))
+                alive[population.name] = torch.from_numpy(~dead).movedim(-1, 0)
         return _FaultyProgram(segment, self.faults, executables, alive)
 
 
@@ -274,22 +279,71 @@ class _FaultyProgram:
             for p in self.segment.inputs
         }
         run = SegmentRun({})
-        for population in self.segment.in_order():
-            name = population.name
-            fed = {port.name: sent[port.name] for port in _sources(self.segment, population)}
-            part = self.executables[name](fed, first=first, membranes=membranes)
-            fired = part.spikes[name]
-            sent[name] = self._kept(name, fired & self.alive[name].to(fired.device), first)
-            run = SegmentRun(
-                {**run.spikes, name: sent[name]},
-                {**run.updated, **part.updated},
-                {**run.overflows, **part.overflows},
-                {**run.membranes, **part.membranes},
-                {**run.fired, name: count(sent[name], 1)},
-                {**run.arithmetic, **part.arithmetic},
-                last={**run.last, **part.last},
-            )
+        for layers in self.segment.parts():
+            if _loops(layers):
+                parts = self._run_loop(layers, sent, first, membranes)
+            else:
+                parts = {layers[0].name: self._run(layers[0], sent, first, membranes)}
+            for name, part in parts.items():
+                sent[name] = part.spikes[name]
+                run = SegmentRun(
+                    {**run.spikes, **part.spikes},
+                    {**run.updated, **part.updated},
+                    {**run.overflows, **part.overflows},
+                    {**run.membranes, **part.membranes},
+                    {**run.fired, name: count(sent[name], 1)},
+                    {**run.arithmetic, **part.arithmetic},
+                    last={**run.last, **part.last},
+                )
         return run
+
+    def _run(
+        self, population: Population, sent: Mapping[str, Tensor], first: int, membranes: bool
+    ) -> SegmentRun:
+        """A population in no loop; its spikes are those that it sends and that are not lost."""
+        name = population.name
+        fed = {port.name: sent[port.name] for port in _sources(self.segment, population)}
+        done = self.executables[name](fed, first=first, membranes=membranes)
+        fired = done.spikes[name] & self.alive[name].to(done.spikes[name].device)
+        return replace(done, spikes={name: self._kept(name, fired, first)})
+
+    def _run_loop(
+        self,
+        layers: Sequence[Population],
+        sent: Mapping[str, Tensor],
+        first: int,
+        membranes: bool,
+    ) -> dict[str, SegmentRun]:
+        """The populations of a loop, step by step, each as :meth:`_run` gives it.
+
+        Args:
+            layers: in the order in which they run within a step.
+            sent: what comes from outside of the loop.
+            first: the number of the first sample.
+            membranes: whether to keep them.
+        """
+        steps, samples = self.segment.steps, samples_of(self.segment, sent)
+        runs: dict[str, list[SegmentRun]] = {p.name: [] for p in layers}
+        states: dict[str, SegmentState | None] = dict.fromkeys(runs)
+        sent, kept = dict(sent), {}
+        for p in layers:
+            all_ = torch.ones(steps, samples, *p.shape, dtype=torch.bool)
+            kept[p.name] = self._kept(p.name, all_, first) & self.alive[p.name]
+            sent[p.name] = torch.zeros_like(all_)
+        for step in range(steps):
+            for p in layers:
+                fed = {} if p.bias is None else {p.bias: sent[p.bias]}
+                for synapse in p.synapses:
+                    spikes, at = sent[synapse.source], step - synapse.delay
+                    none = torch.zeros_like(spikes[:1])
+                    fed[_late(synapse)] = spikes[at : at + 1] if at >= 0 else none
+                done = self.executables[p.name](
+                    fed, first=first, membranes=membranes, state=states[p.name], keep_state=True
+                )
+                sent[p.name][step] = done.spikes[p.name][0].cpu() & kept[p.name][step]
+                states[p.name] = done.state
+                runs[p.name].append(replace(done, state=None))
+        return {name: _joined(of_steps, name, sent[name]) for name, of_steps in runs.items()}
 
     def _kept(self, name: str, spikes: Tensor, first: int) -> Tensor:
         """Spikes ``bool[T, B, *shape]`` without those that are lost."""
@@ -320,6 +374,40 @@ def _alone(segment: ChipSegment, population: Population) -> ChipSegment:
     name = population.name
     read = tuple({name}.intersection(segment.membranes))
     return ChipSegment(segment.name, segment.steps, sources, (population,), (name,), read)
+
+
+def _loops(part: Sequence[Population]) -> bool:
+    """Whether a part of a segment is a loop: several populations, or one that feeds itself."""
+    return len(part) > 1 or any(s.source == part[0].name for s in part[0].synapses)
+
+
+def _late(synapse: Synapse) -> str:
+    """The port of what arrives through a synapse in a step."""
+    return f"{synapse.source}\0{synapse.delay}"
+
+
+def _in_a_step(segment: ChipSegment, population: Population) -> ChipSegment:
+    """A population as a segment of one step, whose ports are given what arrives in it."""
+    name, of = population.name, population.synapses
+    ports = {_late(s): Port(_late(s), segment.shape_of(s.source)) for s in of}
+    if population.bias is not None:
+        ports[population.bias] = Port(population.bias, population.shape, "bias")
+    now = tuple(replace(s, source=_late(s), delay=0) for s in of)
+    layers, read = (replace(population, synapses=now),), {name}.intersection(segment.membranes)
+    return ChipSegment(segment.name, 1, tuple(ports.values()), layers, (name,), tuple(read))
+
+
+def _joined(runs: Sequence[SegmentRun], name: str, sent: Tensor) -> SegmentRun:
+    """Runs of one step each as one run, with the spikes that the population sent."""
+    last = runs[-1]
+    return SegmentRun(
+        {name: sent},
+        {key: np.concatenate([run.updated[key] for run in runs]) for key in last.updated},
+        {key: sum((r.overflows[key] for r in runs), Overflow()) for key in last.overflows},
+        {key: torch.cat([run.membranes[key] for run in runs]) for key in last.membranes},
+        arithmetic=last.arithmetic,
+        last=last.last,
+    )
 
 
 def _flipped(synapse: Synapse, registers: Registers, faults: Faults, segment: str) -> Synapse:
