@@ -13,12 +13,13 @@ from has8 import given
 from mapping.chip.wiring import fan_out
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import OPS, wiring_of
+from mapping.graph.ops.shape import RESHAPED
 from mapping.partition.cut import cut
 from mapping.partition.segments import Partition, Side
 from mapping.pipeline import Given, lower
 from mapping.targets.schema import Target, load_target, target_names
 
-UNSHOWN = ("input", "flatten")
+UNSHOWN = ("input", *RESHAPED)
 """Kinds of nodes that are no layers."""
 ON_CHIP = "the target has such neurons, and what drives them"
 BOUNDARY = {

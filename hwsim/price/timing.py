@@ -9,6 +9,7 @@ from hwsim.price.counts import LayerCounts
 from hwsim.price.traffic import SegmentLoad
 from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
+from mapping.graph.ops.shape import RESHAPED
 from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
 from mapping.partition.segments import Side
@@ -17,7 +18,7 @@ from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting
 from mapping.targets.schema import Target
 
-FREE = ("input", "flatten", "identity")
+FREE = ("input", "identity", *RESHAPED)
 """Operations that a host does not start: they only rename a tensor."""
 
 NO_TIME = Figure.exact(0.0, "µs")

@@ -21,11 +21,10 @@ from mapping.chip.wiring import Axis, Wiring, dense, fan_out, shape3
 from mapping.graph.ir import Graph, Kind, Node, Signal, sorted_graph, unique_name
 from mapping.graph.ops import OPS, synapse_of, wiring_of
 from mapping.graph.ops.op import Affine, each_channel
+from mapping.graph.ops.shape import RESHAPED
 
 DRIVEN = ("neuron", "membrane", "last_membrane")
 """Kinds of nodes whose first input is a current."""
-RESHAPED = ("flatten",)
-"""Kinds of nodes that keep the order of what they are given."""
 
 
 class NotOne(ValueError):

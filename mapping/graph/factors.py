@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph, unique_name
 from mapping.graph.ops import OPS
+from mapping.graph.ops.shape import RESHAPED
 
-PASSED = frozenset({"flatten", "avgpool", "global_avgpool", "delay"})
+PASSED = frozenset({*RESHAPED, "avgpool", "global_avgpool", "delay"})
 """Kinds of nodes that make of scaled spikes what they make of spikes, scaled."""
 WEIGHTED = {"decode": "weights"}
 """Where the weights of readouts are; those of synapses are called "weight"."""

@@ -13,10 +13,15 @@ from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph, un
 from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
 from mapping.graph.ops.pool import LINEAR
+from mapping.graph.ops.shape import RESHAPED
 from mapping.graph.pooling import maximum_as_or
 from mapping.graph.verify import verify_graph
 
 Pass = Callable[[Graph], Graph]
+
+
+AXES = 3
+"""Of a chip's populations, at most."""
 
 
 def drop_identity(graph: Graph) -> Graph:
@@ -65,16 +70,23 @@ def folded(front: Node, norm: Node) -> dict[str, Tensor]:
     return {"weight": weight.float(), "bias": bias.float()}
 
 
-def absorb_flatten(graph: Graph) -> Graph:
-    """Take out flattening of spikes in front of linear layers, which take images as they are."""
-    source: dict[str, str] = {}
-    for node in graph:
-        users = graph.consumers(node.name)
-        spikes = node.op == "flatten" and node.type.kind is Kind.SPIKE
-        if spikes and users and all(user.op == "linear" for user, _ in users):
-            source[node.name] = node.inputs[0]
-    kept = (renamed_inputs(node, source) for node in graph if node.name not in source)
-    return sorted_graph(kept, graph.output.name)
+def absorb_reshapes(graph: Graph) -> Graph:
+    """Take out other shapes of spikes in front of linear layers, which take spikes of any shape.
+
+    One shape behind another is the last one.
+    """
+    source = {node.name: node.inputs[0] for node in graph if node.op in RESHAPED}
+
+    def taken(node: Node) -> Node:
+        spikes = [graph[name].type.kind is Kind.SPIKE for name in node.inputs]
+        if not (node.op in RESHAPED or (node.op == "linear" and all(spikes))):
+            return node
+        (name,) = node.inputs
+        while name in source and len(graph[source[name]].type.shape) <= AXES:
+            name = source[name]
+        return replace(node, inputs=(name,))
+
+    return sorted_graph(map(taken, graph), graph.output.name)
 
 
 def split_concat(graph: Graph) -> Graph:
@@ -125,9 +137,9 @@ def residual_past_decode(graph: Graph) -> Graph:
     return _past_decode(graph, lambda node: node.op == "add")
 
 
-def flatten_past_decode(graph: Graph) -> Graph:
+def reshape_past_decode(graph: Graph) -> Graph:
     """``decode(flatten(x))`` becomes ``flatten(decode(x))``."""
-    return _past_decode(graph, lambda node: node.op == "flatten")
+    return _past_decode(graph, lambda node: node.op in RESHAPED)
 
 
 def _past_decode(graph: Graph, linear: Callable[[Node], bool]) -> Graph:
@@ -162,11 +174,11 @@ PASSES: tuple[Pass, ...] = (
     fold_batchnorm,
     fold_factors,
     compose_chains,
-    absorb_flatten,
+    absorb_reshapes,
     split_concat,
     pool_past_decode,
     residual_past_decode,
-    flatten_past_decode,
+    reshape_past_decode,
     maximum_as_or,
 )
 """In the order in which they run."""

@@ -10,6 +10,7 @@ from mapping.graph.chains import obstacle
 from mapping.graph.ir import Graph, Kind, Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.ops.neuron import constants_of
+from mapping.graph.ops.shape import RESHAPED
 from mapping.graph.repeats import repeats
 from mapping.targets.schema import Registers
 
@@ -151,7 +152,7 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
         reasons[name] = reason
         taken -= set(layer_nodes(graph, name))
     for node in graph:
-        if node.name in taken or node.name in reasons or node.op in ("input", "flatten"):
+        if node.name in taken or node.name in reasons or node.op in ("input", *RESHAPED):
             continue
         if OPS[node.op].role in ("encode", "decode"):
             continue

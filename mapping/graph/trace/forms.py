@@ -292,10 +292,20 @@ def _repeats(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     return False
 
 
+def unstacked(run: Run, seen: Seen, value: Value, tensor: Tensor) -> Value:
+    """What a layer takes: an axis of one behind that of the samples is no axis of steps."""
+    lone = isinstance(value, Stacked) and value.axis == 1 and len(value.parts) == 1
+    if not isinstance(value, Stacked) or not lone or len(tensor) != run.batch:
+        return value
+    module = nn.Unflatten(1, tuple(tensor.shape[1:]))
+    return run.applied(seen.name, seen.user, OPS["reshape"], module, value.parts, tensor)
+
+
 def _shaped(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     """Another shape of the same numbers in the same order."""
     if seen.short not in ("view", "reshape", "flatten", "squeeze", "unsqueeze", "unflatten"):
         return False
+    value = unstacked(run, seen, value, seen.args[0])
     before = tuple(seen.args[0].shape)
     if tuple(result.shape) == before:
         run.set(result, value)
@@ -305,6 +315,9 @@ def _shaped(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     axes = 2 if isinstance(value, Whole) and value.steps is not None else 1
     if tuple(result.shape) == (*before[:axes], prod(before[axes:])):
         return _known(run, seen, OPS["flatten"], None, value, result)
+    if tuple(result.shape[:axes]) == before[:axes] and result.dim() > axes:
+        module = nn.Unflatten(1, tuple(result.shape[axes:]))  # behind the batch axis
+        return _known(run, seen, OPS["reshape"], module, value, result)
     return False
 
 

@@ -23,7 +23,7 @@ from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
 from mapping.graph.ops.cells import check_threshold, constants_of, factor_of, feedback_of, states_of
 from mapping.graph.trace.foreign import foreign
-from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form
+from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form, unstacked
 from mapping.graph.trace.roll import roll
 from mapping.graph.trace.values import (
     ZEROS,
@@ -185,6 +185,7 @@ class _Run(Watch):
         if op is OPS["identity"]:
             self.set(result, given[0])
             return result
+        given = [unstacked(self, seen, v, x) for v, x in zip(given, flat, strict=True)]
         try:
             made = self.applied(seen.name, seen.user, op, seen.module, given, result)
         except Unknown as error:

@@ -13,11 +13,12 @@ from torch.utils._pytree import TreeSpec, tree_unflatten
 from has8.errors import TraceError
 from mapping.graph.ir import Kind
 from mapping.graph.ops import OPS
+from mapping.graph.ops.shape import RESHAPED
 
 Slot = tuple["Made", int | None]
 """What feeds a node: a node, and how many steps ago it made that; None if it is without steps."""
 
-ZERO_KEPT = frozenset({"flatten", "maxpool", "avgpool", "global_avgpool", "relu", "sum", "concat"})
+ZERO_KEPT = frozenset({*RESHAPED, "maxpool", "avgpool", "global_avgpool", "relu", "sum", "concat"})
 """Kinds of nodes that make zeros of zeros; synapses without bias do too."""
 
 
