@@ -154,7 +154,7 @@ def test_each_step_ends_in_a_barrier():
 
 
 def test_the_longest_way_makes_the_depth():
-    """A shortcut does not make a segment shallower."""
+    """A shortcut does not make a segment shallower; what it brings waits where it has arrived."""
     second = layer("p1", "p0")
     shortcut = replace(second.synapses[0], name="p1.short", source="in")
     second = replace(second, synapses=(*second.synapses, shortcut))
@@ -167,7 +167,40 @@ def test_the_longest_way_makes_the_depth():
         activity(**{"in": [1, 0], "p0": [0, 0], "p1": [0, 0]}),
     )
     assert load.depth == 2
-    assert load.by_core["message_in"].tolist() == [[0, 1, 1, 0]]
+    assert load.by_core["message_in"].tolist() == [[0, 2, 0, 0]]
+
+
+def delayed(mapped, *synapses):
+    """The mapping with synapses of the layers p0, p1, ... in place of their own."""
+    chip = mapped.chip_segments[0]
+    layers = zip(chip.populations, synapses, strict=True)
+    chip = replace(chip, populations=tuple(replace(p, synapses=of) for p, of in layers))
+    placement = place(mapped.placement.tiles, [chip], mapped.target)
+    return replace(mapped, chip_segments=(chip,), placement=placement)
+
+
+def test_a_delayed_spike_is_sent_and_read_at_once_whenever_it_acts():
+    """Its message leaves when it fires, and the next step reads the synapses, on any core."""
+    mapped = chain([0, 1])
+    first, second = (p.synapses[0] for p in mapped.chip_segments[0].populations)
+    run = activity(**{"in": [0, 0], "p0": [3, 1], "p1": [0, 0]})
+    for delay, depth, arrivals in [(0, 2, [0, 0, 3, 1]), (1, 1, [0, 0, 4]), (5, 1, [0, 0, 4])]:
+        late = delayed(mapped, (first,), (replace(second, delay=delay),))
+        (load,) = segment_loads(late, run)
+        assert load.depth == depth
+        assert load.by_core["message_out"][0].tolist() == [0, 3, 1, 0][: STEPS + depth]
+        assert load.by_core["message_in"][1].tolist() == arrivals  # the last ones in the last step
+        assert load.by_core["synop_dense"][1].tolist() == [WIDTH * n for n in arrivals]
+
+
+def test_a_loop_hands_its_spikes_on_in_the_step_behind():
+    mapped = chain([0, 1])
+    first, second = (p.synapses[0] for p in mapped.chip_segments[0].populations)
+    back = replace(second, name="p1.short", source="p1", delay=2)
+    looped = delayed(mapped, (first, back), (second,))
+    (load,) = segment_loads(looped, activity(**{"in": [0, 0], "p0": [0, 0], "p1": [2, 1]}))
+    assert load.depth == 2
+    assert load.by_core["message_in"][0].tolist() == [0, 0, 0, 3]  # sent in chip steps 2 and 3
 
 
 class Net(nn.Module):
