@@ -28,7 +28,7 @@ from mapping.graph.passes import run_passes
 from mapping.graph.repeats import measured, repeat_last
 from mapping.graph.resets import reset_to_zero
 from mapping.graph.trace.modules import SymbolsFail, trace
-from mapping.graph.trace.steps import listed, loops, trace_steps
+from mapping.graph.trace.steps import StepsOnAxis, listed, loops, trace_steps
 from mapping.graph.verify import verify_graph
 from mapping.integers.methods import METHODS, Method
 from mapping.integers.quantize import Rounded, quantize
@@ -263,32 +263,52 @@ def _trace_loop(
     inputs: Given,
     output: int,
 ) -> Graph:
-    """The graph of a model that loops over its steps, held against the model on other samples."""
+    """The graph of a model that loops over its steps, held against the model on other samples.
+
+    A model whose forward takes steps off an axis of its samples, ``x[:, t]``, has samples first.
+    """
     if inputs == "values":
         calibrate(model, calibration)
         shape = _shape(calibration, input_shape)
-        given_type, axis = Signal(shape), 0
-        x = example(given_type) if calibration is None else calibration
+        x = example(Signal(shape)) if calibration is None else calibration
+        readings = {False: Signal(shape), True: Signal(shape)}
     else:
         if calibration is None or calibration.dim() < 3 or input_shape is not None:
             raise BadInput(
-                f"inputs={inputs!r} needs calibration data [T, N, ...], and no input_shape: the "
-                f"steps and the shape are read off them"
+                f"inputs={inputs!r} needs calibration data [T, N, ...], or [N, T, ...] if the "
+                f"forward takes them so, and no input_shape: the steps and the shape are read off "
+                f"them"
             )
         calibrate(model)
-        x, axis = calibration, 1
+        x = calibration
         spikes = inputs == "spikes"
         if spikes and not bool(((x == 0) | (x == 1)).all()):
             raise BadInput(
                 "inputs='spikes' are 0 or 1 in each step, and the calibration data are not"
             )
         kind = Kind.SPIKE if spikes else Kind.VALUE
-        given_type = Signal(tuple(x.shape[2:]), kind, len(x))
-    traced = trace_steps(model, x.narrow(axis, 0, min(x.shape[axis], 3)), given_type, output)
-    others = x.narrow(axis, 0, min(x.shape[axis], CHECKED))
+        shape = tuple(x.shape)
+        readings = {False: Signal(shape[2:], kind, len(x)), True: Signal(shape[1:], kind)}
+    refused: TraceError | None = None
+    for apart, signal in readings.items():
+        try:
+            return _followed(model, x, signal, output, apart=apart)
+        except StepsOnAxis as error:
+            raise TraceError(str(error)) from None
+        except TraceError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _followed(model: nn.Module, x: Tensor, signal: Signal, output: int, *, apart: bool) -> Graph:
+    """The graph of a model by one reading of its input, held against the model."""
+    axis = signal.batch_axis
+    few, others = (x.narrow(axis, 0, min(x.shape[axis], most)) for most in (3, CHECKED))
+    graph = trace_steps(model, few, signal, output, apart=apart)
     others = torch.cat([others, others.roll(1, -1)[(slice(None),) * axis + (slice(0, 1),)]], axis)
-    _check_loop(traced, model, others, output)
-    return traced
+    _check_loop(graph, model, others, output)
+    return graph
 
 
 def _check_loop(graph: Graph, model: nn.Module, x: Tensor, output: int) -> None:

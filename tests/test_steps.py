@@ -328,7 +328,7 @@ def random(net, x):
         (never_cleared, "'lif1'.*does not start from zero"),
         (branching, "branches on values"),
         (two_lengths, "'lif2' runs 4 steps and 'fc2', which feeds it, 5"),
-        (shuffled, "at step 0 torch.stack"),
+        (shuffled, "at step 1 torch.stack"),
         (random, "'rand_like' cannot be mapped: it draws random numbers"),
         (lambda net, x: net.fc2(x), "fails: mat1 and mat2"),
         (lambda net, x: torch.ones(3), "does not come from its input"),

@@ -411,6 +411,8 @@ def answers_of(graph: Graph, logits: Tensor) -> Tensor:
     """The class with the largest logit, ``int64[B]``; steps are summed."""
     node: Node = graph.output
     total = logits if node.type.steps is None else logits.sum(0)
+    if node.op == "stack":
+        total = logits.sum(node.attrs["axis"])
     return total.flatten(1).argmax(1)
 
 

@@ -54,9 +54,7 @@ def _verify_node(graph: Graph, node: Node) -> None:
 
 
 def _input_signal(given: Signal) -> Signal:
-    """What an input may be: values, with or without steps, or spikes in steps, of one bit each."""
-    if given.steps is None:
-        return Signal(given.shape)
-    if given.steps < 1:
+    """What an input may be: values or spikes of one bit, with or without steps."""
+    if given.steps is not None and given.steps < 1:
         raise ValueError(f"it must have at least one step, not {given.steps}")
     return Signal(given.shape, given.kind, given.steps)

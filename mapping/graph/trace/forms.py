@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from has8.errors import TraceError
 from mapping.graph.ir import Kind
 from mapping.graph.ops import OPS, Op, op_of
-from mapping.graph.trace.values import ZEROS, Stacked, Step, Value, Values, Whole
+from mapping.graph.trace.values import ZEROS, Folded, Made, Stacked, Step, Value, Values, Whole
 from mapping.graph.trace.watch import Seen
 
 SAME = frozenset(
@@ -44,6 +44,8 @@ ADDITIONS = {"add": 1, "add_": 1, "__radd__": 1, "__iadd__": 1, "sub": -1, "sub_
 ADDITIONS |= {"subtract": -1, "__isub__": -1}
 """Sums and differences, with the sign of the second operand."""
 PRODUCTS = frozenset({"mul", "mul_", "multiply", "__rmul__", "__imul__"})
+MOVES = frozenset({"transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis"})
+"""Functions that put axes into other places."""
 QUOTIENTS = frozenset({"div", "div_", "divide", "true_divide", "__itruediv__"})
 
 
@@ -69,6 +71,9 @@ class Run(Protocol):
     def entering(self, tensor: Any, user: str) -> Value | None:
         """What a tensor is where a layer takes it."""
 
+    def steps_on(self, value: Value, axis: int) -> Made | None:
+        """The node of what lies along an axis of samples, if that may be an axis of steps."""
+
     def applied(
         self,
         name: str,
@@ -92,7 +97,8 @@ def assigned(run: Run, seen: Seen) -> None:
     axis, place = _place(index, target.dim())
     right = isinstance(part, Tensor) and part.dim() == target.dim() - 1
     fresh = before is None and (own or not bool(target.any()))
-    if place is None or value is None or not right or not (fresh or isinstance(before, Stacked)):
+    follows = right and (fresh or isinstance(before, Stacked))
+    if not isinstance(place, int) or value is None or not follows:
         raise TraceError(
             f"{seen.user} writes a part of a tensor, which is followed only in a record of zeros "
             f"into which whole steps are written (record[step] = spikes): use a list and "
@@ -137,7 +143,7 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
             return False
         run.set(result, run.known.added([first], [factor if name in PRODUCTS else 1 / factor]))
         return True
-    for rule in (_part, _over_steps, _repeats, _shaped, _layer):
+    for rule in (_part, _moved, _over_steps, _repeats, _shaped, _layer):
         if rule(run, seen, first, result):
             return True
     return False
@@ -197,34 +203,71 @@ def _joined(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor
 
 def _part(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     """One or some of the steps."""
-    rest, axis = seen.args[1:], seen.kwargs.get("dim", 0)
-    if seen.short in ("__getitem__", "select"):
-        if seen.short == "select":
-            axis, rest = (seen.args[1], seen.args[2:]) if len(seen.args) > 2 else (axis, rest)
-        index = rest[0] if rest else None
-        if isinstance(value, Stacked) and isinstance(index, slice) and value.axis == 0:
-            run.set(result, Stacked(value.parts[index], 0))
-            return True
-        at, place = _place(index, seen.args[0].dim())
-        at = axis if seen.short == "select" else at
-        if place is None:
-            return False
-        if isinstance(value, Stacked) and value.axis == at:
-            run.set(result, value.parts[place])
-            return True
-        if isinstance(value, Whole) and value.steps is not None and at == 0:
-            run.set(result, Step(value.made, place % value.steps))
-            return True
     if seen.short in ("unbind", "__iter__") and not isinstance(result, Tensor):
-        for step, part in enumerate(result):
-            if isinstance(value, Whole) and value.steps is not None:
-                run.set(part, Step(value.made, step))
-            elif isinstance(value, Stacked) and value.axis == (rest[0] if rest else axis):
-                run.set(part, value.parts[step])
-            else:
-                return False
-        return True
+        axis = _axis_of(seen, 0)
+        parts = [_at(run, seen, value, axis, place) for place in range(len(result))]
+        for tensor, part in zip(result, parts, strict=True):
+            if part is not None:
+                run.set(tensor, part)
+        return all(part is not None for part in parts)
+    if seen.short == "select":
+        axis, place = _axis_of(seen, 0), seen.args[-1]
+    elif seen.short == "__getitem__":
+        axis, place = _place(seen.args[1], seen.args[0].dim())
+    else:
+        return False
+    if isinstance(place, slice):
+        several = _steps_of(value)
+        if several is not None and several.axis == axis:
+            run.set(result, Stacked(several.parts[place], axis))
+            return True
+    elif isinstance(place, int):
+        part = _at(run, seen, value, axis, place)
+        if part is not None:
+            run.set(result, part)
+            return True
     return False
+
+
+def _at(run: Run, seen: Seen, value: Value, axis: int, place: int) -> Value | None:
+    """What lies at a place on an axis, if that is the axis of steps."""
+    several = _steps_of(value)
+    if several is None:
+        made = run.steps_on(value, axis)
+        return None if made is None else Step(made, place % seen.args[0].shape[axis])
+    if axis == (1 if several.axis == 0 else 0):
+        raise TraceError(
+            f"{seen.user} takes single samples of a batch: axis {axis} is that of the samples"
+        )
+    return several.parts[place] if axis == several.axis else None
+
+
+def _steps_of(value: Value) -> Stacked | None:
+    """All steps one by one; None for what has no axis of steps."""
+    if isinstance(value, Whole) and value.steps is not None:
+        return Stacked(tuple(Step(value.made, step) for step in range(value.steps)), 0)
+    return value if isinstance(value, Stacked) else None
+
+
+def _moved(run: Run, seen: Seen, value: Value, result: Any) -> bool:
+    """The axis of steps in another place; the other axes stay in their order."""
+    if seen.short not in MOVES or not isinstance(result, Tensor):
+        return False
+    axes = result.dim()
+    marked = torch.empty_strided((2,) * axes, tuple(range(1, axes + 1)), device="meta")
+    order = [stride - 1 for stride in seen.func(marked, *seen.args[1:], **seen.kwargs).stride()]
+    several = _steps_of(value)
+    axis = order[0] if several is None else several.axis
+    others = [place for place in order if place != axis]
+    if others != sorted(others):
+        return False
+    if several is not None:
+        run.set(result, Stacked(several.parts, order.index(axis)))
+        return True
+    made = run.steps_on(value, axis)
+    if made is not None:
+        run.set(result, Whole(made, len(result)))
+    return made is not None
 
 
 def _over_steps(run: Run, seen: Seen, value: Value, result: Any) -> bool:
@@ -310,6 +353,8 @@ def _shaped(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     if tuple(result.shape) == before:
         run.set(result, value)
         return True
+    if _folded(run, seen, value, result):
+        return True
     if isinstance(value, Stacked):
         return False
     axes = 2 if isinstance(value, Whole) and value.steps is not None else 1
@@ -319,6 +364,45 @@ def _shaped(run: Run, seen: Seen, value: Value, result: Any) -> bool:
         module = nn.Unflatten(1, tuple(result.shape[axes:]))  # behind the batch axis
         return _known(run, seen, OPS["reshape"], module, value, result)
     return False
+
+
+def _folded(run: Run, seen: Seen, value: Value, result: Tensor) -> bool:
+    """Steps and samples on one axis, or on two again; the others may be flattened with it."""
+    before, after = tuple(seen.args[0].shape), tuple(result.shape)
+    if after[:1] == (prod(before[:2]),) and after[1:] in (before[2:], (prod(before[2:]),)):
+        fold = _fold(run, seen, value)
+        if fold is None:
+            return False
+        run.set(result, fold)
+        flat = len(after) != len(before) - 1
+        return not flat or _known(run, seen, OPS["flatten"], None, fold, result)
+    one = value if isinstance(value, Stacked) else run.known.one(value, seen.user)
+    if not isinstance(one, Folded) or after[2:] not in (before[1:], (prod(before[1:]),)):
+        return False
+    sides = (one.steps, before[0] // one.steps)
+    if after[:2] != (sides if one.axis == 0 else sides[::-1]):
+        return False
+    made = one.made
+    if after[2:] != before[1:]:
+        flattened = run.applied(
+            seen.name, seen.user, OPS["flatten"], None, [one], result.flatten(0, 1)
+        )
+        made = run.known.one(flattened, seen.user).made
+    steps = Stacked(tuple(Step(made, step) for step in range(one.steps)), one.axis)
+    run.set(result, steps if one.axis else Whole(made, one.steps))
+    return True
+
+
+def _fold(run: Run, seen: Seen, value: Value) -> Folded | None:
+    """Steps and samples on one axis, of values that have them on the first two."""
+    several = _steps_of(value)
+    if several is None:
+        made = run.steps_on(value, 1)
+        return None if made is None else Folded(made, seen.args[0].shape[1], 1)
+    if several.axis > 1:
+        return None
+    one = run.known.one(Stacked(several.parts, 0), seen.user)
+    return Folded(one.made, len(several.parts), several.axis)
 
 
 def _layer(run: Run, seen: Seen, value: Value, result: Any) -> bool:
@@ -348,20 +432,28 @@ def _known(
     return True
 
 
-def _place(index: Any, axes: int) -> tuple[int, int | None]:
-    """The axis and the place that an index names, if it names one place on one axis."""
+def _axis_of(seen: Seen, default: int) -> int:
+    """The axis that a function is told."""
+    axis = seen.args[1] if len(seen.args) > 1 else seen.kwargs.get("dim", default)
+    axes: int = seen.args[0].dim()
+    return int(axis) % axes
+
+
+def _place(index: Any, axes: int) -> tuple[int, int | slice | None]:
+    """The axis and the place, or the places, that an index names, if it names one axis."""
     entries = index if isinstance(index, tuple) else (index,)
     if Ellipsis in [e for e in entries if e is Ellipsis]:
         gap = entries.index(Ellipsis)
         full = (slice(None),) * (axes - len(entries) + 1)
         entries = (*entries[:gap], *full, *entries[gap + 1 :])
-    places = [
-        (axis, int(e))
-        for axis, e in enumerate(entries)
-        if (isinstance(e, int) and not isinstance(e, bool))
-        or (isinstance(e, Tensor) and e.numel() == 1 and e.dtype == torch.int64)
-    ]
-    others = [e for e in entries if isinstance(e, slice) and e == slice(None)]
-    if len(places) != 1 or len(others) + 1 != len(entries):
-        return 0, None
-    return places[0]
+    places: list[tuple[int, int | slice]] = []
+    for axis, entry in enumerate(entries):
+        if isinstance(entry, slice):
+            places += [] if entry == slice(None) else [(axis, entry)]
+        elif (isinstance(entry, int) and not isinstance(entry, bool)) or (
+            isinstance(entry, Tensor) and entry.numel() == 1 and entry.dtype == torch.int64
+        ):
+            places.append((axis, int(entry)))
+        else:
+            return 0, None
+    return places[0] if len(places) == 1 else (0, None)

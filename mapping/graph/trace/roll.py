@@ -16,7 +16,9 @@ from mapping.graph.trace.opaque import record
 from mapping.graph.trace.values import (
     ZEROS,
     Chain,
+    Folded,
     Made,
+    One,
     Slot,
     Step,
     Sum,
@@ -42,6 +44,11 @@ def roll(known: Values, last: Value, start: Made, given: Signal) -> Graph:
     """
     rolled = _Roll(known, start, given)
     value = last if isinstance(last, Sum) else known.one(last, OUTPUT)
+    if isinstance(value, Folded):
+        raise TraceError(
+            f"the model returns {value.steps} steps and the samples on one axis: give each an axis "
+            f"of its own, view({value.steps}, B, ...)"
+        )
     if isinstance(value, Whole):
         name = rolled.steps(value.made) if value.made.timed else rolled.value(value.made)
         if value.steps != rolled.nodes[name].type.steps:
@@ -85,8 +92,8 @@ _Term = tuple[Made, int | None, float]
 """What is added: a node, the step, and a factor."""
 
 
-def _term(term: Step | Whole, factor: float) -> _Term:
-    if isinstance(term, Whole) and term.made.timed:
+def _term(term: One, factor: float) -> _Term:
+    if not isinstance(term, Step) and term.made.timed:
         raise TraceError(f"{OUTPUT} is a sum of what has steps and what has none")
     return term.made, term.step if isinstance(term, Step) else None, factor
 
@@ -191,12 +198,16 @@ class _Roll:
             return int(made.attrs["steps"])
         if made.op == "input":
             return self.types["input"].steps or 1
+        if made.op == "some_steps":
+            return len(made.attrs["steps"])
+        if made.op == "unbind":
+            return int(made.inputs[0][0].shape[made.attrs["axis"]])
         return next(self._length(source) for source, delay in made.inputs if delay is not None)
 
     def _stateless(self, made: Made, late: int) -> str:
-        if made.op == "encode":
+        if made.op in ("encode", "unbind"):
             (source, _), *_ = made.inputs
-            return self._add(made.name, "encode", (self.value(source),), made.attrs, made.tensors)
+            return self._add(made.name, made.op, (self.value(source),), made.attrs, made.tensors)
         steps = self._length(made)
         if made.op == "call":
             return self._call(made, late, steps)

@@ -29,6 +29,7 @@ from mapping.graph.trace.values import (
     ZEROS,
     Call,
     Chain,
+    Folded,
     Made,
     Slot,
     Stacked,
@@ -46,7 +47,13 @@ def loops(model: nn.Module) -> bool:
     return any(map(is_cell, model.modules()))
 
 
-def trace_steps(model: nn.Module, x: Tensor, given: Signal, output: int = 0) -> Graph:
+class StepsOnAxis(TraceError):
+    """What is refused of a model that takes its steps off an axis of its samples."""
+
+
+def trace_steps(
+    model: nn.Module, x: Tensor, given: Signal, output: int = 0, *, apart: bool = False
+) -> Graph:
     """The graph of a model in evaluation mode that loops over its steps.
 
     Args:
@@ -54,8 +61,11 @@ def trace_steps(model: nn.Module, x: Tensor, given: Signal, output: int = 0) -> 
         x: samples, ``[B, *shape]`` or, if ``given`` has steps, ``[T, B, *shape]``; three are used.
         given: type of the input.
         output: which of several tensors that the model returns.
+        apart: whether what the model takes off an axis of samples without steps, ``x[:, t]``, are
+            steps.
 
     Raises:
+        StepsOnAxis: for what is refused of a model that does that.
         TraceError: if a layer or call cannot be a node, state is passed on otherwise than from step
             to step, or the steps do not repeat; the message names the layer and the step.
     """
@@ -63,7 +73,7 @@ def trace_steps(model: nn.Module, x: Tensor, given: Signal, output: int = 0) -> 
     axis = given.batch_axis
     while x.shape[axis] < 3:
         x = torch.cat([x, x.narrow(axis, -1, 1).roll(1, -1)], axis)
-    run = _Run(model, x.narrow(axis, 0, 2), given)
+    run = _Run(model, x.narrow(axis, 0, 2), given, apart)
     try:
         with torch.no_grad(), listed(model):
             model(run.x.clone())  # what a neuron's state holds now, the next forward must clear
@@ -79,6 +89,10 @@ def trace_steps(model: nn.Module, x: Tensor, given: Signal, output: int = 0) -> 
                 for call in calls:
                     call.leaves.append(again.leaves.get(call.index, []))
             return roll(run.known, last, run.input, given)
+    except TraceError as error:
+        if run.took:
+            raise StepsOnAxis(str(error)) from error
+        raise
     except Has8Error:
         raise
     except Exception as error:  # of a forward that others wrote
@@ -107,7 +121,7 @@ def _calls(run: _Run, last: Value) -> list[Call]:
             pending += [term for term, _ in item.terms]
         elif isinstance(item, Stacked):
             pending += item.parts
-        elif isinstance(item, Whole | Step):
+        elif isinstance(item, Whole | Step | Folded):
             pending.append(item.made)
         elif item not in seen:
             seen.add(item)
@@ -120,9 +134,9 @@ def _calls(run: _Run, last: Value) -> list[Call]:
 class _Run(Watch):
     """One run of a model, and what each of its tensors is."""
 
-    def __init__(self, model: nn.Module, x: Tensor, given: Signal) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, given: Signal, apart: bool) -> None:
         super().__init__(model)
-        self.given = given
+        self.given, self.apart, self.took = given, apart, False
         self.x = x.clone()
         self.batch = x.shape[given.batch_axis]
         self.values: dict[int, tuple[Value, Tensor, int]] = {}
@@ -165,6 +179,15 @@ class _Run(Watch):
             if not own and not bool(tensor.any()):
                 return Whole(ZEROS)
         return value
+
+    def steps_on(self, value: Value, axis: int) -> Made | None:
+        """The node of what lies along an axis of samples, if that may be an axis of steps."""
+        if not isinstance(value, Whole) or value.steps is not None or value.made is ZEROS:
+            return None
+        if not self.apart or axis == 0 or len(value.made.shape) < 3:
+            return None
+        self.took = True
+        return self.known.unbound(value.made, axis)
 
     # What happens in the run.
 
@@ -211,6 +234,7 @@ class _Run(Watch):
             Unknown: if the layer or its input is not as that kind is.
         """
         inputs, value, length = self.known.joined(given, user)
+        rows = self._rows(given, user)
         timed = length is None and any(delay is not None for _, delay in inputs)
         if op.sees_time and timed:
             raise TraceError(f"{user} takes all steps at once, and the loop gives it one")
@@ -223,7 +247,7 @@ class _Run(Watch):
                 Signal(tuple(source.shape[1:]), source.kind, None if delay is None else steps)
                 for source, delay in inputs
             )
-            lead: tuple[int, ...] = (self.batch,)
+            lead: tuple[int, ...] = (rows,)
             if any(source is ZEROS for source, _ in inputs):
                 kind, shape, after = Kind.VALUE, tuple(result.shape), None
             else:
@@ -234,11 +258,11 @@ class _Run(Watch):
                 except ValueError as error:
                     raise Unknown(str(error)) from error
                 after = type_.steps if length is not None or op.name == "encode" else None
-                lead = lead if after is None else (after, self.batch)
+                lead = lead if after is None else (after, rows)
                 kind, shape = type_.kind, (self.batch, *type_.shape)
                 if tuple(result.shape) != (*lead, *type_.shape):
                     raise Unknown(
-                        f"it makes {tuple(result.shape)} of {self.batch} samples, and not "
+                        f"it makes {tuple(result.shape)} of {rows} samples, and not "
                         f"{(*lead, *type_.shape)}: is the batch its first axis, and time another's?"
                     )
             of: dict[str, Any] = {}
@@ -253,6 +277,11 @@ class _Run(Watch):
         if op.name in ("decode", "largest"):
             return Whole(made)
         return value(made)
+
+    def _rows(self, values: Sequence[Value], user: str) -> int:
+        """How long the axis of the samples is, on which all steps of them may be."""
+        ones = [self.known.one(value, user) for value in values]
+        return self.batch * next((one.steps for one in ones if isinstance(one, Folded)), 1)
 
     def _other(self, seen: Seen) -> Any:
         """A layer or function that no file describes."""
@@ -287,14 +316,14 @@ class _Run(Watch):
             return
         inputs, value_of, length = self.known.joined(values, seen.user)
         what = (seen.name, str(tree), tuple(skeleton))
-        several = not isinstance(result, Tensor)
+        several, rows = not isinstance(result, Tensor), self._rows(values, seen.user)
         for part, tensor in enumerate(tree_flatten(result)[0]):
             if not isinstance(tensor, Tensor):
                 continue
             lead = tuple(tensor.shape[:2])
             real = tensor.dtype == torch.float32
             timed = length is not None and lead == (length, self.batch) and tensor.dim() > 2
-            node = real and (timed or (lead[:1] == (self.batch,) and tensor.dim() > 1))
+            node = real and (timed or (lead[:1] == (rows,) and tensor.dim() > 1))
             call = Call(
                 seen.index, seen.func, tree, tuple(slots), [leaves],
                 part if several else None, not node or several,
@@ -434,9 +463,9 @@ class _Run(Watch):
         if value is None:
             raise TraceError(f"{user} takes a tensor that no layer made from the input")
         one = self.known.one(value, user)
+        if isinstance(one, Folded) or (isinstance(one, Whole) and one.steps is not None):
+            raise TraceError(f"{user} takes all steps at once: give it one in each call")
         if isinstance(one, Whole):
-            if one.steps is not None:
-                raise TraceError(f"{user} takes all steps at once: give it one in each call")
             return one.made, None
         if one.step > chain.calls or (chain.sources and chain.sources[0][0].op == "at"):
             taps, shape = {one.step: 1.0}, one.made.shape

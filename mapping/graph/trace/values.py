@@ -142,10 +142,25 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Folded:
+    """What a node makes in all steps, with steps and samples on one axis.
+
+    Args:
+        made: by the node.
+        steps: T.
+        axis: 0 for ``[T * B, ...]``, 1 for ``[B * T, ...]``.
+    """
+
+    made: Made
+    steps: int
+    axis: int
+
+
+@dataclass(frozen=True)
 class Sum:
     """A sum of what nodes make, each times a factor; ``[B, ...]``."""
 
-    terms: tuple[tuple[Step | Whole, float], ...]
+    terms: tuple[tuple[One, float], ...]
 
 
 @dataclass(frozen=True)
@@ -156,7 +171,9 @@ class Stacked:
     axis: int
 
 
-Value = Whole | Step | Sum | Stacked
+One = Whole | Step | Folded
+"""What a single node makes."""
+Value = One | Sum | Stacked
 ZEROS = Made("zeros", "zeros")
 """Zeros that no layer made: what a loop starts from."""
 
@@ -179,7 +196,7 @@ class Values:
 
     def joined(
         self, values: Sequence[Value], user: str
-    ) -> tuple[tuple[Slot, ...], Callable[[Made], Step | Whole], int | None]:
+    ) -> tuple[tuple[Slot, ...], Callable[[Made], One], int | None]:
         """Inputs of one operation.
 
         Returns:
@@ -189,7 +206,8 @@ class Values:
         ones = [self.one(value, user) for value in values]
         at = [value.step for value in ones if isinstance(value, Step)]
         lengths = {v.steps for v in ones if isinstance(v, Whole) and v.steps is not None}
-        if at and lengths:
+        folds = {(v.steps, v.axis) for v in ones if isinstance(v, Folded)}
+        if bool(at) + bool(lengths) + len(folds) > 1:
             raise TraceError(f"{user} takes one step and all steps at once")
         if len(lengths) > 1:
             raise TraceError(f"{user} takes {sorted(lengths)} steps at once")
@@ -199,15 +217,19 @@ class Values:
         for value in ones:
             if isinstance(value, Step):
                 slots.append((value.made, last - value.step))
+            elif isinstance(value, Folded):
+                slots.append((value.made, 0))
             else:
                 slots.append((value.made, None if value.steps is None else 0))
 
-        def result(made: Made) -> Step | Whole:
+        def result(made: Made) -> One:
+            if folds:
+                return Folded(made, *folds.copy().pop())
             return Step(made, last) if at else Whole(made, length)
 
         return tuple(slots), result, length
 
-    def one(self, value: Value, user: str) -> Step | Whole:
+    def one(self, value: Value, user: str) -> One:
         """A value as what a single node makes."""
         if isinstance(value, Stacked):
             return self._stack(value, user)
@@ -222,24 +244,60 @@ class Values:
         return result(self.made("sum", "add", factors, inputs, factors=factors, shape=shape))
 
     def _stack(self, value: Stacked, user: str) -> Whole:
-        """All steps of a node, in their order."""
+        """Steps of a node: all, all of them some steps late, or some, in their order."""
         parts = [self.one(part, user) for part in value.parts]
-        first, count = parts[0], len(parts)
-        if value.axis != 0:
-            raise TraceError(f"{user} takes steps that are not on the first axis")
-        if isinstance(first, Whole):
-            if first.steps is not None or any(part != first for part in parts):
+        if value.axis:
+            whole = self._stack(Stacked(value.parts, 0), user)
+            return Whole(self.on_axis(whole.made, value.axis, len(parts)))
+        last, count = parts[-1], len(parts)
+        if isinstance(last, Whole) and last.made is not ZEROS:
+            if last.steps is not None or any(part != last for part in parts):
                 raise TraceError(f"{user} takes a stack of what is not made by one layer")
-            return Whole(self.repeated(first.made, count), count)
-        made = parts[-1].made
-        for step, part in enumerate(parts):
-            same = isinstance(part, Step) and part.step == step
-            if not same or not self.is_early(made, part.made, step):
+            return Whole(self.repeated(last.made, count), count)
+        if not isinstance(last, Step):
+            raise TraceError(f"{user} takes a stack of what is not made in single steps")
+        made, steps = last.made, [-1]
+        late = sum(part == Whole(ZEROS) for part in parts)
+        for place, part in enumerate(parts[late:]):
+            step = part.step if isinstance(part, Step) else -1
+            in_order = step == place if late else step > steps[-1]
+            if not in_order or not self.is_early(made, part.made, step):
                 raise TraceError(
-                    f"the steps do not repeat: at step {step} torch.stack takes something else "
-                    f"than what {made.name!r} makes in that step"
+                    f"the steps do not repeat: at step {place + late} torch.stack takes something "
+                    f"else than what {made.name!r} makes in that step"
                 )
-        return Whole(made, count)
+            steps.append(step)
+        return Whole(self._of_steps(made, steps[1:], late), count)
+
+    def _of_steps(self, made: Made, steps: Sequence[int], late: int) -> Made:
+        """A node whose steps are those of another, late, or some of them."""
+        if late:
+            return self.made(
+                "identity", f"{made.name}.late", late, ((made, late),), shape=made.shape,
+                kind=made.kind,
+            )  # fmt: skip
+        if steps[-1] == len(steps) - 1:
+            return made
+        return self.made(
+            "some_steps", f"{made.name}.some", tuple(steps), ((made, 0),),
+            attrs={"steps": list(steps)}, shape=made.shape, kind=made.kind, timed=True, whole=True,
+        )  # fmt: skip
+
+    def unbound(self, made: Made, axis: int) -> Made:
+        """A node whose steps lie on an axis of another's samples."""
+        shape = made.shape[:axis] + made.shape[axis + 1 :]
+        return self.made(
+            "unbind", f"{made.name}.steps", axis, ((made, None),), attrs={"axis": axis},
+            shape=shape, kind=made.kind, timed=True, whole=True,
+        )  # fmt: skip
+
+    def on_axis(self, made: Made, axis: int, steps: int) -> Made:
+        """A node that has another's steps on an axis of its samples."""
+        shape = (*made.shape[:axis], steps, *made.shape[axis:])
+        return self.made(
+            "stack", f"{made.name}.stacked", axis, ((made, 0),), attrs={"axis": axis},
+            shape=shape, timed=False, whole=True,
+        )  # fmt: skip
 
     def repeated(self, made: Made, steps: int) -> Made:
         """A value given anew in each of some steps."""
@@ -252,7 +310,7 @@ class Values:
 
     def added(self, values: Sequence[Value | None], factors: Sequence[float]) -> Value:
         """A sum of values, each times a factor; None adds nothing."""
-        terms: list[tuple[Step | Whole, float]] = []
+        terms: list[tuple[One, float]] = []
         for value, factor in zip(values, factors, strict=True):
             if value is None:
                 continue
