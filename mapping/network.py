@@ -51,7 +51,8 @@ def save_model(
     Args:
         model: as :func:`mapping.map_model` takes it; it is not changed.
         example: some inputs that stand for the data, as many as are at hand: ``float32[N, ...]``,
-            or with the inputs "steps" and "spikes" ``[T, N, ...]``. Encoders whose ranges training
+            or with the inputs "steps" and "spikes" ``[T, N, ...]``, or as the forward takes them
+            from another axis. Encoders whose ranges training
             never tracked are calibrated on them.
         path: the new file.
         inputs: what the model takes, see :func:`mapping.map_model`.

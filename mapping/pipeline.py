@@ -85,7 +85,9 @@ def map_model(
         per_channel: whether a search may give channels different thresholds, as many as a core
             has.
         inputs: "values" are ``[N, ...]``; "steps" are values of each step, ``[T, N, ...]``;
-            "spikes" are 0 or 1 in each step, ``[T, N, ...]``, which a chip takes as they are.
+            "spikes" are 0 or 1 in each step, ``[T, N, ...]``, which a chip takes as they are. Where
+            the forward takes its steps off another axis, ``x[:, t]``, samples are the first one,
+            ``[N, T, ...]``.
         output: which tensor of several that the model returns.
         reset: "trained" keeps each neuron's; "zero" lets those that were trained to reset by
             subtraction reset to zero, which takes fewer compartments of most chips and computes
@@ -218,9 +220,15 @@ def traced(
 def takes(graph: Graph) -> Given:
     """What a graph takes."""
     signal = graph.input.type
-    if signal.steps is None:
-        return "values"
-    return "spikes" if signal.kind is Kind.SPIKE else "steps"
+    if signal.kind is Kind.SPIKE:
+        return "spikes"
+    return "values" if signal.steps is None else "steps"
+
+
+def steps_axis(graph: Graph) -> int:
+    """The axis of the steps in what a graph takes; 0 too where there is none."""
+    users = [user for user, _ in graph.consumers(graph.input.name)]
+    return next((int(user.attrs["axis"]) for user in users if user.op == "unbind"), 0)
 
 
 def _fitting(

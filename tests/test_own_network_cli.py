@@ -19,6 +19,7 @@ from has8.data import ArrayImages
 from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.steps import Readout
 from mapping import load, map_model, save_model
+from mapping.graph.ir import Kind, Signal
 
 CODE = """
 import snntorch as snn
@@ -62,6 +63,16 @@ def alone():
 
 def text():
     return "no network"
+
+
+class SamplesFirst(Net):
+    def forward(self, x):
+        return super().forward(x.transpose(0, 1))
+
+
+class Fixed(Net):
+    def forward(self, x):
+        return super().forward(torch.stack([x[..., t] for t in range(6)]))
 """
 
 
@@ -132,6 +143,34 @@ def test_a_network_of_the_users_file_maps_on_events_and_is_simulated_on_the_same
     assert code == 0, err
     assert json.loads(out)["samples"] == 4
     assert json.loads(out)["data"] == "nmnist"
+
+
+@pytest.mark.parametrize(("name", "axis"), [("SamplesFirst", 1), ("Fixed", 4)])
+def test_the_axis_of_the_steps_is_seen_in_the_forward(here, folder, tmp_path, name, axis):
+    code, out, err = here("map", "mynet.py:Net", "--weights", "state.pt", *EVENTS, "--json")
+    expected = json.loads(out)
+    code, out, err = here("map", f"mynet.py:{name}", "--weights", "state.pt", *EVENTS, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["accuracy"] == expected["accuracy"] and report["samples"] == 4
+    shape = [2, 34, 34]
+    shape.insert(axis - 1, 6)
+    mapped = load(tmp_path / f"{name}.h8")
+    assert mapped.graph.input.type == Signal(tuple(shape), Kind.SPIKE)
+    code, out, err = here("simulate", tmp_path / f"{name}.h8", "--json", "--quiet")
+    assert code == 0, err
+    assert json.loads(out)["samples"] == 4
+    code, out, err = here("check", f"mynet.py:{name}", *EVENTS, "--json")
+    assert code == 0 and json.loads(out)["neuron_layers"] == {"chip": 2, "all": 2}
+    options = ["--inputs", "spikes", "--steps", 6, "--input-shape", "2,34,34", "--json"]
+    code, out, err = here("check", f"mynet.py:{name}", *options)
+    assert code == 0 and json.loads(out)["neuron_layers"] == {"chip": 2, "all": 2}
+    names = {}
+    exec(CODE, names)
+    events = (torch.rand(2, *shape) < 0.2).float()
+    saved = save_model(names[name](), events, tmp_path / "saved.pt", inputs="spikes")
+    code, out, err = here("map", saved, *EVENTS, "--json")
+    assert code == 0 and json.loads(out)["samples"] == 4, err
 
 
 def test_a_loop_outside_and_prepared_images(here, tmp_path):

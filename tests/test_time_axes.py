@@ -95,6 +95,45 @@ def test_samples_may_come_first(events, equal, steps_of):
     assert onto_chip(values) == {"fc", "lif2"}
 
 
+@pytest.mark.parametrize(
+    "steps_of",
+    [
+        lambda x: [x[:, t].view(-1, 2, 6, 6) for t in range(STEPS)],
+        lambda x: x.view(-1, STEPS, 2, 6, 6).unbind(1),
+        lambda x: x.permute(1, 0, 2).view(STEPS, -1, 2, 6, 6),
+        lambda x: x.transpose(0, 1).unflatten(2, (2, 6, 6)),
+    ],
+)
+def test_the_shape_of_a_step_may_change_before_or_after(events, equal, steps_of):
+    mapped = equal(eighths(Net(steps_of)), events.flatten(2), inputs="spikes")
+    assert onto_chip(mapped) == {"conv", "lif1", "fc", "lif2"}
+
+
+def test_rows_of_an_image_are_steps(equal):
+    """Sequential images, a row a step."""
+
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.lif1 = nn.Linear(5, 12), snn.Leaky(0.5, reset_mechanism="zero")
+            self.fc2, self.lif2 = nn.Linear(12, 4), snn.Leaky(0.5, reset_mechanism="zero")
+
+        def forward(self, x):
+            x = x.squeeze(1)
+            mem1, mem2, total = self.lif1.init_leaky(), self.lif2.init_leaky(), 0
+            for row in range(x.size(1)):
+                spikes, mem1 = self.lif1(self.fc1(x[:, row, :]), mem1)
+                spikes, mem2 = self.lif2(self.fc2(spikes), mem2)
+                total = total + spikes
+            return total
+
+    torch.manual_seed(0)
+    x = torch.randint(0, 9, (SAMPLES, 1, 7, 5)) / 4
+    mapped = equal(eighths(Rows()), x)
+    assert mapped.graph.input.type == Signal((1, 7, 5))
+    assert onto_chip(mapped) == {"fc2", "lif2"}
+
+
 def test_steps_may_come_last(events, equal):
     x = events.movedim(1, -1).contiguous()
     net = eighths(Net(lambda x: [x[..., t] for t in range(x.shape[-1])]))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
@@ -40,6 +40,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         steps: T, of events, or of images that are repeated for a network that takes steps.
         binning: of events, see :func:`has8.data.bin_events`.
         window_us: of events, the same.
+        steps_axis: of a batch, the axis of the steps: 0 is in front of the samples.
     """
 
     inputs: Given | None = None
@@ -51,6 +52,7 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: int | None = None
     binning: Literal["time", "count"] = "time"
     window_us: int | None = None
+    steps_axis: Annotated[int, msgspec.Meta(ge=0)] = 0
 
     def for_input(self, shape: tuple[int, ...], steps: int | None) -> Preparation:
         """The same, with what the input of a network says where the user says nothing."""
@@ -123,6 +125,17 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return replace(data, train=train, test=test, input_shape=(made, height, width), steps=steps)
 
 
+def laid_out(data: Data, steps_axis: int) -> Data:
+    """Prepared data with the steps on another axis of a batch."""
+
+    def part(prepared: ImageDataset) -> Prepared:
+        assert isinstance(prepared, Prepared)
+        how = msgspec.structs.replace(prepared.how, steps_axis=steps_axis)
+        return Prepared(prepared.source, how)
+
+    return replace(data, train=part(data.train), test=part(data.test))
+
+
 PLAIN = Preparation(inputs="values")
 """Images as they are."""
 
@@ -137,7 +150,7 @@ class Prepared(ImageDataset):
 
     def __init__(self, source: ImageDataset, how: Preparation) -> None:
         self.source, self.how, self.flip = source, how, source.flip
-        self.batch_axis = 0 if how.inputs == "values" else 1
+        self.batch_axis = 0 if how.inputs == "values" or how.steps_axis else 1
 
     def __len__(self) -> int:
         return len(self.source)
@@ -160,4 +173,4 @@ class Prepared(ImageDataset):
             x = x.flatten(-3)
         if how.inputs == "steps" and how.steps is not None:
             x = x.expand(how.steps, *x.shape)
-        return x.contiguous()
+        return x.movedim(0, how.steps_axis).contiguous()

@@ -193,8 +193,8 @@ def _undelayed(graph: Graph, node: Node) -> str:
     """Why what is to come some steps late does so on the host."""
     if node.type.kind is not Kind.SPIKE:
         return "a chip delays only spikes, not values: delay the spikes that they are made of"
-    (user, _), *_ = graph.consumers(node.name)
-    return f"a chip delays spikes on their way to its own neurons, and {user.name!r} is on the host"
+    users = [repr(user.name) for user, _ in graph.consumers(node.name)] or ["what reads them"]
+    return f"a chip delays spikes on their way to its own neurons, and {users[0]} is on the host"
 
 
 def _undriven(graph: Graph, node: Node) -> str:

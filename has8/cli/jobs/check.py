@@ -20,9 +20,10 @@ from has8.cli.jobs.networks import (
     fitting,
     open_network,
     prepared_for,
+    steps_axis_of,
     with_loop,
 )
-from has8.cli.preparation import Preparation
+from has8.cli.preparation import Preparation, laid_out
 from has8.cli.stdout import show
 from has8.errors import BadInput
 from has8.steps import Readout
@@ -71,7 +72,8 @@ def run_check(
         )
         options["inputs"] = how.for_data(source.name).inputs
         check_steps(options["inputs"], how, readout)
-        calibration, _ = source.train.tensors(EXAMPLES)
+        axis = steps_axis_of(network, options["inputs"], source.train.tensors(2)[0])
+        calibration, _ = laid_out(source, axis).train.tensors(EXAMPLES)
         with fitting(network, source):
             found = check_model(network.model, chip, calibration=calibration, **options)
     else:
@@ -98,7 +100,8 @@ def _shapes(
         return {"input_shape": shape}
     if how.steps is None:
         raise BadInput(f"--inputs {how.inputs} come in steps: say how many with --steps")
-    return {"calibration": _example(how.steps, shape)}
+    x = _example(how.steps, shape)
+    return {"calibration": x.movedim(0, steps_axis_of(network, how.inputs, x))}
 
 
 def _example(steps: int, shape: tuple[int, ...]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from msgspec import to_builtins
+from msgspec.structs import replace
 from torch import Tensor
 
 from has8 import Checkpoint
@@ -18,11 +19,12 @@ from has8.cli.jobs.networks import (
     fitting,
     open_network,
     prepared_for,
+    steps_axis_of,
     with_loop,
 )
 from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
 from has8.cli.outputs import DIGEST, Outputs
-from has8.cli.preparation import PLAIN, PREPARATION
+from has8.cli.preparation import PLAIN, PREPARATION, laid_out
 from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.errors import BackendError
@@ -93,6 +95,9 @@ def run_map(
     bits, chosen = _scales(network.checkpoint, chip.name, weight_bits, scales, per_channel)
     with stages(quiet) as stage, fitting(network, source):
         stage("mapping")
+        if not how.steps_axis:
+            axis = steps_axis_of(network, how.inputs, source.train.tensors(2)[0])
+            how, source = replace(how, steps_axis=axis), laid_out(source, axis)
         calibration, _ = source.train.tensors(CALIBRATION)
         mapped = map_model(
             network.model,

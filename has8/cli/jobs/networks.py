@@ -24,12 +24,13 @@ from has8 import Checkpoint, load_checkpoint, over_time
 from has8.cli.preparation import Preparation
 from has8.data import Data, event_names
 from has8.errors import BadInput, CheckpointError, Has8Error, TraceError
+from has8.given import own_copy
 from has8.reading import regular_file
 from has8.steps import Readout
 from mapping.chip.archive import MANIFEST
 from mapping.graph.ir import Graph
 from mapping.network import FORMAT, read_network
-from mapping.pipeline import Given, takes
+from mapping.pipeline import Given, steps_axis, takes, traced
 
 Coding = Literal["static", "rate"]
 """How values become the input of each step."""
@@ -55,6 +56,7 @@ class Network:
         shape: of its input, where that is known.
         inputs: what it takes, where that is known.
         steps: of its input, where these are known.
+        steps_axis: of its input, the axis of these.
         facts: what was kept with it.
     """
 
@@ -67,6 +69,7 @@ class Network:
     shape: tuple[int, ...] | None = None
     inputs: Given | None = None
     steps: int | None = None
+    steps_axis: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -111,13 +114,19 @@ def open_network(model: str, weights: Path | None = None, args: str | None = Non
     path = Path(model)
     if _is_network(path):
         graph, facts = read_network(path)
-        signal = graph.input.type
+        signal, inputs, axis = graph.input.type, takes(graph), steps_axis(graph)
+        shape, steps = list(signal.shape), signal.steps
+        if inputs == "spikes" and axis:
+            steps = shape.pop(axis - 1)
+        else:
+            axis = 0
         return Network(
             graph,
             path,
-            shape=signal.shape,
-            inputs=takes(graph),
-            steps=signal.steps,
+            shape=tuple(shape),
+            inputs=inputs,
+            steps=steps,
+            steps_axis=axis,
             facts=facts,
         )
     try:
@@ -145,7 +154,26 @@ def prepared_for(network: Network, options: Mapping[str, Any]) -> Preparation:
     if network.steps is not None and how.steps not in (None, network.steps):
         raise BadInput(f"the network takes {network.steps} steps: leave out --steps")
     inputs, steps = how.inputs or network.inputs, how.steps or network.steps
-    return msgspec.structs.replace(how, inputs=inputs, steps=steps)
+    return msgspec.structs.replace(how, inputs=inputs, steps=steps, steps_axis=network.steps_axis)
+
+
+def steps_axis_of(network: Network, inputs: Given | None, x: Tensor) -> int:
+    """The axis off which a network's forward takes the steps of a batch.
+
+    Args:
+        network: of a saved one it is known.
+        inputs: what it takes.
+        x: two samples; if they come in steps, ``[T, N, ...]``.
+    """
+    if not isinstance(network.model, nn.Module) or inputs in (None, "values"):
+        return network.steps_axis
+    for axis in (0, 1, -1):
+        try:
+            graph = traced(own_copy(network.model), x.movedim(0, axis), inputs=inputs)
+        except Has8Error:  # what the mapping will say, if all are refused
+            continue
+        return steps_axis(graph)
+    return 0
 
 
 def check_steps(inputs: Given | None, how: Preparation, readout: Readout | None) -> None:

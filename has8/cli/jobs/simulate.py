@@ -153,13 +153,16 @@ def _data(mapped: Mapped, data: str | None, root: Path | None) -> Data:
     """The images to run, checked to be what the model takes."""
     facts = mapped.provenance
     classes = facts.get("class_names")
+    how, shape = _preparation(facts), list(mapped.graph.input.type.shape)
+    if how is not None and 0 < how.steps_axis <= len(shape):
+        del shape[how.steps_axis - 1]
     source = find_data(
         data,
         root,
         training={**facts.get("training", {}), "data": facts.get("data")},
-        input_shape=mapped.graph.input.type.shape,
+        input_shape=shape,
         class_names=classes,
-        preparation=_preparation(facts),
+        preparation=how,
     )
     outputs = mapped.graph.output.type.size
     if classes is None and len(source.class_names) != outputs:

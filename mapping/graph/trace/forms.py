@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from has8.errors import TraceError
 from mapping.graph.ir import Kind
 from mapping.graph.ops import OPS, Op, op_of
-from mapping.graph.trace.values import ZEROS, Folded, Made, Stacked, Step, Value, Values, Whole
+from mapping.graph.trace.values import ZEROS, Folded, Made, One, Stacked, Step, Value, Values, Whole
 from mapping.graph.trace.watch import Seen
 
 SAME = frozenset(
@@ -353,52 +353,83 @@ def _shaped(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     if tuple(result.shape) == before:
         run.set(result, value)
         return True
-    if _folded(run, seen, value, result):
-        return True
-    if isinstance(value, Stacked):
+    return _folded(run, seen, value, result) or _behind(run, seen, value, result)
+
+
+def _behind(run: Run, seen: Seen, value: Value, result: Tensor) -> bool:
+    """Another shape of what is behind the axes of the samples and of the steps."""
+    before, after = tuple(seen.args[0].shape), tuple(result.shape)
+    several = _steps_of(value)
+    axes = 1 if several is None else 2
+    if after[:axes] != before[:axes] or len(after) == axes or (several and several.axis > 1):
         return False
-    axes = 2 if isinstance(value, Whole) and value.steps is not None else 1
-    if tuple(result.shape) == (*before[:axes], prod(before[axes:])):
-        return _known(run, seen, OPS["flatten"], None, value, result)
-    if tuple(result.shape[:axes]) == before[:axes] and result.dim() > axes:
-        module = nn.Unflatten(1, tuple(result.shape[axes:]))  # behind the batch axis
-        return _known(run, seen, OPS["reshape"], module, value, result)
-    return False
+    rows = result
+    if several is not None:
+        value = run.known.one(Stacked(several.parts, 0), seen.user)
+        rows = result.movedim(several.axis, 0)
+    try:
+        made = _reshaped(run, seen, value, rows, before[axes:], after[axes:])
+    except Unknown:
+        return False
+    run.set(
+        result, made if several is None else _unfolded(made.made, len(several.parts), several.axis)
+    )
+    return True
+
+
+def _reshaped(
+    run: Run,
+    seen: Seen,
+    value: Value,
+    result: Tensor,
+    before: tuple[int, ...],
+    after: tuple[int, ...],
+) -> One:
+    """The elements of each sample in another shape."""
+    if before == after:
+        return run.known.one(value, seen.user)
+    flat = after == (prod(before),)
+    op, module = (OPS["flatten"], None) if flat else (OPS["reshape"], nn.Unflatten(1, after))
+    made = run.applied(seen.name, seen.user, op, module, [value], result)
+    return run.known.one(made, seen.user)
 
 
 def _folded(run: Run, seen: Seen, value: Value, result: Tensor) -> bool:
-    """Steps and samples on one axis, or on two again; the others may be flattened with it."""
+    """Steps and samples on one axis, or on two again, in whatever shape."""
     before, after = tuple(seen.args[0].shape), tuple(result.shape)
-    if after[:1] == (prod(before[:2]),) and after[1:] in (before[2:], (prod(before[2:]),)):
-        fold = _fold(run, seen, value)
-        if fold is None:
+    try:
+        if len(before) > 1 and after[:1] == (prod(before[:2]),) and len(after) > 1:
+            fold = _fold(run, seen, value)
+            if fold is None:
+                return False
+            run.set(result, _reshaped(run, seen, fold, result, before[2:], after[1:]))
+            return True
+        one = value if isinstance(value, Stacked) else run.known.one(value, seen.user)
+        if not isinstance(one, Folded) or len(after) < 3:
             return False
-        run.set(result, fold)
-        flat = len(after) != len(before) - 1
-        return not flat or _known(run, seen, OPS["flatten"], None, fold, result)
-    one = value if isinstance(value, Stacked) else run.known.one(value, seen.user)
-    if not isinstance(one, Folded) or after[2:] not in (before[1:], (prod(before[1:]),)):
+        sides = (one.steps, before[0] // one.steps)
+        if after[:2] != (sides if one.axis == 0 else sides[::-1]):
+            return False
+        made = _reshaped(run, seen, one, result.flatten(0, 1), before[1:], after[2:]).made
+    except Unknown:
         return False
-    sides = (one.steps, before[0] // one.steps)
-    if after[:2] != (sides if one.axis == 0 else sides[::-1]):
-        return False
-    made = one.made
-    if after[2:] != before[1:]:
-        flattened = run.applied(
-            seen.name, seen.user, OPS["flatten"], None, [one], result.flatten(0, 1)
-        )
-        made = run.known.one(flattened, seen.user).made
-    steps = Stacked(tuple(Step(made, step) for step in range(one.steps)), one.axis)
-    run.set(result, steps if one.axis else Whole(made, one.steps))
+    run.set(result, _unfolded(made, one.steps, one.axis))
     return True
+
+
+def _unfolded(made: Made, steps: int, axis: int) -> Value:
+    """All steps of a node, on the first axis or on the one behind the samples."""
+    parts = tuple(Step(made, step) for step in range(steps))
+    return Stacked(parts, axis) if axis else Whole(made, steps)
 
 
 def _fold(run: Run, seen: Seen, value: Value) -> Folded | None:
     """Steps and samples on one axis, of values that have them on the first two."""
     several = _steps_of(value)
     if several is None:
-        made = run.steps_on(value, 1)
-        return None if made is None else Folded(made, seen.args[0].shape[1], 1)
+        steps = seen.args[0].shape[1]
+        made = run.steps_on(value, 1) if steps > 1 else None
+        return None if made is None else Folded(made, steps, 1)
     if several.axis > 1:
         return None
     one = run.known.one(Stacked(several.parts, 0), seen.user)
