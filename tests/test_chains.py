@@ -213,6 +213,59 @@ def test_chains_run_on_the_chip(what):
     assert compare(mapped, spikes[:, :2], "fast", "reference").equal
 
 
+class Weighted(nn.Module):
+    """Neurons with parameters of the model's own between them."""
+
+    def __init__(self, used):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(2, 4, 3), nn.Linear(144, 6)
+        self.lif1, self.lif2 = (snn.Leaky(beta=0.75, threshold=0.5) for _ in "12")
+        self.one = nn.Parameter(torch.tensor(1.5))
+        self.each = nn.Parameter(torch.rand(6) + 0.5)
+        self.maps = nn.Parameter(torch.rand(1, 4, 1, 1) + 0.5)
+        self.every = nn.Parameter(torch.rand(4, 6, 6) + 0.5)
+        self.used = used
+
+    def forward(self, x):
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        spikes, total = torch.zeros(x.size(1), 6), 0
+        for step in range(x.size(0)):
+            inner, mem1 = self.lif1(self.conv(x[step]), mem1)
+            spikes, mem2 = self.lif2(self.used(self, inner, spikes), mem2)
+            total = total + spikes
+        return total
+
+
+USES = {
+    "one number": lambda net, x, last: net.fc(x.flatten(1)) * net.one,
+    "each channel": lambda net, x, last: net.each * net.fc(x.flatten(1)),
+    "of spikes": lambda net, x, last: net.fc((x * net.maps).flatten(1)),
+    "quotient": lambda net, x, last: net.fc((x / net.maps[0]).flatten(1)) / net.each,
+    "two": lambda net, x, last: net.fc((x * net.maps + (1 - net.maps) * x).flatten(1)),
+    "fed back": lambda net, x, last: net.fc(x.flatten(1)) - net.each * last,
+}
+
+
+@pytest.mark.parametrize("what", USES)
+def test_parameters_that_multiply_go_into_weights(what):
+    torch.manual_seed(0)
+    net, spikes = Weighted(USES[what]).eval(), (torch.rand(4, 6, 2, 8, 8) < 0.4).float()
+    mapped = map_model(net, calibration=spikes, inputs="spikes")
+    assert not mapped.partition.rejections and len(mapped.chip_segments) == 1
+    with torch.no_grad():
+        expected = net(spikes)
+    assert expected.any() and (evaluate(mapped.graph, spikes) == expected).float().mean() > 0.95
+    assert compare(mapped, spikes[:, :2], "fast", "reference").equal
+
+
+def test_a_parameter_of_each_neuron_of_an_image_stays_on_the_host():
+    torch.manual_seed(0)
+    net = Weighted(lambda net, x, last: net.fc((x * net.every).flatten(1))).eval()
+    spikes = (torch.rand(4, 6, 2, 8, 8) < 0.4).float()
+    sides = {x.name: x.side for x in check_model(net, calibration=spikes, inputs="spikes").layers}
+    assert (sides["lif1"], sides["mul"], sides["lif2"]) == ("chip", "host", "host")
+
+
 STAY = {
     "a bottleneck": (
         (nn.Flatten(), nn.Linear(128, 2), nn.Linear(2, 60)),

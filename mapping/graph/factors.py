@@ -1,4 +1,4 @@
-"""A factor on spikes goes into the weights behind it."""
+"""A factor on spikes, of all or of each channel, goes behind what is linear, or into it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,18 @@ def fold_factors(graph: Graph) -> Graph:
     while changed:
         changed = False
         for scale in graph:
-            if scale.op != "scale" or not _of_spikes(graph, graph[scale.inputs[0]]):
+            if not (_scales(scale) and _of_spikes(graph, graph[scale.inputs[0]])):
                 continue
             if users := [node for node, _ in graph.consumers(scale.name) if _takes(scale, node)]:
                 graph = _rewritten(graph, scale, users)
                 changed = True
                 break
     return graph
+
+
+def _scales(node: Node) -> bool:
+    """Whether a node multiplies what it takes with a factor, one or one of each channel."""
+    return node.op == "scale" or (node.op == "one_to_one" and "bias" not in node.tensors)
 
 
 def _of_spikes(graph: Graph, node: Node) -> bool:
@@ -42,9 +47,12 @@ def _of_spikes(graph: Graph, node: Node) -> bool:
 
 def _takes(scale: Node, user: Node) -> bool:
     """Whether a factor can go through a node or into it."""
+    single = scale.op == "scale"
     if user.op == "maxpool":
-        return bool(scale.attrs["factor"] > 0)
-    return user.op in PASSED or user.op in WEIGHTED or OPS[user.op].role == "synapse"
+        return bool(scale.attrs["factor"] > 0 if single else (scale.tensors["weight"] > 0).all())
+    if user.op in RESHAPED or OPS[user.op].role == "synapse":
+        return single
+    return user.op in PASSED or user.op in WEIGHTED
 
 
 def _rewritten(graph: Graph, scale: Node, users: list[Node]) -> Graph:
@@ -59,10 +67,10 @@ def _rewritten(graph: Graph, scale: Node, users: list[Node]) -> Graph:
 
 def _with_factor(graph: Graph, scale: Node, node: Node) -> Iterator[Node]:
     """A node that reads spikes themselves, and what makes up for the factor that they lack."""
-    source, factor = graph[scale.inputs[0]], scale.attrs["factor"]
+    source, factor = graph[scale.inputs[0]], scale.attrs.get("factor")
     bare = renamed_inputs(node, {scale.name: source.name})
     weight = WEIGHTED.get(node.op, "weight")
-    if weight in node.tensors:
+    if weight in node.tensors and factor is not None:
         scaled = (node.tensors[weight].double() * factor).float()
         yield replace(bare, tensors={**node.tensors, weight: scaled})
         return

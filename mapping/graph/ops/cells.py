@@ -103,18 +103,17 @@ def check_threshold(cell: nn.Module) -> None:
         raise ValueError(f"its threshold must be above 0, not {float(threshold.min()):g}")
 
 
-def factor_of(cell: nn.Module) -> float:
+def factor_of(cell: nn.Module) -> float | Tensor:
     """What each spike of one of snnTorch's neurons is multiplied with, its graded_spikes_factor.
 
     Raises:
-        ValueError: if that is several numbers, or none but 0.
+        ValueError: if that is 0, or not finite.
     """
     factor = _values(cell, "graded_spikes_factor")
     if isinstance(factor, Tensor):
-        raise ValueError(
-            f"its graded_spikes_factor has {factor.numel()} values: give it one, and put the rest "
-            f"into the weights behind it"
-        )
+        if not bool(factor.isfinite().all()):
+            raise ValueError("its graded_spikes_factor must be finite numbers")
+        return factor
     if not (factor and isfinite(factor)):
         raise ValueError(f"its graded_spikes_factor must be a number other than 0, not {factor}")
     return float(factor)

@@ -13,7 +13,7 @@ from mapping.graph.ops.op import Lowered, Op, SynapseKind, check_bias
 
 
 class OneToOne(nn.Module):
-    """What snnTorch's neurons have where they are recurrent with ``all_to_all=False``.
+    """A factor of each channel; also of snnTorch's neurons with ``all_to_all=False``.
 
     Args:
         weight: a number, or one for each neuron of a vector or for each channel.
@@ -33,6 +33,10 @@ class OneToOne(nn.Module):
         if not bool((each == each[:, :1]).all()):
             raise ValueError("its recurrent weights V differ within a channel: give it one each")
         return OneToOne(each[:, 0].clone())
+
+    def extra_repr(self) -> str:
+        """Its weights, by which two of them are told apart."""
+        return str(self.weight.tolist())
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, ...]`` times the weights, ``[C]``."""

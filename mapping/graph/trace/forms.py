@@ -13,7 +13,19 @@ from torch import Tensor, nn
 from has8.errors import TraceError
 from mapping.graph.ir import Kind
 from mapping.graph.ops import OPS, Op, op_of
-from mapping.graph.trace.values import ZEROS, Folded, Made, One, Stacked, Step, Value, Values, Whole
+from mapping.graph.ops.one_to_one import OneToOne
+from mapping.graph.trace.values import (
+    ZEROS,
+    Folded,
+    Made,
+    One,
+    Stacked,
+    Step,
+    Sum,
+    Value,
+    Values,
+    Whole,
+)
 from mapping.graph.trace.watch import Seen
 
 SAME = frozenset(
@@ -128,6 +140,8 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
         return _added(run, seen, values, result)
     if name in ("stack", "cat", "concat", "concatenate"):
         return _joined(run, seen, values, result)
+    if name in PRODUCTS or name in QUOTIENTS:
+        return _multiplied(run, seen, values, result)
     if first is None:
         return False
     if name in SAME and result.dtype == seen.args[0].dtype == torch.float32:
@@ -136,12 +150,6 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
         ):
             raise TraceError(f"{seen.user} drops values in evaluation: pass self.training")
         run.set(result, first)
-        return True
-    if name in PRODUCTS or name in QUOTIENTS:
-        factor = _factor(seen, values)
-        if factor is None or (name in QUOTIENTS and not factor):
-            return False
-        run.set(result, run.known.added([first], [factor if name in PRODUCTS else 1 / factor]))
         return True
     for rule in (_part, _moved, _over_steps, _repeats, _shaped, _layer):
         if rule(run, seen, first, result):
@@ -167,14 +175,32 @@ def _added(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor)
     return True
 
 
-def _factor(seen: Seen, values: Sequence[Value | None]) -> float | None:
-    """The number that a value is multiplied with."""
-    if len(seen.args) != 2 or seen.kwargs or values[1] is not None:
-        return None
-    other = seen.args[1]
-    if isinstance(other, Tensor) and other.numel() == 1 and other.dim() <= 1:
-        return float(other)
-    return float(other) if isinstance(other, int | float) else None
+def _multiplied(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor) -> bool:
+    """A value times a number, or what has steps times a number for each channel."""
+    if len(seen.args) != 2 or seen.kwargs or (values[0] is None) == (values[1] is None):
+        return False
+    place = 0 if values[1] is None else 1
+    value, given, other = values[place], seen.args[place], seen.args[1 - place]
+    over = seen.short in QUOTIENTS
+    if value is None or (over and place):
+        return False
+    if not isinstance(other, Tensor) or (other.numel() == 1 and other.dim() <= 1):
+        if not isinstance(other, int | float | Tensor) or (over and not other):
+            return False
+        run.set(result, run.known.added([value], [1 / float(other) if over else float(other)]))
+        return True
+    own = other[0] if other.dim() == given.dim() and len(other) == 1 else other
+    timed = isinstance(value, Step | Sum) and given.dim() > own.dim()
+    if not timed or result.shape != given.shape or own.dtype != torch.float32:
+        return False
+    weight = own.detach().cpu()
+    try:
+        each = OneToOne(1 / weight if over else weight).over(tuple(result.shape[1:]))
+        made = run.applied(seen.name, seen.user, OPS["one_to_one"], each, [value], result)
+    except ValueError:  # of each neuron, or of what steps do not have
+        return False
+    run.set(result, made)
+    return True
 
 
 def _joined(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor) -> bool:

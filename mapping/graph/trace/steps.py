@@ -22,6 +22,7 @@ from has8.errors import Has8Error, TraceError
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
 from mapping.graph.ops.cells import check_threshold, constants_of, factor_of, feedback_of, states_of
+from mapping.graph.ops.one_to_one import OneToOne
 from mapping.graph.trace.foreign import foreign
 from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form, unstacked
 from mapping.graph.trace.roll import roll
@@ -361,7 +362,8 @@ class _Run(Watch):
         except ValueError as error:
             raise TraceError(f"{user} cannot be mapped: {error}") from error
         names = states_of(cell)
-        if "spk" in names and factor != 1:
+        several = isinstance(factor, Tensor)
+        if "spk" in names and (several or factor != 1):
             raise TraceError(
                 f"{user} cannot be mapped: it feeds its spikes back with a graded_spikes_factor; "
                 f"put that into its recurrent weights"
@@ -378,9 +380,23 @@ class _Run(Watch):
         if not getattr(cell, "reset_delay", True):
             chain.made["mem"].op = "unread"  # cleared already in the step's end
         spike = Step(self._of(chain, "spk", attrs, spikes), chain.calls)
-        self.set(spikes, spike if factor == 1 else Sum(((spike, factor),)))
+        self.set(spikes, self._graded(seen, spike, factor, spikes))
         chain.calls += 1
         return result
+
+    def _graded(self, seen: Seen, spike: Step, factor: float | Tensor, spikes: Tensor) -> Value:
+        """Spikes of a neuron times its graded_spikes_factor."""
+        if not isinstance(factor, Tensor):
+            return spike if factor == 1 else Sum(((spike, factor),))
+        try:
+            each = OneToOne(factor).over(tuple(spikes.shape[1:]))
+        except ValueError as error:
+            raise TraceError(
+                f"{seen.user} cannot be mapped: its graded_spikes_factor differs within a channel, "
+                f"and weights behind it cannot hold that: give each channel one"
+            ) from error
+        name = f"{seen.name}.factor"
+        return self.applied(name, seen.user, OPS["one_to_one"], each, [spike], spikes)
 
     def _foreign(self, seen: Seen, cell: Any, said: str) -> Any:
         """One step of a neuron that no constants describe."""
