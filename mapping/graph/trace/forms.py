@@ -190,7 +190,7 @@ def _multiplied(run: Run, seen: Seen, values: Sequence[Value | None], result: Te
         run.set(result, run.known.added([value], [1 / float(other) if over else float(other)]))
         return True
     own = other[0] if other.dim() == given.dim() and len(other) == 1 else other
-    timed = isinstance(value, Step | Sum) and given.dim() > own.dim()
+    timed = isinstance(value, Step | Sum | Folded) and given.dim() > own.dim()
     if not timed or result.shape != given.shape or own.dtype != torch.float32:
         return False
     weight = own.detach().cpu()
