@@ -134,6 +134,8 @@ class _Roll:
         type_ = Signal(tuple(made.shape[1:]), made.kind, chain.calls)
         self.names[made, 0] = name
         self.types[name] = type_  # before what feeds it: that may be its own spikes
+        if chain.sources[-1][0].silent():
+            raise _zeros(f"neuron {chain.cell!r}")
         source = self._slot(chain.sources[-1], chain.calls, 0)
         if self.types[source].steps != chain.calls:
             raise TraceError(
@@ -182,13 +184,8 @@ class _Roll:
     def _slot(self, slot: Slot, steps: int, late: int) -> str:
         made, delay = slot
         if delay is None:
-            return self.steps(self.known.repeated(self._checked(made), steps))
+            return self.steps(self.known.repeated(made, steps))
         return self.steps(made, late + delay)
-
-    def _checked(self, made: Made) -> Made:
-        if made is ZEROS:
-            raise TraceError("a layer takes zeros that no layer made, in every step")
-        return made
 
     def _length(self, made: Made) -> int:
         """The number of steps that something timed is made in."""
@@ -215,7 +212,7 @@ class _Roll:
             parts = [
                 (self._slot(slot, steps, late), factor)
                 for slot, factor in zip(made.inputs, made.factors, strict=True)
-                if slot[0] is not ZEROS
+                if not slot[0].silent()
             ]
             return self._sum(parts, made.name)
         self._no_zeros(made)
@@ -223,11 +220,8 @@ class _Roll:
         return self._add(made.name, made.op, inputs, made.attrs, made.tensors)
 
     def _no_zeros(self, made: Made) -> None:
-        if any(source is ZEROS for source, _ in made.inputs):
-            raise TraceError(
-                f"layer {made.name!r} takes zeros that no layer made, in every step: if a delay "
-                f"holds back what is to take their place, run more steps than it has"
-            )
+        if any(source.silent() for source, _ in made.inputs):
+            raise _zeros(f"layer {made.name!r}")
 
     def _sum(self, parts: Sequence[tuple[str, float]], name: str) -> str:
         total: str | None = None
@@ -291,7 +285,7 @@ class _Roll:
         taps: dict[Made, dict[int, float]] = {}
         parts: list[tuple[str, float]] = []
         for made, step, factor in terms:
-            if made is ZEROS:
+            if made.silent():
                 continue
             if step is None:
                 parts.append((self.value(made), factor))
@@ -398,6 +392,13 @@ class _Roll:
         self.types[name] = type_
         self.nodes[name] = Node(name, op, inputs, type_, attrs, tensors)
         return name
+
+
+def _zeros(user: str) -> TraceError:
+    return TraceError(
+        f"{user} takes zeros that no layer made, in every step: if a delay holds back what is to "
+        f"take their place, run more steps than it has"
+    )
 
 
 def _again(

@@ -124,6 +124,20 @@ class Made:
         sees_time = op is not None and op.sees_time
         return self.chain is not None or self.whole or sees_time or not self.inputs
 
+    def keeps_zeros(self) -> bool:
+        """Whether a step of it is zeros where the same step of its inputs is."""
+        if self.leaf:
+            return False
+        synapse = self.op in OPS and OPS[self.op].role == "synapse"
+        through = self.op in ZERO_KEPT or (synapse and "bias" not in self.tensors)
+        return through or (self.call is not None and self.call.keeps_zeros())
+
+    def silent(self) -> bool:
+        """Whether it is zeros in all steps, since it is made of nothing else."""
+        if self is ZEROS:
+            return True
+        return self.keeps_zeros() and all(source.silent() for source, _ in self.inputs)
+
 
 @dataclass(frozen=True)
 class Whole:
@@ -352,10 +366,7 @@ class Values:
         if other is ZEROS:
             if step >= 0:
                 return False
-            synapse = OPS[made.op].role == "synapse" if made.op in OPS else False
-            through = made.op in ZERO_KEPT or (synapse and "bias" not in made.tensors)
-            through = through or (made.call is not None and made.call.keeps_zeros())
-            if made.leaf or not through:
+            if not made.keeps_zeros():
                 self.stops.add(made)
                 return True
             zeros = (ZEROS, None)
