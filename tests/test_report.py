@@ -65,6 +65,7 @@ KEYS = [
     "default_accounting",
     "accountings",
     "host_only",
+    "range_drivers",
     "convention_uj",
     "neurobench",
     "layers",
@@ -93,7 +94,10 @@ def test_the_dictionarys_numbers_agree_with_each_other(summary):
     found = to_dict(summary)
     for name, price in found["accountings"].items():
         energy = dict(price["energy_uj"])
-        assert energy.pop("total") == pytest.approx(sum(energy.values())), name
+        total, cores, events = (energy.pop(key) for key in ("total", "cores", "events"))
+        assert total == pytest.approx(sum(energy.values())), name
+        assert events == pytest.approx(energy["synapse"] + energy["soma"] + energy["network"])
+        assert cores == pytest.approx(events + energy["used_cores"])
         parts = {k: v for k, v in price["latency_us"].items() if k not in ("total", "segments")}
         assert price["latency_us"]["total"] == pytest.approx(sum(parts.values()))
     default = found["accountings"][found["default_accounting"]]

@@ -87,7 +87,9 @@ def test_every_figure_knows_its_place_and_source(sheet: Sheet) -> None:
 
 def test_every_price_of_a_target_is_a_figure() -> None:
     plain = set(figures(LOIHI)) - {figure.path for figure in figures_of(LOIHI)}
-    assert {path.partition(".")[0] for path in plain} == {"registers", "core", "chip"}
+    assert {path.partition(".")[0] for path in plain} == {"registers", "core", "chip", "accountings"}
+    overlaps = {f"accountings.{name}.overlaps" for name in LOIHI.accountings}
+    assert {path for path in plain if path.startswith("accountings.")} == overlaps
     assert {path for path in plain if path.startswith("chip.")} == {
         "chip.mesh_width",
         "chip.mesh_height",
@@ -100,8 +102,8 @@ def test_every_price_of_a_target_is_a_figure() -> None:
 def test_a_published_range_is_kept() -> None:
     static = LOIHI.power.static_mw
     assert (static.low, static.value, static.high, static.unit) == (29.7, 104.4, 178.0, "mW")
-    exact = LOIHI.link.exchange_us
-    assert exact.low == exact.value == exact.high == 340.0
+    exact = LOIHI.accounting("sanafe").events["synop_conv"].pj
+    assert exact.low == exact.value == exact.high == 24.0
 
 
 def test_every_reference_is_used() -> None:
@@ -349,33 +351,33 @@ def test_sources_may_be_left_out(tmp_path: Path) -> None:
             "chip.tile_spikes_per_ns: Invalid enum value 'X' - at $.trust",
         ),
         (
-            "{value: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: 340.0, low: 400, ",
             "link.exchange_us: the value 340 lies outside of its range, 400 to 340",
         ),
         (
-            "{value: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: 340.0, high: 1e3, ",
             "link.exchange_us.high: Expected float, got str, found '1e3'; "
             "YAML takes this for text, write 1000.0",
         ),
         (
-            "{value: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: 340.0, low: -1, ",
             "link.exchange_us.low: Expected float >= 0.0, found -1",
         ),
         (
-            "{value: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: .inf, ",
             "link.exchange_us: must be a finite number, found inf",
         ),
         (
-            "{value: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{low: 340.0, ",
             "link.exchange_us.value: is missing; add it",
         ),
         (
-            "{value: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: 340.0, hihg: 400, ",
             "link.exchange_us.hihg: unknown key, known are value, low, high, source, trust",
         ),

@@ -78,18 +78,30 @@ def test_a_step_is_events_times_their_nanoseconds():
     arrives = 16.0 + WIDTH * 3.8
     fires = 30.0 + 5.1
     steps = steps_of(mapped, activity(**{"in": [1, 0], "p0": [1, 0]}))
-    assert steps == pytest.approx([idle, idle + arrives + fires, idle])  # visited in every step
+    # visited in every step; neurons work while messages arrive, and the longer of both counts
+    assert steps == pytest.approx([idle, max(idle + fires, arrives), idle])
     run = activity(**{"in": [1, 0], "p0": [0, 1]})
     run.updated["p0"][1] = 1
-    want = [idle, idle + arrives, idle + fires + WIDTH * 3.7]
+    want = [idle, max(idle, arrives), idle + fires + WIDTH * 3.7]
     assert steps_of(mapped, run) == pytest.approx(want)
+
+
+def test_an_accounting_whose_cores_do_not_overlap_adds_up():
+    mapped, davies = chain([0]), LOIHI.accounting("davies2018")
+    (load,) = segment_loads(mapped, activity(**{"in": [1, 0], "p0": [1, 0]}))
+    steps = step_ns(load, 1, davies, mapped.target)
+    idle, arrives, fires = WIDTH * 5.3, WIDTH * 3.5, 2.1
+    assert steps.value == pytest.approx([idle, idle + arrives + fires, idle])
+    assert steps.low == pytest.approx(steps.value * 0.757)
+    assert steps.high == pytest.approx(steps.value * 1.243)
 
 
 def test_a_layer_works_one_step_after_its_source():
     """Two layers on one core: chip step 2 holds step 1 of the first and step 0 of the second."""
     idle, arrives, sends = 2 * WIDTH * 6.0, 16.0 + WIDTH * 3.8, 30.0 + 5.1
     steps = steps_of(chain([0, 0]), activity(**{"in": [1, 0], "p0": [1, 0], "p1": [0, 0]}))
-    assert steps == pytest.approx([idle, idle + arrives + sends, idle + arrives, idle])
+    assert arrives < idle + sends
+    assert steps == pytest.approx([idle, idle + sends, max(idle, arrives), idle])
 
 
 def test_the_busiest_core_counts_not_their_sum():
@@ -235,11 +247,14 @@ def test_the_parts_of_a_sample(host):
     chip = mapped.chip_segments[0]
     zeros = {n: np.zeros((8, 2, 4, 4), np.int64) for n in (chip.inputs[0].name, "lif")}
     loads = segment_loads(mapped, Activity(1, zeros, {}, {}))
-    time = latency(mapped, loads, [], 1, SANAFE, profile)
+    time = latency(mapped, loads, [], 1, SANAFE, profile, 70)
     assert [(s.name, s.side) for s in time.segments] == [
         (s.name, s.side) for s in mapped.partition.segments
     ]
-    assert time.exchange_us.value == 340 and time.sample_us.value == 10_000
+    assert time.exchange_us.value == 50 and time.sample_us.value == 300
+    assert time.messages_us.value == pytest.approx(70 * 1.4)
+    (there,) = (s for s in time.segments if s.side == "chip")
+    assert time.management_us.value == 5 * there.steps
     known = [part.value for part in time.parts_us.values() if part is not None]
     assert time.total_us.value == pytest.approx(sum(known))
     if host == "horowitz-45nm":
@@ -251,7 +266,7 @@ def test_the_parts_of_a_sample(host):
 
 def test_no_chip_no_exchange():
     mapped = mapped_net("none")
-    time = latency(mapped, (), [], 1, SANAFE, load_host())
-    parts = (time.exchange_us, time.sample_us, time.chip_us, time.barrier_us)
-    assert [part.value for part in parts] == [0, 0, 0, 0]
+    time = latency(mapped, (), [], 1, SANAFE, load_host(), 0)
+    others = [part for name, part in time.parts_us.items() if name != "host"]
+    assert [part.value for part in others] == [0] * 6
     assert time.total_us == time.host_us

@@ -107,14 +107,28 @@ def _chip(target: Target) -> Iterator[Assumption]:
     static = power.static_mw
     yield _quoting(
         static,
-        f"A chip draws {static:g} mW without work as long as a sample takes, host time included; "
-        f"published are {static.low:g} to {static.high:g} mW.",
+        f"A chip draws {_number(static)} without work as long as a sample takes, host time "
+        f"included; each of its {target.chip.cores:,} cores has an equal share.",
         main=True,
     )
     yield _quoting(
-        power.x86_mw,
-        f"The embedded processors of a chip draw {power.x86_mw:g} mW on top for the same time.",
+        power.embedded_mw,
+        f"The embedded processors of a chip draw {_number(power.embedded_mw)} on top for the same "
+        f"time.",
     )
+    yield _quoting(
+        power.reset_uj,
+        f"Resetting a chip's neurons takes {_number(power.reset_uj)}, once a sample.",
+    )
+    for accounting in target.accountings.values():
+        error = accounting.energy_error
+        yield _quoting(
+            error,
+            f"The energy of events is off by a factor of {error.low:g} to {error.high:g} where "
+            f"whole networks were measured.",
+            main=True,
+        )
+        break
     for name, accounting in target.accountings.items():
         price = accounting.events["synop_conv"].pj
         text = f"Accounting {name}: {accounting.description.strip()}"
@@ -142,24 +156,33 @@ def _chip(target: Target) -> Iterator[Assumption]:
 def _link(target: Target) -> Iterator[Assumption]:
     link = target.link
     yield _quoting(
-        link.exchange_us,
-        f"Each chip segment takes {link.exchange_us:,g} µs to exchange spikes with the host, in "
-        f"and out.",
+        link.message_us,
+        f"The board needs {_number(link.message_us)} for each spike that enters or leaves the "
+        f"chips and for each bias or membrane: sending, receiving and steps do not overlap.",
         main=True,
     )
     yield _quoting(
+        link.exchange_us,
+        f"Each chip segment takes {_number(link.exchange_us)} on top to exchange spikes with the "
+        f"host, in and out.",
+    )
+    yield _quoting(
         link.sample_us,
-        f"Feeding and resetting the chip takes {link.sample_us:,g} µs once a sample; such times "
+        f"Starting and resetting the chip takes {_number(link.sample_us)} a sample; such times "
         f"depend on board and driver more than on the chip.",
         main=True,
     )
     yield _quoting(
+        link.step_us,
+        f"Managing a step takes {_number(link.step_us)} beside its barrier.",
+    )
+    yield _quoting(
         link.bits_per_message,
-        f"A spike between host and chip is a message of {link.bits_per_message:g} bits.",
+        f"A message between host and chip has {link.bits_per_message:g} bits.",
     )
     yield _quoting(
         link.pj_per_bit,
-        f"Moving a bit between host and chip takes {link.pj_per_bit:g} pJ.",
+        f"Moving a bit between host and chip takes {_number(link.pj_per_bit)} at either end.",
     )
 
 
@@ -167,7 +190,8 @@ def _time(mapped: Mapped) -> Iterator[Assumption]:
     chip = mapped.target.chip
     yield Assumption(
         "Latency is that of one sample alone at the run's mean activity: segments run one after "
-        "another, and a step lasts as long as its busiest core; a single sample may take longer."
+        "another, and a step lasts as long as its busiest core; a single sample may take longer. "
+        "Where an accounting says so, a core's neurons work while its messages arrive."
     )
     yield Assumption(
         "The barrier of each step spans all routers and chips that the mapping uses; waiting "
@@ -216,9 +240,8 @@ def _writes(mapped: Mapped) -> Iterator[Assumption]:
     if ports:
         each = sum(prod(port.shape) for port in ports)
         yield Assumption(
-            f"The host writes {each:,} biases a sample ({', '.join(p.name for p in ports)}): the "
-            f"link carries a message for each. The time of writing is that of feeding a sample, "
-            f"however many there are; what has been published of it is microseconds a value.",
+            f"The host writes {each:,} biases a sample ({', '.join(p.name for p in ports)}), a "
+            f"message for each.",
             main=True,
         )
 
@@ -230,8 +253,7 @@ def _reads(mapped: Mapped) -> Iterator[Assumption]:
         each = sum(prod(chip.shape_of(name)) for chip, name in read)
         yield Assumption(
             f"The host reads {each:,} membranes once a sample, after the last step "
-            f"({', '.join(name for _, name in read)}): the link carries a message for each, which "
-            f"no source says; the time of reading is not known and is left out.",
+            f"({', '.join(name for _, name in read)}), a message for each, which no source says.",
             main=True,
         )
 
@@ -267,8 +289,7 @@ def _host(host: Host) -> Iterator[Assumption]:
     if host.launch_us is not None and host.peak_gmacs is not None:
         yield _quoting(
             host.launch_us,
-            f"The host starts an operation in {host.launch_us:,g} µs, a neuron anew in every step; "
-            f"that is in its time, not in its energy.",
+            f"The host starts an operation in {host.launch_us:,g} µs, a neuron anew in every step.",
         )
         yield _quoting(host.peak_gmacs, f"The host's peak is {host.peak_gmacs:g} GMAC/s.")
     else:
@@ -277,9 +298,21 @@ def _host(host: Host) -> Iterator[Assumption]:
             "the chip draws meanwhile.",
             main=True,
         )
+    if host.idle_w is not None and host.launching_w is not None:
+        yield _quoting(
+            host.idle_w,
+            f"The host draws {_number(host.idle_w)} while it waits for the chip, and while it "
+            f"starts operations {host.launching_w:g} W, halfway from that to its whole power.",
+            main=True,
+        )
+    else:
+        yield Assumption(
+            "The host's power while it waits and starts operations is not known and not counted.",
+            main=True,
+        )
     yield Assumption(
-        "The host's energy is that of its convolutions and linear layers. Pooling, activations, "
-        "encoding, decoding, neurons on the host, and its power while it waits are not counted.",
+        "The host's work is that of its convolutions and linear layers: pooling, activations, "
+        "encoding, decoding and neurons cost it no more than their start.",
         main=True,
     )
 

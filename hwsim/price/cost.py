@@ -8,8 +8,10 @@ target gives a price of its own; the target's default one is the answer unless t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from has8 import given
 from has8.errors import BadInput
@@ -32,6 +34,7 @@ from mapping.hosts.schema import DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped
 from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting, Event
+from mapping.targets.sheets import with_figures
 
 CONVENTION = "horowitz-45nm"
 """The host profile with the constants that most papers on spiking networks use."""
@@ -57,18 +60,40 @@ class HostOnly:
 
     Args:
         macs: dense multiply-accumulates.
-        energy_uj: of these, in microjoules.
+        macs_uj: of these, in microjoules.
+        launching_uj: of starting operations, in microjoules; 0 if the host's power is not known.
         latency_us: microseconds; None if the host's speed is not known.
     """
 
     macs: int
-    energy_uj: Figure
+    macs_uj: Figure
+    launching_uj: Figure
     latency_us: Figure | None
+
+    @property
+    def energy_uj(self) -> Figure:
+        """All of it, in microjoules."""
+        return self.macs_uj + self.launching_uj
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """Its prices that are known."""
         return (self.energy_uj, *(() if self.latency_us is None else (self.latency_us,)))
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """How far the range of one entry of target or host alone moves the energy of a sample.
+
+    Args:
+        figure: the entry.
+        low: microjoules of the whole board where all others have their values.
+        high: of the same.
+    """
+
+    figure: Figure
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -92,6 +117,7 @@ class CostReport:
         prices: of one sample, by accounting.
         default_accounting: the target's.
         host_only: the same model without the chip.
+        drivers: what makes the range of its energy, by the default accounting, the widest first.
         convention_uj: microjoules of one sample by the convention of the literature: a constant
             for each dense MAC and for each synaptic operation. No measurement.
         overflow: registers on the chip that left their range.
@@ -111,6 +137,7 @@ class CostReport:
     prices: Mapping[str, Price]
     default_accounting: str
     host_only: HostOnly
+    drivers: tuple[Driver, ...]
     convention_uj: Figure
     overflow: Overflow
     assumptions: tuple[Assumption, ...]
@@ -221,6 +248,7 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         prices=prices,
         default_accounting=target.default_accounting,
         host_only=alone,
+        drivers=_drivers(work, prices[target.default_accounting].energy_uj.total),
         convention_uj=literature,
         overflow=sum(activity.overflows.values(), Overflow()),
         assumptions=assumptions(mapped, processor, convention, populations, cited),
@@ -251,30 +279,65 @@ class _Work:
     loads: tuple[SegmentLoad, ...]
 
     def price(self, accounting: Accounting) -> Price:
-        target = self.mapped.target
-        time = latency(self.mapped, self.loads, self.layers, self.samples, accounting, self.host)
+        target, chips = self.mapped.target, self.mapped.placement.chips_used
+        messages = sum(load.from_host + load.to_host for load in self.loads)
+        messages += sum(b.writes + b.reads for b in self.boundaries)
+        time = latency(
+            self.mapped, self.loads, self.layers, self.samples, accounting, self.host, messages
+        )
         events = joined_events(load.events() for load in self.loads)
         chip = chip_energy_pj(events, accounting)
-        messages = sum(b.spikes + b.writes + b.reads for b in self.boundaries)
-        link_pj = messages * target.link.bits_per_message * target.link.pj_per_bit
+        bits = 2 * messages * target.link.bits_per_message  # at both ends
         macs = sum(host_macs(self.layers).values())
         # milliwatts times microseconds are nanojoules
-        chip_us = self.mapped.placement.chips_used * time.total_us
+        static_nj = target.power.static_mw * time.total_us
+        used = self.mapped.placement.cores_used / target.chip.cores
         energy = {
             **{part: pj / self.samples * 1e-6 for part, pj in chip.items()},
-            "static": target.power.static_mw * chip_us * 1e-3,
-            "x86": target.power.x86_mw * chip_us * 1e-3,
-            "link": link_pj / self.samples * 1e-6,
+            "used_cores": used * static_nj * 1e-3,
+            "other_cores": (chips - used) * static_nj * 1e-3,
+            "embedded": chips * (target.power.embedded_mw * time.total_us) * 1e-3,
+            "reset": chips * target.power.reset_uj,
+            "link": bits * target.link.pj_per_bit / self.samples * 1e-6,
             "host": macs * self.host.pj_per_mac * 1e-6,
+            "launching": _drawn(self.host.launching_w, time.launching_us),
+            "waiting": _drawn(self.host.idle_w, time.waiting_us),
         }
         return Price(Energy(**{part: uj.with_unit("µJ") for part, uj in energy.items()}), time)
+
+
+def _drivers(work: _Work, total: Figure) -> tuple[Driver, ...]:
+    """Each entry that has a range, with what the total would be if no other had one."""
+
+    def alone(entry: Figure) -> Driver:
+        def change(figure: Figure) -> Figure:
+            if figure == entry:
+                return figure
+            return msgspec.structs.replace(figure, low=figure.value, high=figure.value)
+
+        target = with_figures(work.mapped.target, change)
+        other = replace(work, mapped=replace(work.mapped, target=target))
+        other = replace(other, host=with_figures(work.host, change))
+        found = other.price(target.accounting()).energy_uj.total
+        return Driver(entry, found.low, found.high)
+
+    ranged = [figure for figure in total.cited if figure.low < figure.high]
+    found = [alone(figure) for figure in ranged]
+    return tuple(sorted(found, key=lambda d: (d.low - d.high, d.figure.sheet, d.figure.path)))
+
+
+def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:
+    """Microjoules of a power over a time: watts times microseconds; 0 if not known."""
+    nothing = Figure.exact(0.0, "µJ")
+    return nothing if power_w is None or time_us is None else power_w * time_us
 
 
 def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> HostOnly:
     macs = sum(layer.dense for layer in layers)
     launches = launches_of(mapped.graph)
-    energy_uj = (macs * host.pj_per_mac * 1e-6).with_unit("µJ")
-    return HostOnly(macs, energy_uj, host.latency_us(macs, launches))
+    macs_uj = (macs * host.pj_per_mac * 1e-6).with_unit("µJ")
+    launching_uj = _drawn(host.launching_w, host.launching_us(launches)).with_unit("µJ")
+    return HostOnly(macs, macs_uj, launching_uj, host.latency_us(macs, launches))
 
 
 def _check(mapped: Mapped, activity: Activity) -> None:

@@ -18,23 +18,34 @@ PART = {"synop": "synapse", "neuron": "soma", "message": "network", "hop": "netw
 class Energy:
     """The energy of one sample in microjoules, by part.
 
+    The parts are of three circles, each around the one before: events on the chip, the cores that
+    they happen on, and the whole board with its host.
+
     Args:
         synapse: synaptic operations on the chip.
         soma: neuron updates on the chip.
         network: messages and hops on the chip.
-        static: what the chips in use draw without work, for as long as a sample takes.
-        x86: their embedded processors, for as long as a sample takes.
-        link: spikes between host and chip.
+        used_cores: what the cores in use draw without work, for as long as a sample takes.
+        other_cores: the same of all other cores of the chips in use.
+        embedded: embedded processors of these chips, for as long as a sample takes.
+        reset: resetting the chips' neurons.
+        link: messages between host and chip, at both ends.
         host: multiply-accumulates of the host's layers.
+        launching: what the host draws while it starts operations; 0 if its power is not known.
+        waiting: what the host draws while it waits for the chip; 0 if its power is not known.
     """
 
     synapse: Figure
     soma: Figure
     network: Figure
-    static: Figure
-    x86: Figure
+    used_cores: Figure
+    other_cores: Figure
+    embedded: Figure
+    reset: Figure
     link: Figure
     host: Figure
+    launching: Figure
+    waiting: Figure
 
     @property
     def parts(self) -> dict[str, Figure]:
@@ -42,19 +53,20 @@ class Energy:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
-    def dynamic(self) -> Figure:
+    def events(self) -> Figure:
         """What the chip's cores and mesh need for their work."""
         return self.synapse + self.soma + self.network
 
     @property
-    def work(self) -> Figure:
-        """What is spent on events, messages and arithmetic on both sides, and not on waiting."""
-        return self.dynamic + self.link + self.host
+    def cores(self) -> Figure:
+        """Events, and what the cores in use draw without work."""
+        return self.events + self.used_cores
 
     @property
     def total(self) -> Figure:
-        """The sum of all parts."""
-        return self.dynamic + self.static + self.x86 + self.link + self.host
+        """All parts: the whole board with its host."""
+        first, *others = self.parts.values()
+        return sum(others, first)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {part}" for name, part in self.parts.items())
@@ -66,12 +78,12 @@ def chip_energy_pj(events: Mapping[Event, int], accounting: Accounting) -> dict[
 
     Args:
         events: how often each happened; those left out did not.
-        accounting: the prices.
+        accounting: the prices, and how far such sums were off where they were measured.
     """
     parts = dict.fromkeys(PART.values(), Figure.exact(0.0, "pJ"))
     for event, count in events.items():
         parts[PART[event.split("_")[0]]] += count * accounting.events[event].pj
-    return parts
+    return {part: pj * accounting.energy_error for part, pj in parts.items()}
 
 
 def joined_events(events: Iterable[Mapping[Event, int]]) -> dict[Event, int]:

@@ -15,8 +15,11 @@ from mapping.mapped import Mapped
 from mapping.partition.segments import Side
 from mapping.targets.arithmetic import FigureArray, interpolate, largest
 from mapping.targets.figures import Figure
-from mapping.targets.prices import Accounting
+from mapping.targets.prices import Accounting, Event
 from mapping.targets.schema import Target
+
+NEURONS: tuple[Event, ...] = ("neuron_access", "neuron_update", "neuron_spike", "message_out")
+"""Events of a core's neurons; the others are those of the messages that reach it."""
 
 FREE = ("input", "identity", *RESHAPED)
 """Operations that a host does not start: they only rename a tensor."""
@@ -35,6 +38,9 @@ class SegmentTime:
         work_us: the busiest core or link of each step, or the host's layers; None where the
             host's speed is not known.
         barrier_us: the barriers that end the chip's steps, on top of the work.
+        management_us: what the embedded processors add to each of these steps.
+        launching_us: the host's starting of operations, which is part of its work; None where the
+            host's speed is not known.
     """
 
     name: str
@@ -42,6 +48,8 @@ class SegmentTime:
     steps: int
     work_us: Figure | None
     barrier_us: Figure = NO_TIME
+    management_us: Figure = NO_TIME
+    launching_us: Figure | None = NO_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +58,13 @@ class Latency:
 
     Args:
         segments: in the order of execution, one after another.
-        exchange_us: exchanges between host and chip.
-        sample_us: feeding and resetting the chip.
+        messages_us: spikes, written biases and read membranes between host and chip.
+        exchange_us: exchanges between host and chip, however many messages they have.
+        sample_us: starting and resetting the chip.
     """
 
     segments: tuple[SegmentTime, ...]
+    messages_us: Figure
     exchange_us: Figure
     sample_us: Figure
 
@@ -68,6 +78,23 @@ class Latency:
     def barrier_us(self) -> Figure:
         """All barriers."""
         return sum((s.barrier_us for s in self.segments), NO_TIME)
+
+    @property
+    def management_us(self) -> Figure:
+        """All that embedded processors add to steps."""
+        return sum((s.management_us for s in self.segments), NO_TIME)
+
+    @property
+    def launching_us(self) -> Figure | None:
+        """The host's starting of operations, part of its work; None if that is not known."""
+        times = [s.launching_us for s in self.segments]
+        return None if None in times else sum((t for t in times if t is not None), NO_TIME)
+
+    @property
+    def waiting_us(self) -> Figure:
+        """The time in which the host waits: all that is not its own."""
+        parts = {**self.parts_us, "host": None}
+        return sum((part for part in parts.values() if part is not None), NO_TIME)
 
     @property
     def host_us(self) -> Figure | None:
@@ -86,7 +113,9 @@ class Latency:
         return {
             "chip": self.chip_us,
             "barrier": self.barrier_us,
+            "management": self.management_us,
             "host": self.host_us,
+            "messages": self.messages_us,
             "exchange": self.exchange_us,
             "sample": self.sample_us,
         }
@@ -104,6 +133,7 @@ def latency(
     samples: int,
     accounting: Accounting,
     host: Host,
+    messages: int,
 ) -> Latency:
     """The time of one sample at the run's mean activity.
 
@@ -114,6 +144,7 @@ def latency(
         samples: of the run.
         accounting: one of the target's.
         host: runs the host segments.
+        messages: between host and chip, over all samples.
     """
     by_name = {load.segment: load for load in loads}
     macs = host_macs(layers)
@@ -124,10 +155,12 @@ def latency(
         else:
             launches = launches_of(mapped.graph[name] for name in segment.nodes)
             work = host.latency_us(macs.get(segment.name, 0), launches)
-            times.append(SegmentTime(segment.name, "host", 0, work))
+            starting = None if work is None else host.launching_us(launches)
+            times.append(SegmentTime(segment.name, "host", 0, work, launching_us=starting))
     link = mapped.target.link
     return Latency(
         tuple(times),
+        messages_us=messages / samples * link.message_us,
         exchange_us=len(loads) * link.exchange_us,
         sample_us=link.sample_us if loads else NO_TIME,
     )
@@ -147,15 +180,26 @@ def chip_time(
     barrier = barrier_ns(target, accounting, placement.active_routers, placement.chips_used)
     work_us, barrier_us = busiest.sum() / 1e3, steps * barrier / 1e3
     return SegmentTime(
-        load.segment, "chip", steps, work_us.with_unit("µs"), barrier_us.with_unit("µs")
+        load.segment,
+        "chip",
+        steps,
+        work_us.with_unit("µs"),
+        barrier_us.with_unit("µs"),
+        steps * target.link.step_us,
     )
 
 
 def step_ns(load: SegmentLoad, samples: int, accounting: Accounting, target: Target) -> FigureArray:
     """Nanoseconds of each chip step without its barrier, figures of shape ``[steps + depth]``."""
     price = accounting.events
-    first, *others = (counts * price[event].ns for event, counts in load.by_core.items())
-    cores = sum(others, first)
+
+    def time(events: Iterable[Event]) -> FigureArray:
+        first, *others = (load.by_core[event] * price[event].ns for event in events)
+        return sum(others, first)
+
+    neurons, messages = time(NEURONS), time(event for event in load.by_core if event not in NEURONS)
+    cores = largest(neurons, messages) if accounting.overlaps else neurons + messages
+    cores *= accounting.time_error
     chip = target.chip
     per_message = (chip.chip_link_slowdown / chip.tile_spikes_per_ns).with_unit("ns")
     links = [counts * per_message for counts in load.chip_links.values()]

@@ -7,7 +7,7 @@ from typing import Any
 
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.assumptions import Assumption
-from hwsim.price.cost import CostReport, Price
+from hwsim.price.cost import CostReport, Driver, Price
 from hwsim.price.counts import LayerCounts
 from hwsim.price.energy import Energy
 from hwsim.price.timing import SegmentTime
@@ -75,17 +75,29 @@ def _prices(cost: CostReport) -> dict[str, Any]:
         "accountings": {name: _price(price) for name, price in cost.prices.items()},
         "host_only": {
             "macs": alone.macs,
+            "macs_uj": alone.macs_uj.value,
+            "launching_uj": alone.launching_uj.value,
             "energy_uj": alone.energy_uj.value,
             "latency_us": _value(alone.latency_us),
             "energy_range_uj": _range(alone.energy_uj),
             "latency_range_us": _range(alone.latency_us),
         },
+        "range_drivers": [_driver(driver) for driver in cost.drivers],
         "convention_uj": cost.convention_uj.value,
     }
 
 
+def _driver(driver: Driver) -> dict[str, Any]:
+    figure = driver.figure
+    return {
+        "sheet": figure.sheet,
+        "path": figure.path,
+        "energy_range_uj": [driver.low, driver.high],
+    }
+
+
 def _price(price: Price) -> dict[str, Any]:
-    energies = {**price.energy_uj.parts, "total": price.energy_uj.total}
+    energies = _energies(price.energy_uj)
     times = {**price.latency.parts_us, "total": price.latency.total_us}
     return {
         "energy_uj": _energy(price.energy_uj),
@@ -99,8 +111,13 @@ def _price(price: Price) -> dict[str, Any]:
 
 
 def _energy(energy: Energy) -> dict[str, float]:
-    parts = {part: figure.value for part, figure in energy.parts.items()}
-    return {**parts, "total": energy.total.value}
+    return {part: figure.value for part, figure in _energies(energy).items()}
+
+
+def _energies(energy: Energy) -> dict[str, Figure]:
+    """The parts, which add up to the total, and the two sums within it."""
+    sums = {"events": energy.events, "cores": energy.cores, "total": energy.total}
+    return {**energy.parts, **sums}
 
 
 def _segment(segment: SegmentTime) -> dict[str, Any]:
@@ -110,6 +127,7 @@ def _segment(segment: SegmentTime) -> dict[str, Any]:
         "steps": segment.steps,
         "work_us": _value(segment.work_us),
         "barrier_us": segment.barrier_us.value,
+        "management_us": segment.management_us.value,
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -19,19 +20,25 @@ ENERGY_PARTS = {
     "synapse": "synaptic operations",
     "soma": "neuron updates",
     "network": "messages",
-    "static": "static power",
-    "x86": "embedded processors",
-    "link": "spikes to and from host",
+    "used_cores": "cores in use, without work",
+    "other_cores": "the other cores of the chips",
+    "embedded": "embedded processors",
+    "reset": "resetting",
+    "link": "messages to and from host",
     "host": "host layers",
+    "launching": "host starting operations",
+    "waiting": "host waiting",
 }
 """What a person reads for each part of the energy."""
 
 TIME_PARTS = {
     "chip": "chip steps",
     "barrier": "barriers",
+    "management": "managing steps",
     "host": "host layers",
+    "messages": "messages to and from host",
     "exchange": "exchanges with the host",
-    "sample": "feeding and resetting",
+    "sample": "starting and resetting",
 }
 """What a person reads for each part of the latency."""
 
@@ -47,6 +54,7 @@ TRUST = (
 )
 
 SIDE_STYLE = {"host": "", "chip": "cyan"}
+NOTHING = Figure.exact(0.0)
 NAMES = 3
 """Nodes named for one reason, unless all are asked for."""
 
@@ -116,10 +124,10 @@ def _headline(summary: Summary) -> Iterator[Row]:
         yield "biases", Text(f"{count(writes / cost.samples)} written by the host for each sample")
     if reads := sum(boundary.reads for boundary in cost.boundaries):
         yield "membranes", Text(f"{count(reads / cost.samples)} read by the host once a sample")
-    dynamic = f", {units.energy(cost.energy_uj.dynamic)} of it for chip events"
-    total = cost.energy_uj.total
-    energy = (units.energy(total), "bold"), " a sample", units.span(total, units.energy)
-    yield "energy", Text.assemble(*energy, dynamic if cost.cores_used else "")
+    for place, (what, total) in enumerate(_totals(cost)):
+        span = units.span(total, units.energy)
+        text = Text.assemble((units.energy(total), "bold"), f" a sample{span}, {what}")
+        yield "" if place else "energy", text
     partial = cost.price.latency.host_us is None
     without = ", without the host's layers" if partial else ""
     latency = cost.latency_us
@@ -180,50 +188,86 @@ def _reasons(summary: Summary, *, full: bool) -> Iterator[Row]:
         yield "host", Text.assemble(reason, (names, "dim"))
 
 
+def _totals(cost: CostReport) -> Iterator[tuple[str, Figure]]:
+    """The three circles of what a sample costs, from the inside."""
+    energy = cost.energy_uj
+    if cost.cores_used:
+        yield "events on the chip", energy.events
+        yield "these and the cores in use", energy.cores
+    yield "the whole board with its host" if cost.cores_used else "the host", energy.total
+
+
+SUMS = {"network": ("events", "events on the chip"), "used_cores": ("cores", "these and the cores")}
+"""Sums in the table of prices: the part that each stands behind, its name, what a person reads."""
+
+
 def _prices(cost: CostReport) -> Table:
-    """Energy and latency by part, a column for each accounting, the default one first."""
+    """Energy and latency by part, a column for each accounting; the default one has its range."""
     names = sorted(cost.prices, key=lambda name: name != cost.default_accounting)
     prices = [cost.prices[name] for name in names]
-    table = empty_table("accounting", *names, "share", left=1)
-    energies = [[p.energy_uj.total, *p.energy_uj.parts.values()] for p in prices]
-    _add_parts(table, "energy", ENERGY_PARTS.values(), energies, units.ENERGY, "µJ")
+    table = empty_table("accounting", names[0], "range", *names[1:], "share", left=1)
+    energies = [price.energy_uj for price in prices]
+    totals = [energy.total for energy in energies]
+    for part, title in ENERGY_PARTS.items():
+        _add_row(table, f"  {title}", [e.parts[part] for e in energies], totals, units.energy)
+        if part in SUMS:
+            name, title = SUMS[part]
+            sums = [getattr(energy, name) for energy in energies]
+            _add_row(table, f" {title}", sums, totals, units.energy, style="bold")
+    _add_row(table, "energy", totals, totals, units.energy, style="bold")
     table.add_section()
-    times = [[p.latency.total_us, *p.latency.parts_us.values()] for p in prices]
-    _add_parts(table, "latency", TIME_PARTS.values(), times, units.TIME, "µs")
+    times = [price.latency for price in prices]
+    totals = [time.total_us for time in times]
+    for part, title in TIME_PARTS.items():
+        figures = [time.parts_us[part] or NOTHING for time in times]
+        _add_row(table, f"  {title}", figures, totals, units.time)
+    _add_row(table, "latency", totals, totals, units.time, style="bold")
     return table
 
 
-def _add_parts(
+def _add_row(
     table: Table,
     title: str,
-    parts: Iterable[str],
-    figures: Sequence[Sequence[Figure | None]],
-    scale: tuple[str, ...],
-    base: str,
+    figures: Sequence[Figure],
+    totals: Sequence[Figure],
+    text: Callable[[float], str],
+    style: str = "",
 ) -> None:
-    """The total, then its parts; ``figures`` holds a list for each column, the total first."""
-    values = [[0.0 if figure is None else figure.value for figure in column] for column in figures]
-    unit, numbers = units.column([v for column in values for v in column], scale, base)
-    rows = len(values[0])
-    columns = [numbers[place : place + rows] for place in range(0, len(numbers), rows)]
-    table.add_row(Text(f"{title}, {unit}"), *(Text(c[0]) for c in columns), "", style="bold")
-    for row, part in enumerate(parts, 1):
-        if not any(column[row] for column in values):
-            continue
-        share = percent(values[0][row] / values[0][0]) if values[0][0] else ""
-        table.add_row(Text(f"  {part}"), *(Text(c[row]) for c in columns), Text(share, "dim"))
+    """A part of a price, unless it is nothing in all accountings."""
+    if not any(figure.high for figure in figures):
+        return
+    first, *others = figures
+    span = units.span(first, text).strip(" ()")
+    share = percent(first.value / totals[0].value) if totals[0].value else ""
+    values = (Text(text(figure.value)) for figure in others)
+    cells = Text(text(first.value)), Text(span, "dim"), *values, Text(share, "dim")
+    table.add_row(Text(title), *cells, style=style)
 
 
 def _comparison(cost: CostReport) -> Iterator[Row]:
     alone = cost.host_only
     latency = "" if alone.latency_us is None else f", {units.time(alone.latency_us)}"
-    price = f"{units.energy(alone.energy_uj)} for {count(alone.macs)} MACs{latency}"
-    yield "host alone", Text(f"{price}; power while waiting is not counted")
+    span = units.span(alone.energy_uj, units.energy)
+    price = f"{units.energy(alone.energy_uj)}{span} for {count(alone.macs)} MACs{latency}"
+    yield "host alone", Text(price)
     if cost.cores_used:
-        work = units.energy(cost.energy_uj.work)
-        yield "mapped", Text(f"{work} for MACs, events and messages, without power while waiting")
+        yield "verdict", Text(_verdict(cost.energy_uj.total, alone.energy_uj))
+    for driver in cost.drivers[:1]:
+        span = f"{units.energy(driver.low)} to {units.energy(driver.high)}"
+        yield "range", Text(f"widest by {driver.figure.path}, which alone makes {span} of it")
     literature = units.energy(cost.convention_uj)
     yield "convention", Text(f"{literature} by the constants of the literature, no measurement")
+
+
+def _verdict(board: Figure, alone: Figure) -> str:
+    """Whether a chip pays, as far as the ranges tell."""
+    ratio = board.value / alone.value if alone.value else inf
+    times = f"{ratio:.2g} times the energy of the host alone"
+    if board.high < alone.low:
+        return f"the chip pays: the board takes {times}, whatever the figures are in their ranges"
+    if board.low > alone.high:
+        return f"the chip does not pay: {times}, whatever the figures are in their ranges"
+    return f"open: {times} by the best figures, and their ranges overlap"
 
 
 def _main_assumptions(cost: CostReport) -> Iterator[RenderableType]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from mapping.targets.figures import Figure
+from mapping.targets.figures import Figure, computed
 from mapping.targets.sheets import (
     AboveZero,
     Microseconds,
@@ -51,6 +51,12 @@ class Host(Sheet, frozen=True, kw_only=True):
     idle_w: Annotated[Figure, Unit("W", NonNegative)] | None = None
     launch_us: Microseconds | None = None
 
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot, and give each figure its place."""
+        super().__post_init__()
+        if self.idle_w and self.power_w and not self.idle_w.high <= self.power_w.value:
+            raise ValueError("idle_w must be at most power_w")
+
     @property
     def pj_per_mac(self) -> Figure:
         """Energy of one multiply-accumulate at the stated utilisation, in picojoules."""
@@ -60,6 +66,19 @@ class Host(Sheet, frozen=True, kw_only=True):
     def pj_per_ac(self) -> Figure:
         """Energy of one accumulate at the stated utilisation, in picojoules."""
         return self.peak_pj_per_ac / self.utilisation
+
+    @property
+    def launching_w(self) -> Figure | None:
+        """Watts while it starts operations, between waiting and working; None if not known."""
+        if self.power_w is None or self.idle_w is None:
+            return None
+        least, most = self.idle_w, self.power_w
+        middle = (least + most) / 2
+        return computed(middle.value, least.low, most.high, "W", middle.cited)
+
+    def launching_us(self, launches: int) -> Figure | None:
+        """Microseconds that it takes to start so many operations; None if unknown."""
+        return None if self.launch_us is None else launches * self.launch_us
 
     def latency_us(self, macs: int, launches: int) -> Figure | None:
         """Microseconds that ``launches`` layers of ``macs`` in all take; None if unknown."""

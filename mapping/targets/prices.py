@@ -9,7 +9,9 @@ from msgspec import Meta
 
 from mapping.targets.figures import Figure
 from mapping.targets.sheets import (
+    AboveZero,
     Data,
+    Microjoules,
     Microseconds,
     Milliwatts,
     Nanoseconds,
@@ -33,6 +35,9 @@ Event = Literal[
 EVENTS: tuple[Event, ...] = get_args(Event)
 
 
+Factor = Annotated[Figure, Unit("", AboveZero)]
+
+
 class Cost(Data, frozen=True, kw_only=True):
     """Dynamic energy in picojoules and time in nanoseconds of one event."""
 
@@ -50,11 +55,18 @@ class Accounting(Data, frozen=True, kw_only=True):
             is not zero, ``neuron_spike`` on top where it fires; ``message_*`` by each pair of a
             spike and a destination; ``synop_*`` by each synapse that a message reaches.
         barrier_ns: nanoseconds of the synchronisation that ends a step, by active tiles.
+        energy_error: measured over predicted energy of a network's events.
+        time_error: measured over predicted time of a core's events in a step.
+        overlaps: whether a core updates neurons while it takes messages in, so that the longer of
+            the two counts; else their times add up.
     """
 
     description: str
     events: Mapping[Event, Cost]
     barrier_ns: Annotated[Mapping[Positive, Nanoseconds], Meta(min_length=1)]
+    energy_error: Factor
+    time_error: Factor
+    overlaps: bool
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""
@@ -64,31 +76,37 @@ class Accounting(Data, frozen=True, kw_only=True):
 
 
 class Power(Data, frozen=True, kw_only=True):
-    """Power that a chip draws whether or not it works, in milliwatts for each chip.
+    """What a chip draws whether or not it works.
 
     Args:
-        static_mw: of the neuron cores; the range spans what has been published.
-        x86_mw: of the embedded processors while they run.
+        static_mw: milliwatts of all neuron cores of a chip; each core has its share.
+        embedded_mw: milliwatts of a chip's embedded processors while they run.
+        reset_uj: microjoules that it takes to reset a chip's neurons once.
     """
 
     static_mw: Milliwatts
-    x86_mw: Milliwatts
+    embedded_mw: Milliwatts
+    reset_uj: Microjoules
 
 
 class HostLink(Data, frozen=True, kw_only=True):
     """The way between host and chip.
 
     Args:
-        bits_per_message: size of one spike's message, a whole number.
-        pj_per_bit: energy of moving one bit.
-        exchange_us: microseconds of one exchange with the host within a run, in and out.
-        sample_us: microseconds of feeding and resetting the chip for one sample.
+        bits_per_message: size of one message, a whole number.
+        pj_per_bit: energy of moving one bit, at one of the link's two ends.
+        message_us: microseconds that the board needs for each spike, write or read.
+        exchange_us: microseconds of one exchange with the host, however many messages it has.
+        sample_us: microseconds of starting and resetting the chip for one sample.
+        step_us: microseconds by which the embedded processors' work lengthens each step.
     """
 
     bits_per_message: Annotated[Figure, Unit("bit", Positive)]
     pj_per_bit: Picojoules
+    message_us: Microseconds
     exchange_us: Microseconds
     sample_us: Microseconds
+    step_us: Microseconds
 
     def message_bytes(self, spikes: int) -> int:
         """Bytes of so many spikes, one message each."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import collections.abc
 import reprlib
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -60,6 +60,7 @@ class Unit:
 Picojoules = Annotated[Figure, Unit("pJ", NonNegative)]
 Nanoseconds = Annotated[Figure, Unit("ns", NonNegative)]
 Microseconds = Annotated[Figure, Unit("µs", NonNegative)]
+Microjoules = Annotated[Figure, Unit("µJ", NonNegative)]
 Milliwatts = Annotated[Figure, Unit("mW", NonNegative)]
 
 
@@ -124,6 +125,19 @@ def figures_of(value: object) -> Iterator[Figure]:
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from figures_of(item)
+
+
+def with_figures(value: Any, change: Callable[[Figure], Figure]) -> Any:
+    """A sheet, or a part of one, in which each figure is what ``change`` makes of it."""
+    if isinstance(value, Figure):
+        return change(value)
+    if isinstance(value, Data):
+        parts = {name: getattr(value, name) for name in value.__struct_fields__}
+        made = {name: with_figures(part, change) for name, part in parts.items()}
+        return msgspec.structs.replace(value, **made)
+    if isinstance(value, Mapping):
+        return {key: with_figures(item, change) for key, item in value.items()}
+    return value
 
 
 def load_sheet(kind: type[SheetT], path: Path) -> SheetT:
