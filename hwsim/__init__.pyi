@@ -1,4 +1,7 @@
 from .activity import Activity as Activity
+from .alternatives import Alternative as Alternative
+from .alternatives import alternative as alternative
+from .alternatives import least as least
 from .experiments.cluster import simulate_on_ray as simulate_on_ray
 from .experiments.divergence import Comparison as Comparison
 from .experiments.divergence import compare as compare
@@ -16,6 +19,7 @@ from .program import simulate as simulate
 __all__ = [
     "Activity",
     "Agreement",
+    "Alternative",
     "Comparison",
     "CostReport",
     "Faults",
@@ -23,9 +27,11 @@ __all__ = [
     "Recording",
     "Run",
     "agreement",
+    "alternative",
     "compare",
     "estimate",
     "fault_sweep",
+    "least",
     "simulate",
     "simulate_on_ray",
 ]

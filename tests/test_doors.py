@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
 from torch import nn
 
@@ -66,6 +67,7 @@ FIT: dict[str, set[str]] = {
     "devices": {"None"},
     "num_nodes": {"None"},
     "name of Data": {"text"},
+    "name of alternative": {"text"},
     "class_names": {"an array of text"},
     "head": {"an empty list"},
     "partition": {"an empty list"},
@@ -81,7 +83,16 @@ FIT: dict[str, set[str]] = {
 """Of each argument, by its name, what it may be all the same."""
 
 RESULTS = {
-    *("Activity", "Agreement", "Checkpoint", "Comparison", "CostReport", "History", "Mapped"),
+    *(
+        "Activity",
+        "Agreement",
+        "Alternative",
+        "Checkpoint",
+        "Comparison",
+        "CostReport",
+        "History",
+        "Mapped",
+    ),
     *("Has8Error", "Overview", "Run"),
 }
 """What functions give and nobody makes."""
@@ -111,6 +122,7 @@ def world(tmp_path_factory):
     has8.save_checkpoint(folder / "m.pt", model, **saved)
     config = has8.TrainConfig(epochs=1, batch_size=2)
     ran = {"mapped": mapped, "x": images}
+    step = nn.Sequential(nn.Linear(64, 3), snn.Leaky(beta=0.5, init_hidden=True))
     calls: dict[str, dict[str, Any]] = {
         "TrainConfig": defaults(has8.TrainConfig),
         "Hardware": defaults(Hardware),
@@ -153,7 +165,7 @@ def world(tmp_path_factory):
                 "provenance": {},
             },
         },
-        "over_time": {"net": model, "steps": 2, "readout": "count", "input": "rate", "seed": 0},
+        "over_time": {"net": step, "steps": 2, "readout": "count", "input": "rate", "seed": 0},
         "save": {"mapped": mapped, "path": folder / "n.h8"},
         "save_model": {
             **{"model": model, "example": images, "path": folder / "n.pt"},
@@ -168,6 +180,11 @@ def world(tmp_path_factory):
             **{**ran, "backend": "fast", "labels": labels, "batch_size": 2, "first": 0},
             **{"recording": None, "on_progress": None},
         },
+        "alternative": {
+            **{"name": "all", **ran, "labels": labels, "host": "jetson-orin-nano"},
+            **{"batch_size": 2, "on_progress": None},
+        },
+        "least": {"alternatives": [hwsim.alternative("all", mapped, images)]},
         "compare": {**ran, "left": "fast", "right": "fast"},
         "estimate": {"mapped": mapped, "run": run, "host": "jetson-orin-nano"},
         "fault_sweep": {

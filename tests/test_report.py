@@ -66,9 +66,11 @@ KEYS = [
     "accountings",
     "host_only",
     "range_drivers",
+    "break_even",
     "convention_uj",
     "neurobench",
     "layers",
+    "not_counted",
     "neurons",
     "boundaries",
     "traffic",
@@ -178,11 +180,13 @@ def test_the_full_page_parts_sentences_figures_caveats_and_sources(summary):
 def test_an_energy_is_shown_with_its_range(summary):
     total = summary.cost.energy_uj.total
     assert total.low < total.value < total.high
-    shown = units.span(total, units.energy)
+    shown = units.behind(total, units.energy)
     assert f"{units.energy(total)} a sample{shown}" in squeezed(page(summary))
     assert units.span(Figure.exact(5.0, "µJ"), units.energy) == ""
-    assert units.span(Figure(2e3, 1e3, 3e3, "µJ"), units.energy) == " (1.00 to 3.00)"
-    assert units.span(Figure(2e3, 1.0, 3e3, "µJ"), units.energy) == " (1.00 µJ to 3.00)"
+    assert units.behind(Figure.exact(5.0, "µJ"), units.energy) == ""
+    assert units.behind(Figure(2e3, 1e3, 3e3, "µJ"), units.energy) == " (1.00 to 3.00 mJ)"
+    assert units.span(Figure(2e3, 1.0, 3e3, "µJ"), units.energy) == "1.00 µJ to 3.00 mJ"
+    assert units.span(Figure(2e3, 0.0, 3e3, "µJ"), units.energy) == "0 to 3.00 mJ"
 
 
 def test_a_difference_between_backends_is_loud(summary):

@@ -87,7 +87,12 @@ def test_every_figure_knows_its_place_and_source(sheet: Sheet) -> None:
 
 def test_every_price_of_a_target_is_a_figure() -> None:
     plain = set(figures(LOIHI)) - {figure.path for figure in figures_of(LOIHI)}
-    assert {path.partition(".")[0] for path in plain} == {"registers", "core", "chip", "accountings"}
+    assert {path.partition(".")[0] for path in plain} == {
+        "registers",
+        "core",
+        "chip",
+        "accountings",
+    }
     overlaps = {f"accountings.{name}.overlaps" for name in LOIHI.accountings}
     assert {path for path in plain if path.startswith("accountings.")} == overlaps
     assert {path for path in plain if path.startswith("chip.")} == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from has8.cli.check import check
+from has8.cli.compare import compare
 from has8.cli.map import map_command
 from has8.cli.simulate import simulate
 from has8.cli.train import train
@@ -20,3 +21,4 @@ has8.add_command(train)
 has8.add_command(check)
 has8.add_command(map_command)
 has8.add_command(simulate)
+has8.add_command(compare)

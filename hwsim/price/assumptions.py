@@ -22,6 +22,9 @@ from mapping.targets.figures import Figure, Trust
 from mapping.targets.schema import Target
 from mapping.targets.sheets import Sheet, figures_of
 
+NAMES = 4
+"""Nodes that a sentence names."""
+
 Kind = Literal["sentence", "figures", "caveat"]
 
 
@@ -56,6 +59,7 @@ def assumptions(
     host: Host,
     convention: Host,
     populations: Iterable[PopulationCounts],
+    without: Sequence[str],
     cited: Iterable[Figure],
 ) -> tuple[Assumption, ...]:
     """Everything that the prices of a run of this mapping rest on.
@@ -65,12 +69,13 @@ def assumptions(
         host: runs the host segments.
         convention: holds the constants of the literature.
         populations: the neuron updates of the run.
+        without: the host's nodes whose operations are not counted.
         cited: the entries of target and hosts that the prices rest on.
 
     Returns:
         Sentences, the main ones first; together they quote every figure of ``cited``.
     """
-    sentences = [*_host(host), *_convention(convention), *_calls(mapped)]
+    sentences = [*_host(host), *_uncounted(without), *_convention(convention), *_calls(mapped)]
     if mapped.chip_segments:
         sentences += [*_chip(mapped.target), *_link(mapped.target), *_time(mapped)]
         sentences += _neurons(mapped, populations)
@@ -97,7 +102,7 @@ def _calls(mapped: Mapped) -> Iterator[Assumption]:
         yield Assumption(
             f"Nodes that only torch describes ({count:,}) stay on the host: their convolutions and "
             f"products of matrices are counted as multiply-accumulates, padding and zeros "
-            f"included, and the rest of them costs no energy.",
+            f"included.",
             main=True,
         )
 
@@ -310,11 +315,17 @@ def _host(host: Host) -> Iterator[Assumption]:
             "The host's power while it waits and starts operations is not known and not counted.",
             main=True,
         )
-    yield Assumption(
-        "The host's work is that of its convolutions and linear layers: pooling, activations, "
-        "encoding, decoding and neurons cost it no more than their start.",
-        main=True,
-    )
+
+
+def _uncounted(nodes: Sequence[str]) -> Iterator[Assumption]:
+    if nodes:
+        shown = ", ".join(nodes[:NAMES])
+        more = f" and {len(nodes) - NAMES:,} more" if len(nodes) > NAMES else ""
+        yield Assumption(
+            f"The host's work is that of its convolutions and linear layers. Not counted, and "
+            f"charged no more than their start, are {shown}{more}.",
+            main=True,
+        )
 
 
 def _convention(constants: Host) -> Iterator[Assumption]:

@@ -7,7 +7,7 @@ target gives a price of its own; the target's default one is the answer unless t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from has8 import given
 from has8.errors import BadInput
 from hwsim.activity import Activity, Overflow
 from hwsim.price.assumptions import Assumption, assumptions
+from hwsim.price.breakeven import BreakEven, activity_crossing, batch_crossing, crossing
 from hwsim.price.counts import (
     BoundaryCounts,
     LayerCounts,
     PopulationCounts,
     boundary_counts,
     layer_counts,
+    not_counted,
     population_counts,
 )
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
@@ -111,6 +113,7 @@ class CostReport:
         cores_used: neuron cores.
         chips_used: chips.
         layers: operations of each convolution and linear layer.
+        not_counted: nodes on the host whose operations no rule counts; each costs its start.
         populations: neuron updates of each layer on the chip.
         boundaries: spikes between host and chip, and biases that the host writes.
         loads: messages, hops, and the work of each core in each step, by chip segment.
@@ -118,6 +121,7 @@ class CostReport:
         default_accounting: the target's.
         host_only: the same model without the chip.
         drivers: what makes the range of its energy, by the default accounting, the widest first.
+        break_even: where the board costs as much as the host alone, by the default accounting.
         convention_uj: microjoules of one sample by the convention of the literature: a constant
             for each dense MAC and for each synaptic operation. No measurement.
         overflow: registers on the chip that left their range.
@@ -131,6 +135,7 @@ class CostReport:
     cores_used: int
     chips_used: int
     layers: tuple[LayerCounts, ...]
+    not_counted: tuple[str, ...]
     populations: tuple[PopulationCounts, ...]
     boundaries: tuple[BoundaryCounts, ...]
     loads: tuple[SegmentLoad, ...]
@@ -138,6 +143,7 @@ class CostReport:
     default_accounting: str
     host_only: HostOnly
     drivers: tuple[Driver, ...]
+    break_even: tuple[BreakEven, ...]
     convention_uj: Figure
     overflow: Overflow
     assumptions: tuple[Assumption, ...]
@@ -226,6 +232,7 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
     processor = host if isinstance(host, Host) else load_host(host)
     convention = load_host(CONVENTION)
     layers = layer_counts(mapped, activity)
+    without = not_counted(mapped, layers)
     populations = population_counts(mapped, activity)
     boundaries = boundary_counts(mapped, activity)
     loads = segment_loads(mapped, activity)
@@ -242,6 +249,7 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         cores_used=mapped.placement.cores_used,
         chips_used=mapped.placement.chips_used,
         layers=layers,
+        not_counted=without,
         populations=populations,
         boundaries=boundaries,
         loads=loads,
@@ -249,9 +257,10 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         default_accounting=target.default_accounting,
         host_only=alone,
         drivers=_drivers(work, prices[target.default_accounting].energy_uj.total),
+        break_even=_break_even(work) if loads else (),
         convention_uj=literature,
         overflow=sum(activity.overflows.values(), Overflow()),
-        assumptions=assumptions(mapped, processor, convention, populations, cited),
+        assumptions=assumptions(mapped, processor, convention, populations, without, cited),
         references={**convention.references, **processor.references, **target.references},
     )
 
@@ -277,6 +286,17 @@ class _Work:
     layers: tuple[LayerCounts, ...]
     boundaries: tuple[BoundaryCounts, ...]
     loads: tuple[SegmentLoad, ...]
+
+    def with_figures(self, change: Callable[[Figure], Figure]) -> _Work:
+        """The same work at other prices."""
+        target = with_figures(self.mapped.target, change)
+        mapped = replace(self.mapped, target=target)
+        return replace(self, mapped=mapped, host=with_figures(self.host, change))
+
+    @property
+    def board_uj(self) -> Figure:
+        """The whole board's energy by the default accounting."""
+        return self.price(self.mapped.target.accounting()).energy_uj.total
 
     def price(self, accounting: Accounting) -> Price:
         target, chips = self.mapped.target, self.mapped.placement.chips_used
@@ -311,19 +331,57 @@ def _drivers(work: _Work, total: Figure) -> tuple[Driver, ...]:
 
     def alone(entry: Figure) -> Driver:
         def change(figure: Figure) -> Figure:
-            if figure == entry:
-                return figure
-            return msgspec.structs.replace(figure, low=figure.value, high=figure.value)
+            return figure if figure == entry else _without_range(figure)
 
-        target = with_figures(work.mapped.target, change)
-        other = replace(work, mapped=replace(work.mapped, target=target))
-        other = replace(other, host=with_figures(work.host, change))
-        found = other.price(target.accounting()).energy_uj.total
+        found = work.with_figures(change).board_uj
         return Driver(entry, found.low, found.high)
 
     ranged = [figure for figure in total.cited if figure.low < figure.high]
     found = [alone(figure) for figure in ranged]
     return tuple(sorted(found, key=lambda d: (d.low - d.high, d.figure.sheet, d.figure.path)))
+
+
+def _break_even(work: _Work) -> tuple[BreakEven, ...]:
+    """By the spikes, the time of a message, the power of a host that waits, and its batches."""
+    exact = work.with_figures(_without_range)
+    alone = _host_only(work.mapped, work.layers, exact.host)
+
+    def excess(changed: _Work) -> float:
+        host = _host_only(changed.mapped, changed.layers, changed.host)
+        return changed.board_uj.value - host.energy_uj.value
+
+    def at_activity(factor: float) -> float:
+        loads = tuple(load.times(factor) for load in exact.loads)
+        return excess(replace(exact, loads=loads))
+
+    found = [BreakEven("activity", 1.0, *_places(activity_crossing(at_activity), ""))]
+    entries = (exact.mapped.target.link.message_us, exact.host.idle_w)
+    for entry in (entry for entry in entries if entry is not None and entry.value > 0):
+
+        def at(number: float, entry: Figure = entry) -> float:
+            def change(figure: Figure) -> Figure:
+                if figure != entry:
+                    return figure
+                return msgspec.structs.replace(figure, value=number, low=number, high=number)
+
+            return excess(exact.with_figures(change))
+
+        places = _places(crossing(at, entry.value), entry.unit)
+        found.append(BreakEven(entry.path, entry.value, *places))
+    launching = alone.launching_uj.value
+    if launching > 0:
+        batch = batch_crossing(exact.board_uj.value, alone.macs_uj.value, launching)
+        found.append(BreakEven("batch", 1.0, batch, "", below=True))
+    return tuple(found)
+
+
+def _places(found: tuple[float | None, bool], unit: str) -> tuple[float | None, str, bool]:
+    value, below = found
+    return value, unit, below
+
+
+def _without_range(figure: Figure) -> Figure:
+    return msgspec.structs.replace(figure, low=figure.value, high=figure.value)
 
 
 def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:

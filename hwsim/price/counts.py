@@ -8,6 +8,7 @@ seen; which synapses a spike reaches is exact at every border.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -20,8 +21,12 @@ from mapping.chip.segment import ChipSegment, Port, Synapse
 from mapping.chip.wiring import Wiring, fan_out, taps
 from mapping.graph.ir import Graph, Kind, Node
 from mapping.graph.ops import OPS, synapse_of, wiring_of
+from mapping.graph.ops.shape import RESHAPED
 from mapping.mapped import Mapped
 from mapping.partition.segments import Segment, Side
+
+FREE = ("input", "identity", *RESHAPED)
+"""Operations that a host does not start: they only rename a tensor."""
 
 Direction = Literal["in", "out"]
 
@@ -133,6 +138,17 @@ def layer_counts(mapped: Mapped, activity: Activity) -> tuple[LayerCounts, ...]:
                 elif OPS[node.op].macs is not None:
                     found += _host_calls(mapped.graph, segment, node, activity.samples)
     return tuple(found)
+
+
+def not_counted(mapped: Mapped, layers: Iterable[LayerCounts]) -> tuple[str, ...]:
+    """The host's nodes whose operations no rule counts, in the order of execution.
+
+    Pooling, activations, norms, encoders, decoders and neurons, and calls of torch that neither
+    convolve nor multiply matrices; not what only renames a tensor.
+    """
+    counted = {layer.name for layer in layers}
+    nodes = (mapped.graph[name] for segment in mapped.partition.on_host for name in segment.nodes)
+    return tuple(node.name for node in nodes if node.name not in counted and node.op not in FREE)
 
 
 def population_counts(mapped: Mapped, activity: Activity) -> tuple[PopulationCounts, ...]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hwsim.price.counts import LayerCounts
+from hwsim.price.counts import FREE, LayerCounts
 from hwsim.price.traffic import SegmentLoad
 from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
-from mapping.graph.ops.shape import RESHAPED
 from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
 from mapping.partition.segments import Side
@@ -20,9 +19,6 @@ from mapping.targets.schema import Target
 
 NEURONS: tuple[Event, ...] = ("neuron_access", "neuron_update", "neuron_spike", "message_out")
 """Events of a core's neurons; the others are those of the messages that reach it."""
-
-FREE = ("input", "identity", *RESHAPED)
-"""Operations that a host does not start: they only rename a tensor."""
 
 NO_TIME = Figure.exact(0.0, "µs")
 

@@ -11,7 +11,7 @@ the weight waits there. A shortcut's does too, for the layers that it skips.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
@@ -78,6 +78,25 @@ class SegmentLoad:
     def messages(self) -> int:
         """All messages."""
         return self.from_host + self.between_tiles + self.to_host
+
+    def times(self, activity: float) -> SegmentLoad:
+        """The same with so many times the spikes; visits of neurons stay."""
+
+        def more(counts: Ints) -> Ints:
+            scaled: Ints = np.rint(counts * activity).astype(np.int64)
+            return scaled
+
+        numbers = ("from_host", "between_tiles", "to_host", "hops_east_west", "hops_north_south")
+        return replace(
+            self,
+            by_core={
+                event: counts if event == "neuron_access" else more(counts)
+                for event, counts in self.by_core.items()
+            },
+            chip_links={link: more(counts) for link, counts in self.chip_links.items()},
+            chip_crossings=round(self.chip_crossings * activity),
+            **{name: round(getattr(self, name) * activity) for name in numbers},
+        )
 
     def events(self) -> dict[Event, int]:
         """How often each event happened; spikes from the host are sent like any other."""

@@ -83,6 +83,7 @@ def _prices(cost: CostReport) -> dict[str, Any]:
             "latency_range_us": _range(alone.latency_us),
         },
         "range_drivers": [_driver(driver) for driver in cost.drivers],
+        "break_even": [asdict(found) for found in cost.break_even],
         "convention_uj": cost.convention_uj.value,
     }
 
@@ -166,6 +167,7 @@ def _counts(cost: CostReport) -> dict[str, Any]:
             "Dense": cost.dense,
         },
         "layers": [_layer(layer, cost.samples) for layer in cost.layers],
+        "not_counted": list(cost.not_counted),
         "neurons": [
             {
                 "name": population.name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import inf
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -12,6 +11,7 @@ from hwsim.price.assumptions import Kind
 from hwsim.price.cost import CostReport
 from hwsim.report import units
 from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
+from hwsim.report.sentences import break_even, verdict
 from hwsim.report.summary import ResetSummary, Summary
 from hwsim.report.units import count, many, percent
 from mapping.targets.figures import Figure
@@ -21,7 +21,7 @@ ENERGY_PARTS = {
     "soma": "neuron updates",
     "network": "messages",
     "used_cores": "cores in use, without work",
-    "other_cores": "the other cores of the chips",
+    "other_cores": "all other cores",
     "embedded": "embedded processors",
     "reset": "resetting",
     "link": "messages to and from host",
@@ -125,13 +125,13 @@ def _headline(summary: Summary) -> Iterator[Row]:
     if reads := sum(boundary.reads for boundary in cost.boundaries):
         yield "membranes", Text(f"{count(reads / cost.samples)} read by the host once a sample")
     for place, (what, total) in enumerate(_totals(cost)):
-        span = units.span(total, units.energy)
+        span = units.behind(total, units.energy)
         text = Text.assemble((units.energy(total), "bold"), f" a sample{span}, {what}")
         yield "" if place else "energy", text
     partial = cost.price.latency.host_us is None
     without = ", without the host's layers" if partial else ""
     latency = cost.latency_us
-    span = units.span(latency, units.time)
+    span = units.behind(latency, units.time)
     yield "latency", Text.assemble((units.time(latency), "bold"), " a sample", span, without)
 
 
@@ -237,7 +237,7 @@ def _add_row(
     if not any(figure.high for figure in figures):
         return
     first, *others = figures
-    span = units.span(first, text).strip(" ()")
+    span = units.span(first, text)
     share = percent(first.value / totals[0].value) if totals[0].value else ""
     values = (Text(text(figure.value)) for figure in others)
     cells = Text(text(first.value)), Text(span, "dim"), *values, Text(share, "dim")
@@ -247,27 +247,17 @@ def _add_row(
 def _comparison(cost: CostReport) -> Iterator[Row]:
     alone = cost.host_only
     latency = "" if alone.latency_us is None else f", {units.time(alone.latency_us)}"
-    span = units.span(alone.energy_uj, units.energy)
+    span = units.behind(alone.energy_uj, units.energy)
     price = f"{units.energy(alone.energy_uj)}{span} for {count(alone.macs)} MACs{latency}"
     yield "host alone", Text(price)
     if cost.cores_used:
-        yield "verdict", Text(_verdict(cost.energy_uj.total, alone.energy_uj))
+        yield "verdict", Text(verdict(cost.energy_uj.total, alone.energy_uj))
+        yield "break-even", Text(break_even(cost.break_even))
     for driver in cost.drivers[:1]:
         span = f"{units.energy(driver.low)} to {units.energy(driver.high)}"
         yield "range", Text(f"widest by {driver.figure.path}, which alone makes {span} of it")
     literature = units.energy(cost.convention_uj)
     yield "convention", Text(f"{literature} by the constants of the literature, no measurement")
-
-
-def _verdict(board: Figure, alone: Figure) -> str:
-    """Whether a chip pays, as far as the ranges tell."""
-    ratio = board.value / alone.value if alone.value else inf
-    times = f"{ratio:.2g} times the energy of the host alone"
-    if board.high < alone.low:
-        return f"the chip pays: the board takes {times}, whatever the figures are in their ranges"
-    if board.low > alone.high:
-        return f"the chip does not pay: {times}, whatever the figures are in their ranges"
-    return f"open: {times} by the best figures, and their ranges overlap"
 
 
 def _main_assumptions(cost: CostReport) -> Iterator[RenderableType]:

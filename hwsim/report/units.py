@@ -23,19 +23,24 @@ def time(microseconds: SupportsFloat) -> str:
 
 
 def span(figure: Figure, text: Callable[[float], str]) -> str:
-    """The range of a figure, to stand behind its value, such as `` (1.41 to 3.57)``.
-
-    Units are left out where they are the value's own; a figure without a range has no text.
+    """The range of a figure, such as ``1.41 to 3.57 mJ`` or ``898 µJ to 2.10 mJ``.
 
     Args:
-        figure: the value and its range.
+        figure: its range; without one there is no text.
         text: :func:`energy` or :func:`time`.
     """
     if figure.low == figure.high:
         return ""
-    unit = text(figure.value).rpartition(" ")[2]
-    low, high = (text(end).removesuffix(f" {unit}") for end in (figure.low, figure.high))
-    return f" ({low} to {high})"
+    low, high = text(figure.low), text(figure.high)
+    if figure.low == 0:
+        low = "0"
+    return f"{low.removesuffix(' ' + high.rpartition(' ')[2])} to {high}"
+
+
+def behind(figure: Figure, text: Callable[[float], str]) -> str:
+    """The range of a figure in brackets, to stand behind its value; empty without one."""
+    found = span(figure, text)
+    return f" ({found})" if found else ""
 
 
 def count(number: float) -> str:

@@ -59,7 +59,7 @@ def run_simulate(
         check_new_file(out, artefact)
     mapped = load(artefact)
     inner = find_backend(Lava(timeout_s) if backend == Lava.name else backend)
-    source = _data(mapped, data, data_root)
+    source = artefact_data(mapped, data, data_root)
     indices = spread(len(source.test), samples)
     recording = Recording(mapped, len(indices), records) if records else None
     if recording is not None and out is not None:
@@ -149,7 +149,7 @@ def _records(record: str | None, out: Path | None, severities: tuple[float, ...]
     return [name.strip() for name in record.split(",")]
 
 
-def _data(mapped: Mapped, data: str | None, root: Path | None) -> Data:
+def artefact_data(mapped: Mapped, data: str | None, root: Path | None) -> Data:
     """The images to run, checked to be what the model takes."""
     facts = mapped.provenance
     classes = facts.get("class_names")

@@ -1,0 +1,107 @@
+"""The job of ``has8 compare``: several mappings side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from has8.cli.jobs.simulate import artefact_data
+from has8.cli.options import BATCH, CALIBRATION
+from has8.cli.progress import stages
+from has8.cli.stdout import show
+from has8.data import Data
+from has8.errors import BadInput
+from hwsim.alternatives import alternative
+from hwsim.report.alternatives import alternatives_to_dict, render_alternatives
+from mapping import Mapped, load, map_model
+from mapping.hosts.schema import load_host
+from mapping.pipeline import takes
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A mapping to be made or as it is."""
+
+    name: str
+    mapped: Mapped
+    partition: str | None
+
+
+def run_compare(
+    *,
+    artefacts: Sequence[Path],
+    partitions: Sequence[str],
+    data: str | None,
+    data_root: Path | None,
+    samples: int,
+    host: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Do what the options of :func:`has8.cli.compare.compare` ask for."""
+    processor = load_host(host)
+    candidates = list(_candidates(artefacts, partitions))
+    sources = [artefact_data(one.mapped, data, data_root) for one in candidates]
+    if len({source.name for source in sources}) > 1:
+        names = ", ".join(dict.fromkeys(source.name for source in sources))
+        raise BadInput(f"the mappings run different data ({names}): name one with --data")
+    found = []
+    with stages(quiet) as stage:
+        for candidate, source in zip(candidates, sources, strict=True):
+            done = stage(candidate.name)
+            mapped = _mapped(candidate, source)
+            images, labels = source.test.tensors(samples)
+            found.append(
+                alternative(
+                    candidate.name,
+                    mapped,
+                    images,
+                    labels,
+                    host=processor,
+                    batch_size=BATCH,
+                    on_progress=done,
+                )
+            )
+    model = ", ".join(dict.fromkeys(path.stem for path in artefacts))
+    if as_json:
+        click.echo(json.dumps(alternatives_to_dict(model, found), indent=2))
+    else:
+        show(lambda console: render_alternatives(console, model, found))
+
+
+def _candidates(artefacts: Sequence[Path], partitions: Sequence[str]) -> Iterator[_Candidate]:
+    for path in artefacts:
+        mapped = load(path)
+        if not partitions:
+            yield _Candidate(path.stem, mapped, None)
+        if partitions and mapped.provenance.get("scales") == "given":
+            raise BadInput(
+                f"{path} was mapped with scales of its own, which fit its partition alone: map the "
+                f"others with has8-map, and compare them without --partition"
+            )
+        for partition in partitions:
+            name = partition if len(artefacts) == 1 else f"{path.stem} {partition}"
+            yield _Candidate(name, mapped, partition)
+
+
+def _mapped(candidate: _Candidate, source: Data) -> Mapped:
+    """The mapping, made anew where another partition is asked for."""
+    before, partition = candidate.mapped, candidate.partition
+    if partition is None:
+        return before
+    facts = before.provenance
+    calibration, _ = source.train.tensors(CALIBRATION)
+    return map_model(
+        before.graph,
+        before.target,
+        partition if partition in ("all", "none") else [n.strip() for n in partition.split(",")],
+        calibration=calibration,
+        weight_bits=facts.get("weight_bits", 8),
+        scales=facts.get("scales", "round"),
+        per_channel=facts.get("per_channel", False),
+        inputs=takes(before.graph),
+    )

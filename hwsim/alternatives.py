@@ -1,0 +1,105 @@
+"""Several mappings side by side: what each computes, what it costs, and which takes the least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from has8 import given
+from has8.errors import BadInput
+from hwsim.experiments.fidelity import answers_of
+from hwsim.price.cost import CostReport, estimate
+from hwsim.program import OnProgress, simulate
+from mapping.hosts.schema import DEFAULT_HOST, Host
+from mapping.mapped import Mapped
+from mapping.targets.figures import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One mapping that ran and was priced.
+
+    Args:
+        name: what a person calls it.
+        accuracy: share of samples that it gets right, 0..1; None without labels.
+        cost: of one sample.
+    """
+
+    name: str
+    accuracy: float | None
+    cost: CostReport
+
+    @property
+    def board_uj(self) -> Figure:
+        """Microjoules of a sample, the whole board with its host."""
+        return self.cost.energy_uj.total
+
+    @property
+    def messages(self) -> float:
+        """Spikes, writes and reads between host and chip, of one sample."""
+        loads, boundaries = self.cost.loads, self.cost.boundaries
+        spikes = sum(load.from_host + load.to_host for load in loads)
+        others = sum(boundary.writes + boundary.reads for boundary in boundaries)
+        return (spikes + others) / self.cost.samples
+
+
+def alternative(
+    name: str,
+    mapped: Mapped,
+    x: Tensor,
+    labels: Tensor | None = None,
+    *,
+    host: str | Path | Host = DEFAULT_HOST,
+    batch_size: int = 128,
+    on_progress: OnProgress | None = None,
+) -> Alternative:
+    """Run and price a mapping, to be held against others.
+
+    Args:
+        name: what a person calls it.
+        mapped: from :func:`mapping.map_model`.
+        x: its input, as :func:`hwsim.simulate` takes it; the same for all that are compared.
+        labels: ``int64[N]``, the right classes.
+        host: as :func:`hwsim.estimate` takes it.
+        batch_size: samples at a time.
+        on_progress: called after each batch with (samples done, samples in all).
+
+    Raises:
+        BadInput: if the samples do not fit the mapping.
+        UnknownName, TargetError: if the host profile cannot be read.
+    """
+    given.instance(name, str, "a name")
+    run = simulate(mapped, x, batch_size=batch_size, on_progress=on_progress)
+    answers, accuracy = answers_of(mapped.graph, run.logits), None
+    if labels is not None:
+        classes = mapped.graph.output.type.shape[-1]
+        right = answers == given.labels(labels, len(answers), classes)
+        accuracy = float(right.double().mean())
+    return Alternative(name, accuracy, estimate(mapped, run, host))
+
+
+def tell_apart(first: Figure, second: Figure) -> bool:
+    """Whether the ranges of two figures have nothing in common."""
+    return first.high < second.low or second.high < first.low
+
+
+def least(alternatives: Sequence[Alternative]) -> tuple[Alternative, bool]:
+    """The mapping that takes the least energy by the best figures, and whether that is sure.
+
+    It is where no other's range reaches into its own. What is common to all, as the power of the
+    host, widens every range, so that this is not said lightly.
+
+    Raises:
+        BadInput: if there is none.
+    """
+    given.instance(alternatives, Sequence, "alternatives")
+    if not alternatives:
+        raise BadInput("there is nothing to compare: give at least one mapping")
+    for one in alternatives:
+        given.instance(one, Alternative, "an alternative from hwsim.alternative")
+    best = min(alternatives, key=lambda one: one.board_uj.value)
+    others = [one for one in alternatives if one is not best]
+    return best, all(tell_apart(best.board_uj, one.board_uj) for one in others)

@@ -1,0 +1,136 @@
+"""Several mappings side by side, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hwsim.alternatives import Alternative, least, tell_apart
+from hwsim.report import units
+from hwsim.report.screen import Row, Text, empty_table, facts, indented
+from hwsim.report.sentences import break_even, verdict
+from hwsim.report.units import count, percent
+from mapping.targets.figures import Figure
+
+BETTER, WORSE = "green", "red"
+"""How a figure is drawn that is surely below or above the first column's."""
+
+Figures = Callable[[Alternative], Figure]
+ENERGIES: dict[str, Figures] = {
+    "events on the chip": lambda one: one.cost.energy_uj.events,
+    "these and the cores": lambda one: one.cost.energy_uj.cores,
+    "the whole board": lambda one: one.cost.energy_uj.total,
+    "host alone": lambda one: one.cost.host_only.energy_uj,
+}
+COUNTS: dict[str, Callable[[Alternative], float]] = {
+    "cores": lambda one: one.cost.cores_used,
+    "chips": lambda one: one.cost.chips_used,
+    "synaptic operations": lambda one: one.cost.synops,
+    "MACs on the host": lambda one: one.cost.host_macs,
+    "messages, host and chip": lambda one: one.messages,
+}
+
+
+def render_alternatives(console: Console, model: str, found: Sequence[Alternative]) -> None:
+    """Print mappings side by side, each figure with its range.
+
+    A range that has nothing in common with that of the first column is green if it is below and
+    red if it is above.
+    """
+    first = found[0].cost
+    title = f" on {first.target} with {first.host}, {units.many(first.samples, 'sample')}"
+    console.print(Text.assemble((model, "bold"), title))
+    console.print()
+    indented(console, _table(found))
+    console.print()
+    indented(console, facts(_sentences(found)))
+
+
+def _table(found: Sequence[Alternative]) -> Table:
+    table = empty_table("", *(one.name for one in found), left=1)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.overflow = "fold"
+    if any(one.accuracy is not None for one in found):
+        shares = ("" if a is None else percent(a, 2) for a in (one.accuracy for one in found))
+        table.add_row(Text("accuracy"), *map(Text, shares))
+    for title, figure in ENERGIES.items():
+        _add(table, title, [figure(one) for one in found], units.energy)
+    _add(table, "latency", [one.cost.latency_us for one in found], units.time)
+    table.add_section()
+    for title, number in COUNTS.items():
+        table.add_row(Text(title), *(Text(count(number(one))) for one in found))
+    return table
+
+
+def _add(table: Table, title: str, figures: Sequence[Figure], text: Callable[[float], str]) -> None:
+    """A line of values and one of their ranges."""
+    apart = [tell_apart(figure, figures[0]) for figure in figures]
+    styles = [_style(f, figures[0]) if sure else "" for f, sure in zip(figures, apart, strict=True)]
+    pairs = list(zip(figures, styles, strict=True))
+    table.add_row(Text(title, "bold"), *(Text(text(f.value), f"bold {s}") for f, s in pairs))
+    if any(figure.low < figure.high for figure in figures):
+        table.add_row(Text(""), *(Text(units.span(f, text), s or "dim") for f, s in pairs))
+
+
+def _style(figure: Figure, first: Figure) -> str:
+    return BETTER if figure.value < first.value else WORSE
+
+
+def _sentences(found: Sequence[Alternative]) -> Iterator[Row]:
+    best, sure = least(found)
+    how = "wherever in their ranges the figures are" if sure else "but their ranges overlap"
+    if len(found) > 1:
+        amount = units.energy(best.board_uj)
+        yield "least", Text(f"{best.name} takes the least, {amount} a sample, {how}")
+    for one in found:
+        if one.cost.cores_used:
+            alone = one.cost.host_only.energy_uj
+            yield one.name, Text(verdict(one.board_uj, alone))
+            yield "", Text(f"the same as the host alone: {break_even(one.cost.break_even)}", "dim")
+
+
+def alternatives_to_dict(model: str, found: Sequence[Alternative]) -> dict[str, Any]:
+    """Mappings side by side as plain dictionaries, lists, strings and numbers.
+
+    Energies are microjoules and times microseconds of one sample, ``[low, best, high]``.
+    """
+    best, sure = least(found)
+    return {
+        "model": model,
+        "samples": found[0].cost.samples,
+        "target": found[0].cost.target,
+        "host": found[0].cost.host,
+        "least": {"name": best.name, "sure": sure},
+        "alternatives": [_plain(one) for one in found],
+    }
+
+
+def _plain(one: Alternative) -> dict[str, Any]:
+    cost = one.cost
+    return {
+        "name": one.name,
+        "accuracy": one.accuracy,
+        "energy_uj": {
+            "events": _ends(cost.energy_uj.events),
+            "cores": _ends(cost.energy_uj.cores),
+            "total": _ends(cost.energy_uj.total),
+        },
+        "host_only_uj": _ends(cost.host_only.energy_uj),
+        "latency_us": _ends(cost.latency_us),
+        "cores_used": cost.cores_used,
+        "chips_used": cost.chips_used,
+        "synops": cost.synops,
+        "macs": cost.host_macs,
+        "messages": one.messages,
+        "verdict": verdict(one.board_uj, cost.host_only.energy_uj) if cost.cores_used else None,
+        "break_even": [asdict(item) for item in cost.break_even],
+    }
+
+
+def _ends(figure: Figure) -> list[float]:
+    return [figure.low, figure.value, figure.high]

@@ -1,0 +1,49 @@
+"""Whether a chip pays, in sentences that say how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from hwsim.price.breakeven import BreakEven
+from mapping.targets.figures import Figure
+
+FAR = 100.0
+"""Beyond so many times the present value a break-even is no news."""
+
+
+def verdict(board: Figure, alone: Figure) -> str:
+    """Whether the chip pays, as far as the ranges tell.
+
+    Args:
+        board: the energy of a sample with the chip.
+        alone: that of the host alone, in the same unit.
+    """
+    ratio = board.value / alone.value if alone.value else float("inf")
+    times = f"{ratio:.2g} times the energy of the host alone"
+    if board.high < alone.low:
+        return f"the chip pays: {times}, wherever in their ranges the figures are"
+    if board.low > alone.high:
+        return f"the chip does not pay: {times}, wherever in their ranges the figures are"
+    return f"open: {times} by the best figures, but their ranges overlap"
+
+
+def break_even(found: Iterable[BreakEven]) -> str:
+    """Where board and host alone cost the same, all else as it is."""
+    return "; ".join(_break_evens(found))
+
+
+def _break_evens(found: Iterable[BreakEven]) -> Iterator[str]:
+    for item in found:
+        far = item.value is not None and item.value > FAR * item.now
+        if item.what == "batch":
+            if item.value is None or far:
+                yield "the chip is the cheaper side in batches of any size"
+            elif item.value >= 1:
+                yield f"the host alone in batches of {item.value:.3g}"
+        elif item.value is None or far:
+            word = "activity" if item.what == "activity" else item.what
+            yield f"at no {word}"
+        elif item.what == "activity":
+            yield f"at {item.value:.3g} times the activity"
+        else:
+            yield f"{item.what} at {item.value:.3g} {item.unit} (now {item.now:.3g})"
