@@ -95,9 +95,8 @@ def least(alternatives: Sequence[Alternative]) -> tuple[Alternative, bool]:
     Raises:
         BadInput: if there is none.
     """
-    given.instance(alternatives, Sequence, "alternatives")
-    if not alternatives:
-        raise BadInput("there is nothing to compare: give at least one mapping")
+    if not isinstance(alternatives, Sequence) or not alternatives:
+        raise BadInput("there is nothing to compare: give a list of what hwsim.alternative makes")
     for one in alternatives:
         given.instance(one, Alternative, "an alternative from hwsim.alternative")
     best = min(alternatives, key=lambda one: one.board_uj.value)
