@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from has8 import given
+from has8.encoders.latency import LatencyEncoder
 from has8.encoders.rate import RateEncoder
 from has8.errors import BadInput
 from has8.values import value, whole
 
 Readout = Literal["count", "spikes", "membrane_sum", "membrane_last", "membrane_max"]
-Input = Literal["static", "steps", "rate"]
+Input = Literal["static", "steps", "rate", "latency"]
 
 
 class StepLoop(nn.Module):
@@ -25,7 +26,9 @@ class StepLoop(nn.Module):
     ) -> None:
         super().__init__()
         self.net, self.steps, self.readout, self.input = net, steps, readout, input
-        self.encode = RateEncoder(steps, seed) if input == "rate" and steps else None
+        self.encode: nn.Module | None = None
+        if steps is not None and input in ("rate", "latency"):
+            self.encode = RateEncoder(steps, seed) if input == "rate" else LatencyEncoder(steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, ...]``, or ``[T, B, ...]`` with the input "steps", to ``[B, ...]``.
@@ -83,7 +86,9 @@ def over_time(
         readout: "count" of spikes, "spikes" of all steps, or the sum, the last or the largest of
             the membranes (of a last neuron with ``output=True``).
         input: "static" gives the same ``[B, ...]`` in every step, "steps" takes ``[T, B, ...]``,
-            and "rate" makes spikes of ``[B, ...]`` in [0, 1] (:class:`has8.encoders.RateEncoder`).
+            "rate" makes spikes of ``[B, ...]`` in [0, 1] by chance
+            (:class:`has8.encoders.RateEncoder`), and "latency" one of each, the larger the earlier
+            (:class:`has8.encoders.LatencyEncoder`).
         seed: of the draws of "rate" in evaluation.
 
     Raises:

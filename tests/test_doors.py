@@ -116,6 +116,7 @@ def world(tmp_path_factory):
     model = has8.calibrate(has8.create_model("has8_vgg", **options()), images)
     mapped = mapping.map_model(model, calibration=images)
     run = hwsim.simulate(mapped, images)
+    step = nn.Sequential(nn.Linear(4, 3), snn.Leaky(0.5, init_hidden=True))
     mapping.save(mapped, folder / "m.h8")
     mapping.save_model(model, images, folder / "saved.pt")
     saved = {"input_shape": (1, 8, 8), "class_names": ("a", "b", "c")}

@@ -318,6 +318,13 @@ def random(net, x):
     return net.lif1(net.fc1(x) + torch.rand_like(x[:, :5]), m1)[0]
 
 
+def poisson(net, x):
+    m1, _ = cleared(net)
+    for _ in range(3):
+        spikes, m1 = net.lif1(net.fc1((torch.rand(x.shape) < x).float()), m1)
+    return spikes
+
+
 @pytest.mark.parametrize(
     ("loop", "sentence"),
     [
@@ -329,7 +336,8 @@ def random(net, x):
         (branching, "branches on values"),
         (two_lengths, "'lif2' runs 4 steps and 'fc2', which feeds it, 5"),
         (shuffled, "at step 1 torch.stack"),
-        (random, "'rand_like' cannot be mapped: it draws random numbers"),
+        (random, r"'add' in the forward takes random numbers.*write spikegen.rate\(x, num_steps"),
+        (poisson, r"'lt' in the forward takes random numbers.*write spikegen.rate\(x, num_steps"),
         (lambda net, x: net.fc2(x), "fails: mat1 and mat2"),
         (lambda net, x: torch.ones(3), "does not come from its input"),
     ],

@@ -89,10 +89,11 @@ network_options = _added(
         ),
         click.option(
             "--coding",
-            type=click.Choice(["static", "rate"]),
+            type=click.Choice(["static", "rate", "latency"]),
             default="static",
             show_default=True,
-            help="With --readout, of values: the same each step, or random spikes of that rate.",
+            help="With --readout, of values: the same each step, random spikes of that rate, or a "
+            "spike each, the larger the earlier.",
         ),
         click.option(
             "--seed",

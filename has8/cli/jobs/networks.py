@@ -26,13 +26,13 @@ from has8.data import Data, event_names
 from has8.errors import BadInput, CheckpointError, Has8Error, TraceError
 from has8.given import own_copy
 from has8.reading import regular_file
-from has8.steps import Readout
+from has8.steps import Input, Readout
 from mapping.chip.archive import MANIFEST
 from mapping.graph.ir import Graph
 from mapping.network import FORMAT, read_network
 from mapping.pipeline import Given, steps_axis, takes, traced
 
-Coding = Literal["static", "rate"]
+Coding = Literal["static", "rate", "latency"]
 """How values become the input of each step."""
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Under which training scripts keep a state dictionary."""
@@ -201,7 +201,7 @@ def with_loop(
         how: its data are prepared; has the number of steps.
         data: whose name says whether there is an input for each step.
         readout: see :func:`has8.over_time`; None if the forward has the loop.
-        coding: of values, whether each step has the same or spikes of that rate.
+        coding: of values, whether each step has the same, or spikes by their rate or latency.
         seed: of the spikes.
 
     Raises:
@@ -218,7 +218,7 @@ def with_loop(
     each = data in event_names() if how.inputs is None else how.inputs != "values"
     if each and coding != "static":
         raise BadInput("--coding is of values, and these come in steps: leave it out")
-    kind: Literal["static", "steps", "rate"] = "steps" if each else coding
+    kind: Input = "steps" if each else coding
     model = over_time(network.model, how.steps, readout, kind, seed)
     told = f"{network.told} {how.steps} {readout} {coding} {seed}"
     return replace(network, model=model, told=told)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import torch
 from msgspec import Meta
+from snntorch import spikegen
 from torch import Tensor
 
 from has8.encoders import (
@@ -25,9 +26,12 @@ from has8.encoders import (
 )
 from has8.encoders.latency import MOST_LOG_STEPS
 from has8.encoders.rate import MOST_SEED
+from has8.errors import BadInput
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Attrs, Lowered, Op, Positive, Real, parameters
+from mapping.graph.ops.op import AboveZero, Attrs, Lowered, Op, Positive, Real, parameters
 
+SPIKEGEN = "spikegen.latency"
+"""The coding of :func:`snntorch.spikegen.latency`."""
 Encoder = (
     BitPlaneEncoder
     | DuplicateEncoder
@@ -84,6 +88,20 @@ class Rates(Attrs, frozen=True, tag_field="coding", tag=RateEncoder.coding):
     seed: Annotated[int, Meta(ge=0, le=MOST_SEED)]
 
 
+class SpikegenLatencies(Attrs, frozen=True, tag_field="coding", tag=SPIKEGEN):
+    """Attributes of :func:`snntorch.spikegen.latency`."""
+
+    steps: Positive
+    threshold: Annotated[float, Meta(gt=0, lt=1)]
+    tau: AboveZero
+    first_spike_time: Annotated[float, Meta(ge=0)]
+    clip: bool
+    normalize: bool
+    linear: bool
+    bypass: bool
+    epsilon: AboveZero
+
+
 def lower_encoder(module: Encoder) -> Lowered:
     """Coding and steps; for bit planes also order and range, for rate coding the seed."""
     if isinstance(module, PaperBitPlaneEncoder):
@@ -128,7 +146,28 @@ def encode(node: Node, x: Tensor) -> Tensor:
         return encode_rate(x, steps, node.attrs["seed"])
     if coding == LatencyEncoder.coding:
         return encode_latency(x, steps, node.attrs["function"])
+    if coding == SPIKEGEN:
+        return spikegen_latency(x, node.attrs)
     return encode_bitplanes(x, node.attrs["lo"], node.attrs["hi"], node.attrs["order"])
+
+
+def spikegen_latency(x: Tensor, attrs: Mapping[str, Any]) -> Tensor:
+    """What :func:`snntorch.spikegen.latency` makes of samples, each for itself.
+
+    It normalises logarithmic times by the latest of the batch, which is that of a value at the
+    threshold or below, as images have them; here that time is the same in every batch.
+
+    Raises:
+        BadInput: for values that it refuses.
+    """
+    options = {name: value for name, value in attrs.items() if name not in ("coding", "steps")}
+    black = torch.zeros_like(x[:1])
+    given = torch.cat([x, black]) if attrs["normalize"] and not attrs["linear"] else x
+    try:
+        spikes: Tensor = spikegen.latency(given, num_steps=attrs["steps"], **options)
+    except Exception as error:  # it raises nothing more particular
+        raise BadInput(f"spikegen.latency fails: {' '.join(str(error).split())}") from error
+    return spikes[:, : len(x)]
 
 
 def lower_decoder(module: Decoder) -> Lowered:
@@ -161,7 +200,7 @@ OPS = (
         encode,
         role="encode",
         sees_time=True,
-        attrs=BitPlanes | Duplicates | Phases | Latencies | Rates,
+        attrs=BitPlanes | Duplicates | Phases | Latencies | Rates | SpikegenLatencies,
     ),
     Op(
         "decode",

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from has8.encoders.rate import draw_spikes
 from has8.errors import Has8Error, TraceError
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
 from mapping.graph.ops.cells import check_threshold, constants_of, factor_of, feedback_of, states_of
 from mapping.graph.ops.one_to_one import OneToOne
+from mapping.graph.trace.codes import BY_CHANCE, RANDOM, coded, drawn
 from mapping.graph.trace.foreign import foreign
 from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form, unstacked
 from mapping.graph.trace.roll import roll
@@ -40,7 +40,7 @@ from mapping.graph.trace.values import (
     Values,
     Whole,
 )
-from mapping.graph.trace.watch import Capture, Seen, Watch, before, is_cell
+from mapping.graph.trace.watch import CODES, Capture, Seen, Watch, before, is_cell
 
 
 def loops(model: nn.Module) -> bool:
@@ -143,6 +143,7 @@ class _Run(Watch):
         self.values: dict[int, tuple[Value, Tensor, int]] = {}
         self.known = Values()
         self.draws = 0
+        self.random: dict[int, Tensor] = {}
         # kept, so that no other tensor gets their id
         self.own = {id(t): t for t in (*model.parameters(), *model.buffers())}
         shape = (self.batch, *given.shape)
@@ -513,8 +514,14 @@ class _Run(Watch):
     def _function(self, seen: Seen) -> Any:
         """A function of torch, or one of a tensor's own."""
         flat = tree_flatten((seen.args, seen.kwargs))[0]
-        if not any(isinstance(x, Tensor) and id(x) in self.values for x in flat):
-            return seen.func(*seen.args, **seen.kwargs)
+        by_chance = seen.short in RANDOM or any(id(x) in self.random for x in flat)
+        if by_chance and seen.short not in RANDOM and any(id(x) in self.values for x in flat):
+            raise TraceError(BY_CHANCE.format(user=seen.user))
+        if by_chance or not any(id(x) in self.values for x in flat):
+            result = seen.func(*seen.args, **seen.kwargs)
+            if by_chance and isinstance(result, Tensor):
+                self.random[id(result)] = result
+            return result
         if seen.short in ("to", "type_as") and id(seen.args[0]) not in self.values:
             return seen.func(*seen.args, **seen.kwargs)  # of the other only its type and device
         if seen.short == "__setitem__":
@@ -524,7 +531,9 @@ class _Run(Watch):
         leaves = before(seen)
         values = [self._was(x, leaf, seen) for x, leaf in zip(flat, leaves, strict=True)]
         if seen.short == "bernoulli" and values[0] is not None:
-            return self._drawn(seen, values[0])
+            return drawn(self, seen, values[0])
+        if any(seen.func is code for code in CODES) and values[0] is not None:
+            return coded(self, seen, values[0])
         result = seen.func(*seen.args, **seen.kwargs)
         if seen.short in VALUE_FREE:
             return result
@@ -538,24 +547,6 @@ class _Run(Watch):
         if not form(self, seen, values, result):
             self._opaque(seen, leaves, result)
         return result
-
-    def _drawn(self, seen: Seen, value: Value) -> Tensor:
-        """Spikes by chance: those that the graph draws, in the place of torch's."""
-        p = seen.args[0]
-        one = self.known.one(value, seen.user)
-        if not isinstance(one, Whole) or one.steps is None or len(seen.args) > 1 or seen.kwargs:
-            raise TraceError(
-                f"{seen.user} draws spikes of one step, or of no known number: draw those of all "
-                f"steps at once in front of the loop, with spikegen.rate(x, num_steps=T)"
-            )
-        drawn = draw_spikes(p, self.draws)
-        made = self.known.made(
-            "bernoulli", seen.name, self.draws, ((one.made, 0),), attrs={"seed": self.draws},
-            shape=one.made.shape, kind=Kind.SPIKE, timed=True, whole=True,
-        )  # fmt: skip
-        self.draws += 1
-        self.set(drawn, Whole(made, one.steps))
-        return drawn
 
     # What the model answered.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,12 +10,15 @@ from functools import partial
 from typing import Any
 
 import snntorch as snn
+from snntorch import spikegen
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
 from mapping.graph.ops import op_of
 
+CODES = (spikegen.latency, spikegen.delta)
+"""Functions of several of torch's that are followed as one."""
 WRITES = frozenset({"__iadd__", "__isub__", "__imul__", "__itruediv__"})
 """Operators that write their result over their first operand."""
 
@@ -84,11 +88,32 @@ class Watch(TorchFunctionMode):
                 call = self._layer if _is_layer(module) else self._scope
                 module.forward = partial(call, path, module, module.forward)
                 wrapped.append(module)
-            with self:
+            with self, self._codes():
                 yield
         finally:
             for module in wrapped:
                 del module.forward
+
+    @contextmanager
+    def _codes(self) -> Iterator[None]:
+        """A body in which the model's files call the functions of :data:`CODES` through here."""
+        files = {sys.modules.get(type(part).__module__) for part in self.model.modules()}
+        kept = [
+            (file, name, function)
+            for file in {spikegen, *files} - {None}
+            for name, function in list(vars(file).items())
+            if any(function is code for code in CODES)
+        ]
+        try:
+            for file, name, function in kept:
+                setattr(file, name, partial(self._code, function))
+            yield
+        finally:
+            for file, name, function in kept:
+                setattr(file, name, function)
+
+    def _code(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return self.__torch_function__(function, (), args, kwargs)
 
     def _scope(self, path: str, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         self._scopes.append(path)
