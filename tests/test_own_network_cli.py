@@ -193,6 +193,10 @@ def test_values_are_coded_by_rate_with_a_seed(here, tmp_path):
     graph = load(tmp_path / "one_step.h8").graph
     (encoder,) = (node for node in graph if node.attrs.get("coding") == "rate")
     assert encoder.attrs["seed"] == 7
+    code, _, err = here("map", "mynet.py:one_step", *options, "--coding", "latency", "--overwrite")
+    assert code == 0, err
+    codes = [node.attrs.get("coding") for node in load(tmp_path / "one_step.h8").graph]
+    assert "latency" in codes
     assert here("simulate", tmp_path / "one_step.h8", "--samples", 3, "--quiet")[0] == 0
 
 
