@@ -6,13 +6,16 @@ from math import prod
 import msgspec
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
 import torchvision
 from builders import conv, linear, population
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
+import has8
 from has8 import create_model
 from has8.errors import BadInput, UnknownName
 from hwsim import estimate, simulate
@@ -469,6 +472,26 @@ def test_every_figure_is_cited(priced):
     host = load_host()
     assert cited[host.citations["utilisation"].source] == host.citations["utilisation"].trust
     assert len({item.text for item in cost.assumptions}) == len(cost.assumptions)
+
+
+@pytest.mark.parametrize("read", ["count", "membrane_last"])
+@pytest.mark.parametrize("outlier", [False, True])
+def test_a_few_weights_that_leave_no_steps_to_the_others_are_named(read, outlier):
+    torch.manual_seed(0)
+    layer = nn.Linear(20, 10)
+    layer.weight.data[:, :4] = 0  # pruned: no grid is needed for these
+    if outlier:
+        layer.weight.data[3, 7] = 30.0
+    cell = snn.Leaky(0.5, init_hidden=True, output=True, reset_mechanism="subtract")
+    net = has8.over_time(nn.Sequential(layer, cell), steps=3, readout=read, input="steps")
+    x = (torch.rand(3, 8, 20) < 0.5).float()
+    mapped = map_model(net, calibration=x, inputs="spikes")
+    cost = estimate(mapped, simulate(mapped, x))
+    said = [item.text for item in cost.assumptions if "steps of their grid" in item.text]
+    assert len(said) == outlier
+    if outlier:
+        assert said[0].startswith("A few weights of net.0 are so large that 95% of all are rounded")
+        assert ("search for scales" in said[0]) is (read == "count")
 
 
 def test_assumptions_name_what_this_model_makes_of_them():

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+import numpy as np
+
 from hwsim.price.counts import PopulationCounts
+from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import constants, settings
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import Host
@@ -26,6 +29,9 @@ NAMES = 4
 """Nodes that a sentence names."""
 
 Kind = Literal["sentence", "figures", "caveat"]
+MOST, FEW, FAR = 0.95, 3, 16
+"""A grid is coarse for weights of which this part has so few steps, and the largest so many times
+that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +235,7 @@ def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterato
             f"way of programming the chip may reach; see the target's caveats."
         )
     yield from _compartments(mapped)
+    yield from _coarse(mapped)
     yield from _writes(mapped)
     yield from _reads(mapped)
     unknown = [population.name for population in populations if not population.exact]
@@ -237,6 +244,31 @@ def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterato
             f"The backend could not tell which neurons of {', '.join(unknown)} were updated; all "
             f"count as updated in every step."
         )
+
+
+def _coarse(mapped: Mapped) -> Iterator[Assumption]:
+    """Which weights share a grid with a few that are so large that hardly any values are left."""
+    for chip in mapped.chip_segments:
+        for population, synapse in chip.synapses():
+            grid = weight_grid(mapped.target.registers, synapse.weight_bits, synapse.sign_mode)
+            steps = np.sort(np.abs(synapse.weight).ravel()) // grid[-1]
+            tensors = mapped.graph[synapse.name].tensors.items()
+            zeros = sum(int((x == 0).sum()) for name, x in tensors if name == "weight")
+            if zeros == len(steps):  # those of the model itself take no grid
+                continue
+            most = int(steps[zeros:][int((len(steps) - zeros - 1) * MOST)])
+            if most <= FEW and steps[-1] >= FAR * max(most, 1):
+                free = mapped.provenance.get("scales") == "round" and population.bias is None
+                search = "search for scales (--scales search), or " if free else ""
+                if population.name in chip.membranes:
+                    search = ""
+                yield Assumption(
+                    f"A few weights of {synapse.name} are so large that {MOST:.0%} of all are "
+                    f"rounded to {most} of the {steps[-1]} steps of their grid at most, so "
+                    f"{population.name} computes coarsely: {search}train it with a bound on its "
+                    f"weights.",
+                    main=True,
+                )
 
 
 def _writes(mapped: Mapped) -> Iterator[Assumption]:
