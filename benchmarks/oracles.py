@@ -53,6 +53,7 @@ class SanaFe:
         packets: between cores, from the inputs' core too.
         hops: routers that packets pass along x, and along y.
         energy_pj: picojoules by part: "synapse", "soma" and "network".
+        time_us: microseconds of all steps, with their barriers.
     """
 
     fired: Mapping[str, Ints]
@@ -61,6 +62,7 @@ class SanaFe:
     packets: int
     hops: tuple[int, int]
     energy_pj: Mapping[str, float]
+    time_us: float
 
 
 def package(name: str) -> Any:
@@ -280,4 +282,5 @@ def _found(chip: ChipSegment, inputs: Mapping[str, Tensor], found: Any) -> SanaF
         found["packets_sent"],
         (along_x, along_y),
         {part: found["energy"][part] * 1e12 for part in ("synapse", "soma", "network")},
+        found["sim_time"] * 1e6,
     )

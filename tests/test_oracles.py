@@ -439,6 +439,14 @@ def test_events_cost_what_they_cost_in_sana_fe(on_cores):
     )
 
 
+@needs("sanafe")
+def test_time_is_near_that_of_sana_fe(on_cores):
+    """It schedules every message; has8 takes the busiest core of a step and its longest way."""
+    mapped, run, other = on_cores
+    times = estimate(mapped, run).prices["sanafe"].latency
+    assert (times.chip_us + times.barrier_us).value == pytest.approx(other.time_us, rel=0.05)
+
+
 # The docs
 
 
