@@ -305,6 +305,9 @@ def _trace_loop(
             raise TraceError(str(error)) from None
         except TraceError as error:
             refused = refused or error
+        except BadInput:
+            if refused is None:
+                raise
     assert refused is not None
     raise refused
 
