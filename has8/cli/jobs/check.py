@@ -86,7 +86,8 @@ def run_check(
     else:
         show(lambda console: _render(console, name, found))
     if not any(layer.side == "chip" for layer in found.layers):
-        raise BadInput(f"nothing of {name} can go to {found.target}: see the reasons")
+        why = "see the reasons" if found.neuron_layers else "it has no neurons, such as snn.Leaky"
+        raise BadInput(f"nothing of {name} can go to {found.target}: {why}")
 
 
 def _shapes(

@@ -34,17 +34,18 @@ class Chosen(Attrs, frozen=True):
 def infer_unbound(
     attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
 ) -> Signal:
-    """An axis of each sample becomes that of the steps."""
+    """An axis of each sample becomes that of the steps; where it is the only one, 1 is left."""
     (given,), place = inputs, attrs["axis"] - 1
-    if given.steps is not None or place >= len(given.shape) or len(given.shape) < 2:
+    if given.steps is not None or place >= len(given.shape):
         raise ValueError(f"it takes steps off axis {place + 1} of samples, and not of {given}")
     shape = given.shape[:place] + given.shape[place + 1 :]
-    return replace(given, shape=shape, steps=given.shape[place])
+    return replace(given, shape=shape or (1,), steps=given.shape[place])
 
 
 def unbound(node: Node, x: Tensor) -> Tensor:
     """``[B, ..., T, ...] -> [T, B, ...]``."""
-    return x.movedim(node.attrs["axis"], 0)
+    steps = x.movedim(node.attrs["axis"], 0)
+    return steps.reshape(*steps.shape[:2], *node.type.shape)
 
 
 def infer_stacked(

@@ -38,7 +38,9 @@ def drawn(run: Run, seen: Seen, value: Value) -> Tensor:
     """Spikes by chance: those that the graph draws, in the place of torch's."""
     p = seen.args[0]
     one = run.known.one(value, seen.user)
-    if not isinstance(one, Whole) or one.steps is None or len(seen.args) > 1 or seen.kwargs:
+    steps = one.steps if isinstance(one, Whole) else None
+    each = steps == 1 and run.draws > 0  # spikes of one step, in each step of a loop
+    if steps is None or each or len(seen.args) > 1 or seen.kwargs:
         raise TraceError(
             f"{seen.user} draws spikes of one step, or of no known number: draw those of all "
             f"steps at once in front of the loop, with spikegen.rate(x, num_steps=T)"
@@ -49,7 +51,7 @@ def drawn(run: Run, seen: Seen, value: Value) -> Tensor:
         shape=one.made.shape, kind=Kind.SPIKE, timed=True, whole=True,
     )  # fmt: skip
     run.draws += 1
-    run.set(result, Whole(made, one.steps))
+    run.set(result, Whole(made, steps))
     return result
 
 

@@ -41,7 +41,7 @@ VALUE_FREE = frozenset(
     | {"new_full", "new_tensor"}
 )
 """Functions that take only the shape of a tensor."""
-ASKS = frozenset({"item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__"})
+ASKS = frozenset({"item", "tolist", "__bool__", "__int__", "__float__", "__index__"})
 """Functions that tell Python a tensor's values."""
 POOLS: dict[str, type[nn.Module]] = {
     "max_pool1d": nn.MaxPool1d,
@@ -106,6 +106,11 @@ def assigned(run: Run, seen: Seen) -> None:
     before = run.latest(target) if own else run.entering(target, seen.user)
     if isinstance(before, Whole) and before.made is ZEROS:
         before = None
+    whole = index is Ellipsis or (isinstance(index, slice) and index == slice(None))
+    if whole and value is not None and part.shape == target.shape:  # total[:] = total + spikes
+        seen.func(*seen.args, **seen.kwargs)
+        run.set(target, value)
+        return
     axis, place = _place(index, target.dim())
     right = isinstance(part, Tensor) and part.dim() == target.dim() - 1
     fresh = before is None and (own or not bool(target.any()))
@@ -245,9 +250,15 @@ def _part(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     if isinstance(place, slice):
         several = _steps_of(value)
         if several is not None and several.axis == axis:
-            run.set(result, Stacked(several.parts[place], axis))
+            some = Stacked(several.parts[place], axis)
+            run.set(result, run.known.one(some, seen.user) if several is not value else some)
             return True
-    elif isinstance(place, int):
+        one = several is None and result.shape == (seen.args[0].shape[0], 1)  # x[:, t : t + 1]
+        made = run.steps_on(value, axis) if one else None
+        if made is not None:
+            run.set(result, Step(made, range(seen.args[0].shape[axis])[place][0]))
+        return made is not None
+    if isinstance(place, int):
         part = _at(run, seen, value, axis, place)
         if part is not None:
             run.set(result, part)

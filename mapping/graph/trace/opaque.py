@@ -243,7 +243,10 @@ class _Recorder(TorchDispatchMode):
         if not isinstance(result, Tensor) or id(result) not in self.refs:
             raise NoNode("it gives no tensor that depends on its inputs, or several values")
         if result.dtype != torch.float32:
-            raise NoNode(f"it gives {str(result.dtype).removeprefix('torch.')}, no float32")
+            raise NoNode(
+                f"it gives {str(result.dtype).removeprefix('torch.')}, no float32: return the "
+                f"values that it is found from"
+            )
         end = self.refs[id(result)]
         needed: set[int] = set()
         pending = [end]

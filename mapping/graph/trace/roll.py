@@ -321,13 +321,14 @@ class _Roll:
         self._seeds(made, 0, True, seeds)
         names = []
         for source, delay in seeds:
-            if whole:
-                names.append(self.value(source) if delay is None else self.steps(source))
-            elif steps is not None:
+            if steps is not None and not whole:
                 names.append(self._slot((source, delay), steps, late))
+            elif delay is None:
+                names.append(self.value(source))
+            elif step is None:  # it takes all steps, or what is behind it and is no node does
+                names.append(self.steps(source))
             else:
-                at = None if delay is None or step is None else step - delay
-                names.append(self.value(source, at))
+                names.append(self.value(source, step - delay))
         types = tuple(self.types[name] for name in names)
         merged = steps is not None and not whole
         axis = 1 if types[0].steps is not None and not merged else 0

@@ -42,6 +42,9 @@ from mapping.graph.trace.values import (
 )
 from mapping.graph.trace.watch import CODES, Capture, Seen, Watch, before, is_cell
 
+ELSEWHERE = ("CUDA", "NVIDIA", "same device", "MPS")
+"""Words of errors of a forward that makes tensors on a device of its own choice."""
+
 
 def loops(model: nn.Module) -> bool:
     """Whether a model holds snnTorch's neurons, which take one step in a call."""
@@ -98,6 +101,8 @@ def trace_steps(
         raise
     except Exception as error:  # of a forward that others wrote
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if any(word in said for word in ELSEWHERE):
+            said += "; it runs on the CPU here: make tensors with device=x.device"
         raise TraceError(f"the forward of {type(model).__name__} fails: {said}") from error
 
 
@@ -186,7 +191,7 @@ class _Run(Watch):
         """The node of what lies along an axis of samples, if that may be an axis of steps."""
         if not isinstance(value, Whole) or value.steps is not None or value.made is ZEROS:
             return None
-        if not self.apart or axis == 0 or len(value.made.shape) < 3:
+        if not self.apart or axis == 0:
             return None
         self.took = True
         return self.known.unbound(value.made, axis)
@@ -459,8 +464,9 @@ class _Run(Watch):
                 return Chain(path)
             raise TraceError(
                 f"{user} does not start from zero: its state is left from the forward before, or "
-                f"given; clear it at the beginning of forward, or use has8.over_time "
-                f"(--readout), which clears it"
+                f"given; clear it at the beginning of forward (snntorch.utils.reset(net) clears "
+                f"only if net itself holds such a neuron, not a layer of it), or use "
+                f"has8.over_time (--readout), which clears it"
             )
         chain = values[0].made.chain if isinstance(values[0], Step) else None
         if chain is not None and chain.cell == path:
@@ -497,15 +503,8 @@ class _Run(Watch):
         if source != last and not all(
             self.known.covers(source, early, step) for step, early in enumerate(chain.sources)
         ):
-            if _shown(source) == _shown(last):
-                raise TraceError(
-                    f"the steps do not repeat: at step {chain.calls} {user} takes something else "
-                    f"of {_shown(source)} than in the steps before; what differs from step to "
-                    f"step is passed as inputs='steps' or 'spikes', time first, and taken in order"
-                )
             raise TraceError(
-                f"the steps do not repeat: at step {chain.calls} {user} takes its current from "
-                f"{_shown(source)}, in the steps before from {_shown(last)}"
+                f"the steps do not repeat: at step {chain.calls} {user} {_differs(source, last)}"
             )
         chain.sources.append(source)
 
@@ -537,6 +536,11 @@ class _Run(Watch):
         result = seen.func(*seen.args, **seen.kwargs)
         if seen.short in VALUE_FREE:
             return result
+        if seen.short == "numpy":
+            raise TraceError(
+                f"{seen.user} takes values out of torch, where they cannot be followed: compute "
+                f"with torch's functions"
+            )
         if seen.short in ASKS:
             raise TraceError(
                 f"it branches on values ({seen.user}), and a chip does the same for all samples; "
@@ -602,6 +606,25 @@ def _lowered(op: Op, module: nn.Module | None, user: str) -> tuple[Any, Any]:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise TraceError(f"the weights of {user} are not all finite numbers")
     return dict(attrs), dict(tensors)
+
+
+def _differs(source: Slot, last: Slot) -> str:
+    """What a neuron takes otherwise than in the steps before, and what can be done."""
+    made, _ = source
+    taken = (
+        "what differs from step to step is taken off one axis of the input, in order: x[:, t], or "
+        "x[t] with inputs='steps' or 'spikes'"
+    )
+    if made.op == "at":
+        return (
+            f"takes step {next(iter(made.taps))} of {made.inputs[0][0].name!r}, and steps are "
+            f"taken in order, one by one: leave out others in front of the loop, as x[::2] does"
+        )
+    if made is ZEROS:
+        return f"takes zeros, in the steps before its current from {_shown(last)}; {taken}"
+    if _shown(source) == _shown(last):
+        return f"takes something else of {_shown(source)} than in the steps before; {taken}"
+    return f"takes its current from {_shown(source)}, in the steps before from {_shown(last)}"
 
 
 def _shown(source: Slot) -> str:

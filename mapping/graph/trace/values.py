@@ -299,7 +299,7 @@ class Values:
 
     def unbound(self, made: Made, axis: int) -> Made:
         """A node whose steps lie on an axis of another's samples."""
-        shape = made.shape[:axis] + made.shape[axis + 1 :]
+        shape = made.shape[:axis] + (made.shape[axis + 1 :] if made.shape[2:] else (1,))
         return self.made(
             "unbind", f"{made.name}.steps", axis, ((made, None),), attrs={"axis": axis},
             shape=shape, kind=made.kind, timed=True, whole=True,
