@@ -9,6 +9,7 @@ from builders import registers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from has8.errors import TraceError
 from hwsim import agreement, estimate, simulate
@@ -135,6 +136,15 @@ def inhibited(net, x):
     return record
 
 
+def of_weights(net, x):
+    m, spikes, record = net.lif1.reset_mem(), torch.zeros(len(x), 5), []
+    for _ in range(7):
+        back = F.linear(spikes, net.rec.weight, bias=net.fc2.bias)
+        spikes, m = net.lif1(net.fc1(x) + back + torch.mm(spikes, net.fc2.weight.t()), m)
+        record.append(spikes)
+    return record
+
+
 def delayed(net, x):
     m1, m2 = net.lif1.reset_mem(), net.lif2.reset_mem()
     past, record = [torch.zeros(len(x), 5)] * 3, []
@@ -169,7 +179,8 @@ def currents_of_the_step_before(net, x):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
-    "loop", [by_hand, joined, inhibited, delayed, two_layers, currents_of_the_step_before]
+    "loop",
+    [by_hand, joined, inhibited, of_weights, delayed, two_layers, currents_of_the_step_before],
 )
 def test_spikes_of_the_steps_before_by_hand(loop, bias):
     torch.manual_seed(0)
@@ -264,7 +275,7 @@ def test_recurrent_layers_run_on_the_chip(kind):
         assert simulate(found, x).logits.any()
 
 
-@pytest.mark.parametrize("loop", [delayed, two_layers, by_hand])
+@pytest.mark.parametrize("loop", [delayed, two_layers, by_hand, inhibited, of_weights])
 def test_loops_by_hand_on_the_chip_or_on_the_host_with_a_reason(loop):
     torch.manual_seed(0)
     net, x = Loop(loop), numbers(9, 6)
@@ -272,7 +283,8 @@ def test_loops_by_hand_on_the_chip_or_on_the_host_with_a_reason(loop):
     reasons = {r.node: r.reason for r in mapped.partition.rejections}
     assert ("lif1" in reasons) == (loop is two_layers)
     chip = [s for chip in mapped.chip_segments for _, s in chip.synapses()]
-    assert [s.delay for s in chip] == {delayed: [3], two_layers: [], by_hand: [1]}[loop]
+    delays = {delayed: [3], two_layers: [], of_weights: [1, 1]}.get(loop, [1])
+    assert [s.delay for s in chip] == delays
     assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)
 
 
@@ -363,6 +375,37 @@ def test_spikes_that_are_fed_back_as_they_are_go_through_one_synapse_each(loop, 
     fast, slow = (simulate(mapped, x, backend) for backend in ("fast", "reference"))
     assert torch.equal(fast.logits, slow.logits)
     assert torch.equal(fast.logits, evaluate(graph, x)), "all weights are exact in 8 bits"
+
+
+def test_two_functions_with_weights_of_their_own_on_the_same_spikes_are_two_layers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 5)
+            self.one, self.two = (nn.Parameter(torch.rand(5, 4)) for _ in range(2))
+            self.kernel = nn.Parameter(torch.randn(1, 1, 3))
+            self.lifs = nn.ModuleList(snn.Leaky(0.5, threshold=0.5) for _ in range(4))
+
+        def forward(self, x):
+            a, b, c, d = (lif.reset_mem() for lif in self.lifs)
+            total = 0
+            for step in x:
+                spikes, a = self.lifs[0](self.fc(step), a)
+                one, b = self.lifs[1](spikes @ self.one, b)
+                two, c = self.lifs[2](spikes @ self.two, c)
+                three, d = self.lifs[3](
+                    F.conv1d(spikes.unsqueeze(1), self.kernel, padding=1).flatten(1), d
+                )
+                total = total + one - two + 2 * three[:, :4]
+            return total
+
+    torch.manual_seed(0)
+    net, x = exact(Net()), (torch.rand(6, 9, 6) < 0.5).float()
+    mapped = map_model(net, calibration=x, inputs="spikes")
+    with torch.no_grad():
+        assert torch.equal(evaluate(mapped.graph, x), net(x))
+    ops = [node.op for node in mapped.graph if node.op in ("linear", "conv1d")]
+    assert sorted(ops) == ["conv1d", "linear", "linear", "linear"]
 
 
 def test_a_factor_on_a_current_that_is_used_without_it_stays():

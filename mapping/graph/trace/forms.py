@@ -52,6 +52,16 @@ POOLS: dict[str, type[nn.Module]] = {
     "adaptive_avg_pool2d": nn.AdaptiveAvgPool2d,
 }
 """Functions that take what the module of that kind is made with."""
+WEIGHTED: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    "linear": (nn.Linear, ("weight", "bias")),
+    "matmul": (nn.Linear, ("other",)),
+    "__matmul__": (nn.Linear, ("other",)),
+    "mm": (nn.Linear, ("mat2",)),
+    "conv1d": (nn.Conv1d, ("weight", "bias", "stride", "padding", "dilation", "groups")),
+    "conv2d": (nn.Conv2d, ("weight", "bias", "stride", "padding", "dilation", "groups")),
+}
+"""Functions that do with given weights what a module does with its own, and what they take behind
+their input; a product's weights are a module's turned round."""
 ADDITIONS = {"add": 1, "add_": 1, "__radd__": 1, "__iadd__": 1, "sub": -1, "sub_": -1}
 ADDITIONS |= {"subtract": -1, "__isub__": -1}
 """Sums and differences, with the sign of the second operand."""
@@ -94,8 +104,9 @@ class Run(Protocol):
         module: nn.Module | None,
         given: Sequence[Value],
         result: Tensor,
+        own: Sequence[Tensor] = (),
     ) -> Value:
-        """What a kind of node makes of values."""
+        """What a kind of node makes of values, with tensors of its own."""
 
 
 def assigned(run: Run, seen: Seen) -> None:
@@ -156,7 +167,7 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
             raise TraceError(f"{seen.user} drops values in evaluation: pass self.training")
         run.set(result, first)
         return True
-    for rule in (_part, _moved, _over_steps, _repeats, _shaped, _layer):
+    for rule in (_part, _moved, _over_steps, _repeats, _shaped, _layer, _weighted):
         if rule(run, seen, first, result):
             return True
     return False
@@ -490,11 +501,42 @@ def _layer(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     return False
 
 
+def _weighted(run: Run, seen: Seen, value: Value, result: Any) -> bool:
+    """What a layer does, with weights that no layer has."""
+    if seen.short not in WEIGHTED or "input" in seen.kwargs:
+        return False
+    kind, names = WEIGHTED[seen.short]
+    options = {**dict(zip(names, seen.args[1:], strict=False)), **seen.kwargs}
+    weight, bias = options.pop(names[0]), options.pop("bias", None)
+    own = [weight] if bias is None else [weight, bias]
+    if any(run.get(x, seen.user) is not None for x in own) or weight.dim() < 2:
+        return False
+    if names[0] != "weight":
+        weight = weight.transpose(-2, -1)
+    outputs, inputs, *kernel = weight.shape
+    sizes = (inputs * options.get("groups", 1), outputs, *([tuple(kernel)] if kernel else ()))
+    if kind is nn.Linear and kernel:
+        return False
+    module = kind(*sizes, bias=bias is not None, device="meta", **options)
+    module.weight = nn.Parameter(weight.detach(), False)
+    if bias is not None:
+        module.bias = nn.Parameter(bias.detach(), False)
+    op, value = op_of(module), unstacked(run, seen, value, seen.args[0])
+    return op is not None and _known(run, seen, op, module, value, result, own)
+
+
 def _known(
-    run: Run, seen: Seen, op: Op, module: nn.Module | None, value: Value, result: Tensor
+    run: Run,
+    seen: Seen,
+    op: Op,
+    module: nn.Module | None,
+    value: Value,
+    result: Tensor,
+    own: Sequence[Tensor] = (),
 ) -> bool:
     try:
-        run.set(result, run.applied(seen.name, seen.user, op, module, [value], result))
+        made = run.applied(seen.name, seen.user, op, module, [value], result, own)
+        run.set(result, made)
     except Unknown:
         return False
     return True

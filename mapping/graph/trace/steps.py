@@ -24,7 +24,7 @@ from mapping.graph.ops.cells import check_threshold, constants_of, factor_of, fe
 from mapping.graph.ops.one_to_one import OneToOne
 from mapping.graph.trace.codes import BY_CHANCE, RANDOM, coded, drawn
 from mapping.graph.trace.foreign import foreign
-from mapping.graph.trace.forms import ASKS, VALUE_FREE, Unknown, assigned, form, unstacked
+from mapping.graph.trace.forms import ASKS, VALUE_FREE, WEIGHTED, Unknown, assigned, form, unstacked
 from mapping.graph.trace.roll import roll
 from mapping.graph.trace.values import (
     ZEROS,
@@ -234,8 +234,9 @@ class _Run(Watch):
         module: nn.Module | None,
         given: Sequence[Value],
         result: Tensor,
+        own: Sequence[Tensor] = (),
     ) -> Value:
-        """What a kind of node makes of values.
+        """What a kind of node makes of values, and of tensors that a function is given with them.
 
         Raises:
             Unknown: if the layer or its input is not as that kind is.
@@ -245,7 +246,7 @@ class _Run(Watch):
         timed = length is None and any(delay is not None for _, delay in inputs)
         if op.sees_time and timed:
             raise TraceError(f"{user} takes all steps at once, and the loop gives it one")
-        what = (name, str(module))
+        what = (name, str(module), *map(self._constant, own))
         made = self.known.nodes.get((op.name, what, inputs))
         if made is None:
             attrs, tensors = _lowered(op, module, user)
@@ -514,9 +515,11 @@ class _Run(Watch):
         """A function of torch, or one of a tensor's own."""
         flat = tree_flatten((seen.args, seen.kwargs))[0]
         by_chance = seen.short in RANDOM or any(id(x) in self.random for x in flat)
-        if by_chance and seen.short not in RANDOM and any(id(x) in self.values for x in flat):
+        known = any(id(x) in self.values for x in flat)
+        if by_chance and seen.short not in RANDOM and known:
             raise TraceError(BY_CHANCE.format(user=seen.user))
-        if by_chance or not any(id(x) in self.values for x in flat):
+        starts = seen.short in WEIGHTED and not known and self.entering(flat[0], seen.user)
+        if by_chance or not (known or starts):
             result = seen.func(*seen.args, **seen.kwargs)
             if by_chance and isinstance(result, Tensor):
                 self.random[id(result)] = result
