@@ -265,6 +265,32 @@ def test_recurrent_networks_are_swept():
         simulate(mapped, x[:, :1], Faulty("lava", Faults()))
 
 
+def test_biases_that_the_host_writes_reach_the_populations_of_a_loop():
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.cell = nn.Linear(6, 5), snn.RLeaky(0.5, linear_features=5, threshold=0.3)
+
+        def forward(self, x):
+            spikes, membrane = self.cell.init_rleaky()
+            current, record = self.fc(x), []
+            for _ in range(6):
+                spikes, membrane = self.cell(current, spikes, membrane)
+                record.append(spikes)
+            return torch.stack(record)
+
+    x = torch.rand(9, 6)
+    mapped = map_model(Net(), calibration=x)
+    (chip,) = mapped.chip_segments
+    assert chip.loop() and [port.kind for port in chip.inputs] == ["bias"]
+    whole = simulate(mapped, x).logits
+    assert whole.any() and torch.equal(simulate(mapped, x, Faulty("fast", Faults())).logits, whole)
+    some = [simulate(mapped, x, Faulty(name, SOME)).logits for name in ("fast", "reference")]
+    assert torch.equal(*some) and not torch.equal(some[0], whole)
+
+
 def test_populations_may_stand_in_any_order_and_spikes_may_come_late(segment, spikes):
     one, two = segment.populations
     late = [replace(s, delay=d) for s, d in zip(two.synapses, (2, 4), strict=True)]

@@ -194,6 +194,30 @@ def test_loops_are_tuned_through_time(kind):
             assert torch.equal(simulate(mapped, x, backend).logits, tuned(x))
 
 
+def test_gradients_go_back_through_recurrent_spikes_alone():
+    """Membranes that keep next to nothing: spikes carry what the first step does to the last."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(8, 6)
+            self.cell = snn.RLeaky(0.0, linear_features=6, threshold=0.3)
+
+        def forward(self, x):
+            spikes, membrane = self.cell.init_rleaky()
+            for step in x:
+                spikes, membrane = self.cell(self.fc(step), spikes, membrane)
+            return spikes
+
+    torch.manual_seed(0)
+    x = (torch.rand(6, 12, 8) < 0.5).float()
+    tuned = tune(Net(), LOIHI, calibration=x, inputs="spikes", scales="round")
+    x.requires_grad_()
+    tuned(x).square().sum().backward()
+    sizes = x.grad.flatten(1).abs().sum(1)
+    assert (sizes[:-1] > 1e-3 * sizes[1:]).all(), "a membrane leaves 1/4096 of a step's to the next"
+
+
 def test_a_loop_that_stays_on_the_host_is_trained_too():
     """Values drive it, in floating point; its spikes go to the chip."""
     torch.manual_seed(0)
