@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+import snntorch as snn
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -480,3 +481,43 @@ def test_a_node_whose_type_is_another_is_refused():
     wrong = replace(graph["node"], type=Signal((2, 8, 8)))
     with pytest.raises(ValueError, match="its inputs make"):
         verify_graph(Graph((graph["x"], wrong)))
+
+
+class Windows(nn.Module):
+    """Attention within windows: between its calls the batch axis holds windows of all samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.project = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.bias = nn.Parameter(torch.rand(2, 4, 4))
+
+    def forward(self, x):
+        batch = len(x)
+        x = x.view(batch * 3, 4, 8)
+        q, k, v = self.qkv(x).reshape(batch * 3, 4, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (q * 0.5) @ k.transpose(-2, -1) + self.bias
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch * 3, 4, 8)
+        return (x + self.project(mixed)).view(batch, 3 * 4 * 8)
+
+
+class WindowedSpikes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.windows, self.fc = Windows(), nn.Linear(96, 4)
+        self.lif = snn.Leaky(beta=0.9)
+
+    def forward(self, x):
+        mem, out = self.lif.init_leaky(), []
+        current = self.fc(self.windows(x))
+        for _ in range(5):
+            spikes, mem = self.lif(current, mem)
+            out.append(spikes)
+        return torch.stack(out).sum(0)
+
+
+def test_sums_and_products_between_calls_that_move_the_batch_axis_are_part_of_them():
+    torch.manual_seed(0)
+    net, x = WindowedSpikes().eval(), torch.randn(6, 96)
+    graph = map_model(net, calibration=x).graph
+    torch.testing.assert_close(evaluate(graph, x), net(x))
+    assert any(node.op == "torch" for node in graph)

@@ -152,6 +152,8 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
         result: what it gave.
     """
     name, first = seen.short, values[0]
+    if any(map(_deferred, values)):
+        return False
     if name in ADDITIONS:
         return _added(run, seen, values, result)
     if name in ("stack", "cat", "concat", "concatenate"):
@@ -171,6 +173,12 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
         if rule(run, seen, first, result):
             return True
     return False
+
+
+def _deferred(value: Value | None) -> bool:
+    """Whether no node can give a value, so that torch's calls are followed until one can."""
+    made = value.made if isinstance(value, Whole | Step) else None
+    return made is not None and made.call is not None and made.call.deferred
 
 
 def _added(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor) -> bool:
