@@ -304,7 +304,7 @@ def test_what_stays_on_the_host_says_why():
     reasons = {
         r.node: r.reason for r in map_model(Lasting(), calibration=images()).partition.rejections
     }
-    assert "lasts for several" in reasons["l1"]
+    assert "lasts for several" in reasons["l1"] and "let spikes drive it" in reasons["l1"]
 
 
 def test_recordings_and_faults_take_them():

@@ -123,24 +123,27 @@ def _parts(graph: Graph, term: str) -> list[Part]:
     Raises:
         NotOne: if it is no sum of layers of spikes.
     """
+    if not _of_spikes(graph, term):
+        raise NotOne
     alike: dict[tuple[str, Wiring], Chain] = {}
     for source, chain in _walked(graph, term, None):
         if chain is None:
             shape = graph[source].type.shape
             chain = Chain(each_channel(shape, torch.ones(shape[0])))
         affine = chain.affine
-        if len(chain.layers) > 1 and int(fan_out(affine.wiring).sum()) > chain.synapses:
-            names = " and ".join(repr(name) for name in reversed(chain.layers))
-            raise NotOne(
-                f"{names}, layers in a row without a neuron, have {chain.synapses:,} synapses and "
-                f"would as one have {int(fan_out(affine.wiring).sum()):,}: put a neuron between "
-                f"them, or write the one layer"
-            )
         if (other := alike.get((source, affine.wiring))) is not None:
             weight = other.affine.weight + affine.weight
             affine = Affine(affine.wiring, weight, _total(other.affine.bias, affine.bias))
         alike[source, affine.wiring] = replace(chain, affine=affine)
     return [(source, chain) for (source, _), chain in alike.items()]
+
+
+def _of_spikes(graph: Graph, name: str) -> bool:
+    """Whether all that is between a value and whatever it is made of is affine, and that spikes."""
+    node = graph[name]
+    if node.type.kind is Kind.SPIKE:
+        return True
+    return _passes(node) and all(_of_spikes(graph, source) for source in node.inputs)
 
 
 def _walked(
@@ -158,8 +161,6 @@ def _walked(
     if node.type.kind is Kind.SPIKE:
         yield name, behind
         return
-    if not _passes(node):
-        raise NotOne
     if alone is None:
         alone = True
     else:
@@ -236,6 +237,13 @@ def _joined(front: Chain, behind: Chain | None, name: str) -> Chain:
     rows, cols = _axis(one.rows, two.rows, name), _axis(one.cols, two.cols, name)
     groups = gcd(one.groups, two.groups)
     wiring = Wiring(rows, cols, one.channels_in, two.channels_out, groups)
+    layers, synapses = (*behind.layers, *front.layers), behind.synapses + front.synapses
+    if len(layers) > 1 and (found := int(fan_out(wiring).sum())) > synapses:
+        names = " and ".join(repr(layer) for layer in reversed(layers))
+        raise NotOne(
+            f"{names}, layers in a row without a neuron, have {synapses:,} synapses and would as "
+            f"one have {found:,}: put a neuron between them, or write the one layer"
+        )
     bias = second.bias
     if first.bias is not None and bool(first.bias.any()):
         if any(axis.padding > 0 or axis.spread > 1 for axis in (two.rows, two.cols)):
@@ -248,8 +256,7 @@ def _joined(front: Chain, behind: Chain | None, name: str) -> Chain:
         moved = (sums @ first.bias.view(two.groups, -1, 1)).flatten()
         bias = _total(bias, moved)
     affine = Affine(wiring, _kernel(first, second, wiring), bias)
-    layers = (*behind.layers, *front.layers)
-    return Chain(affine, layers, behind.synapses + front.synapses)
+    return Chain(affine, layers, synapses)
 
 
 def _is_point(axis: Axis) -> bool:

@@ -91,7 +91,8 @@ def _unwritable(neuron: Node, written: Sequence[Node]) -> str | None:
     if torch.as_tensor(constants_of(neuron)["alpha"]).any():
         return (
             "its current is the same in all steps and lasts for several, and a chip adds what is "
-            "written once a sample to the membrane, where it does not last"
+            "written once a sample to the membrane, where it does not last: let spikes drive it "
+            "(spikegen.rate), or train it without alpha, as snn.Leaky"
         )
     return None
 
