@@ -259,6 +259,14 @@ def two_axes(net, x):
     return sum(net.step(x[:, 0, t], states) for t in range(STEPS))
 
 
+def one_feature(net, x):
+    mem1, total = net.lif1.init_leaky(), 0
+    for t in range(STEPS):
+        spikes, mem1 = net.lif1((net.fc1 if t != 3 else net.fc2)(x[:, 0]), mem1)
+        total = total + spikes
+    return total
+
+
 def elsewhere(net, x):
     raise RuntimeError("Found no NVIDIA driver on your system.")
 
@@ -277,6 +285,7 @@ def elsewhere(net, x):
         (into_numpy, "values", "'numpy' in the forward takes values out of torch"),
         (until_it_is_sure, "values", r"branches on values \('__bool__' in the forward\)"),
         (two_axes, "values", r"taken off one axis of the input, in order: x\[:, t\]"),
+        (one_feature, "features", "at step 3 neuron 'lif1' .*from 'fc2', in the .*from 'fc1'"),
         (elsewhere, "values", "no NVIDIA driver .*; it runs on the CPU here: make tensors with"),
         (lambda net, x: net.step(x, net.cleared()).argmax(1), "values", "return the values that"),
     ],
@@ -289,5 +298,8 @@ def test_they_are_told_what_to_change(loop, inputs, sentence):
             return loop(self, x)
 
     x = frames() if inputs == "spikes" else values(12)
+    net = Net()
+    if inputs == "features":
+        x, inputs, net.fc2 = values(2, 12), "values", nn.Linear(12, 10)
     with pytest.raises(TraceError, match=sentence):
-        map_model(Net(), calibration=x, inputs=inputs)
+        map_model(net, calibration=x, inputs=inputs)

@@ -93,7 +93,7 @@ class Run(Protocol):
     def entering(self, tensor: Any, user: str) -> Value | None:
         """What a tensor is where a layer takes it."""
 
-    def steps_on(self, value: Value, axis: int) -> Made | None:
+    def steps_on(self, value: Value, axis: int, place: int | None = None) -> Made | None:
         """The node of what lies along an axis of samples, if that may be an axis of steps."""
 
     def applied(
@@ -273,9 +273,10 @@ def _part(run: Run, seen: Seen, value: Value, result: Any) -> bool:
             run.set(result, run.known.one(some, seen.user) if several is not value else some)
             return True
         one = several is None and result.shape == (seen.args[0].shape[0], 1)  # x[:, t : t + 1]
-        made = run.steps_on(value, axis) if one else None
+        at = range(seen.args[0].shape[axis])[place]
+        made = run.steps_on(value, axis, at[0]) if one else None
         if made is not None:
-            run.set(result, Step(made, range(seen.args[0].shape[axis])[place][0]))
+            run.set(result, Step(made, at[0]))
         return made is not None
     if isinstance(place, int):
         part = _at(run, seen, value, axis, place)
@@ -289,7 +290,7 @@ def _at(run: Run, seen: Seen, value: Value, axis: int, place: int) -> Value | No
     """What lies at a place on an axis, if that is the axis of steps."""
     several = _steps_of(value)
     if several is None:
-        made = run.steps_on(value, axis)
+        made = run.steps_on(value, axis, place)
         return None if made is None else Step(made, place % seen.args[0].shape[axis])
     if axis == (1 if several.axis == 0 else 0):
         raise TraceError(

@@ -142,7 +142,8 @@ class _Run(Watch):
 
     def __init__(self, model: nn.Module, x: Tensor, given: Signal, apart: bool) -> None:
         super().__init__(model)
-        self.given, self.apart, self.took = given, apart, False
+        self.given, self.apart = given, apart
+        self.places: dict[Made, set[int]] = {}
         self.x = x.clone()
         self.batch = x.shape[given.batch_axis]
         self.values: dict[int, tuple[Value, Tensor, int]] = {}
@@ -187,14 +188,21 @@ class _Run(Watch):
                 return Whole(ZEROS)
         return value
 
-    def steps_on(self, value: Value, axis: int) -> Made | None:
+    @property
+    def took(self) -> bool:
+        """Whether it took several steps off an axis of samples."""
+        return any(len(places) > 1 for places in self.places.values())
+
+    def steps_on(self, value: Value, axis: int, place: int | None = None) -> Made | None:
         """The node of what lies along an axis of samples, if that may be an axis of steps."""
         if not isinstance(value, Whole) or value.steps is not None or value.made is ZEROS:
             return None
         if not self.apart or axis == 0:
             return None
-        self.took = True
-        return self.known.unbound(value.made, axis)
+        made = self.known.unbound(value.made, axis)
+        taken = range(value.made.shape[axis]) if place is None else (place,)
+        self.places.setdefault(made, set()).update(taken)
+        return made
 
     # What happens in the run.
 
