@@ -332,7 +332,8 @@ def _check_loop(graph: Graph, model: nn.Module, x: Tensor, output: int) -> None:
     Raises:
         TraceError: if it does not.
     """
-    with torch.no_grad(), paths.plain(), listed(model), SeededBernoulli():
+    each = {seed for node in graph for seed in node.attrs.get("seeds", ())}
+    with torch.no_grad(), paths.plain(), listed(model), SeededBernoulli(each):
         expected = model(x.clone())
     expected = expected[output] if isinstance(expected, tuple | list) else expected
     if not bool(expected.isfinite().all()):

@@ -14,6 +14,7 @@ from has8.encoders import RateEncoder, SeededBernoulli, numbered
 from has8.errors import TraceError
 from hwsim import agreement, compare, simulate
 from mapping import load, map_model, save
+from mapping.graph.evaluate import evaluate
 
 STEPS = 12
 
@@ -31,21 +32,16 @@ def classifier(features: int) -> nn.Sequential:
 class Coded(nn.Module):
     """A network that codes its features itself, as snnTorch's users do."""
 
-    def __init__(self, encoder: nn.Module, features: int, steps_at_once: bool = True) -> None:
+    def __init__(self, encoder: nn.Module, features: int) -> None:
         super().__init__()
         self.encoder, self.classify = encoder, classifier(features)
-        self.steps_at_once = steps_at_once
 
     def forward(self, x):
         rates = torch.sigmoid(self.encoder(x))
         for layer in self.classify[1::2]:
             layer.reset_mem()
-        if self.steps_at_once:
-            spikes = spikegen.rate(rates, num_steps=STEPS)
-        record = []
-        for step in range(STEPS):
-            record.append(self.classify(spikes[step] if self.steps_at_once else rates.bernoulli()))
-        return torch.stack(record).sum(0)
+        spikes = spikegen.rate(rates, num_steps=STEPS)
+        return torch.stack([self.classify(spikes[step]) for step in range(STEPS)]).sum(0)
 
 
 def test_a_network_that_codes_by_spikegen_is_mapped_with_its_draws(tmp_path):
@@ -70,9 +66,77 @@ def test_a_network_that_codes_by_spikegen_is_mapped_with_its_draws(tmp_path):
     assert torch.equal(again, simulate(mapped, x).logits)
 
 
-def test_spikes_drawn_step_by_step_are_refused_with_what_would_change_it():
-    with pytest.raises(TraceError, match=r"draws spikes of one step.*spikegen.rate\(x, num_steps"):
-        map_model(Coded(nn.Linear(6, 30), 30, steps_at_once=False), calibration=torch.randn(4, 6))
+class ByHand(Coded):
+    """Draws the spikes of each step in the loop."""
+
+    def __init__(self, draw):
+        super().__init__(nn.Linear(6, 30), 30)
+        self.draw = draw
+        with torch.no_grad():
+            self.classify[0].weight *= 3
+            self.classify[2].weight *= 3
+
+    def forward(self, x):
+        rates = torch.sigmoid(self.encoder(x))
+        for layer in self.classify[1::2]:
+            layer.reset_mem()
+        return sum(self.classify(self.draw(rates)) for _ in range(STEPS))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda p: (torch.rand_like(p) < p).float(),
+        lambda p: (p > torch.rand_like(p)).to(p.dtype),
+        lambda p: torch.lt(torch.rand(p.shape), p) * 1.0,
+        lambda p: (torch.rand(*p.size(), device=p.device) < p).type_as(p),
+        lambda p: p.bernoulli(),
+        torch.bernoulli,
+    ],
+)
+def test_spikes_may_be_drawn_by_hand_in_each_step(draw, tmp_path):
+    model = ByHand(draw).eval()
+    x = torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+    mapped = map_model(model, calibration=x)
+    (code,) = (node for node in mapped.graph if node.op == "bernoulli")
+    assert code.attrs["seeds"] == list(range(STEPS))
+    with torch.no_grad():
+        with SeededBernoulli(each=range(STEPS)):
+            expected = model(x)
+        with SeededBernoulli(each=range(STEPS)), numbered(4):
+            assert torch.equal(model(x[4:6]), expected[4:6])
+        assert not torch.equal(model(x), expected)  # torch's own draws
+    assert expected.any() and torch.allclose(evaluate(mapped.graph, x), expected, atol=1e-5)
+    again = simulate(load(save(mapped, tmp_path / "net.h8")), x, batch_size=4)
+    assert torch.equal(again.logits, simulate(mapped, x, "reference").logits)
+
+
+def test_steps_that_come_in_are_coded_by_hand_too():
+    class Steps(ByHand):
+        def forward(self, x):
+            for layer in self.classify[1::2]:
+                layer.reset_mem()
+            return sum(self.classify(self.draw(x[:, t])) for t in range(x.size(1)))
+
+    x = torch.rand(5, STEPS, 30, generator=torch.Generator().manual_seed(0))
+    mapped = map_model(Steps(lambda p: (torch.rand_like(p) < p).float()).eval(), calibration=x)
+    assert sum(len(chip.populations) for chip in mapped.chip_segments) == 2
+    assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)
+
+
+@pytest.mark.parametrize(
+    ("draw", "sentence"),
+    [
+        (lambda p: (torch.rand_like(p) <= p).float(), "'le' .*random numbers.*spikegen.rate"),
+        (lambda p: (torch.randn_like(p) < p).float(), "'lt' .*random numbers.*spikegen.rate"),
+        (lambda p: (torch.rand(p.shape) * 2 < p).float(), "'lt' .*random numbers.*spikegen.rate"),
+        (lambda p: p + torch.rand_like(p), "'add' .*random numbers.*spikegen.rate"),
+        (lambda p: spikegen.rate(p, num_steps=1)[0], r"draws spikes of one step.*num_steps=T\)"),
+    ],
+)
+def test_other_draws_in_each_step_are_refused_with_what_would_change_it(draw, sentence):
+    with pytest.raises(TraceError, match=sentence):
+        map_model(ByHand(draw), calibration=torch.randn(4, 6))
 
 
 def test_a_loop_outside_can_code_its_input():

@@ -321,7 +321,7 @@ def random(net, x):
 def poisson(net, x):
     m1, _ = cleared(net)
     for _ in range(3):
-        spikes, m1 = net.lif1(net.fc1((torch.rand(x.shape) < x).float()), m1)
+        spikes, m1 = net.lif1(net.fc1((torch.rand(2, *x.shape) < x)[0].float()), m1)
     return spikes
 
 

@@ -237,7 +237,7 @@ def rate_in_each_step(net, x):
 
 def by_hand(net, x):
     states = net.cleared()
-    return sum(net.step((torch.rand_like(x) < x).float(), states) for _ in range(STEPS))
+    return sum(net.step((torch.rand_like(x) <= x).float(), states) for _ in range(STEPS))
 
 
 def into_numpy(net, x):

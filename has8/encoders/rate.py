@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import prod
@@ -19,6 +19,7 @@ from has8.errors import BadInput
 
 DRAW_BITS = 24
 """Draws are multiples of ``2**-24``, which float32 holds exactly."""
+BERNOULLI = (torch.bernoulli, Tensor.bernoulli)
 MOST_SEED = (1 << 63) - 1
 
 _NUMBERS: ContextVar[tuple[int, int]] = ContextVar("numbers of samples", default=(0, 1))
@@ -109,26 +110,39 @@ def draw_spikes(p: Tensor, seed: int) -> Tensor:
     return (draws < p).to(p.dtype)
 
 
+def step_draws(shape: Sequence[int], seed: int) -> Tensor:
+    """The draws of one step, ``[B, ...]``, each step of which has a seed of its own."""
+    return rate_draws(1, shape, seed)[0]
+
+
 class SeededBernoulli(TorchFunctionMode):
     """A body in which torch.bernoulli, and snntorch.spikegen.rate, draw what a mapping draws.
 
-    The first call in the body has seed 0, the next one 1, and so on; samples are numbered as
-    :func:`numbered` says. So one forward of a model that codes its input by
-    ``snntorch.spikegen.rate`` in such a body is what its mapping is held against.
+    The first call in the body has seed 0, the next one 1, and so on, those of torch.rand and
+    torch.rand_like among them; samples are numbered as :func:`numbered` says. So one forward of a
+    model that codes its input by chance in such a body is what its mapping is held against.
+
+    Args:
+        each: the calls that draw for a single step, ``[B, ...]``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, each: Container[int] = ()) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls, self.each = 0, each
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Draw, or leave another function as it is."""
-        if func not in (torch.bernoulli, Tensor.bernoulli) or len(args) != 1 or kwargs:
+        uniform = func in (torch.rand, torch.rand_like)
+        if not uniform and (func not in BERNOULLI or len(args) != 1 or kwargs):
             return func(*args, **(kwargs or {}))
-        self.calls += 1
-        return draw_spikes(args[0], self.calls - 1)
+        seed, self.calls = self.calls, self.calls + 1
+        given = func(*args, **(kwargs or {})) if uniform else args[0]
+        if seed not in self.each:
+            return given if uniform else draw_spikes(given, seed)
+        draws = step_draws(given.shape, seed).to(given)
+        return draws if uniform else (draws < given).to(given.dtype)
 
 
 class RateEncoder(UnitEncoder):

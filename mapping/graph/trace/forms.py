@@ -29,7 +29,18 @@ from mapping.graph.trace.values import (
 from mapping.graph.trace.watch import Seen
 
 SAME = frozenset(
-    {"detach", "clone", "contiguous", "float", "to", "type", "cpu", "requires_grad_", "data"}
+    {
+        "detach",
+        "clone",
+        "contiguous",
+        "float",
+        "to",
+        "type",
+        "type_as",
+        "cpu",
+        "requires_grad_",
+        "data",
+    }
     | {"alias", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"}
     | {"feature_dropout", "feature_alpha_dropout", "dropout_"}
 )
@@ -162,7 +173,9 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
         return _multiplied(run, seen, values, result)
     if first is None:
         return False
-    if name in SAME and result.dtype == seen.args[0].dtype == torch.float32:
+    drawn = isinstance(first, Step) and first.made.op == "bernoulli"  # 0 and 1 as False and True
+    real = seen.args[0].dtype == torch.float32 or drawn
+    if name in SAME and real and result.dtype == torch.float32:
         if name.startswith(("dropout", "alpha", "feature")) and not torch.equal(
             seen.args[0], result
         ):

@@ -195,6 +195,8 @@ class _Roll:
             return int(made.attrs["steps"])
         if made.op == "input":
             return self.types["input"].steps or 1
+        if "seeds" in made.attrs:
+            return len(made.attrs["seeds"])
         if made.op == "some_steps":
             return len(made.attrs["steps"])
         if made.op == "unbind":

@@ -22,7 +22,7 @@ from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.ops import OPS, Op, op_of
 from mapping.graph.ops.cells import check_threshold, constants_of, factor_of, feedback_of, states_of
 from mapping.graph.ops.one_to_one import OneToOne
-from mapping.graph.trace.codes import BY_CHANCE, RANDOM, coded, drawn
+from mapping.graph.trace.codes import RANDOM, coded, compared, drawn, uniform
 from mapping.graph.trace.foreign import foreign
 from mapping.graph.trace.forms import ASKS, VALUE_FREE, WEIGHTED, Unknown, assigned, form, unstacked
 from mapping.graph.trace.roll import roll
@@ -149,7 +149,7 @@ class _Run(Watch):
         self.values: dict[int, tuple[Value, Tensor, int]] = {}
         self.known = Values()
         self.draws = 0
-        self.random: dict[int, Tensor] = {}
+        self.random: dict[int, tuple[Tensor, int | None]] = {}
         # kept, so that no other tensor gets their id
         self.own = {id(t): t for t in (*model.parameters(), *model.buffers())}
         shape = (self.batch, *given.shape)
@@ -522,16 +522,18 @@ class _Run(Watch):
     def _function(self, seen: Seen) -> Any:
         """A function of torch, or one of a tensor's own."""
         flat = tree_flatten((seen.args, seen.kwargs))[0]
-        by_chance = seen.short in RANDOM or any(id(x) in self.random for x in flat)
+        if seen.short in RANDOM:
+            return uniform(self, seen)
+        by_chance = any(id(x) in self.random for x in flat)
         known = any(id(x) in self.values for x in flat)
-        if by_chance and seen.short not in RANDOM and known:
-            raise TraceError(BY_CHANCE.format(user=seen.user))
         starts = seen.short in WEIGHTED and not known and self.entering(flat[0], seen.user)
-        if by_chance or not (known or starts):
+        if not (known or starts):
             result = seen.func(*seen.args, **seen.kwargs)
             if by_chance and isinstance(result, Tensor):
-                self.random[id(result)] = result
+                self.random[id(result)] = result, None
             return result
+        if by_chance:
+            return compared(self, seen, [self.get(x, seen.user) for x in flat])
         if seen.short in ("to", "type_as") and id(seen.args[0]) not in self.values:
             return seen.func(*seen.args, **seen.kwargs)  # of the other only its type and device
         if seen.short == "__setitem__":
