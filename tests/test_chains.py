@@ -9,6 +9,7 @@ from torch import nn
 
 import has8
 from hwsim import compare
+from hwsim.backends.lava.backend import Lava
 from mapping import check_model, map_model
 from mapping.graph.chains import compose_chains, obstacle
 from mapping.graph.evaluate import evaluate, evaluate_nodes
@@ -264,6 +265,60 @@ def test_a_parameter_of_each_neuron_of_an_image_stays_on_the_host():
     spikes = (torch.rand(4, 6, 2, 8, 8) < 0.4).float()
     sides = {x.name: x.side for x in check_model(net, calibration=spikes, inputs="spikes").layers}
     assert (sides["lif1"], sides["mul"], sides["lif2"]) == ("chip", "host", "host")
+
+
+class Joined(nn.Module):
+    """Averages of spikes beside others in front of a layer, or currents side by side."""
+
+    def __init__(self, currents):
+        super().__init__()
+        self.conv, self.beside = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 2, 3)
+        self.last = nn.Conv2d(4, 5, 2)
+        self.lif1, self.lif2 = (snn.Leaky(beta=0.75, threshold=0.5) for _ in "12")
+        self.currents = currents
+
+    def forward(self, x):
+        mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+        total = 0
+        for step in range(x.size(0)):
+            if self.currents:
+                drive = torch.cat([self.conv(x[step]), self.beside(x[step])], 1)
+            else:
+                inner, mem1 = self.lif1(self.beside(x[step]), mem1)
+                averages = nn.functional.avg_pool2d(x[step], 3, 1)
+                drive = self.last(torch.cat([averages, inner], 1))
+            spikes, mem2 = self.lif2(drive, mem2)
+            total = total + spikes
+        return total
+
+
+def test_averages_beside_spikes_go_into_the_layer_behind_both():
+    torch.manual_seed(0)
+    net, spikes = Joined(False).eval(), (torch.rand(4, 6, 2, 8, 8) < 0.4).float()
+    mapped = map_model(net, calibration=spikes, inputs="spikes")
+    assert not mapped.partition.rejections and len(mapped.chip_segments) == 1
+    with torch.no_grad():
+        expected = net(spikes)
+    assert expected.any() and (evaluate(mapped.graph, spikes) == expected).float().mean() > 0.95
+    assert compare(mapped, spikes[:, :2], "fast", "reference").equal
+
+
+def test_currents_side_by_side_are_to_be_spikes_side_by_side():
+    torch.manual_seed(0)
+    net, spikes = Joined(True).eval(), (torch.rand(4, 6, 2, 8, 8) < 0.4).float()
+    found = check_model(net, calibration=spikes, inputs="spikes").layers
+    (neuron,) = [layer for layer in found if layer.kind == "lif"]
+    assert neuron.side == "host" and "'cat' puts currents side by side: let each" in neuron.reason
+
+
+@pytest.mark.skipif(Lava().unavailable() is not None, reason=str(Lava().unavailable()))
+@pytest.mark.parametrize("what", ["norm alone", "norms and averages"])
+def test_lava_agrees_on_chains(what):
+    torch.manual_seed(0)
+    net = has8.over_time(nn.Sequential(*NETS[what]()), steps=3, readout="count", input="steps")
+    spikes = (torch.rand(3, 2, 2, 8, 8) < 0.4).float()
+    mapped = map_model(net.eval(), calibration=spikes, inputs="spikes")
+    assert compare(mapped, spikes, "fast", "lava").equal
 
 
 STAY = {

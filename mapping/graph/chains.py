@@ -110,7 +110,7 @@ def _only_drives(graph: Graph, name: str) -> bool:
 
 def _passes(node: Node) -> bool:
     op = OPS[node.op]
-    return op.role == "synapse" or op.affine is not None or node.op in ("add", *RESHAPED)
+    return op.role == "synapse" or op.affine is not None or node.op in ("add", "concat", *RESHAPED)
 
 
 Part = tuple[str, Chain]
@@ -171,6 +171,10 @@ def _walked(
         yield from _walked(graph, node.inputs[0], behind, alone)
         yield from _walked(graph, node.inputs[1], _unbiased(behind), alone)
         return
+    if node.op == "concat":
+        for place, (part, sliced) in enumerate(_sliced(graph, node, behind)):
+            yield from _walked(graph, part, _unbiased(sliced) if place else sliced, alone)
+        return
     source = graph[node.inputs[0]]
     if node.op in RESHAPED:
         chain = _reshaped(behind, node.type.shape, source.type.shape)
@@ -222,6 +226,26 @@ def _reshaped(
     wires = dense(behind.affine.wiring.channels_out, before)
     weight = behind.affine.weight.reshape(wires.weight_shape)
     return replace(behind, affine=replace(behind.affine, wiring=wires, weight=weight))
+
+
+def _sliced(graph: Graph, node: Node, behind: Chain | None) -> Iterator[tuple[str, Chain]]:
+    """A chain that takes channels side by side, for each part of these its own.
+
+    Raises:
+        NotOne: if it does not take them all alike.
+    """
+    if behind is None or behind.affine.wiring.groups > 1:
+        raise NotOne(
+            f"{node.name!r} puts currents side by side: let each part drive neurons of its own, "
+            f"and put their spikes side by side"
+        )
+    start = 0
+    for name in node.inputs:
+        stop = start + graph[name].type.shape[0]
+        wiring = replace(behind.affine.wiring, channels_in=stop - start)
+        part = replace(behind.affine, wiring=wiring, weight=behind.affine.weight[:, start:stop])
+        yield name, replace(behind, affine=part)
+        start = stop
 
 
 def _joined(front: Chain, behind: Chain | None, name: str) -> Chain:
