@@ -292,6 +292,44 @@ class Joined(nn.Module):
         return total
 
 
+MEANS = {
+    "mean": lambda x: x.mean((2, 3)),
+    "mean of named axes": lambda x: x.mean(dim=[-1, -2]),
+    "mean that keeps axes": lambda x: x.mean((-2, -1), keepdim=True).flatten(1),
+    "sum": lambda x: x.sum(dim=(3, 2)) / 10,
+    "sum of the last axis": lambda x: x.flatten(2).sum(-1) * 0.1,
+}
+
+
+@pytest.mark.parametrize("what", MEANS)
+@pytest.mark.parametrize("of", ["spikes", "currents"])
+def test_means_over_space_go_into_weights(what, of):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(2, 6, 3), nn.Linear(6, 5)
+            self.lif1, self.lif2 = (snn.Leaky(beta=0.75, threshold=0.25) for _ in "12")
+
+        def forward(self, x):
+            mem1, mem2 = self.lif1.init_leaky(), self.lif2.init_leaky()
+            record = []
+            for step in range(x.size(0)):
+                made = self.conv(x[step])
+                if of == "spikes":
+                    made, mem1 = self.lif1(made, mem1)
+                spikes, mem2 = self.lif2(self.fc(MEANS[what](made)), mem2)
+                record.append(spikes)
+            return torch.stack(record)
+
+    torch.manual_seed(0)
+    net, spikes = Net().eval(), (torch.rand(4, 6, 2, 8, 8) < 0.4).float()
+    mapped = map_model(net, calibration=spikes, inputs="spikes")
+    assert not mapped.partition.rejections and len(mapped.chip_segments) == 1
+    with torch.no_grad():
+        expected = net(spikes)
+    assert expected.any() and (evaluate(mapped.graph, spikes) == expected).float().mean() > 0.95
+
+
 def test_averages_beside_spikes_go_into_the_layer_behind_both():
     torch.manual_seed(0)
     net, spikes = Joined(False).eval(), (torch.rand(4, 6, 2, 8, 8) < 0.4).float()

@@ -182,7 +182,7 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
             raise TraceError(f"{seen.user} drops values in evaluation: pass self.training")
         run.set(result, first)
         return True
-    for rule in (_part, _moved, _over_steps, _repeats, _shaped, _layer, _weighted):
+    for rule in (_part, _moved, _over_space, _over_steps, _repeats, _shaped, _layer, _weighted):
         if rule(run, seen, first, result):
             return True
     return False
@@ -338,6 +338,32 @@ def _moved(run: Run, seen: Seen, value: Value, result: Any) -> bool:
     if made is not None:
         run.set(result, Whole(made, len(result)))
     return made is not None
+
+
+def _over_space(run: Run, seen: Seen, value: Value, result: Any) -> bool:
+    """Sums and means over all that channels have in a step, ``x.mean((2, 3))``."""
+    if seen.short not in ("sum", "mean") or not isinstance(value, Step | Folded):
+        return False
+    options: dict[str, Any] = {"dim": None, "keepdim": False}
+    options |= dict(zip(options, seen.args[1:], strict=False)) | seen.kwargs
+    given, axes = seen.args[0], options["dim"]
+    axes = [axes] if isinstance(axes, int) else axes
+    if len(options) > 2 or not isinstance(axes, list | tuple) or given.dim() not in (3, 4):
+        return False
+    if sorted(axis % given.dim() for axis in axes) != list(range(2, given.dim())):
+        return False
+    pool = nn.AdaptiveAvgPool1d(1) if given.dim() == 3 else nn.AdaptiveAvgPool2d(1)
+    single = result.reshape(*given.shape[:2], *(1,) * (given.dim() - 2))
+    try:
+        op = OPS["global_avgpool"]
+        made = run.applied(seen.name, seen.user, op, pool, [value], single)
+        if not options["keepdim"]:
+            made = run.applied(seen.name, seen.user, OPS["flatten"], None, [made], result)
+    except Unknown:
+        return False
+    factor = 1.0 if seen.short == "mean" else float(prod(given.shape[2:]))
+    run.set(result, run.known.added([made], [factor]))
+    return True
 
 
 def _over_steps(run: Run, seen: Seen, value: Value, result: Any) -> bool:
