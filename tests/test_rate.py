@@ -113,15 +113,21 @@ def test_spikes_may_be_drawn_by_hand_in_each_step(draw, tmp_path):
 
 def test_steps_that_come_in_are_coded_by_hand_too():
     class Steps(ByHand):
+        first = 0
+
         def forward(self, x):
             for layer in self.classify[1::2]:
                 layer.reset_mem()
-            return sum(self.classify(self.draw(x[:, t])) for t in range(x.size(1)))
+            return sum(self.classify(self.draw(step)) for step in x.unbind(1)[self.first :])
 
     x = torch.rand(5, STEPS, 30, generator=torch.Generator().manual_seed(0))
-    mapped = map_model(Steps(lambda p: (torch.rand_like(p) < p).float()).eval(), calibration=x)
+    model = Steps(lambda p: (torch.rand_like(p) < p).float()).eval()
+    mapped = map_model(model, calibration=x)
     assert sum(len(chip.populations) for chip in mapped.chip_segments) == 2
     assert torch.equal(simulate(mapped, x).logits, simulate(mapped, x, "reference").logits)
+    model.first = 2
+    with pytest.raises(TraceError, match="draws the spikes of step 2 in its step 0: .* in order"):
+        map_model(model, calibration=x)
 
 
 @pytest.mark.parametrize(
