@@ -3,6 +3,8 @@
 import pytest
 import snntorch as snn
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import hwsim
@@ -139,6 +141,24 @@ def test_steps_may_come_last(events, equal):
     net = eighths(Net(lambda x: [x[..., t] for t in range(x.shape[-1])]))
     mapped = equal(net, x, inputs="spikes")
     assert onto_chip(mapped) == {"conv", "lif1", "fc", "lif2"}
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    into=st.integers(1, 4), out=st.integers(0, 2), steps=st.integers(2, 7), seed=st.integers(0, 99)
+)
+def test_steps_may_lie_on_any_axis(into, out, steps, seed):
+    torch.manual_seed(seed)
+    x = (torch.rand(4, steps, 2, 6, 6) < 0.5).float().movedim(1, into).contiguous()
+    net = eighths(Net(lambda x: x.movedim(into, 0), lambda record: torch.stack(record, out)))
+    (graph, values) = (
+        map_model(net, calibration=x, inputs=inputs, partition="none").graph
+        for inputs in ("spikes", "values")
+    )
+    with torch.no_grad():
+        expected = net(x)
+    assert torch.equal(evaluate(graph, x), expected)
+    assert torch.equal(evaluate(values, x), expected)
 
 
 def test_time_first_data_may_be_moved_behind_the_samples(events, equal):
