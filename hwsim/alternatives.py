@@ -89,16 +89,20 @@ def tell_apart(first: Figure, second: Figure) -> bool:
 def least(alternatives: Sequence[Alternative]) -> tuple[Alternative, bool]:
     """The mapping that takes the least energy by the best figures, and whether that is sure.
 
-    It is where no other's range reaches into its own. What is common to all, as the power of the
-    host, widens every range, so that this is not said lightly.
+    It is where no other's range reaches into its own, and the host's power is known. What is common
+    to all, as that power, widens every range, so that this is not said lightly.
 
     Raises:
-        BadInput: if there is none.
+        BadInput: if there is none, or they ran different numbers of samples.
     """
     if not isinstance(alternatives, Sequence) or not alternatives:
         raise BadInput("there is nothing to compare: give a list of what hwsim.alternative makes")
     for one in alternatives:
         given.instance(one, Alternative, "an alternative from hwsim.alternative")
+    samples = sorted({one.cost.samples for one in alternatives})
+    if len(samples) > 1:
+        raise BadInput(f"some ran {samples[0]:,} samples and some {samples[-1]:,}: run the same")
     best = min(alternatives, key=lambda one: one.board_uj.value)
     others = [one for one in alternatives if one is not best]
-    return best, all(tell_apart(best.board_uj, one.board_uj) for one in others)
+    sure = all(one.cost.host_only.complete for one in alternatives)
+    return best, sure and all(tell_apart(best.board_uj, one.board_uj) for one in others)

@@ -82,7 +82,10 @@ def test_more_activity_is_more_of_everything_but_visits(ran):
     assert load.times(0).messages == 0
 
 
-@given(start=st.floats(-1e6, 1e6), slope=st.floats(-1e3, 1e3).filter(lambda x: abs(x) > 1e-3))
+@given(
+    start=st.floats(-1e6, 1e6, allow_subnormal=False),
+    slope=st.floats(-1e3, 1e3).filter(lambda x: abs(x) > 1e-3),
+)
 def test_a_straight_line_is_zero_where_it_says(start, slope):
     value, below = crossing(lambda x: start + slope * x, 3.0)
     assert below == (slope > 0)
@@ -203,3 +206,41 @@ def test_a_dictionary_survives_json(ran):
         low, best, high = one["energy_uj"]["total"]
         assert low <= best <= high
     assert plain["alternatives"][2]["verdict"] is None
+
+
+def test_nothing_is_sure_of_a_host_whose_power_is_not_known(ran):
+    images, found = ran
+    every = [
+        alternative(name, mapped, images, host="horowitz-45nm")
+        for name, (mapped, _) in found.items()
+    ]
+    board, alone = every[0].board_uj, every[0].cost.host_only.energy_uj
+    assert board.low > alone.high  # and yet
+    text = alternatives_to_dict("net", every)["alternatives"][0]["verdict"]
+    assert text.startswith("open:") and "but not what the host draws while it waits" in text
+    assert not least(every)[1]
+    file = io.StringIO()
+    render_alternatives(Console(file=file, width=200), "net", every)
+    assert "a sample, by what is known, but not what the host draws" in file.getvalue()
+
+
+def test_mappings_on_other_targets_and_hosts_are_told_apart(ran):
+    images, found = ran
+    mapped = found["all"][0]
+    mine = replace(mapped, target=msgspec.structs.replace(LOIHI, name="mine"))
+    every = [
+        found["all"][1],
+        alternative("mine", mine, images),
+        alternative("bigger", mapped, images, host="a100"),
+    ]
+    file = io.StringIO()
+    render_alternatives(Console(file=file, width=120), "net", every)
+    lines = [line.split() for line in file.getvalue().splitlines()]
+    assert ["target", "loihi", "mine", "loihi"] in lines
+    assert ["host", "jetson-orin-nano", "jetson-orin-nano", "a100"] in lines
+    assert lines[0] == ["net,", "8", "samples"]
+    plain = alternatives_to_dict("net", every)["alternatives"]
+    assert [one["target"] for one in plain] == ["loihi", "mine", "loihi"]
+    assert [one["host"] for one in plain][1:] == ["jetson-orin-nano", "a100"]
+    with pytest.raises(BadInput, match="some ran 2 samples and some 8: run the same"):
+        least([found["all"][1], alternative("few", mapped, images[:2])])

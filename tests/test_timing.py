@@ -5,6 +5,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
 from builders import linear, population
 from torch import nn
@@ -239,6 +240,35 @@ def mapped_net(partition):
 def test_the_host_starts_every_operation_and_a_neuron_in_every_step():
     mapped = mapped_net("none")
     assert launches_of(mapped.graph) == 6 + 8  # conv, relu, encode, conv, decode, fc; neuron
+
+
+class Looped(nn.Module):
+    """A recurrent layer behind one with maxima of spikes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(2, 3, 3), nn.MaxPool2d(2)
+        self.lif = snn.Leaky(beta=0.5, threshold=0.2)
+        self.fc, self.back = nn.Linear(12, 4), nn.Linear(4, 4)
+        self.last = snn.Leaky(beta=0.5, threshold=0.2)
+
+    def forward(self, x):
+        mem, mem2, total, spikes = self.lif.init_leaky(), self.last.init_leaky(), 0, 0
+        spikes = torch.zeros(x.size(1), 4)
+        for step in range(len(x)):
+            inner, mem = self.lif(self.conv(x[step]), mem)
+            drive = self.fc(self.pool(inner).flatten(1)) + self.back(spikes)
+            spikes, mem2 = self.last(drive, mem2)
+            total = total + spikes
+        return total
+
+
+def test_the_host_starts_a_loop_in_every_step_and_maxima_once():
+    spikes = (torch.rand(5, 2, 2, 6, 6) < 0.5).float()
+    mapped = map_model(Looped().eval(), partition="none", calibration=spikes, inputs="spikes")
+    once = {"conv", "maxima", "fc", "readout"}
+    each = {"lif", "delay", "back", "add", "last"}
+    assert launches_of(mapped.graph) == len(once) + 5 * len(each)
 
 
 @pytest.mark.parametrize("host", ["jetson-orin-nano", "jetson-tx1", "horowitz-45nm"])

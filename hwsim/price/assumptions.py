@@ -326,7 +326,8 @@ def _host(host: Host) -> Iterator[Assumption]:
     if host.launch_us is not None and host.peak_gmacs is not None:
         yield _quoting(
             host.launch_us,
-            f"The host starts an operation in {host.launch_us:,g} µs, a neuron anew in every step.",
+            f"The host starts an operation in {host.launch_us:,g} µs, neurons and loops anew in "
+            f"every step.",
         )
         yield _quoting(host.peak_gmacs, f"The host's peak is {host.peak_gmacs:g} GMAC/s.")
     else:

@@ -65,12 +65,15 @@ class HostOnly:
         macs_uj: of these, in microjoules.
         launching_uj: of starting operations, in microjoules; 0 if the host's power is not known.
         latency_us: microseconds; None if the host's speed is not known.
+        complete: whether the energies of host and board are; not if what the host draws while it
+            starts operations and waits is not known.
     """
 
     macs: int
     macs_uj: Figure
     launching_uj: Figure
     latency_us: Figure | None
+    complete: bool = True
 
     @property
     def energy_uj(self) -> Figure:
@@ -394,8 +397,10 @@ def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> Hos
     macs = sum(layer.dense for layer in layers)
     launches = launches_of(mapped.graph)
     macs_uj = (macs * host.pj_per_mac * 1e-6).with_unit("µJ")
+    time_us = host.latency_us(macs, launches)
     launching_uj = _drawn(host.launching_w, host.launching_us(launches)).with_unit("µJ")
-    return HostOnly(macs, macs_uj, launching_uj, host.latency_us(macs, launches))
+    complete = host.launching_w is not None and time_us is not None
+    return HostOnly(macs, macs_uj, launching_uj, time_us, complete)
 
 
 def _check(mapped: Mapped, activity: Activity) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from hwsim.price.counts import FREE, LayerCounts
 from hwsim.price.traffic import SegmentLoad
-from mapping.graph.ir import Node
+from mapping.graph.ir import Node, loops_of
 from mapping.graph.ops import OPS
+from mapping.graph.pooling import OR
 from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
 from mapping.partition.segments import Side
@@ -233,9 +234,16 @@ def host_macs(layers: Iterable[LayerCounts]) -> Mapping[str, int]:
 
 
 def launches_of(nodes: Iterable[Node]) -> int:
-    """How many operations a host starts: one for each node, a neuron's anew in every step."""
-    return sum(
-        (node.type.steps or 1) if OPS[node.op].role == "neuron" else 1
-        for node in nodes
-        if node.op not in FREE
-    )
+    """How many operations a host starts.
+
+    One for each node; a neuron's, and all of a loop's, anew in every step. Maxima, which a chip has
+    as a layer and neurons without memory, start once.
+    """
+    started = 0
+    for part in loops_of(tuple(nodes)):
+        for node in part:
+            if node.op in FREE or node.attrs == OR:
+                continue
+            stepped = len(part) > 1 or OPS[node.op].role == "neuron"
+            started += (node.type.steps or 1) if stepped else 1
+    return started

@@ -12,7 +12,7 @@ from rich.table import Table
 from hwsim.alternatives import Alternative, least, tell_apart
 from hwsim.report import units
 from hwsim.report.screen import Row, Text, empty_table, facts, indented
-from hwsim.report.sentences import break_even, verdict
+from hwsim.report.sentences import UNKNOWN, break_even, verdict
 from hwsim.report.units import count, percent
 from mapping.targets.figures import Figure
 
@@ -42,12 +42,20 @@ def render_alternatives(console: Console, model: str, found: Sequence[Alternativ
     red if it is above.
     """
     first = found[0].cost
-    title = f" on {first.target} with {first.host}, {units.many(first.samples, 'sample')}"
+    where = f" on {first.target} with {first.host}" if not any(_differing(found)) else ""
+    title = f"{where}, {units.many(first.samples, 'sample')}"
     console.print(Text.assemble((model, "bold"), title))
     console.print()
     indented(console, _table(found))
     console.print()
     indented(console, facts(_sentences(found)))
+
+
+def _differing(found: Sequence[Alternative]) -> Iterator[tuple[str, list[str]]]:
+    """Target and host of each, unless they are the same for all."""
+    targets, hosts = [one.cost.target for one in found], [one.cost.host for one in found]
+    if len(set(zip(targets, hosts, strict=True))) > 1:
+        yield from (("target", targets), ("host", hosts))
 
 
 def _table(found: Sequence[Alternative]) -> Table:
@@ -58,6 +66,8 @@ def _table(found: Sequence[Alternative]) -> Table:
     if any(one.accuracy is not None for one in found):
         shares = ("" if a is None else percent(a, 2) for a in (one.accuracy for one in found))
         table.add_row(Text("accuracy"), *map(Text, shares))
+    for title, names in _differing(found):
+        table.add_row(Text(title), *map(Text, names))
     for title, figure in ENERGIES.items():
         _add(table, title, [figure(one) for one in found], units.energy)
     _add(table, "latency", [one.cost.latency_us for one in found], units.time)
@@ -84,14 +94,20 @@ def _style(figure: Figure, first: Figure) -> str:
 def _sentences(found: Sequence[Alternative]) -> Iterator[Row]:
     best, sure = least(found)
     how = "wherever in their ranges the figures are" if sure else "but their ranges overlap"
+    if not all(one.cost.host_only.complete for one in found):
+        how = f"by what is known, {UNKNOWN}"
     if len(found) > 1:
         amount = units.energy(best.board_uj)
         yield "least", Text(f"{best.name} takes the least, {amount} a sample, {how}")
     for one in found:
         if one.cost.cores_used:
-            alone = one.cost.host_only.energy_uj
-            yield one.name, Text(verdict(one.board_uj, alone))
+            yield one.name, Text(_verdict(one))
             yield "", Text(f"the same as the host alone: {break_even(one.cost.break_even)}", "dim")
+
+
+def _verdict(one: Alternative) -> str:
+    alone = one.cost.host_only
+    return verdict(one.board_uj, alone.energy_uj, complete=alone.complete)
 
 
 def alternatives_to_dict(model: str, found: Sequence[Alternative]) -> dict[str, Any]:
@@ -103,8 +119,6 @@ def alternatives_to_dict(model: str, found: Sequence[Alternative]) -> dict[str, 
     return {
         "model": model,
         "samples": found[0].cost.samples,
-        "target": found[0].cost.target,
-        "host": found[0].cost.host,
         "least": {"name": best.name, "sure": sure},
         "alternatives": [_plain(one) for one in found],
     }
@@ -114,6 +128,8 @@ def _plain(one: Alternative) -> dict[str, Any]:
     cost = one.cost
     return {
         "name": one.name,
+        "target": cost.target,
+        "host": cost.host,
         "accuracy": one.accuracy,
         "energy_uj": {
             "events": _ends(cost.energy_uj.events),
@@ -127,7 +143,7 @@ def _plain(one: Alternative) -> dict[str, Any]:
         "synops": cost.synops,
         "macs": cost.host_macs,
         "messages": one.messages,
-        "verdict": verdict(one.board_uj, cost.host_only.energy_uj) if cost.cores_used else None,
+        "verdict": _verdict(one) if cost.cores_used else None,
         "break_even": [asdict(item) for item in cost.break_even],
     }
 

@@ -10,16 +10,21 @@ from mapping.targets.figures import Figure
 FAR = 100.0
 """Beyond so many times the present value a break-even is no news."""
 
+UNKNOWN = "but not what the host draws while it waits and starts operations"
 
-def verdict(board: Figure, alone: Figure) -> str:
+
+def verdict(board: Figure, alone: Figure, *, complete: bool = True) -> str:
     """Whether the chip pays, as far as the ranges tell.
 
     Args:
         board: the energy of a sample with the chip.
         alone: that of the host alone, in the same unit.
+        complete: whether both have all that the host draws; nothing is sure without.
     """
     ratio = board.value / alone.value if alone.value else float("inf")
     times = f"{ratio:.2g} times the energy of the host alone"
+    if not complete:
+        return f"open: {times} by what is known, {UNKNOWN}"
     if board.high < alone.low:
         return f"the chip pays: {times}, wherever in their ranges the figures are"
     if board.low > alone.high:

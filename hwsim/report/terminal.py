@@ -251,7 +251,10 @@ def _comparison(cost: CostReport) -> Iterator[Row]:
     price = f"{units.energy(alone.energy_uj)}{span} for {count(alone.macs)} MACs{latency}"
     yield "host alone", Text(price)
     if cost.cores_used:
-        yield "verdict", Text(verdict(cost.energy_uj.total, alone.energy_uj))
+        yield (
+            "verdict",
+            Text(verdict(cost.energy_uj.total, alone.energy_uj, complete=alone.complete)),
+        )
         yield "break-even", Text(break_even(cost.break_even))
     for driver in cost.drivers[:1]:
         span = f"{units.energy(driver.low)} to {units.energy(driver.high)}"

@@ -66,7 +66,7 @@ def run_compare(
                     on_progress=done,
                 )
             )
-    model = ", ".join(dict.fromkeys(path.stem for path in artefacts))
+    model = ", ".join(_names(artefacts).values())
     if as_json:
         click.echo(json.dumps(alternatives_to_dict(model, found), indent=2))
     else:
@@ -74,18 +74,27 @@ def run_compare(
 
 
 def _candidates(artefacts: Sequence[Path], partitions: Sequence[str]) -> Iterator[_Candidate]:
-    for path in artefacts:
+    for path, own in _names(artefacts).items():
         mapped = load(path)
         if not partitions:
-            yield _Candidate(path.stem, mapped, None)
+            yield _Candidate(own, mapped, None)
         if partitions and mapped.provenance.get("scales") == "given":
             raise BadInput(
                 f"{path} was mapped with scales of its own, which fit its partition alone: map the "
                 f"others with has8-map, and compare them without --partition"
             )
         for partition in partitions:
-            name = partition if len(artefacts) == 1 else f"{path.stem} {partition}"
+            name = partition if len(artefacts) == 1 else f"{own} {partition}"
             yield _Candidate(name, mapped, partition)
+
+
+def _names(artefacts: Sequence[Path]) -> dict[Path, str]:
+    """What a person calls each file: its name, with its folder where another has the same name."""
+    stems = [path.stem for path in artefacts]
+    return {
+        path: stem if stems.count(stem) == 1 else str(path.with_suffix(""))
+        for path, stem in zip(artefacts, stems, strict=True)
+    }
 
 
 def _mapped(candidate: _Candidate, source: Data) -> Mapped:
