@@ -19,7 +19,7 @@ from mapping.graph.pooling import OR
 from mapping.graph.verify import verify_graph
 
 STEPS = 3
-WHOLE = {"layers", "averages", "zeros", "transposed"}
+WHOLE = {"layers", "averages", "zeros", "transposed", "shape"}
 """What a refusal may be about."""
 
 
@@ -241,6 +241,7 @@ USES = {
     "one number": lambda net, x, last: net.fc(x.flatten(1)) * net.one,
     "each channel": lambda net, x, last: net.each * net.fc(x.flatten(1)),
     "of spikes": lambda net, x, last: net.fc((x * net.maps).flatten(1)),
+    "negated": lambda net, x, last: (-net.fc(x.flatten(1))).neg() - (-last),
     "quotient": lambda net, x, last: net.fc((x / net.maps[0]).flatten(1)) / net.each,
     "two": lambda net, x, last: net.fc((x * net.maps + (1 - net.maps) * x).flatten(1)),
     "fed back": lambda net, x, last: net.fc(x.flatten(1)) - net.each * last,
@@ -385,6 +386,11 @@ STAY = {
     "averages of a transposed convolution": (
         (nn.ConvTranspose2d(2, 4, 3, stride=2), nn.AvgPool2d(2)),
         "a transposed convolution is one only with factors and normalisation",
+    ),
+    "currents in another shape": (
+        (nn.Conv2d(2, 4, 3), nn.AvgPool2d(2), nn.Flatten()),
+        "'net.2' gives values another shape, which a chip gives to spikes alone: put it right "
+        "behind a neuron",
     ),
     "maxima": (
         (nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), norm(4, 2)),

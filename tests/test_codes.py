@@ -109,7 +109,10 @@ def test_what_is_no_code_of_spikes_is_refused_in_one_sentence(pixels):
             lambda x: spikegen.latency(x, STEPS, tau=3.0),
             "fails: The maximum value in .* is out of bounds",
         ),
-        (lambda x: spikegen.delta(x), "'delta' .*all steps, on the first axis, once, in front"),
+        (
+            lambda x: spikegen.delta(x),
+            "'delta' .*all steps, on the first axis, once, in front .* inputs='steps'",
+        ),
     ):
         with pytest.raises(TraceError, match=sentence):
             map_model(Coded(code), calibration=pixels)

@@ -204,6 +204,29 @@ def maxima_of(spikes):
     return F.max_pool2d(spikes.flatten(0, 1).float(), 2).bool().unflatten(0, spikes.shape[:2])
 
 
+def test_a_maximum_of_spikes_times_what_is_not_above_0_says_so():
+    cells = [
+        snn.Leaky(beta=0.5, init_hidden=True, graded_spikes_factor=factor)
+        for factor in (torch.tensor([1.0, -1.0, 2.0]).view(3, 1, 1), 1.0)
+    ]
+    layers = nn.Conv2d(2, 3, 3), cells[0], nn.MaxPool2d(2), nn.Flatten(), nn.Linear(27, 4), cells[1]
+    net = has8.over_time(nn.Sequential(*layers), input="steps")
+    spikes = (torch.rand(5, 3, 2, 8, 8) < 0.3).float()
+    mapped = map_model(net, calibration=spikes, inputs="spikes")
+    reasons = {r.node: r.reason for r in mapped.partition.rejections}
+    assert reasons["net.2"].endswith("not all above 0: put these behind the pooling")
+
+
+def test_what_works_on_currents_is_not_said_to_work_on_spikes():
+    layers = nn.BatchNorm2d(2), nn.Conv2d(2, 3, 3), nn.ReLU(), snn.Leaky(beta=0.5, init_hidden=True)
+    net = has8.over_time(nn.Sequential(*layers), input="steps")
+    spikes = (torch.rand(5, 3, 2, 8, 8) < 0.3).float()
+    mapped = map_model(net, calibration=spikes, inputs="spikes")
+    reasons = {r.node: r.reason for r in mapped.partition.rejections}
+    assert reasons["net.2"] == "the target has no relu of currents"
+    assert reasons["net.0"].startswith("it goes into the weights of a layer only where")
+
+
 def test_a_maximum_of_currents_stays_on_the_host_and_says_what_would_change_that():
     def net(*pooled):
         return has8.over_time(

@@ -105,6 +105,8 @@ MODELS = {
     "sigmoid": nn.Sequential(nn.Sigmoid()),
     "times a number": Call(lambda net, x: x * 0.5),
     "a number minus": Call(lambda net, x: 1 - x),
+    "channels in turns": nn.Sequential(nn.Conv2d(1, 4, 3), nn.ChannelShuffle(2)),
+    "padded in a circle": nn.Conv2d(1, 2, 3, padding=(2, 1), padding_mode="circular"),
     "max_pool2d": Call(lambda net, x: F.max_pool2d(x, 2)),
     "view in part": Call(lambda net, x: x.view(x.size(0), 4, -1)),
     "mean": Call(lambda net, x: x.mean((2, 3))),

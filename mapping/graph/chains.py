@@ -177,7 +177,7 @@ def _walked(
         return
     source = graph[node.inputs[0]]
     if node.op in RESHAPED:
-        chain = _reshaped(behind, node.type.shape, source.type.shape)
+        chain = _reshaped(behind, node, source.type.shape)
     else:
         chain = _joined(_chain_of(graph, node), behind, name)
     yield from _walked(graph, source.name, chain, alone)
@@ -211,18 +211,19 @@ def _unbiased(chain: Chain | None) -> Chain | None:
     return chain and replace(chain, affine=replace(chain.affine, bias=None))
 
 
-def _reshaped(
-    behind: Chain | None, shape: tuple[int, ...], before: tuple[int, ...]
-) -> Chain | None:
-    """A chain that takes a shape, as one that takes the same numbers in another shape.
+def _reshaped(behind: Chain | None, node: Node, before: tuple[int, ...]) -> Chain | None:
+    """A chain that takes a shape, as one that takes the same numbers in the shape before.
 
     Raises:
         NotOne: if it does not take them all alike.
     """
-    if shape3(before) == shape3(shape):
+    if shape3(before) == shape3(node.type.shape):
         return behind
     if behind is None or not behind.affine.wiring.full:
-        raise NotOne
+        raise NotOne(
+            f"{node.name!r} gives values another shape, which a chip gives to spikes alone: put it "
+            f"right behind a neuron, or in front of a linear layer"
+        )
     wires = dense(behind.affine.wiring.channels_out, before)
     weight = behind.affine.weight.reshape(wires.weight_shape)
     return replace(behind, affine=replace(behind.affine, wiring=wires, weight=weight))

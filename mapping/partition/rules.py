@@ -23,6 +23,13 @@ POOL_SPIKES = (
     "the largest of several currents, which no chip takes: put the pooling behind the neuron, "
     "where it pools spikes"
 )
+FOLDED = (
+    "it goes into the weights of a layer only where nothing but such layers stands between spikes "
+    "and a neuron"
+)
+FACTORS = (
+    "the largest of spikes times factors that are not all above 0: put these behind the pooling"
+)
 AVERAGES = (
     "averages go into the weights of the layers in front of them and behind them that drive "
     "neurons; not where padding meets elements that they leave out, a transposed convolution is "
@@ -164,15 +171,18 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
         elif reason := _unreadable(node, registers) or OPS[node.op].reason:
             reasons[node.name] = reason
         elif node.op == "maxpool" and graph[node.inputs[0]].type.kind is Kind.VALUE:
-            reasons[node.name] = f"it takes {POOL_SPIKES}"
+            reasons[node.name] = f"it takes {_largest(graph, node)}"
         elif node.op in ("avgpool", "global_avgpool"):
             reasons[node.name] = AVERAGES
         elif node.op == "delay":
             reasons[node.name] = _undelayed(graph, node)
         elif node.op == "add" and _driven(graph, node):
             reasons[node.name] = "its neuron stays on the host"
+        elif OPS[node.op].affine is not None:
+            reasons[node.name] = FOLDED
         elif OPS[node.op].role == "host":
-            reasons[node.name] = f"the target has no {node.op} of spikes"
+            of = "spikes" if graph[node.inputs[0]].type.kind is Kind.SPIKE else "currents"
+            reasons[node.name] = f"the target has no {node.op} of {of}"
         elif OPS[node.op].role != "synapse" or _driven(graph, node):
             reasons[node.name] = "its neuron stays on the host"
         else:
@@ -188,6 +198,15 @@ def _driven(graph: Graph, node: Node) -> bool:
         or (user.op == "add" and _driven(graph, user))
         for user in users
     )
+
+
+def _largest(graph: Graph, maximum: Node) -> str:
+    """What a maximum is taken of that a chip cannot take it of."""
+    source = graph[maximum.inputs[0]]
+    factor = (
+        source.op in ("scale", "one_to_one") and graph[source.inputs[0]].type.kind is Kind.SPIKE
+    )
+    return FACTORS if factor else POOL_SPIKES
 
 
 def _undelayed(graph: Graph, node: Node) -> str:

@@ -26,9 +26,10 @@ from mapping.graph.ops.op import Attrs, Op
 
 _ALLOWED = """
     abs acos acosh add addcdiv addcmul addmm amax amin any argmax argmin asin asinh atan atan2 atanh
-    baddbmm bitwise_and bitwise_not bitwise_or bitwise_xor bmm cat ceil celu clamp clamp_max
-    clamp_min clone constant_pad_nd convolution cos cosh cumsum diagonal div elu eq erf exp exp2
-    expand expm1 flip floor floor_divide fmod frac gather ge gelu glu grid_sampler_2d gt hardshrink
+    baddbmm bitwise_and bitwise_not bitwise_or bitwise_xor bmm cat ceil celu channel_shuffle
+    clamp clamp_max clamp_min clone constant_pad_nd convolution cos cosh cumsum diagonal div
+    elu eq erf exp exp2 expand expm1 flip floor floor_divide fmod frac gather ge gelu glu
+    grid_sampler_2d gt hardshrink
     hardsigmoid hardswish hardtanh im2col index index_select isinf isnan le leaky_relu lerp
     linalg_vector_norm log log10 log1p log2 log_sigmoid_forward logical_and logical_not logical_or
     logical_xor logit logsumexp lt masked_fill max max_pool2d_with_indices

@@ -130,7 +130,8 @@ def coded(run: Run, seen: Seen, value: Value) -> Tensor:
             )
     if not isinstance(one, Whole) or (one.steps is None) != latency:
         given = "values without steps" if latency else "all steps, on the first axis,"
-        raise TraceError(f"{seen.user} must take {given} once, in front of the loop")
+        how = "" if latency else ": pass inputs='steps' for x of shape [T, B, ...]"
+        raise TraceError(f"{seen.user} must take {given} once, in front of the loop{how}")
     op, slot = ("encode", None) if latency else ("delta", 0)
     result: Tensor = seen.func(*seen.args, **seen.kwargs)
     made = run.known.made(

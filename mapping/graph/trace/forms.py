@@ -80,6 +80,7 @@ PRODUCTS = frozenset({"mul", "mul_", "multiply", "__rmul__", "__imul__"})
 MOVES = frozenset({"transpose", "swapaxes", "swapdims", "permute", "movedim", "moveaxis"})
 """Functions that put axes into other places."""
 QUOTIENTS = frozenset({"div", "div_", "divide", "true_divide", "__itruediv__"})
+NEGATIONS = frozenset({"neg", "neg_", "negative", "negative_", "__neg__"})
 
 
 class Unknown(ValueError):
@@ -173,6 +174,9 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
         return _multiplied(run, seen, values, result)
     if first is None:
         return False
+    if name in NEGATIONS:
+        run.set(result, run.known.added([first], [-1]))
+        return True
     drawn = isinstance(first, Step) and first.made.op == "bernoulli"  # 0 and 1 as False and True
     real = seen.args[0].dtype == torch.float32 or drawn
     if name in SAME and real and result.dtype == torch.float32:

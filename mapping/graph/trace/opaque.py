@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -266,12 +268,31 @@ class _Recorder(TorchDispatchMode):
 def _run(call: Callable[..., Any], inputs: Sequence[Tensor]) -> _Recorder:
     copies = [x.clone(memory_format=torch.contiguous_format) for x in inputs]
     recorder = _Recorder(copies)
-    with torch.no_grad(), _plain(), recorder:
+    with torch.no_grad(), _plain(), _Circular(), recorder:
         result = call(*copies)
     recorder.result = result
     if isinstance(result, Tensor):
         recorder.shares = recorder.memory.get(_memory(result))
     return recorder
+
+
+class _Circular(TorchFunctionMode):
+    """Pads in a circle with slices side by side, where torch writes into a tensor."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.pad or "circular" not in (*args[2:3], kwargs.get("mode")):
+            return func(*args, **kwargs)
+        x, pad = args[0], list(args[1] if len(args) > 1 else kwargs["pad"])
+        if min(pad) < 0:
+            return func(*args, **kwargs)
+        for place in range(0, len(pad), 2):
+            axis = x.dim() - 1 - place // 2
+            before = x.narrow(axis, x.shape[axis] - pad[place], pad[place])
+            x = torch.cat([before, x, x.narrow(axis, 0, pad[place + 1])], axis)
+        return x
 
 
 @contextmanager
