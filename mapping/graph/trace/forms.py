@@ -166,8 +166,8 @@ def form(run: Run, seen: Seen, values: Sequence[Value | None], result: Any) -> b
     name, first = seen.short, values[0]
     if any(map(_deferred, values)):
         return False
-    if name in ADDITIONS:
-        return _added(run, seen, values, result)
+    if name in ADDITIONS or name == "__rsub__":
+        return _added(run, seen, values, result) or _shifted(run, seen, values, result)
     if name in ("stack", "cat", "concat", "concatenate"):
         return _joined(run, seen, values, result)
     if name in PRODUCTS or name in QUOTIENTS:
@@ -201,6 +201,8 @@ def _deferred(value: Value | None) -> bool:
 def _added(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor) -> bool:
     """A sum or difference of two; zeros add nothing."""
     kept: list[Value | None] = []
+    if seen.short not in ADDITIONS:
+        return False
     for given, value in zip(seen.args[:2], values[:2], strict=False):
         if value is None and isinstance(given, Tensor):
             return False
@@ -213,6 +215,29 @@ def _added(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor)
     if len(kept) != 2 or seen.kwargs or not any(kept):
         return False
     run.set(result, run.known.added(kept, [1, ADDITIONS[seen.short]]))
+    return True
+
+
+def _shifted(run: Run, seen: Seen, values: Sequence[Value | None], result: Tensor) -> bool:
+    """What has steps and a number for each channel, the same in all steps."""
+    if len(seen.args) != 2 or seen.kwargs or (values[0] is None) == (values[1] is None):
+        return False
+    place = 0 if values[1] is None else 1
+    value, given, other = values[place], seen.args[place], torch.as_tensor(seen.args[1 - place])
+    turned = seen.short == "__rsub__"  # its second operand comes first
+    sign = -1 if turned else ADDITIONS[seen.short]
+    factor, added = (1, sign) if (place == 0) != turned else (sign, 1)
+    own = other[0] if other.dim() == given.dim() and len(other) == 1 else other
+    timed = isinstance(value, Step | Sum | Folded) and given.dim() > own.dim()
+    if value is None or not timed or result.shape != given.shape or result.dtype != torch.float32:
+        return False
+    bias = own.detach().cpu().float() * added
+    try:
+        each = OneToOne(torch.tensor(float(factor)), bias).over(tuple(result.shape[1:]))
+        made = run.applied(seen.name, seen.user, OPS["one_to_one"], each, [value], result)
+    except ValueError:  # of each neuron, or of what steps do not have
+        return False
+    run.set(result, made)
     return True
 
 
