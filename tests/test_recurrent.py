@@ -221,7 +221,7 @@ def of_step_0(net, x):
     ("loop", "sentence"),
     [
         (from_ones, "at step 1 neuron 'lif1' .* takes its current from 'add'"),
-        (of_step_0, "at step 1 neuron 'lif2' .* takes its current from 'fc2' 1 steps ago"),
+        (of_step_0, "at step 1 neuron 'lif2' .* takes its current from 'fc2' 1 step ago"),
     ],
 )
 def test_what_does_not_repeat_is_refused_with_layer_and_step(loop, sentence):

@@ -230,6 +230,26 @@ def only_at_first(net, x):
     return total
 
 
+def cleared_on_the_way(net, x):
+    mem, total = net.lif1.init_leaky(), 0
+    for t in range(STEPS):
+        if t == 2:
+            mem = net.lif1.init_leaky()
+        spikes, mem = net.lif1(net.fc1(x[t]), mem)
+        total = total + spikes
+    return total
+
+
+def begun_late(net, x):
+    mem1, mem2, total = net.lif1.init_leaky(), net.lif2.init_leaky(), 0
+    for t in range(STEPS):
+        spikes, mem1 = net.lif1(net.fc1(x[t]), mem1)
+        if t >= 1:
+            spikes, mem2 = net.lif2(spikes * 1.5, mem2)
+            total = total + spikes
+    return total
+
+
 def rate_in_each_step(net, x):
     states = net.cleared()
     return sum(net.step(spikegen.rate(x / 9, num_steps=1)[0], states) for _ in range(STEPS))
@@ -275,6 +295,12 @@ def elsewhere(net, x):
     ("loop", "inputs", "sentence"),
     [
         (strides, "spikes", r"'lif1' .*takes step 2 of 'fc1', .*leave out others .*as x\[::2\]"),
+        (
+            cleared_on_the_way,
+            "spikes",
+            r"'lif1' .*step 3 of 'fc1', since it begins with step 2: .*x\[2:\].* clear no state",
+        ),
+        (begun_late, "spikes", r"'lif2' .*it begins with step 1: .*call each neuron in every step"),
         (
             only_at_first,
             "values",

@@ -629,8 +629,15 @@ def _differs(source: Slot, last: Slot) -> str:
         "x[t] with inputs='steps' or 'spikes'"
     )
     if made.op == "at":
+        step, before = next(iter(made.taps)), next(iter(last[0].taps), None)
+        if last[0].op == "at" and before == step - 1:
+            return (
+                f"takes step {step} of {made.inputs[0][0].name!r}, since it begins with step "
+                f"{before}: leave out steps in front of the loop, as x[{before}:] does, call each "
+                f"neuron in every step, and clear no state within the loop"
+            )
         return (
-            f"takes step {next(iter(made.taps))} of {made.inputs[0][0].name!r}, and steps are "
+            f"takes step {step} of {made.inputs[0][0].name!r}, and steps are "
             f"taken in order, one by one: leave out others in front of the loop, as x[::2] does"
         )
     if made is ZEROS:
@@ -642,4 +649,6 @@ def _differs(source: Slot, last: Slot) -> str:
 
 def _shown(source: Slot) -> str:
     made, delay = source
-    return f"{made.name!r}" + (f" {delay} steps ago" if delay else "")
+    if not delay:
+        return repr(made.name)
+    return f"{made.name!r} {delay} step{'' if delay == 1 else 's'} ago"
