@@ -70,6 +70,21 @@ def test_at_a_break_even_the_board_takes_what_the_host_alone_does(ran):
     assert board == pytest.approx(alone, rel=1e-9)
 
 
+def test_no_host_draws_more_while_it_waits_than_while_it_works(ran):
+    images, found = ran
+    mapped, one = found["all"]
+    run, host = simulate(mapped, images), load_host("jetson-orin-nano")
+    places = {item.what: item for item in one.cost.break_even}
+
+    def turn(share):
+        cheaper = with_message_us(mapped, places["link.message_us"].value * share)
+        items = {item.what: item for item in estimate(cheaper, run, host).break_even}
+        return items["idle_w"].value
+
+    assert 11 < turn(0.4) < host.power_w.value == 15
+    assert turn(0.3) is None  # it would be 16 W
+
+
 def test_more_activity_is_more_of_everything_but_visits(ran):
     _, found = ran
     load = found["all"][1].cost.loads[0]

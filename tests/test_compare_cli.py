@@ -73,6 +73,8 @@ def test_files_of_one_name_are_told_apart_by_their_folders(artefact, here, tmp_p
     for folder in ("before", "after"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "net.h8").write_bytes(artefact.read_bytes())
+    _, out, _ = here("after/net.h8", "after/net.h8", "--samples", 4, "--json")
+    assert [one["name"] for one in json.loads(out)["alternatives"]] == ["net"]
     code, out, err = here("before/net.h8", "after/net.h8", "--samples", 4, "--json")
     assert code == 0, err
     report = json.loads(out)

@@ -369,8 +369,11 @@ def _break_even(work: _Work) -> tuple[BreakEven, ...]:
 
             return excess(exact.with_figures(change))
 
-        places = _places(crossing(at, entry.value), entry.unit)
-        found.append(BreakEven(entry.path, entry.value, *places))
+        value, below = crossing(at, entry.value)
+        most = exact.host.power_w if entry == exact.host.idle_w else None
+        if value is not None and most is not None and value > most.value:
+            value = None  # no host draws more while it waits
+        found.append(BreakEven(entry.path, entry.value, value, entry.unit, below))
     launching = alone.launching_uj.value
     if launching > 0:
         batch = batch_crossing(exact.board_uj.value, alone.macs_uj.value, launching)

@@ -89,11 +89,12 @@ def _candidates(artefacts: Sequence[Path], partitions: Sequence[str]) -> Iterato
 
 
 def _names(artefacts: Sequence[Path]) -> dict[Path, str]:
-    """What a person calls each file: its name, with its folder where another has the same name."""
-    stems = [path.stem for path in artefacts]
+    """What a person calls each file, once: its name, or its path if another has the same name."""
+    paths = dict.fromkeys(artefacts)
+    stems = [path.stem for path in paths]
     return {
-        path: stem if stems.count(stem) == 1 else str(path.with_suffix(""))
-        for path, stem in zip(artefacts, stems, strict=True)
+        path: path.stem if stems.count(path.stem) == 1 else str(path.with_suffix(""))
+        for path in paths
     }
 
 
