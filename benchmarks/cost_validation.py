@@ -1,0 +1,368 @@
+"""Prices of Loihi 1 beside measurements, and what they are if the case in question is held out.
+
+``python -m benchmarks.cost_validation`` prices every network of :mod:`benchmarks.cost_cases` twice:
+with the entries of ``mapping/targets/loihi.yaml``, which were chosen with these measurements in
+sight, and with entries that were fitted to all other networks (:func:`refitted`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from math import exp, log
+
+import click
+import msgspec
+
+from benchmarks.cost_cases import CASES, LEFT_OUT, ON_CHIP, STEPS, Case, Measured, load, mapped
+from hwsim.price.energy import chip_energy_pj
+from hwsim.price.timing import latency
+from hwsim.price.traffic import SegmentLoad
+from mapping.hosts.schema import DEFAULT_HOST, load_host
+from mapping.mapped import Mapped
+from mapping.targets.figures import Figure
+from mapping.targets.prices import Event
+from mapping.targets.schema import Target, load_target
+from mapping.targets.sheets import figures_of, with_figures
+
+TARGET = "loihi"
+MARGIN = 1.5
+"""How far beyond the lowest and highest of the others a fitted range reaches."""
+
+ENTRIES = {
+    "energy_error": "accountings.{accounting}.energy_error",
+    "static_mw": "power.static_mw",
+    "embedded_mw": "power.embedded_mw",
+    "message_us": "link.message_us",
+    "step_us": "link.step_us",
+}
+"""The fitted entries of the sheet. Exchanges and starts (``exchange_us``, ``sample_us``) were
+measured on one network each, so that there is nothing to fit them to without it."""
+
+OBSERVED = {
+    "static_mw": {"keyword spotting": 29.7, "nearest neighbours": 104.4, "Braille": 178.2},
+    "embedded_mw": {
+        "keyword spotting": 70.0,
+        "sequential MNIST": 23.3,
+        "nearest neighbours": 66.0,
+        "RelNet": 18.95,
+    },
+    "message_us": {
+        "MNIST of NxTF's notebook": 1763 / 784,
+        "CIFAR-10 of NxTF's notebook": 22_040 / 3072,
+    },
+}
+"""What was read off directly: milliwatts of a chip, microseconds of a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement beside its price.
+
+    Args:
+        name: of the network.
+        quantity: "energy" or "time".
+        what: "total", "dynamic", or "input" for the time that writing it took.
+        unit: "mJ" or "ms".
+        measured: in this unit.
+        low: of the price with the sheet's entries.
+        best: of it.
+        high: of it.
+        held_out: low, best and high with entries fitted to the other networks.
+        contained: whether the measurement lies within the sheet's range.
+        contained_held_out: whether it lies within the other range.
+        factor: best over measured.
+        factor_held_out: the same of the entries fitted to others.
+        source: of the measurement.
+        cores: that has8 takes; None where there is no network.
+        cores_published: None where that is not known.
+        note: what was measured, assumed and left out.
+    """
+
+    name: str
+    quantity: str
+    what: str
+    unit: str
+    measured: float
+    low: float
+    best: float
+    high: float
+    held_out: tuple[float, float, float]
+    contained: bool
+    contained_held_out: bool
+    factor: float
+    factor_held_out: float
+    source: str
+    cores: int | None
+    cores_published: int | None
+    note: str
+
+
+@cache
+def ran(name: str) -> tuple[Mapped, tuple[tuple[SegmentLoad, int], ...]]:
+    """A case on its cores, and what it does at each level of activity."""
+    case = CASES[name]
+    on_cores = mapped(case, load_target(TARGET))
+    return on_cores, tuple(load(case, on_cores, level) for level in range(3))
+
+
+def parts(
+    case: Case, target: Target, on_cores: Mapped, work: tuple[SegmentLoad, int]
+) -> dict[str, Figure]:
+    """All parts of a price that can be compared, in microseconds and microjoules.
+
+    Args:
+        case: the network.
+        target: whose prices to use.
+        on_cores: it on its cores.
+        work: what it does on them, and its messages.
+    """
+    accounting, (done, messages) = target.accounting(), work
+    at = replace(on_cores, target=target)
+    time = latency(at, [done], (), 1, accounting, load_host(DEFAULT_HOST), messages)
+    found = {name: part for name, part in time.parts_us.items() if part is not None}
+    found["exchange"] *= case.exchanges
+    drawn = _sum(found[name] for name in case.times)
+    static_uj = target.power.static_mw * drawn * 1e-3
+    used = at.placement.cores_used / target.chip.cores
+    chips = case.share * at.placement.chips_used
+    return found | {
+        "events": _events(done.events(), target),
+        "used_cores": used * static_uj,
+        "other_cores": max(0.0, chips - used) * static_uj,
+        "embedded": chips * (target.power.embedded_mw * drawn) * 1e-3,
+    }
+
+
+def _events(counts: Mapping[Event, int], target: Target) -> Figure:
+    return _sum(chip_energy_pj(counts, target.accounting()).values()) * 1e-6
+
+
+def at_level(case: Case, target: Target, level: int) -> dict[str, Figure]:
+    """The parts of a price at a level of activity, 0 to 2; of published counts, the events."""
+    if case.net is None:
+        counts = {event: int(of[level]) for event, of in case.counts.items()}
+        return {"events": _events(counts, target)}
+    on_cores, works = ran(case.name)
+    return parts(case, target, on_cores, works[level])
+
+
+def price(case: Case, measured: Measured, target: Target) -> tuple[float, float, float]:
+    """Low, best and high of what was measured: of the sheet's ranges and of the activity's."""
+    low, best, high = (
+        _sum(at_level(case, target, level)[name].with_unit("") for name in measured.parts)
+        for level in range(3)
+    )
+    return low.low, best.value, high.high
+
+
+def _sum(figures: Iterable[Figure]) -> Figure:
+    first, *others = figures
+    return sum(others, first)
+
+
+# ------------------------------------------------------------------------------------- the fit
+
+
+@cache
+def observed() -> Mapping[str, Mapping[str, float]]:
+    """What each network says of each entry, by the entry's name and the network's.
+
+    Read off directly (:data:`OBSERVED`), or what makes the best price equal to the measurement if
+    all other entries have the sheet's values: ``step_us`` from the time of steps without exchanges
+    with the host, and ``energy_error`` from a dynamic energy most of which is priced as events.
+    """
+    target = load_target(TARGET)
+    found = {name: dict(of) for name, of in OBSERVED.items()}
+    found["step_us"], found["energy_error"] = {}, {}
+    for case in CASES.values():
+        if case.stand_in:
+            continue
+        at = {name: part.value for name, part in at_level(case, target, 1).items()}
+        for m in case.measured:
+            others = sum(at[name] for name in m.parts)
+            if m.parts in (ON_CHIP, STEPS):
+                found["step_us"][case.name] = (m.value - others + at["management"]) / case.steps
+            if m.what == "dynamic" and at["events"] > others / 2:
+                found["energy_error"][case.name] = (m.value - others + at["events"]) / at["events"]
+    return found
+
+
+def refitted(entry: str, without: Container[str] = ()) -> tuple[float, float, float] | None:
+    """Low, best and high of an entry by all networks but some.
+
+    The rule: the geometric mean is the best, the least over :data:`MARGIN` the low, and the largest
+    times it the high. What is not above zero counts as a low of zero and has no part in the mean.
+
+    Args:
+        entry: in :data:`ENTRIES`.
+        without: the networks to leave out.
+
+    Returns:
+        None where no network is left: the sheet's entry stands.
+    """
+    values = [value for name, value in observed()[entry].items() if name not in without]
+    above = [value for value in values if value > 0]
+    if not above:
+        return None
+    best = exp(sum(map(log, above)) / len(above))
+    return max(0.0, min(values)) / MARGIN, best, max(above) * MARGIN
+
+
+def paths() -> dict[str, str]:
+    """The fitted entries by their place in the sheet."""
+    accounting = load_target(TARGET).default_accounting
+    return {path.format(accounting=accounting): name for name, path in ENTRIES.items()}
+
+
+def target_without(*names: str) -> Target:
+    """The target with entries fitted to all networks but some."""
+    by_path = paths()
+
+    def change(figure: Figure) -> Figure:
+        name = by_path.get(figure.path)
+        if name is None or (fitted := refitted(name, names)) is None:
+            return figure
+        low, best, high = fitted
+        return msgspec.structs.replace(figure, low=low, value=best, high=high)
+
+    target: Target = with_figures(load_target(TARGET), change)
+    return target
+
+
+def rows(names: Sequence[str] | None = None) -> tuple[Row, ...]:
+    """The measurements of some networks, or of all, beside their prices."""
+    found = []
+    for case in CASES.values():
+        if names is None or case.name in names:
+            sheet, others = load_target(TARGET), target_without(case.name, case.stand_in)
+            found += [_row(case, m, sheet, others) for m in case.measured]
+    return tuple(found)
+
+
+def _row(case: Case, m: Measured, sheet: Target, others: Target) -> Row:
+    low, best, high = price(case, m, sheet)
+    held_out = price(case, m, others)
+    return Row(
+        name=case.name,
+        quantity=m.quantity,
+        what=m.what,
+        unit="mJ" if m.quantity == "energy" else "ms",
+        measured=m.value * 1e-3,
+        low=low * 1e-3,
+        best=best * 1e-3,
+        high=high * 1e-3,
+        held_out=(held_out[0] * 1e-3, held_out[1] * 1e-3, held_out[2] * 1e-3),
+        contained=low <= m.value <= high,
+        contained_held_out=held_out[0] <= m.value <= held_out[2],
+        factor=best / m.value,
+        factor_held_out=held_out[1] / m.value,
+        source=case.source,
+        cores=ran(case.name)[0].placement.cores_used if case.net else None,
+        cores_published=case.cores,
+        note="; ".join(filter(None, (m.note, case.note))),
+    )
+
+
+def held_to(found: Sequence[Row]) -> list[str]:
+    """The rows in Markdown."""
+    lines = [
+        "| network | measured | low / best / high | within | best / measured "
+        "| fitted to the others | within | best / measured |",
+        "|---|---|---|---|---:|---|---|---:|",
+    ]
+    for row in found:
+        lines.append(
+            f"| {row.name}, {row.what} {row.quantity} | {row.measured:.3g} {row.unit} "
+            f"| {_range(row.low, row.best, row.high)} | {_yes(row.contained)} | {row.factor:.2f} "
+            f"| {_range(*row.held_out)} | {_yes(row.contained_held_out)} "
+            f"| {row.factor_held_out:.2f} |"
+        )
+    return lines
+
+
+TESTS = {
+    "within the range": (None, 0.0),
+    "totals: best within a factor of 2": ("total", 2.0),
+    "dynamic energies: best within a factor of 1.5": ("dynamic", 1.5),
+}
+"""What is asked of prices: of which rows, and how near the best one must be."""
+
+
+def tally(found: Sequence[Row]) -> list[str]:
+    """How many rows are near enough, in Markdown."""
+    lines = ["| | the sheet | fitted to the others |", "|---|---:|---:|"]
+    for test, (what, most) in TESTS.items():
+        asked = [row for row in found if what in (None, row.what)]
+
+        def near(factor: float, contained: bool, most: float = most) -> bool:
+            return contained if not most else 1 / most <= factor <= most
+
+        sheet = sum(near(row.factor, row.contained) for row in asked)
+        others = sum(near(row.factor_held_out, row.contained_held_out) for row in asked)
+        lines.append(f"| {test} | {sheet} of {len(asked)} | {others} of {len(asked)} |")
+    return lines
+
+
+def networks(names: Sequence[str]) -> list[str]:
+    """Where the measurements are from, and what is priced, in Markdown."""
+    lines = ["| network | what is priced | cores, here / there | from |", "|---|---|---|---|"]
+    for case in (case for name, case in CASES.items() if name in names):
+        ours = ran(case.name)[0].placement.cores_used if case.net else "-"
+        there = "-" if case.cores is None else case.cores
+        lines.append(f"| {case.name} | {case.note} | {ours} / {there} | {case.source} |")
+    return lines
+
+
+def not_here() -> list[str]:
+    """What is left out, in Markdown."""
+    reasons = [f"| {name} | {reason} |" for name, reason in LEFT_OUT.items()]
+    return ["| network | why not |", "|---|---|", *reasons]
+
+
+def entries() -> list[str]:
+    """The fitted entries in Markdown: the sheet's, those by all networks, and what each says."""
+    sheet = {figure.path: figure for figure in figures_of(load_target(TARGET))}
+    lines = ["| entry | in the sheet | by all networks | by network |", "|---|---|---|---|"]
+    for path, name in paths().items():
+        fitted, stated = refitted(name), sheet[path]
+        assert fitted is not None
+        each = ", ".join(f"{network} {value:.3g}" for network, value in observed()[name].items())
+        now = _range(stated.low, stated.value, stated.high)
+        lines.append(f"| `{name}` | {now} | {_range(*fitted)} | {each} |")
+    return lines
+
+
+def _range(low: float, best: float, high: float) -> str:
+    return f"{low:.3g} / {best:.3g} / {high:.3g}"
+
+
+def _yes(contained: bool) -> str:
+    return "yes" if contained else "**no**"
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON instead.")
+@click.option("--network", "names", multiple=True, type=click.Choice([*CASES]), help="Only these.")
+def main(as_json: bool, names: tuple[str, ...]) -> None:
+    """Hold prices to measurements of a Loihi 1."""
+    found = rows(names or None)
+    if as_json:
+        fitted = {name: refitted(name) for name in ENTRIES}
+        answer = {
+            "benchmark": "cost_validation",
+            "rows": [asdict(row) for row in found],
+            "observed": observed(),
+            "fitted": fitted,
+            "left_out": LEFT_OUT,
+        }
+        click.echo(json.dumps(answer))
+    else:
+        tables = [held_to(found), tally(found), networks(names or [*CASES]), entries(), not_here()]
+        click.echo("\n\n".join("\n".join(table) for table in tables))
+
+
+if __name__ == "__main__":
+    main()
