@@ -178,8 +178,9 @@ def test_traffic_equals_a_walk_over_every_spike_and_tile(drawn):
             for step, _, neuron in np.argwhere(spikes[synapse.source].reshape(STEPS, SAMPLES, -1)):
                 if not every[neuron].any():
                     continue
-                want["message_in"][target.core, step + late] += 1
-                want["synop_conv"][target.core, step + late] += every[neuron].sum()
+                sent = step + depth[synapse.source]
+                want["message_in"][target.core, sent] += 1
+                want["synop_conv"][target.core, sent] += every[neuron].sum()
                 if synapse.source == "in":
                     from_host += 1
                     continue

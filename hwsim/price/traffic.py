@@ -2,10 +2,11 @@
 
 A spike is one message for each tile that it reaches. A segment runs its layers as a pipeline: a
 layer ``depth`` connections behind the host handles a sample's step t in chip step ``t + depth``.
-A message leaves in the chip step in which its neuron fires and arrives in the next one, where its
-synapses are read, however late they act: on Loihi a delay is a field of the synapse's word
-(nengo-loihi), and longer ones leave their target's core fewer compartments (Davies et al. 2018), so
-the weight waits there. A shortcut's does too, for the layers that it skips.
+A message leaves in the chip step in which its neuron fires. It arrives and its synapses are read in
+the same step, whose barrier waits for it (SANA-FE, whose times were regressed so on a board), and
+they act on the target's neurons in the next step or later: on Loihi a delay is a field of the
+synapse's word (nengo-loihi), and longer ones leave their target's core fewer compartments (Davies
+et al. 2018), so the weight waits there. A shortcut's does too, for the layers that it skips.
 """
 
 from __future__ import annotations
@@ -154,11 +155,6 @@ class _Tally:
         """The chip steps in which a layer works on the sample."""
         return slice(self.depth[population], self.depth[population] + self.chip.steps)
 
-    def _arrivals(self, source: str) -> Ints:
-        """The chip steps in which a source's messages arrive; the last ones in the last step."""
-        sent = np.arange(self.chip.steps) + self.depth[source]
-        return np.minimum(sent + 1, self.chip.steps + self.deepest - 1)
-
     def _add_neurons(self, place: int) -> None:
         tile = self.placement.tiles[place]
         row, window = tile.core, self._window(tile.population)
@@ -180,9 +176,9 @@ class _Tally:
         synapse, tile = self.synapses[route.synapse], self.placement.tiles[route.destination]
         events = self.activity.events[route.source]
         messages, synops = _arrivals(synapse.wiring, events, route.indices, tile.start, tile.stop)
-        steps = self._arrivals(route.source)
-        np.add.at(self.by_core["message_in"][tile.core], steps, messages)
-        np.add.at(self.by_core[self.prices[synapse.name]][tile.core], steps, synops)
+        row, window = tile.core, self._window(route.source)
+        self.by_core["message_in"][row, window] += messages
+        self.by_core[self.prices[synapse.name]][row, window] += synops
         if route.sender is None:
             self.from_host += int(messages.sum())
         elif messages.any():
