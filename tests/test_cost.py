@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import has8
 from has8 import create_model
@@ -519,3 +520,28 @@ def test_a_run_of_another_mapping_is_refused(priced):
             estimate(mapped, replace(run, activity=replace(run.activity, events=lacking)))
     with pytest.raises(UnknownName, match="jetson-orin-nano"):
         estimate(mapped, run, host="jetson-orin-nan")
+
+
+@pytest.mark.parametrize("partition", ["all", "none"])
+def test_a_host_computes_layers_as_they_are_written(partition):
+    """What becomes one layer for a chip, an average in it, is no more work for the host alone."""
+
+    def neuron():
+        return snn.Leaky(beta=0.9, init_hidden=True)
+
+    torch.manual_seed(0)
+    steps, x = 3, (torch.rand(3, 4, 2, 12, 12) > 0.6).float()
+    step = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), neuron(), nn.AvgPool2d(2), nn.Conv2d(4, 6, 2), neuron()),
+        *(nn.Conv2d(6, 4, 3), neuron(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(4, 5), nn.BatchNorm1d(5), neuron()),
+    ).eval()
+    with FlopCounterMode(display=False) as flops:
+        step(x[0, :1])
+    net = has8.over_time(step, input="steps")
+    mapped = map_model(net, partition=partition, calibration=x, inputs="spikes")
+    cost = estimate(mapped, simulate(mapped, x))
+    assert cost.host_only.macs == steps * flops.get_total_flops() // 2
+    assert cost.host_macs == (cost.host_only.macs if partition == "none" else 0)
+    larger = [layer for layer in cost.layers if layer.dense > layer.host_macs]
+    assert larger and {layer.side for layer in larger} <= {"chip", "host"}

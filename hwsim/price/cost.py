@@ -169,8 +169,8 @@ class CostReport:
 
     @property
     def host_macs(self) -> int:
-        """Dense multiply-accumulates of one sample on the host."""
-        return sum(layer.dense for layer in self.layers if layer.side == "host")
+        """Dense multiply-accumulates of one sample on the host, as the model has them."""
+        return sum(layer.host_macs for layer in self.layers if layer.side == "host")
 
     @property
     def synops(self) -> float:
@@ -397,7 +397,7 @@ def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:
 
 
 def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> HostOnly:
-    macs = sum(layer.dense for layer in layers)
+    macs = sum(layer.host_macs for layer in layers)
     launches = launches_of(mapped.graph)
     macs_uj = (macs * host.pj_per_mac * 1e-6).with_unit("µJ")
     time_us = host.latency_us(macs, launches)

@@ -45,6 +45,8 @@ class LayerCounts:
         dense: multiply-accumulates of one sample over all steps if nothing is skipped, without
             those that meet only padding: NeuroBench's ``Dense``.
         dense_padded: the same with padding, as most other counters have it.
+        host_macs: multiply-accumulates of one sample over all steps on a host, which computes zeros
+            too, and layers as the model has them: of all those that are one here.
         effective: non-zero inputs times non-zero weights, over all samples; of torch's calls, whose
             zeros are not counted, all.
         synops: synapses that the spikes reached, zero weights included, over all samples; 0
@@ -59,6 +61,7 @@ class LayerCounts:
     steps: int
     dense: int
     dense_padded: int
+    host_macs: int
     effective: int
     synops: int
 
@@ -229,16 +232,18 @@ def reached(wires: Wiring, per_tap: NDArray[np.int64]) -> NDArray[np.int64]:
 def _chip_layer(
     mapped: Mapped, chip: ChipSegment, synapse: Synapse, activity: Activity
 ) -> LayerCounts:
-    kind, events = mapped.graph[synapse.name].op, activity.events[synapse.source]
-    counts = _operations(synapse.wiring, synapse.weight, events, chip.steps, spiking=True)
-    return LayerCounts(synapse.name, chip.name, "chip", kind, True, chip.steps, *counts)
+    node, events, steps = mapped.graph[synapse.name], activity.events[synapse.source], chip.steps
+    counts = _operations(synapse.wiring, synapse.weight, events, steps, _written(node), True)
+    return LayerCounts(synapse.name, chip.name, "chip", node.op, True, steps, *counts)
 
 
 def _host_layer(graph: Graph, segment: Segment, node: Node, activity: Activity) -> LayerCounts:
     source, wires = graph[node.inputs[0]], wiring_of(graph, node)
     weight = synapse_of(node).canonical(node.attrs, node.tensors["weight"], wires).numpy()
     steps, spiking = source.type.steps or 1, source.type.kind is Kind.SPIKE
-    counts = _operations(wires, weight, activity.events[source.name], steps, spiking=spiking)
+    counts = _operations(
+        wires, weight, activity.events[source.name], steps, _written(node), spiking
+    )
     return LayerCounts(node.name, segment.name, "host", node.op, spiking, steps, *counts)
 
 
@@ -248,25 +253,38 @@ def _host_calls(graph: Graph, segment: Segment, node: Node, samples: int) -> lis
     macs = OPS[node.op].macs
     dense = macs(node, sources) if macs is not None else 0
     steps = max(source.steps or 1 for source in sources)
-    counts = (dense, dense, dense * samples, 0)
+    counts = (dense, dense, dense, dense * samples, 0)
     layer = LayerCounts(node.name, segment.name, "host", node.op, False, steps, *counts)
     return [layer] if dense else []
 
 
+def _written(node: Node) -> int | None:
+    """What a layer has in one step as the model has it, if it is another now."""
+    found: int | None = node.attrs.get("written")
+    return found
+
+
 def _operations(
-    wires: Wiring, weight: NDArray[np.generic], events: Counts, steps: int, *, spiking: bool
-) -> tuple[int, int, int, int]:
-    """(dense, dense_padded, effective, synops) of one layer."""
+    wires: Wiring,
+    weight: NDArray[np.generic],
+    events: Counts,
+    steps: int,
+    written: int | None,
+    spiking: bool,
+) -> tuple[int, int, int, int, int]:
+    """(dense, dense_padded, host_macs, effective, synops) of one layer."""
     kernel = (wires.rows.kernel, wires.cols.kernel)
     inputs = wires.channels_in // wires.groups
     by_group = (weight != 0).reshape(wires.groups, -1, inputs, *kernel).sum(1)
     nonzero = by_group.reshape(wires.channels_in, *kernel).astype(np.int64)
     seen = events.reshape(-1, *wires.in_shape).sum(0, dtype=np.int64)
     every = fan_out(wires)
+    dense = total(every) * steps
     dense_padded = prod(wires.out_shape) * inputs * prod(kernel) * steps
     return (
-        total(every) * steps,
+        dense,
         dense_padded,
+        dense if written is None else written * steps,
         total(seen * reached(wires, nonzero)),
         total(seen * every) if spiking else 0,
     )

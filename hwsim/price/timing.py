@@ -229,7 +229,7 @@ def host_macs(layers: Iterable[LayerCounts]) -> Mapping[str, int]:
     macs: dict[str, int] = {}
     for layer in layers:
         if layer.side == "host":
-            macs[layer.segment] = macs.get(layer.segment, 0) + layer.dense
+            macs[layer.segment] = macs.get(layer.segment, 0) + layer.host_macs
     return macs
 
 

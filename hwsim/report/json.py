@@ -212,6 +212,7 @@ def _layer(layer: LayerCounts, samples: int) -> dict[str, Any]:
         "steps": layer.steps,
         "dense": layer.dense,
         "dense_padded": layer.dense_padded,
+        "host_macs": layer.host_macs,
         "effective": layer.effective / samples,
         "effective_total": layer.effective,
         "synops": layer.synops / samples,

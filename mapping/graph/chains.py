@@ -7,7 +7,7 @@ from synapses of spikes alone, whatever a model makes it of, wherever that is ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -411,13 +411,16 @@ def _add_layers(nodes: dict[str, Node], graph: Graph, term: str, parts: Sequence
     ((whole,),) = set(own) if len(set(own)) == 1 else {(term,)}
     if graph[term].type.kind is Kind.SPIKE:
         whole = unique_name(f"{term}.current", nodes)
-    total = ""
-    for place, ((source, _), layer, (name,)) in enumerate(zip(parts, layers, own, strict=True)):
+    total, counted = "", set[str]()
+    for place, ((source, chain), layer, (name,)) in enumerate(zip(parts, layers, own, strict=True)):
         if len(parts) == 1:
             name = whole
         elif own.count((name,)) > 1 or name == whole:
             name = unique_name(f"{name}.{place}", nodes)
-        nodes[name] = replace(layer, name=name, inputs=(source,))
+        written = _operations(graph, set(chain.layers) - counted)
+        counted.update(chain.layers)
+        attrs = {**layer.attrs, "written": written}
+        nodes[name] = replace(layer, name=name, inputs=(source,), attrs=attrs)
         if total:
             last = place == len(parts) - 1
             added = whole if last else unique_name(f"{whole}.sum", nodes)
@@ -425,6 +428,11 @@ def _add_layers(nodes: dict[str, Node], graph: Graph, term: str, parts: Sequence
             name = added
         total = name
     return total
+
+
+def _operations(graph: Graph, layers: Iterable[str]) -> int:
+    """Dense multiply-accumulates of one step of some layers."""
+    return sum(int(fan_out(wiring_of(graph, graph[name])).sum()) for name in layers)
 
 
 def _layer(affine: Affine, source: Signal, made: Signal) -> Node:

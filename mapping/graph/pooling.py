@@ -29,6 +29,7 @@ def maximum_as_or(graph: Graph) -> Graph:
                 "padding": window["padding"],
                 "dilation": [1] * len(window["kernel"]),
                 "groups": channels,
+                "written": 0,
             },
             tensors={"weight": torch.ones(channels, 1, *window["kernel"])},
         )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mapping.chip.wiring import Axis, Wiring
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import (
-    Attrs,
+    LayerAttrs,
     Lowered,
     Natural,
     Op,
@@ -28,7 +28,7 @@ from mapping.graph.ops.op import (
 One = Meta(min_length=1, max_length=1)
 
 
-class Window(Attrs, frozen=True):
+class Window(LayerAttrs, frozen=True):
     """Attributes of a convolution along one axis."""
 
     stride: Annotated[list[Positive], One]

@@ -12,7 +12,7 @@ from has8.kernels.conv import Conv2d
 from mapping.chip.wiring import Axis, Wiring
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import (
-    Attrs,
+    LayerAttrs,
     Lowered,
     Natural,
     Op,
@@ -26,7 +26,7 @@ from mapping.graph.ops.op import (
 )
 
 
-class Window(Attrs, frozen=True):
+class Window(LayerAttrs, frozen=True):
     """Attributes of a convolution; pairs are of rows and columns."""
 
     stride: tuple[Positive, Positive]

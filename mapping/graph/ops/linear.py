@@ -11,7 +11,15 @@ from torch.nn import functional as F
 
 from mapping.chip.wiring import Wiring, dense
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, SynapseKind, check_bias, parameters, scaled_outputs
+from mapping.graph.ops.op import (
+    LayerAttrs,
+    Lowered,
+    Op,
+    SynapseKind,
+    check_bias,
+    parameters,
+    scaled_outputs,
+)
 
 
 def lower(module: nn.Linear) -> Lowered:
@@ -70,6 +78,7 @@ OPS = (
         run,
         role="synapse",
         synapse=SynapseKind(wiring, canonical, scaled_outputs, layer, "synop_dense"),
+        attrs=LayerAttrs,
         tensors={"weight": 2},
         optional={"bias": 1},
     ),

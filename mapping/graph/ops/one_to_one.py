@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mapping.chip.wiring import Axis, Wiring, shape3
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import Lowered, Op, SynapseKind, check_bias
+from mapping.graph.ops.op import LayerAttrs, Lowered, Op, SynapseKind, check_bias
 
 
 class OneToOne(nn.Module):
@@ -111,6 +111,7 @@ OPS = (
         run,
         role="synapse",
         synapse=SynapseKind(wiring, canonical, scaled, layer, "synop_sparse"),
+        attrs=LayerAttrs,
         tensors={"weight": 1},
         optional={"bias": 1},
     ),

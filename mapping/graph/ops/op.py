@@ -31,6 +31,17 @@ class Attrs(Struct, frozen=True, forbid_unknown_fields=True):
     """The attributes of a kind of node, by name, with types and ranges; here: none."""
 
 
+class LayerAttrs(Attrs, frozen=True, kw_only=True):
+    """Attributes of a layer.
+
+    Args:
+        written: dense multiply-accumulates of one step as the model has them, where a pass has made
+            another layer of it, which suits a chip: what a host would compute; None for its own.
+    """
+
+    written: Natural | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Affine:
     """A layer as weights that slide over its input, and a bias.
