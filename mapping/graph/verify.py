@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import torch
 
-from mapping.graph.ir import Graph, Node, Signal, unfed_loop
+from mapping.graph.ir import Graph, Kind, Node, Signal, unfed_loop
 from mapping.graph.ops import OPS
 
 
@@ -45,7 +45,7 @@ def _verify_node(graph: Graph, node: Node) -> None:
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"its {name} must be finite numbers")
     signal = (
-        _input_signal(node.type)
+        _input_signal(graph, node)
         if node.op == "input"
         else op.infer(node.attrs, node.tensors, sources)
     )
@@ -53,8 +53,11 @@ def _verify_node(graph: Graph, node: Node) -> None:
         raise ValueError(f"it says {node.type}, and its inputs make {signal}")
 
 
-def _input_signal(given: Signal) -> Signal:
-    """What an input may be: values or spikes of one bit, with or without steps."""
+def _input_signal(graph: Graph, node: Node) -> Signal:
+    """What an input may be: values, or spikes of one bit with steps or with an axis of these."""
+    given = node.type
     if given.steps is not None and given.steps < 1:
         raise ValueError(f"it must have at least one step, not {given.steps}")
-    return Signal(given.shape, given.kind, given.steps)
+    stepped = given.steps is not None or any(other.op == "unbind" for other in graph)
+    spikes = given.kind is Kind.SPIKE and stepped
+    return Signal(given.shape, Kind.SPIKE if spikes else Kind.VALUE, given.steps)
