@@ -356,33 +356,33 @@ def test_sources_may_be_left_out(tmp_path: Path) -> None:
             "chip.tile_spikes_per_ns: Invalid enum value 'X' - at $.trust",
         ),
         (
-            "{value: 0.0, low: 0.0, high: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: 340.0, low: 400, ",
             "link.exchange_us: the value 340 lies outside of its range, 400 to 340",
         ),
         (
-            "{value: 0.0, low: 0.0, high: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: 340.0, high: 1e3, ",
             "link.exchange_us.high: Expected float, got str, found '1e3'; "
             "YAML takes this for text, write 1000.0",
         ),
         (
-            "{value: 0.0, low: 0.0, high: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: 340.0, low: -1, ",
             "link.exchange_us.low: Expected float >= 0.0, found -1",
         ),
         (
-            "{value: 0.0, low: 0.0, high: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: .inf, ",
             "link.exchange_us: must be a finite number, found inf",
         ),
         (
-            "{value: 0.0, low: 0.0, high: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{low: 340.0, ",
             "link.exchange_us.value: is missing; add it",
         ),
         (
-            "{value: 0.0, low: 0.0, high: 340.0, ",
+            "{value: 50.0, low: 0.0, high: 340.0, ",
             "{value: 340.0, hihg: 400, ",
             "link.exchange_us.hihg: unknown key, known are value, low, high, source, trust",
         ),
