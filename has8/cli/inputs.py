@@ -60,6 +60,12 @@ def find_data(
     return source
 
 
+def partition_names(partition: str) -> str | list[str]:
+    """A partition as :func:`mapping.map_model` takes it: "all", "none", or the names in a list."""
+    names = [name.strip() for name in partition.split(",") if name.strip()]
+    return partition if partition in ("all", "none") else names
+
+
 def check_classes(graph: Graph, source: Data) -> None:
     """Refuse data that have more classes than a network has outputs.
 

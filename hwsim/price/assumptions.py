@@ -131,15 +131,13 @@ def _chip(target: Target) -> Iterator[Assumption]:
         power.reset_uj,
         f"Resetting a chip's neurons takes {_number(power.reset_uj)}, once a sample.",
     )
-    for accounting in target.accountings.values():
-        error = accounting.energy_error
-        yield _quoting(
-            error,
-            f"The energy of events is off by a factor of {error.low:g} to {error.high:g} where "
-            f"whole networks were measured.",
-            main=True,
-        )
-        break
+    error = target.accounting().energy_error
+    yield _quoting(
+        error,
+        f"The energy of events is off by a factor of {error.low:g} to {error.high:g} where whole "
+        f"networks were measured.",
+        main=True,
+    )
     for name, accounting in target.accountings.items():
         price = accounting.events["synop_conv"].pj
         text = f"Accounting {name}: {accounting.description.strip()}"

@@ -193,6 +193,11 @@ class CostReport:
         return sum(layer.dense for layer in self.layers)
 
     @property
+    def messages(self) -> float:
+        """Spikes, writes and reads between host and chip, of one sample."""
+        return _messages(self.loads, self.boundaries) / self.samples
+
+    @property
     def events(self) -> dict[Event, int]:
         """How often each event on the chip happened, over all samples."""
         return joined_events(load.events() for load in self.loads)
@@ -303,8 +308,7 @@ class _Work:
 
     def price(self, accounting: Accounting) -> Price:
         target, chips = self.mapped.target, self.mapped.placement.chips_used
-        messages = sum(load.from_host + load.to_host for load in self.loads)
-        messages += sum(b.writes + b.reads for b in self.boundaries)
+        messages = _messages(self.loads, self.boundaries)
         time = latency(
             self.mapped, self.loads, self.layers, self.samples, accounting, self.host, messages
         )
@@ -388,6 +392,12 @@ def _places(found: tuple[float | None, bool], unit: str) -> tuple[float | None, 
 
 def _without_range(figure: Figure) -> Figure:
     return msgspec.structs.replace(figure, low=figure.value, high=figure.value)
+
+
+def _messages(loads: Iterable[SegmentLoad], boundaries: Iterable[BoundaryCounts]) -> int:
+    """Spikes, writes and reads between host and chip, over all samples."""
+    spikes = sum(load.from_host + load.to_host for load in loads)
+    return spikes + sum(boundary.writes + boundary.reads for boundary in boundaries)
 
 
 def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:

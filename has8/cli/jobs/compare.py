@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from has8.cli.inputs import partition_names
 from has8.cli.jobs.simulate import artefact_data
 from has8.cli.options import BATCH, CALIBRATION
 from has8.cli.progress import stages
@@ -108,7 +109,7 @@ def _mapped(candidate: _Candidate, source: Data) -> Mapped:
     return map_model(
         before.graph,
         before.target,
-        partition if partition in ("all", "none") else [n.strip() for n in partition.split(",")],
+        partition_names(partition),
         calibration=calibration,
         weight_bits=facts.get("weight_bits", 8),
         scales=facts.get("scales", "round"),

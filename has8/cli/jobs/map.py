@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from has8 import Checkpoint
-from has8.cli.inputs import check_classes, find_data
+from has8.cli.inputs import check_classes, find_data, partition_names
 from has8.cli.jobs.networks import (
     Coding,
     check_steps,
@@ -102,7 +102,7 @@ def run_map(
         mapped = map_model(
             network.model,
             chip,
-            _names(partition),
+            partition_names(partition),
             calibration=calibration,
             weight_bits=bits,
             scales=chosen,
@@ -169,11 +169,6 @@ def _scales(
         return tuned.weight_bits, tuned.scales
     method: Method = "search" if per_channel else "round"
     return DEFAULT_BITS if weight_bits is None else weight_bits, scales or method
-
-
-def _names(partition: str) -> str | list[str]:
-    names = [name.strip() for name in partition.split(",") if name.strip()]
-    return partition if partition in ("all", "none") else names
 
 
 def _accuracy(answers: Tensor, labels: Tensor) -> float:
