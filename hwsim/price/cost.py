@@ -8,7 +8,7 @@ target gives a price of its own; the target's default one is the answer unless t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -123,13 +123,12 @@ class CostReport:
         prices: of one sample, by accounting.
         default_accounting: the target's.
         host_only: the same model without the chip.
-        drivers: what makes the range of its energy, by the default accounting, the widest first.
-        break_even: where the board costs as much as the host alone, by the default accounting.
         convention_uj: microjoules of one sample by the convention of the literature: a constant
             for each dense MAC and for each synaptic operation. No measurement.
         overflow: registers on the chip that left their range.
         assumptions: what the prices rest on, and what they leave out.
         references: the full titles of the short names that the assumptions' sources use.
+        work: what was priced, to be priced again otherwise.
     """
 
     samples: int
@@ -145,12 +144,27 @@ class CostReport:
     prices: Mapping[str, Price]
     default_accounting: str
     host_only: HostOnly
-    drivers: tuple[Driver, ...]
-    break_even: tuple[BreakEven, ...]
     convention_uj: Figure
     overflow: Overflow
     assumptions: tuple[Assumption, ...]
     references: Mapping[str, str]
+    work: _Work = field(compare=False)
+
+    @property
+    def drivers(self) -> tuple[Driver, ...]:
+        """What makes the range of its energy, by the default accounting, the widest first.
+
+        Found by pricing the board again for each entry, at each call.
+        """
+        return _drivers(self.work, self.energy_uj.total)
+
+    @property
+    def break_even(self) -> tuple[BreakEven, ...]:
+        """Where the board costs as much as the host alone, by the default accounting.
+
+        Found by pricing both again and again, at each call.
+        """
+        return _break_even(self.work) if self.loads else ()
 
     @property
     def price(self) -> Price:
@@ -264,12 +278,11 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         prices=prices,
         default_accounting=target.default_accounting,
         host_only=alone,
-        drivers=_drivers(work, prices[target.default_accounting].energy_uj.total),
-        break_even=_break_even(work) if loads else (),
         convention_uj=literature,
         overflow=sum(activity.overflows.values(), Overflow()),
         assumptions=assumptions(mapped, processor, convention, populations, without, cited),
         references={**convention.references, **processor.references, **target.references},
+        work=work,
     )
 
 
