@@ -8,6 +8,7 @@ import torch
 
 from has8 import calibrate, create_model, load_data
 from has8.data import batches
+from has8.files import write_whole
 from has8.kernels import paths
 
 torch.set_num_threads(1)  # tests run in several processes
@@ -24,15 +25,25 @@ EPOCHS = 6
 
 
 @cache
-def _warmed(kind):
+def _warmed(kind, folder):
     """A small model trained for a few seconds, so that neurons fire and answers mean something.
 
     ``kind`` is a name of :data:`SMALL`, with "-" and a neuron behind it where that is not a LIF.
+    ``folder`` is where the processes of one test run leave each other what they have trained.
     """
     name, _, neuron = kind.partition("-")
     options = {"neuron": neuron} if neuron else {}
     torch.manual_seed(0)
     model = create_model(name, num_classes=10, in_channels=1, **SMALL[name], **options)
+    trained = folder / f"{kind}.pt"
+    if not trained.exists():
+        _train(model)
+        write_whole(trained, lambda path: torch.save(model.state_dict(), path))
+    model.load_state_dict(torch.load(trained, weights_only=True))
+    return calibrate(model)
+
+
+def _train(model):
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     data = load_data("digits")
     for epoch in range(EPOCHS):
@@ -40,7 +51,6 @@ def _warmed(kind):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
-    return calibrate(model)
 
 
 @pytest.fixture
@@ -57,19 +67,26 @@ def digits():
     return torch.cat([x for x, _ in batches(data.test, 128)])
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, worker_id):
+    """A folder that the processes of a test run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
 @pytest.fixture(scope="session", params=["has8_vgg", "has8_resnet", "has8_vgg-if"])
-def model(request):
+def model(request, trained):
     """Small models that a few passes over the digits have trained."""
-    return _warmed(request.param)
+    return _warmed(request.param, trained)
 
 
 @pytest.fixture(scope="session")
-def vgg():
+def vgg(trained):
     """The smallest of them."""
-    return _warmed("has8_vgg")
+    return _warmed("has8_vgg", trained)
 
 
 @pytest.fixture(scope="session")
-def resnet():
+def resnet(trained):
     """One with residual blocks and downsampling."""
-    return _warmed("has8_resnet")
+    return _warmed("has8_resnet", trained)
