@@ -342,6 +342,10 @@ BAD = {
         ["map", "mynet.py:Net", "--data", "digits"],
         "on 1x8x8 of digits, which --flatten",
     ),
+    "a forward without a loop": (
+        ["map", "mynet.py:one_step", *EVENTS],
+        "a forward that takes one step needs --readout",
+    ),
     "mean alone": (["map", "net.pt", "--data", "digits", "--mean", "1"], "belong together"),
     "odd mean": (["map", "net.pt", "--data", "digits", "--mean", "a"], "not numbers"),
     "std of 0": (["map", "net.pt", "--data", "digits", "--mean", 0, "--std", 0], "above 0"),

@@ -239,7 +239,7 @@ def fitting(network: Network, source: Data) -> Iterator[None]:
         shape = "x".join(map(str, source.input_shape))
         raise TraceError(
             f"{error} (on {shape} of {source.name}, which --flatten, --image-size and --channels "
-            "change)"
+            "change; a forward that takes one step needs --readout)"
         ) from error
 
 
