@@ -11,6 +11,7 @@ from torch import Tensor
 from has8 import given
 from has8.errors import BadInput
 from hwsim.experiments.fidelity import answers_of
+from hwsim.names import DEFAULT_RUN_MODE, RunMode
 from hwsim.price.cost import CostReport, estimate
 from hwsim.program import OnProgress, simulate
 from mapping.hosts.schema import DEFAULT_HOST, Host
@@ -50,6 +51,7 @@ def alternative(
     labels: Tensor | None = None,
     *,
     host: str | Path | Host = DEFAULT_HOST,
+    run_mode: RunMode = DEFAULT_RUN_MODE,
     batch_size: int = 128,
     on_progress: OnProgress | None = None,
 ) -> Alternative:
@@ -61,12 +63,13 @@ def alternative(
         x: its input, as :func:`hwsim.simulate` takes it; the same for all that are compared.
         labels: ``int64[N]``, the right classes.
         host: as :func:`hwsim.estimate` takes it.
+        run_mode: as :func:`hwsim.estimate` takes it.
         batch_size: samples at a time.
         on_progress: called after each batch with (samples done, samples in all).
 
     Raises:
-        BadInput: if the samples do not fit the mapping.
-        UnknownName, TargetError: if the host profile cannot be read.
+        BadInput: if the samples do not fit the mapping, or it cannot run in this mode.
+        UnknownName, TargetError: if there is no such mode, or the host profile cannot be read.
     """
     given.instance(name, str, "a name")
     run = simulate(mapped, x, batch_size=batch_size, on_progress=on_progress)
@@ -75,7 +78,7 @@ def alternative(
         classes = mapped.graph.output.type.shape[-1]
         right = answers == given.labels(labels, len(answers), classes)
         accuracy = float(right.double().mean())
-    return Alternative(name, accuracy, estimate(mapped, run, host))
+    return Alternative(name, accuracy, estimate(mapped, run, host, run_mode))
 
 
 def tell_apart(first: Figure, second: Figure) -> bool:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 BACKEND_NAMES = ("fast", "lava", "reference")
 """Simulators, sorted; :data:`hwsim.backends.registry.BACKENDS` has them."""
 
 RECORDS = ("spikes", "membranes")
 """What a run can keep."""
+
+RunMode = Literal["gated", "pipeline", "reset"]
+RUN_MODES: dict[RunMode, str] = {
+    "gated": "the host starts the cores of a chip segment and stops them again, all others rest",
+    "pipeline": "all layers on the chip run at once, as long as no host layer is between them",
+    "reset": "all cores take part in every step, and the chip is reset for each chip segment",
+}
+"""How chip segments take turns on one chip, and what that means."""
+
+DEFAULT_RUN_MODE: RunMode = "reset"
 
 FAULT_NAMES = ("weight-bitflips", "dead-neurons", "dropped-spikes")
 """What can break; :class:`hwsim.experiments.faults.Faults` has a rate for each."""

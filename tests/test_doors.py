@@ -183,11 +183,13 @@ def world(tmp_path_factory):
         },
         "alternative": {
             **{"name": "all", **ran, "labels": labels, "host": "jetson-orin-nano"},
-            **{"batch_size": 2, "on_progress": None},
+            **{"run_mode": "reset", "batch_size": 2, "on_progress": None},
         },
         "least": {"alternatives": [hwsim.alternative("all", mapped, images)]},
         "compare": {**ran, "left": "fast", "right": "fast"},
-        "estimate": {"mapped": mapped, "run": run, "host": "jetson-orin-nano"},
+        "estimate": {
+            **{"mapped": mapped, "run": run, "host": "jetson-orin-nano", "run_mode": "reset"}
+        },
         "fault_sweep": {
             **{**ran, "labels": labels, "faults": hwsim.Faults(), "severities": (1.0,)},
             **{"backend": "fast", "batch_size": 2, "first": 0, "on_progress": None},

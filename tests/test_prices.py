@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from has8 import create_model, load_checkpoint, load_data
+from has8.errors import BadInput, UnknownName
 from hwsim import estimate, simulate
+from hwsim.names import RUN_MODES
 from hwsim.price.timing import host_macs, launches_of
-from hwsim.report import summarize, to_dict
+from hwsim.report import summarize, to_dict, units
+from hwsim.report.sentences import turns
 from mapping import load_target, map_model
 from mapping.hosts.schema import host_names, load_host
 from mapping.targets.figures import Figure
@@ -40,6 +43,7 @@ def runs():
         for _ in range(10):
             model(images)
     mapped = {
+        "head": map_model(model, LOIHI, ["head.snn"], calibration=images),
         "chips": map_model(model, SMALL, calibration=images),
         "chip": map_model(model, LOIHI, calibration=images),
         "host": map_model(model, LOIHI, "none", calibration=images),
@@ -81,7 +85,7 @@ def plain_price(cost, mapped, accounting, host, samples):
     messages = sum(load.from_host + load.to_host for load in cost.loads)
     messages_us = messages / samples * target.link.message_us.value
     exchange_us = len(loads) * target.link.exchange_us.value
-    sample_us = target.link.sample_us.value if loads else 0.0
+    sample_us = len(loads) * target.link.sample_us.value
     others = [messages_us, exchange_us, sample_us]
     times = [chip_us, barrier_us, management_us, host_us, *others]
     total_us = sum(time or 0.0 for time in times)
@@ -98,7 +102,7 @@ def plain_price(cost, mapped, accounting, host, samples):
     parts["used_cores"] = used * static_nj * 1e-3
     parts["other_cores"] = (chips - used) * static_nj * 1e-3
     parts["embedded"] = chips * (target.power.embedded_mw.value * total_us) * 1e-3
-    parts["reset"] = chips * target.power.reset_uj.value
+    parts["reset"] = len(loads) * chips * target.power.reset_uj.value
     parts["link"] = 2 * messages * bits * pj_per_bit / samples * 1e-6
     at_work = host.peak_pj_per_mac.value / host.utilisation.value
     parts["host"] = sum(macs.values()) * at_work * 1e-6
@@ -171,6 +175,10 @@ def test_prices_of_the_bundled_digits_are_those_on_record():
     for host, prices in recorded["hosts"].items():
         report = to_dict(summarize(mapped, estimate(mapped, run, host)))
         assert report["events_total"] == recorded["events_total"], "the run itself has changed"
+        idle = sum(population["idle_spikes_total"] for population in report["neurons"])
+        own = sum(population["spikes_total"] for population in report["neurons"])
+        assert (idle / recorded["images"], own / recorded["images"]) == (552, 1262.5)
+        assert report["events_total"]["neuron_spike"] == own + idle
         assert report["convention_uj"] == recorded["convention_uj"]
         for name, price in prices["accountings"].items():
             found = report["accountings"][name]
@@ -178,6 +186,38 @@ def test_prices_of_the_bundled_digits_are_those_on_record():
             assert {key: found[key] for key in price} == price
         assert {key: report["host_only"][key] for key in prices["host_only"]} == prices["host_only"]
     assert set(recorded["hosts"]) == set(host_names())
+
+
+def test_one_chip_segment_costs_the_same_in_any_mode(runs):
+    mapped, run = runs["head"]
+    costs = [estimate(mapped, run, run_mode=mode) for mode in RUN_MODES]
+    assert len({str((cost.prices, cost.events)) for cost in costs}) == 1
+    assert costs[0].other_modes == {}
+    assert to_dict(summarize(mapped, costs[0], model="net"))["run_mode"]["others"] == {}
+
+
+def test_other_modes_cost_what_they_cost_when_asked_for(runs):
+    """The host decodes and encodes between these segments, so that no pipeline has them all."""
+    mapped, run = runs["chips"]
+    reset, gated = (estimate(mapped, run, run_mode=mode) for mode in ("reset", "gated"))
+    assert estimate(mapped, run).prices == reset.prices
+    assert reset.other_modes == {"gated": gated.price}
+    assert gated.other_modes == {"reset": reset.price}
+    idle = {"neuron_access", "neuron_update", "neuron_spike", "message_out"}
+    more = {event: reset.events[event] - gated.events[event] for event in gated.events}
+    assert more["neuron_access"] > 0 and not any(more[event] for event in more.keys() - idle)
+    assert more["neuron_update"] == sum(p.idle_updated for p in reset.populations)
+    assert more["neuron_spike"] == sum(p.idle_spikes for p in reset.populations)
+    others = to_dict(summarize(mapped, reset, model="net"))["run_mode"]["others"]
+    assert others["gated"]["energy_uj"] == gated.energy_uj.total.value
+    assert others["gated"]["latency_us"] == gated.latency_us.value
+    said = turns(reset)
+    assert said.startswith(RUN_MODES["reset"])
+    assert f"gated would take {units.energy(gated.energy_uj.total)}" in said
+    with pytest.raises(BadInput, match="the host computes 'host1' between"):
+        estimate(mapped, run, run_mode="pipeline")
+    with pytest.raises(UnknownName, match="unknown run mode 'gate': did you mean 'gated'"):
+        estimate(mapped, run, run_mode="gate")
 
 
 # every figure is listed
@@ -257,6 +297,7 @@ def test_what_of_a_target_changes_a_number_is_among_the_assumptions(runs, monkey
     """
     monkeypatch.setattr("hwsim.price.cost._drivers", lambda *_: ())
     monkeypatch.setattr("hwsim.price.cost._break_even", lambda *_: ())
+    monkeypatch.setattr("hwsim.price.cost._other_modes", lambda *_: ())
     assert_listed(runs[where], monkeypatch, name, ("target",))
 
 

@@ -62,6 +62,7 @@ KEYS = [
     "macs",
     "energy_uj",
     "latency_us",
+    "run_mode",
     "default_accounting",
     "accountings",
     "host_only",

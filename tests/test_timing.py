@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import snntorch as snn
 import torch
-from builders import linear, population
+from builders import linear, population, with_constants
 from torch import nn
 
 from has8.blocks import OverTime
 from has8.encoders import BitPlaneEncoder, Decoder, bitplane_weights
+from has8.errors import BadInput
 from has8.neurons import Leaky
 from hwsim.activity import Activity
+from hwsim.price.idle import idle_activity
 from hwsim.price.timing import barrier_ns, chip_time, latency, launches_of, step_ns
 from hwsim.price.traffic import segment_loads
 from mapping import load_target, map_model
@@ -112,20 +114,91 @@ def test_the_busiest_core_counts_not_their_sum():
     assert steps_of(chain([0, 0]), run) == pytest.approx([48, 48, 48, 48])
 
 
-def test_neurons_of_a_resting_segment_are_visited_too():
-    """Every mapped neuron costs an access in every step, whichever segment runs (SANA-FE)."""
-    mapped = chain([0])
-    other = replace(mapped.placement.tiles[0], segment="t", core=1)
-    core = replace(mapped.placement.cores[0], index=4, x=1, tiles=(1,))
-    placement = replace(
-        mapped.placement,
-        tiles=(*mapped.placement.tiles, other),
-        cores=(*mapped.placement.cores, core),
-    )
-    (load,) = segment_loads(
-        replace(mapped, placement=placement), activity(**{"in": [0, 0], "p0": [0, 0]})
-    )
-    assert load.by_core["neuron_access"].tolist() == [[WIDTH] * 3, [WIDTH] * 3]
+def side_by_side(order=("s", "t")):
+    """Two chip segments of a layer each, s of 2 and t of 3 steps, whose biases reach the threshold.
+
+    Each neuron of s fires in every third step of its own accord. The host writes the biases of t.
+    """
+    need = {**dict.fromkeys(SMALL.core.limits, 0), "neurons": WIDTH}
+    chips, tiles, nodes, fires = [], [], [], {"threshold": 128, "bias": 64 * 50}
+    for core, (name, steps) in enumerate({"s": STEPS, "t": STEPS + 1}.items()):
+        some = layer(f"{name}.p", f"{name}.in")
+        some = with_constants(some, **{k: np.full(WIDTH, v) for k, v in fires.items()})
+        ports = [Port(f"{name}.in", (WIDTH,))]
+        if name == "t":
+            some, ports = replace(some, bias="b"), [*ports, Port("b", (WIDTH,), "bias")]
+        chips.append(ChipSegment(name, steps, tuple(ports), (some,), (some.name,)))
+        tiles.append(Tile(name, some.name, (0,), (WIDTH,), {}, need, core, 0))
+        nodes.append(Node(some.synapses[0].name, "linear", (), Signal((1,))))
+    graph = Graph((Node("image", "input", (), Signal((1,))), *nodes))
+    parts = (Segment(n, "host" if n == "h" else "chip", (), (), (), "") for n in order)
+    placed = place(tiles, chips, SMALL)
+    return Mapped(graph, Partition(tuple(parts), ()), tuple(chips), {}, placed, SMALL, {})
+
+
+def its_activity(mapped):
+    """Two samples without a spike; each has biases written."""
+    events = {"b": np.full(WIDTH, 2)}
+    for chip in mapped.chip_segments:
+        for name in (chip.inputs[0].name, chip.populations[0].name):
+            events[name] = np.zeros((chip.steps, WIDTH), np.int64)
+    return Activity(2, events, events, {})
+
+
+def test_in_mode_reset_the_others_are_visited_integrate_and_fire():
+    """Of 8,192 a bias of 3,200 takes three steps to more than the threshold."""
+    mapped = side_by_side()
+    first, second = segment_loads(mapped, its_activity(mapped), "reset")
+    assert first.by_core["neuron_access"].tolist() == [[8] * 3] * 2
+    assert second.by_core["neuron_access"].tolist() == [[8] * 4] * 2
+    assert not first.by_core["neuron_spike"].any() and first.idle == {"t.p": (0, 0)}
+    # all four neurons of s in both samples, in the third step of the four of t
+    assert second.by_core["neuron_spike"].tolist() == [[0, 0, 8, 0], [0] * 4]
+    assert second.by_core["message_out"].tolist() == [[0, 0, 8, 0], [0] * 4]
+    assert second.by_core["neuron_update"].tolist() == [[8] * 4, [0] * 4]
+    assert second.idle == {"s.p": (32, 8)} and second.to_host == 8
+    assert (first.controls, second.controls) == (0, 8)  # what the host wrote it takes back
+    assert (first.routers, second.routers) == (2, 2)
+
+
+def test_in_mode_gated_the_cores_of_others_rest():
+    mapped = side_by_side()
+    first, second = segment_loads(mapped, its_activity(mapped), "gated")
+    assert first.by_core["neuron_access"].tolist() == [[8] * 3, [0] * 3]
+    assert second.by_core["neuron_access"].tolist() == [[0] * 4, [8] * 4]
+    assert (first.controls, second.controls) == (4, 4)  # a core, started and stopped, two samples
+    assert first.idle == {} == second.idle
+    barrier = barrier_ns(SMALL, SANAFE, 1).value
+    assert (first.routers, second.routers) == (1, 1)
+    time = chip_time(mapped, second, 2, SANAFE)
+    assert time.barrier_us.value == pytest.approx(4 * barrier / 1e3)
+
+
+def test_in_mode_pipeline_all_run_at_once_unless_the_host_is_between():
+    mapped = side_by_side()
+    (load,) = segment_loads(mapped, its_activity(mapped), "pipeline")
+    assert load.by_core["neuron_access"].tolist() == [[8] * 4, [8] * 4]
+    assert (load.segment, load.steps, load.depth, load.controls) == ("s and t", 3, 1, 0)
+    time = latency(mapped, [load], [], 2, SANAFE, load_host(), 0)
+    assert [(s.name, s.steps) for s in time.segments] == [("s and t", 4)]
+    assert time.exchange_us.value == 50
+    apart = side_by_side(("s", "h", "t"))
+    with pytest.raises(BadInput, match="the host computes 'h' between 's' and 't': take 'reset'"):
+        segment_loads(apart, its_activity(apart), "pipeline")
+
+
+def test_without_a_sample_a_spike_acts_in_the_step_behind():
+    """A layer that fires by its bias in every step excites one without a bias a step later."""
+    first, second = layer("p0", "in"), layer("p1", "p0")
+    first = with_constants(first, threshold=np.full(WIDTH, 1), bias=np.full(WIDTH, 100))
+    second = with_constants(second, threshold=np.full(WIDTH, 2))
+    chip = ChipSegment("s", STEPS, (Port("in", (WIDTH,)),), (first, second), ("p1",))
+    for synapse, late in ((second.synapses[0], 1), (replace(second.synapses[0], delay=3), 3)):
+        some = replace(chip, populations=(first, replace(second, synapses=(synapse,))))
+        idle = idle_activity(some, LOIHI.registers, 5)
+        assert idle.events["p0"][:, 0].tolist() == [1] * 5
+        assert idle.events["p1"][:, 0].tolist() == [0] * late + [1] * (5 - late)
+        assert (idle.updated["p1"] == idle.events["p1"]).all()
 
 
 def test_activity_is_a_mean_over_samples():

@@ -13,6 +13,7 @@ from has8.cli.options import (
     network_options,
     preparation_options,
     quantization_options,
+    run_mode_option,
 )
 from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.targets.schema import target_names
@@ -32,6 +33,7 @@ from mapping.targets.schema import target_names
     show_default=True,
     help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
 )
+@run_mode_option
 @click.option(
     "--partition",
     default="all",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from has8.data.names import data_names, event_names
+from hwsim.names import DEFAULT_RUN_MODE, RUN_MODES
 from mapping.integers.methods import METHODS
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -144,6 +145,17 @@ preparation_options = _added(
     )
 )
 """What is done to data before a network takes them; mappings keep it."""
+
+
+run_mode_option = click.option(
+    "--run-mode",
+    type=click.Choice(list(RUN_MODES)),
+    default=DEFAULT_RUN_MODE,
+    show_default=True,
+    help="How several chip segments take turns: "
+    + "; ".join(f"{name}, {meaning}" for name, meaning in RUN_MODES.items())
+    + ".",
+)
 
 
 def data_options(command: Command) -> Command:

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from hwsim.names import RunMode
 from hwsim.price.counts import PopulationCounts
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import constants, settings
@@ -67,6 +68,7 @@ def assumptions(
     populations: Iterable[PopulationCounts],
     without: Sequence[str],
     cited: Iterable[Figure],
+    run_mode: RunMode,
 ) -> tuple[Assumption, ...]:
     """Everything that the prices of a run of this mapping rest on.
 
@@ -77,6 +79,7 @@ def assumptions(
         populations: the neuron updates of the run.
         without: the host's nodes whose operations are not counted.
         cited: the entries of target and hosts that the prices rest on.
+        run_mode: how chip segments take turns.
 
     Returns:
         Sentences, the main ones first; together they quote every figure of ``cited``.
@@ -84,6 +87,7 @@ def assumptions(
     sentences = [*_host(host), *_uncounted(without), *_convention(convention), *_calls(mapped)]
     if mapped.chip_segments:
         sentences += [*_chip(mapped.target), *_link(mapped.target), *_time(mapped)]
+        sentences += _turns(mapped, run_mode)
         sentences += _neurons(mapped, populations)
     quoted = {figure for sentence in sentences for figure in sentence.figures}
     sentences += _listed(set(cited) - quoted, (mapped.target, host, convention))
@@ -129,7 +133,7 @@ def _chip(target: Target) -> Iterator[Assumption]:
     )
     yield _quoting(
         power.reset_uj,
-        f"Resetting a chip's neurons takes {_number(power.reset_uj)}, once a sample.",
+        f"Resetting a chip's neurons takes {_number(power.reset_uj)}.",
     )
     error = target.accounting().energy_error
     yield _quoting(
@@ -155,10 +159,6 @@ def _chip(target: Target) -> Iterator[Assumption]:
         "a chip's edge and its cores, and from chip to chip, is not counted for them, nor is it "
         "for spikes to the host."
     )
-    yield Assumption(
-        "Every mapped neuron is visited in every chip step, those of segments that have nothing "
-        "to do included."
-    )
     yield Assumption("Programming the chip and regulating its voltages are not counted.")
 
 
@@ -177,8 +177,8 @@ def _link(target: Target) -> Iterator[Assumption]:
     )
     yield _quoting(
         link.sample_us,
-        f"Starting and resetting the chip takes {_number(link.sample_us)} a sample; such times "
-        f"depend on board and driver more than on the chip.",
+        f"Starting and resetting the chip takes {_number(link.sample_us)}; such times depend on "
+        f"board and driver more than on the chip.",
         main=True,
     )
     yield _quoting(
@@ -203,8 +203,8 @@ def _time(mapped: Mapped) -> Iterator[Assumption]:
         "Where an accounting says so, a core's neurons work while its messages arrive."
     )
     yield Assumption(
-        "The barrier of each step spans all routers and chips that the mapping uses; waiting "
-        "within the mesh is not counted."
+        "The barrier of each step spans all chips that the mapping uses, and the routers whose "
+        "cores take part; waiting within the mesh is not counted."
     )
     if mapped.placement.chips_used > 1:
         slowdown = chip.chip_link_slowdown
@@ -215,6 +215,29 @@ def _time(mapped: Mapped) -> Iterator[Assumption]:
             slowdown.source or slowdown.sheet,
             slowdown.trust,
         )
+
+
+TURNS: dict[RunMode, str] = {
+    "gated": "The host starts the cores of a chip segment with a write each and stops them with "
+    "another; other cores take no step. That registers can do so in a run is assumed.",
+    "pipeline": "All layers on the chip run at once, and the chip is reset once a sample.",
+    "reset": "The chip is started and reset for each chip segment. All cores take part in every "
+    "step: neurons whose segment has no sample get no spikes, but their biases act, they fire, and "
+    "the host drops what reaches it. Biases that the host wrote it takes back.",
+}
+"""What a run mode assumes where there are several chip segments."""
+
+
+def _turns(mapped: Mapped, run_mode: RunMode) -> Iterator[Assumption]:
+    if len(mapped.chip_segments) > 1:
+        yield Assumption(TURNS[run_mode], main=True)
+    else:
+        yield Assumption("The chip is started and reset once a sample.")
+    yield Assumption(
+        "Every neuron on a core that takes part is visited in every chip step. A layer's neurons "
+        "are cleared as its first step begins; what they do before it and after its last step, "
+        "while the pipeline fills and drains, is not counted."
+    )
 
 
 def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterator[Assumption]:

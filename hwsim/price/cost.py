@@ -7,15 +7,17 @@ target gives a price of its own; the target's default one is the answer unless t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
 from has8 import given
-from has8.errors import BadInput
+from has8.errors import BadInput, UnknownName
 from hwsim.activity import Activity, Overflow
+from hwsim.names import DEFAULT_RUN_MODE, RUN_MODES, RunMode
 from hwsim.price.assumptions import Assumption, assumptions
 from hwsim.price.breakeven import BreakEven, activity_crossing, batch_crossing, crossing
 from hwsim.price.counts import (
@@ -119,7 +121,8 @@ class CostReport:
         not_counted: nodes on the host whose operations no rule counts; each costs its start.
         populations: neuron updates of each layer on the chip.
         boundaries: spikes between host and chip, and biases that the host writes.
-        loads: messages, hops, and the work of each core in each step, by chip segment.
+        loads: messages, hops, and the work of each core in each step, by run on the chip.
+        run_mode: how chip segments take turns, one of :data:`hwsim.names.RUN_MODES`.
         prices: of one sample, by accounting.
         default_accounting: the target's.
         host_only: the same model without the chip.
@@ -141,6 +144,7 @@ class CostReport:
     populations: tuple[PopulationCounts, ...]
     boundaries: tuple[BoundaryCounts, ...]
     loads: tuple[SegmentLoad, ...]
+    run_mode: RunMode
     prices: Mapping[str, Price]
     default_accounting: str
     host_only: HostOnly
@@ -165,6 +169,16 @@ class CostReport:
         Found by pricing both again and again, at each call.
         """
         return _break_even(self.work) if self.loads else ()
+
+    @property
+    def other_modes(self) -> dict[RunMode, Price]:
+        """The price in other run modes, by the default accounting, of several chip segments.
+
+        Those in which the mapping cannot run are left out. Counted and priced anew at each call.
+        """
+        if len(self.work.mapped.chip_segments) < 2:
+            return {}
+        return dict(_other_modes(self.work))
 
     @property
     def price(self) -> Price:
@@ -236,30 +250,39 @@ class CostReport:
         return sum(counts) / self.samples
 
 
-def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -> CostReport:
+def estimate(
+    mapped: Mapped,
+    run: Run,
+    host: str | Path | Host = DEFAULT_HOST,
+    run_mode: RunMode = DEFAULT_RUN_MODE,
+) -> CostReport:
     """Price a run.
 
     Args:
         mapped: the mapping that ran.
         run: from :func:`hwsim.simulate`.
         host: the profile of the host: a bundled one's name, a YAML file, or a profile.
+        run_mode: how several chip segments take turns: "reset", "gated" or "pipeline", as
+            :data:`hwsim.names.RUN_MODES` says. With one chip segment all cost the same.
 
     Raises:
-        BadInput: if the run is not one of this mapping.
-        UnknownName, TargetError: if the host profile cannot be read.
+        BadInput: if the run is not one of this mapping, or it cannot run in this mode.
+        UnknownName, TargetError: if there is no such mode, or the host profile cannot be read.
     """
     checked_mapping(mapped)
     activity = given.instance(run, Run, "a run from hwsim.simulate").activity
     _check(mapped, activity)
+    if given.instance(run_mode, str, "a run mode") not in RUN_MODES:
+        raise UnknownName("run mode", run_mode, RUN_MODES)
     processor = host if isinstance(host, Host) else load_host(host)
     convention = load_host(CONVENTION)
     layers = layer_counts(mapped, activity)
     without = not_counted(mapped, layers)
-    populations = population_counts(mapped, activity)
+    loads = segment_loads(mapped, activity, run_mode)
+    populations = population_counts(mapped, activity, [load.idle for load in loads])
     boundaries = boundary_counts(mapped, activity)
-    loads = segment_loads(mapped, activity)
     target = mapped.target
-    work = _Work(mapped, processor, activity.samples, layers, boundaries, loads)
+    work = _Work(mapped, processor, activity, layers, boundaries, loads, run_mode)
     prices = {name: work.price(accounting) for name, accounting in target.accountings.items()}
     alone = _host_only(mapped, layers, processor)
     literature = convention_uj(layers, activity.samples, convention)
@@ -275,12 +298,15 @@ def estimate(mapped: Mapped, run: Run, host: str | Path | Host = DEFAULT_HOST) -
         populations=populations,
         boundaries=boundaries,
         loads=loads,
+        run_mode=run_mode,
         prices=prices,
         default_accounting=target.default_accounting,
         host_only=alone,
         convention_uj=literature,
         overflow=sum(activity.overflows.values(), Overflow()),
-        assumptions=assumptions(mapped, processor, convention, populations, without, cited),
+        assumptions=assumptions(
+            mapped, processor, convention, populations, without, cited, run_mode
+        ),
         references={**convention.references, **processor.references, **target.references},
         work=work,
     )
@@ -303,10 +329,11 @@ class _Work:
 
     mapped: Mapped
     host: Host
-    samples: int
+    activity: Activity
     layers: tuple[LayerCounts, ...]
     boundaries: tuple[BoundaryCounts, ...]
     loads: tuple[SegmentLoad, ...]
+    run_mode: RunMode
 
     def with_figures(self, change: Callable[[Figure], Figure]) -> _Work:
         """The same work at other prices."""
@@ -321,9 +348,11 @@ class _Work:
 
     def price(self, accounting: Accounting) -> Price:
         target, chips = self.mapped.target, self.mapped.placement.chips_used
-        messages = _messages(self.loads, self.boundaries)
+        messages, samples = _messages(self.loads, self.boundaries), self.activity.samples
+        resets = len(self.loads) if self.run_mode == "reset" else 1
         time = latency(
-            self.mapped, self.loads, self.layers, self.samples, accounting, self.host, messages
+            *(self.mapped, self.loads, self.layers, samples, accounting, self.host, messages),
+            resets=resets,
         )
         events = joined_events(load.events() for load in self.loads)
         chip = chip_energy_pj(events, accounting)
@@ -333,17 +362,26 @@ class _Work:
         static_nj = target.power.static_mw * time.total_us
         used = self.mapped.placement.cores_used / target.chip.cores
         energy = {
-            **{part: pj / self.samples * 1e-6 for part, pj in chip.items()},
+            **{part: pj / samples * 1e-6 for part, pj in chip.items()},
             "used_cores": used * static_nj * 1e-3,
             "other_cores": (chips - used) * static_nj * 1e-3,
             "embedded": chips * (target.power.embedded_mw * time.total_us) * 1e-3,
-            "reset": chips * target.power.reset_uj,
-            "link": bits * target.link.pj_per_bit / self.samples * 1e-6,
+            "reset": resets * chips * target.power.reset_uj,
+            "link": bits * target.link.pj_per_bit / samples * 1e-6,
             "host": macs * self.host.pj_per_mac * 1e-6,
             "launching": _drawn(self.host.launching_w, time.launching_us),
             "waiting": _drawn(self.host.idle_w, time.waiting_us),
         }
         return Price(Energy(**{part: uj.with_unit("µJ") for part, uj in energy.items()}), time)
+
+
+def _other_modes(work: _Work) -> Iterator[tuple[RunMode, Price]]:
+    for mode in RUN_MODES:
+        if mode != work.run_mode:
+            with suppress(BadInput):  # one in which it cannot run
+                loads = segment_loads(work.mapped, work.activity, mode)
+                other = replace(work, loads=loads, run_mode=mode)
+                yield mode, other.price(work.mapped.target.accounting())
 
 
 def _drivers(work: _Work, total: Figure) -> tuple[Driver, ...]:
@@ -408,8 +446,8 @@ def _without_range(figure: Figure) -> Figure:
 
 
 def _messages(loads: Iterable[SegmentLoad], boundaries: Iterable[BoundaryCounts]) -> int:
-    """Spikes, writes and reads between host and chip, over all samples."""
-    spikes = sum(load.from_host + load.to_host for load in loads)
+    """Spikes, writes and reads between host and chip, over all samples; controls are writes."""
+    spikes = sum(load.from_host + load.to_host + load.controls for load in loads)
     return spikes + sum(boundary.writes + boundary.reads for boundary in boundaries)
 
 

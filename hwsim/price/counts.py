@@ -8,7 +8,7 @@ seen; which synapses a spike reaches is exact at every border.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -74,10 +74,12 @@ class PopulationCounts:
         name: the population.
         segment: the segment that holds it.
         neurons: how many.
-        accessed: visits in its own steps, one for each compartment, step and sample; while other
-            segments run it is visited too, which the traffic counts.
+        accessed: visits in its own steps, one for each compartment, step and sample; those while
+            other segments run are among the events.
         updated: of these, where state, bias or input was not zero.
         spikes: where the neuron fired, once however many compartments it takes.
+        idle_updated: updates on top, while other segments run.
+        idle_spikes: spikes on top, while other segments run.
         exact: False where the backend could not tell ``updated``: it is ``accessed`` then.
     """
 
@@ -87,6 +89,8 @@ class PopulationCounts:
     accessed: int
     updated: int
     spikes: int
+    idle_updated: int = 0
+    idle_spikes: int = 0
     exact: bool = True
 
 
@@ -154,8 +158,16 @@ def not_counted(mapped: Mapped, layers: Iterable[LayerCounts]) -> tuple[str, ...
     return tuple(node.name for node in nodes if node.name not in counted and node.op not in FREE)
 
 
-def population_counts(mapped: Mapped, activity: Activity) -> tuple[PopulationCounts, ...]:
-    """The neuron updates of all populations on the chip, in the order of execution."""
+def population_counts(
+    mapped: Mapped, activity: Activity, idle: Sequence[Mapping[str, tuple[int, int]]] = ()
+) -> tuple[PopulationCounts, ...]:
+    """The neuron updates of all populations on the chip, in the order of execution.
+
+    Args:
+        mapped: the mapping that ran.
+        activity: of the run.
+        idle: updates and spikes of populations while other segments run, of each of these.
+    """
     compartments: Counter[tuple[str, str]] = Counter()
     for tile in mapped.placement.tiles:
         compartments[tile.segment, tile.population] += tile.compartments
@@ -167,9 +179,18 @@ def population_counts(mapped: Mapped, activity: Activity) -> tuple[PopulationCou
             exact = population.name in activity.updated
             updated = total(activity.updated[population.name]) * each if exact else accessed
             spikes = total(activity.events[population.name])
+            resting = [of_run.get(population.name, (0, 0)) for of_run in idle]
             found.append(
                 PopulationCounts(
-                    population.name, chip.name, population.size, accessed, updated, spikes, exact
+                    population.name,
+                    chip.name,
+                    population.size,
+                    accessed,
+                    updated,
+                    spikes,
+                    sum(updated for updated, _ in resting),
+                    sum(fired for _, fired in resting),
+                    exact,
                 )
             )
     return tuple(found)

@@ -26,10 +26,10 @@ NO_TIME = Figure.exact(0.0, "µs")
 
 @dataclass(frozen=True, slots=True)
 class SegmentTime:
-    """The time of one segment for one sample, in microseconds.
+    """The time of one host segment or one run on the chip for one sample, in microseconds.
 
     Args:
-        name: the segment.
+        name: the segment; of a run that is of several, all their names.
         side: "host" or "chip".
         steps: chip steps, those that fill the pipeline included; 0 on the host.
         work_us: the busiest core or link of each step, or the host's layers; None where the
@@ -57,7 +57,7 @@ class Latency:
         segments: in the order of execution, one after another.
         messages_us: spikes, written biases and read membranes between host and chip.
         exchange_us: exchanges between host and chip, however many messages they have.
-        sample_us: starting and resetting the chip.
+        sample_us: starting and resetting the chip, as often as it is.
     """
 
     segments: tuple[SegmentTime, ...]
@@ -131,6 +131,7 @@ def latency(
     accounting: Accounting,
     host: Host,
     messages: int,
+    resets: int = 1,
 ) -> Latency:
     """The time of one sample at the run's mean activity.
 
@@ -142,14 +143,15 @@ def latency(
         accounting: one of the target's.
         host: runs the host segments.
         messages: between host and chip, over all samples.
+        resets: how often the chip is started and reset for a sample.
     """
-    by_name = {load.segment: load for load in loads}
+    runs = {load.segments[0]: load for load in loads}
     macs = host_macs(layers)
     times = []
     for segment in mapped.partition.segments:
-        if segment.side == "chip":
-            times.append(chip_time(mapped, by_name[segment.name], samples, accounting))
-        else:
+        if segment.name in runs:
+            times.append(chip_time(mapped, runs[segment.name], samples, accounting))
+        elif segment.side == "host":
             launches = launches_of(mapped.graph[name] for name in segment.nodes)
             work = host.latency_us(macs.get(segment.name, 0), launches)
             starting = None if work is None else host.launching_us(launches)
@@ -159,22 +161,22 @@ def latency(
         tuple(times),
         messages_us=messages / samples * link.message_us,
         exchange_us=len(loads) * link.exchange_us,
-        sample_us=link.sample_us if loads else NO_TIME,
+        sample_us=resets * link.sample_us if loads else NO_TIME,
     )
 
 
 def chip_time(
     mapped: Mapped, load: SegmentLoad, samples: int, accounting: Accounting
 ) -> SegmentTime:
-    """The time of one chip segment for one sample.
+    """The time of one run on the chip for one sample.
 
     A step lasts as long as its busiest core or link between chips needs, plus the longest way of
-    a message, plus the barrier over all routers and chips that the mapping uses.
+    a message, plus the barrier over the routers that take part and all chips that the mapping uses.
     """
-    target, placement = mapped.target, mapped.placement
+    target = mapped.target
     busiest = step_ns(load, samples, accounting, target)
     steps = load.steps + load.depth
-    barrier = barrier_ns(target, accounting, placement.active_routers, placement.chips_used)
+    barrier = barrier_ns(target, accounting, load.routers, mapped.placement.chips_used)
     work_us, barrier_us = busiest.sum() / 1e3, steps * barrier / 1e3
     return SegmentTime(
         load.segment,

@@ -1,4 +1,4 @@
-"""What each core of a chip segment has to do in each step, and what travels between cores.
+"""What each core has to do in each step of a run on the chip, and what travels between cores.
 
 A spike is one message for each tile that it reaches. A segment runs its layers as a pipeline: a
 layer ``depth`` connections behind the host handles a sample's step t in chip step ``t + depth``.
@@ -7,20 +7,29 @@ the same step, whose barrier waits for it (SANA-FE, whose times were regressed s
 they act on the target's neurons in the next step or later: on Loihi a delay is a field of the
 synapse's word (nengo-loihi), and longer ones leave their target's core fewer compartments (Davies
 et al. 2018), so the weight waits there. A shortcut's does too, for the layers that it skips.
+
+A run is of one chip segment, or in the mode "pipeline" of all at once. In the mode "reset" the
+others run along without input, and their biases act. In any mode layers whose own window has not
+begun or is over are only visited: what they do while a pipeline fills and drains is not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.activity import Activity
+from has8.errors import BadInput
+from hwsim.activity import Activity, Counts
+from hwsim.names import DEFAULT_RUN_MODE, RunMode
+from hwsim.price.idle import idle_activity
 from mapping.chip.segment import ChipSegment
 from mapping.chip.wiring import Axis, Ints, Shape3, Wiring, shape3, taps
+from mapping.cores.placement import Placement
 from mapping.cores.routes import Route, routes
 from mapping.graph.ops import synapse_of
 from mapping.mapped import Mapped
@@ -44,16 +53,19 @@ ChipLink = tuple[tuple[int, int], tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class SegmentLoad:
-    """The events of one chip segment, summed over the samples of a run; all exact.
+    """The events of one run on the chip, summed over the samples; all exact.
 
     Args:
-        segment: its name.
+        segments: that have their sample, one but in the mode "pipeline".
         steps: steps of one sample.
-        depth: connections on the longest way through it; it runs ``steps + depth`` chip steps.
+        depth: connections on the longest way through; it takes ``steps + depth`` chip steps.
         by_core: what each core in use does in each chip step, ``int64[cores, steps + depth]``
-            for each of :data:`CORE_EVENTS`; cores of other segments only visit their neurons.
+            for each of :data:`CORE_EVENTS`.
+        routers: those with a core that takes part, on the chip that has the most of them.
+        controls: what the host writes to start and stop cores, or to take back biases.
+        idle: updates and spikes of neurons that have no sample, by population.
         from_host: messages that spikes from the host make.
-        between_tiles: messages between the segment's tiles.
+        between_tiles: messages between tiles.
         to_host: messages that spikes for the host make.
         hops_east_west: routers that the messages between tiles pass along x.
         hops_north_south: routers that they pass along y.
@@ -62,10 +74,13 @@ class SegmentLoad:
         chip_links: messages over each link between chips in each chip step.
     """
 
-    segment: str
+    segments: tuple[str, ...]
     steps: int
     depth: int
     by_core: Mapping[Event, Ints]
+    routers: int
+    controls: int = 0
+    idle: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     from_host: int = 0
     between_tiles: int = 0
     to_host: int = 0
@@ -76,8 +91,13 @@ class SegmentLoad:
     chip_links: Mapping[ChipLink, Ints] = field(default_factory=dict)
 
     @property
+    def segment(self) -> str:
+        """The name of what has its sample."""
+        return " and ".join(self.segments)
+
+    @property
     def messages(self) -> int:
-        """All messages."""
+        """All messages of spikes."""
         return self.from_host + self.between_tiles + self.to_host
 
     def times(self, activity: float) -> SegmentLoad:
@@ -110,86 +130,190 @@ class SegmentLoad:
         }
 
 
-def segment_loads(mapped: Mapped, activity: Activity) -> tuple[SegmentLoad, ...]:
-    """What each chip segment did, core by core and step by step.
+def segment_loads(
+    mapped: Mapped, activity: Activity, run_mode: RunMode = DEFAULT_RUN_MODE
+) -> tuple[SegmentLoad, ...]:
+    """What each run on the chip did, core by core and step by step.
 
     Args:
         mapped: the mapping that ran.
         activity: of the run.
+        run_mode: how chip segments take turns.
 
     Raises:
         KeyError: if the activity is not that of this mapping.
-        BadInput: if a loop has fewer steps of delay than connections, so that no chip is in time.
+        BadInput: if a loop has fewer steps of delay than connections, so that no chip is in time,
+            or if the host has to work between chip segments of one pipeline.
     """
-    tallies = {chip.name: _Tally(mapped, chip, activity) for chip in mapped.chip_segments}
-    for route in routes(mapped.placement, mapped.chip_segments):
-        tallies[route.segment].add(route)
-    return tuple(tally.load() for tally in tallies.values())
+    runs = _runs(mapped, run_mode)
+    ways = tuple(routes(mapped.placement, mapped.chip_segments))
+    lasting = {run: max(map(_chip_steps, run)) for run in runs}
+    idle: dict[ChipSegment, Activity] = {}
+    if run_mode == "reset" and len(runs) > 1:
+        registers, most = mapped.target.registers, max(lasting.values())
+        idle = {chip: idle_activity(chip, registers, most) for chip in mapped.chip_segments}
+    loads = []
+    for run, steps in lasting.items():
+        parts = [_at_rest(chip, idle[chip], steps, activity.samples) for chip in idle]
+        parts = [part for part in parts if part.chip not in run]
+        tally = _Tally(mapped, activity, run, parts, steps)
+        for way in ways:
+            tally.add(way)
+        loads.append(tally.load(_controls(mapped, activity, run, run_mode, len(runs))))
+    return tuple(loads)
+
+
+def _runs(mapped: Mapped, run_mode: RunMode) -> tuple[tuple[ChipSegment, ...], ...]:
+    """The chip segments that run at once, in the order of execution.
+
+    Raises:
+        BadInput: if a host segment is between two that would.
+    """
+    chips = mapped.chip_segments
+    if run_mode != "pipeline" or not chips:
+        return tuple((chip,) for chip in chips)
+    order = mapped.partition.segments
+    places = [place for place, segment in enumerate(order) if segment.side == "chip"]
+    for before, place in pairwise(places):
+        if place > before + 1:
+            raise BadInput(
+                f"run mode 'pipeline' needs all chip segments side by side, and the host computes "
+                f"{order[before + 1].name!r} between {order[before].name!r} and "
+                f"{order[place].name!r}: take 'reset' or 'gated'"
+            )
+    return (chips,)
+
+
+def _chip_steps(chip: ChipSegment) -> int:
+    return chip.steps + max(chip.depths().values())
+
+
+def _controls(
+    mapped: Mapped, activity: Activity, run: Iterable[ChipSegment], run_mode: RunMode, runs: int
+) -> int:
+    """What the host writes for one run so that others do not disturb it."""
+    if runs == 1:
+        return 0
+    if run_mode == "gated":  # each core is started and stopped
+        names = {chip.name for chip in run}
+        return 2 * activity.samples * len(_cores(mapped.placement, names))
+    ports = [port for chip in run for port in chip.inputs if port.kind == "bias"]
+    return sum(int(activity.events[port.name].sum()) for port in ports)
+
+
+def _cores(placement: Placement, segments: Container[str]) -> set[int]:
+    return {tile.core for tile in placement.tiles if tile.segment in segments}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a segment does in the chip steps of a run, by population and port.
+
+    Args:
+        chip: the segment.
+        events: spikes, ``int64[T, *shape]``.
+        updated: how often neurons were updated, if that is known.
+        windows: the chip steps in which that was.
+    """
+
+    chip: ChipSegment
+    events: Mapping[str, Counts]
+    updated: Mapping[str, Counts]
+    windows: Mapping[str, slice]
+
+
+def _at_work(chip: ChipSegment, activity: Activity) -> _Part:
+    """With its sample: a layer is as late as it is deep."""
+    windows = {name: slice(late, late + chip.steps) for name, late in chip.depths().items()}
+    return _Part(chip, activity.events, activity.updated, windows)
+
+
+def _at_rest(chip: ChipSegment, idle: Activity, steps: int, samples: int) -> _Part:
+    """Without one: all layers at once, in each sample the same."""
+    events = {name: counts[:steps] * samples for name, counts in idle.events.items()}
+    updated = {name: counts[:steps] * samples for name, counts in idle.updated.items()}
+    return _Part(chip, events, updated, dict.fromkeys(events, slice(0, steps)))
 
 
 class _Tally:
-    """The counts of one segment while its routes are walked."""
+    """The counts of one run while its routes are walked."""
 
-    def __init__(self, mapped: Mapped, chip: ChipSegment, activity: Activity) -> None:
-        self.chip, self.placement, self.activity = chip, mapped.placement, activity
+    def __init__(
+        self,
+        mapped: Mapped,
+        activity: Activity,
+        run: Sequence[ChipSegment],
+        resting: Iterable[_Part],
+        steps: int,
+    ) -> None:
+        self.run, self.placement, self.samples = run, mapped.placement, activity.samples
         self.topology, placement = Topology.of(mapped.target.chip), mapped.placement
-        self.synapses = {synapse.name: synapse for _, synapse in chip.synapses()}
-        self.prices = {name: synapse_of(mapped.graph[name]).price for name in self.synapses}
-        self.depth = chip.depths()
-        self.deepest = max(self.depth.values())
-        shape = (placement.cores_used, chip.steps + self.deepest)
-        self.by_core: dict[Event, Ints] = {
-            event: np.zeros(shape, np.int64) for event in (*CORE_EVENTS, *self.prices.values())
+        self.parts = {part.chip.name: part for part in resting}
+        self.parts.update({chip.name: _at_work(chip, activity) for chip in run})
+        self.synapses = {
+            synapse.name: synapse
+            for part in self.parts.values()
+            for _, synapse in part.chip.synapses()
         }
-        for tile in placement.tiles:  # every compartment is visited in every step
-            self.by_core["neuron_access"][tile.core] += tile.compartments * activity.samples
+        self.prices = {name: synapse_of(mapped.graph[name]).price for name in self.synapses}
+        self.shape = (placement.cores_used, steps)
+        self.by_core: dict[Event, Ints] = {
+            event: np.zeros(self.shape, np.int64) for event in (*CORE_EVENTS, *self.prices.values())
+        }
         self.from_host = self.between = self.to_host = 0
+        self.idle: dict[str, tuple[int, int]] = {}
         self.hops = np.zeros(3, np.int64)
         self.ways: set[tuple[int, int]] = set()
         self.chip_links: dict[ChipLink, Ints] = {}
         for place, tile in enumerate(placement.tiles):
-            if tile.segment == chip.name:
+            if tile.segment in self.parts:
                 self._add_neurons(place)
-
-    def _window(self, population: str) -> slice:
-        """The chip steps in which a layer works on the sample."""
-        return slice(self.depth[population], self.depth[population] + self.chip.steps)
 
     def _add_neurons(self, place: int) -> None:
         tile = self.placement.tiles[place]
-        row, window = tile.core, self._window(tile.population)
+        part, row = self.parts[tile.segment], tile.core
+        window = part.windows[tile.population]
         block = (slice(None), *map(slice, tile.start, tile.stop))
-        visits = np.full(self.chip.steps, tile.compartments * self.activity.samples, np.int64)
-        updated = self.activity.updated.get(tile.population)
+        visits = tile.compartments * self.samples
+        self.by_core["neuron_access"][row] += visits  # every compartment, in every step
+        updated = part.updated.get(tile.population)
         each = tile.compartments // tile.size
-        spikes = _over_neurons(self.activity.events[tile.population][block])
-        self.by_core["neuron_update"][row, window] += (
-            visits if updated is None else each * _over_neurons(updated[block])
-        )
+        spikes = _over_neurons(part.events[tile.population][block])
+        updates = np.full(len(spikes), visits, np.int64)
+        if updated is not None:
+            updates = each * _over_neurons(updated[block])
+        self.by_core["neuron_update"][row, window] += updates
         self.by_core["neuron_spike"][row, window] += spikes
-        if tile.population in self.chip.outputs:
+        if tile.population in part.chip.outputs:
             self.by_core["message_out"][row, window] += spikes
             self.to_host += int(spikes.sum())
+        if part.chip not in self.run:
+            before = self.idle.get(tile.population, (0, 0))
+            self.idle[tile.population] = (
+                before[0] + int(updates.sum()),
+                before[1] + int(spikes.sum()),
+            )
 
     def add(self, route: Route) -> None:
-        """Count the messages of one route and the synapses that they reach."""
+        """Count the messages of one route and the synapses that they reach, if they are sent."""
+        part = self.parts.get(route.segment)
+        if part is None or route.source not in part.windows:
+            return
         synapse, tile = self.synapses[route.synapse], self.placement.tiles[route.destination]
-        events = self.activity.events[route.source]
+        events, window = part.events[route.source], part.windows[route.source]
         messages, synops = _arrivals(synapse.wiring, events, route.indices, tile.start, tile.stop)
-        row, window = tile.core, self._window(route.source)
-        self.by_core["message_in"][row, window] += messages
-        self.by_core[self.prices[synapse.name]][row, window] += synops
+        self.by_core["message_in"][tile.core, window] += messages
+        self.by_core[self.prices[synapse.name]][tile.core, window] += synops
         if route.sender is None:
             self.from_host += int(messages.sum())
         elif messages.any():
-            self._send(route, messages)
+            self._send(route, messages, window)
 
-    def _send(self, route: Route, messages: Ints) -> None:
+    def _send(self, route: Route, messages: Ints, window: slice) -> None:
         """Count a route between two tiles of the chip at its sender and along its way."""
         assert route.sender is not None
         numbers = [self.placement.tiles[place].core for place in (route.sender, route.destination)]
         start, end = (self.placement.cores[number] for number in numbers)
-        window = self._window(route.source)
         links, count = self.topology.route(start, end), int(messages.sum())
         crossings = [link for link in links if link.chips is not None]
         along_x = sum(link.along == "x" for link in links)
@@ -198,17 +322,25 @@ class _Tally:
         self.hops += count * np.array((along_x, len(links) - along_x, len(crossings)))
         self.ways.add((along_x, len(links) - along_x))
         for link in crossings:
-            empty = np.zeros(self.chip.steps + self.deepest, np.int64)
+            empty = np.zeros(self.shape[1], np.int64)
             self.chip_links.setdefault((link.start, link.end), empty)[window] += messages
 
-    def load(self) -> SegmentLoad:
-        """What was counted."""
+    def load(self, controls: int) -> SegmentLoad:
+        """What was counted.
+
+        Args:
+            controls: what the host writes to keep others from disturbing.
+        """
         east_west, north_south, crossings = map(int, self.hops)
+        steps = max(chip.steps for chip in self.run)
         return SegmentLoad(
-            self.chip.name,
-            self.chip.steps,
-            self.deepest,
+            tuple(chip.name for chip in self.run),
+            steps,
+            self.shape[1] - steps,
             self.by_core,
+            self.placement.routers_of(_cores(self.placement, self.parts)),
+            controls,
+            self.idle,
             self.from_host,
             self.between,
             self.to_host,

@@ -43,7 +43,7 @@ def render_alternatives(console: Console, model: str, found: Sequence[Alternativ
     """
     first = found[0].cost
     where = f" on {first.target} with {first.host}" if not any(_differing(found)) else ""
-    title = f"{where}, {units.many(first.samples, 'sample')}"
+    title = f"{where}, {units.many(first.samples, 'sample')}, run mode {first.run_mode}"
     console.print(Text.assemble((model, "bold"), title))
     console.print()
     indented(console, _table(found))
@@ -130,6 +130,7 @@ def _plain(one: Alternative) -> dict[str, Any]:
         "name": one.name,
         "target": cost.target,
         "host": cost.host,
+        "run_mode": cost.run_mode,
         "accuracy": one.accuracy,
         "energy_uj": {
             "events": _ends(cost.energy_uj.events),

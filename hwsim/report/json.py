@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hwsim.experiments.divergence import Comparison
+from hwsim.names import RUN_MODES
 from hwsim.price.assumptions import Assumption
 from hwsim.price.cost import CostReport, Driver, Price
 from hwsim.price.counts import LayerCounts
@@ -47,6 +48,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "macs": cost.host_macs,
         "energy_uj": _energy(cost.energy_uj),
         "latency_us": cost.latency_us.value,
+        "run_mode": _run_mode(cost),
         **_prices(cost),
         **_counts(cost),
         "assumptions": [_assumption(assumption) for assumption in cost.assumptions],
@@ -65,6 +67,22 @@ def _verified(comparison: Comparison | None, reason: str) -> dict[str, Any]:
         "membranes": comparison.membranes,
         "equal": comparison.equal,
         "divergence": None if comparison.equal else str(comparison.divergence),
+    }
+
+
+def _run_mode(cost: CostReport) -> dict[str, Any]:
+    return {
+        "name": cost.run_mode,
+        "means": RUN_MODES[cost.run_mode],
+        "others": {
+            mode: {
+                "energy_uj": price.energy_uj.total.value,
+                "latency_us": price.latency.total_us.value,
+                "energy_range_uj": _range(price.energy_uj.total),
+                "latency_range_us": _range(price.latency.total_us),
+            }
+            for mode, price in cost.other_modes.items()
+        },
     }
 
 
@@ -176,6 +194,8 @@ def _counts(cost: CostReport) -> dict[str, Any]:
                 "accessed_total": population.accessed,
                 "updated_total": population.updated,
                 "spikes_total": population.spikes,
+                "idle_updated_total": population.idle_updated,
+                "idle_spikes_total": population.idle_spikes,
                 "exact": population.exact,
             }
             for population in cost.populations
@@ -229,6 +249,7 @@ def _traffic(load: SegmentLoad) -> dict[str, Any]:
         "messages_from_host_total": load.from_host,
         "messages_between_tiles_total": load.between_tiles,
         "messages_to_host_total": load.to_host,
+        "controls_total": load.controls,
         "hops_east_west_total": load.hops_east_west,
         "hops_north_south_total": load.hops_north_south,
         "chip_crossings_total": load.chip_crossings,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from hwsim.names import RUN_MODES
 from hwsim.price.breakeven import BreakEven
+from hwsim.price.cost import CostReport
+from hwsim.report import units
 from mapping.targets.figures import Figure
 
 FAR = 100.0
@@ -30,6 +33,18 @@ def verdict(board: Figure, alone: Figure, *, complete: bool = True) -> str:
     if board.low > alone.high:
         return f"the chip does not pay: {times}, wherever in their ranges the figures are"
     return f"open: {times} by the best figures, but their ranges overlap"
+
+
+def turns(cost: CostReport) -> str:
+    """How chip segments take turns, and what a sample takes where they do so otherwise."""
+    if len(cost.work.mapped.chip_segments) < 2:
+        return "one chip segment, which costs the same in any"
+    others = (
+        f"; {mode} would take {units.energy(price.energy_uj.total)}, "
+        f"{units.time(price.latency.total_us)}"
+        for mode, price in cost.other_modes.items()
+    )
+    return f"{RUN_MODES[cost.run_mode]}{''.join(others)}"
 
 
 def break_even(found: Iterable[BreakEven]) -> str:

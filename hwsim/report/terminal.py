@@ -11,7 +11,7 @@ from hwsim.price.assumptions import Kind
 from hwsim.price.cost import CostReport
 from hwsim.report import units
 from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
-from hwsim.report.sentences import break_even, verdict
+from hwsim.report.sentences import break_even, turns, verdict
 from hwsim.report.summary import ResetSummary, Summary
 from hwsim.report.units import count, many, percent
 from mapping.targets.figures import Figure
@@ -133,6 +133,8 @@ def _headline(summary: Summary) -> Iterator[Row]:
     latency = cost.latency_us
     span = units.behind(latency, units.time)
     yield "latency", Text.assemble((units.time(latency), "bold"), " a sample", span, without)
+    if cost.cores_used:
+        yield "run mode", Text(f"{cost.run_mode}: {turns(cost)}")
 
 
 def _reset(reset: ResetSummary) -> Iterator[Row]:

@@ -69,7 +69,12 @@ class Placement:
     @property
     def active_routers(self) -> int:
         """Routers with a used core, on the chip that has the most of them."""
-        routers = {(core.chip, core.x, core.y) for core in self.cores}
+        return self.routers_of(range(self.cores_used))
+
+    def routers_of(self, cores: Iterable[int]) -> int:
+        """The same of some cores, given by their places in ``cores``."""
+        some = [self.cores[number] for number in cores]
+        routers = {(core.chip, core.x, core.y) for core in some}
         chips = [chip for chip, _, _ in routers]
         return max((chips.count(chip) for chip in set(chips)), default=0)
 

@@ -17,6 +17,7 @@ from has8.cli.stdout import show
 from has8.data import Data
 from has8.errors import BadInput
 from hwsim.alternatives import alternative
+from hwsim.names import RunMode
 from hwsim.report.alternatives import alternatives_to_dict, render_alternatives
 from mapping import Mapped, load, map_model
 from mapping.hosts.schema import load_host
@@ -40,6 +41,7 @@ def run_compare(
     data_root: Path | None,
     samples: int,
     host: str,
+    run_mode: RunMode,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -63,6 +65,7 @@ def run_compare(
                     images,
                     labels,
                     host=processor,
+                    run_mode=run_mode,
                     batch_size=BATCH,
                     on_progress=done,
                 )

@@ -35,6 +35,7 @@ from hwsim import compare, estimate, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.divergence import Comparison
 from hwsim.experiments.fidelity import answers_of, float_answers
+from hwsim.names import RunMode
 from hwsim.program import sample_axis
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
@@ -51,6 +52,7 @@ def run_map(
     model: str,
     target: str,
     host: str,
+    run_mode: RunMode,
     partition: str,
     data: str | None,
     data_root: Path | None,
@@ -127,7 +129,7 @@ def run_map(
         if changed_resets(mapped.graph):
             trained = float_answers(mapped, images, batch_size=BATCH, trained=True)
         run = simulate(mapped, images, batch_size=BATCH, on_progress=stage("chip simulation"))
-        cost = estimate(mapped, run, processor)
+        cost = estimate(mapped, run, processor, run_mode)
         save(mapped, outputs.artefact)  # what is done is kept, whatever Lava does
         verified, unverified = None, "not asked for"
         if verify == "lava":
