@@ -1,4 +1,4 @@
-"""Compiled kernels for the elementwise part of a hybrid block, on the CPU.
+"""Compiled kernels for the elementwise part of hybrid networks, on the CPU.
 
 Without a C compiler plain torch computes the same, in another order of summation, and a warning
 says so; :mod:`has8.kernels.build` has the details.
@@ -26,6 +26,10 @@ _ARGUMENTS = {
     "leaky_backward": "nnnnppprrrrppppppp",
     "chip_forward": "nnnnppprrp",
     "chip_backward": "nnnnppprrrppp",
+    "psp_forward": "nnnnppppp",
+    "psp_backward": "nnnnppppppp",
+    "iir_forward": "nnnprrrrrp",
+    "iir_backward": "nnnprrrrrrpp",
     "moments": "nnnppp",
     "combine": "nnnppppp",
     "encode": "nnprrpp",

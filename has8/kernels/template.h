@@ -230,6 +230,181 @@ void NAME(chip_backward)(
     free(all_totals);
 }
 
+/* Postsynaptic potentials of each input: F_t = a1 F_(t-1) + a2 F_(t-2) + b0 x_t, with coefficients
+   of each of size elements; x and psp are [steps, rows, size]. */
+static inline void NAME(filter)(
+    long length, const S *restrict x, const R *restrict a1, const R *restrict a2,
+    const R *restrict b0, const R *restrict before, const R *restrict earlier, R *restrict psp
+) {
+    for (long i = 0; i < length; i++)
+        psp[i] = a1[i] * before[i] + a2[i] * earlier[i] + b0[i] * LOAD(x[i]);
+}
+
+void NAME(psp_forward)(
+    long threads, long steps, long rows, long size, const S *x, const R *a1, const R *a2,
+    const R *b0, S *psp
+) {
+    const long length = smaller(size, 512), chunks = (size + length - 1) / length, n = rows * size;
+#pragma omp parallel num_threads(threads)
+    {
+        long from, to;
+        my_part(rows * chunks, &from, &to);
+        R state[3][512];
+        for (long block = from; block < to; block++) {
+            const long c = block % chunks * length, width = smaller(length, size - c);
+            const long start = block / chunks * size + c;
+            memset(state, 0, sizeof state);
+            for (long t = 0; t < steps; t++) {
+                R *now = state[t % 3], *before = state[(t + 2) % 3], *earlier = state[(t + 1) % 3];
+                NAME(filter)(
+                    width, x + t * n + start, a1 + c, a2 + c, b0 + c, before, earlier, now
+                );
+                S *restrict out = psp + t * n + start;
+                for (long i = 0; i < width; i++) out[i] = STORE(now[i]);
+            }
+        }
+    }
+}
+
+/* Gradients of x, and of a1, a2 and b0 in sums[3, size]; potentials are computed again. */
+void NAME(psp_backward)(
+    long threads, long steps, long rows, long size, const S *x, const R *a1, const R *a2,
+    const R *b0, const S *grad_psp, S *grad, double *sums
+) {
+    const long length = smaller(size, 64), chunks = (size + length - 1) / length, n = rows * size;
+#pragma omp parallel num_threads(threads)
+    {
+        long from, to;
+        my_part(chunks, &from, &to);
+        R *psp = calloc((steps + 2) * length, sizeof(R)); /* of steps -2, -1, 0, ... */
+        R later[3][64], total[3][64];
+        for (long chunk = from; chunk < to; chunk++) {
+            const long c = chunk * length, width = smaller(length, size - c);
+            const R *restrict p1 = a1 + c, *restrict p2 = a2 + c, *restrict q0 = b0 + c;
+            for (long row = 0; row < rows; row++) {
+                const long start = row * size + c;
+                for (long t = 0; t < steps; t++) {
+                    R *now = psp + (t + 2) * length;
+                    NAME(filter)(
+                        width, x + t * n + start, p1, p2, q0, now - length, now - 2 * length, now
+                    );
+                }
+                memset(later, 0, sizeof later);
+                memset(total, 0, sizeof total);
+                for (long t = steps - 1; t >= 0; t--) {
+                    const R *restrict before = psp + (t + 1) * length;
+                    const R *restrict earlier = psp + t * length;
+                    const S *restrict in = x + t * n + start;
+                    const S *restrict g = grad_psp + t * n + start;
+                    S *restrict out = grad + t * n + start;
+                    R *restrict now = later[t % 3];
+                    const R *restrict next = later[(t + 1) % 3], *restrict last = later[(t + 2) % 3];
+                    for (long i = 0; i < width; i++) {
+                        R h = LOAD(g[i]) + p1[i] * next[i] + p2[i] * last[i];
+                        now[i] = h;
+                        out[i] = STORE(q0[i] * h);
+                        total[0][i] += h * before[i];
+                        total[1][i] += h * earlier[i];
+                        total[2][i] += h * LOAD(in[i]);
+                    }
+                }
+                for (long k = 0; k < 3; k++)
+                    for (long i = 0; i < width; i++) sums[k * size + c + i] += total[k][i];
+            }
+        }
+        free(psp);
+    }
+}
+
+/* One step of the neuron of has8/iir.py: its current, reset trace and membrane. */
+static inline void NAME(iir_step)(
+    long length, const S *restrict x, R gain, R alpha, R beta, R theta, R threshold,
+    R *restrict current, R *restrict trace, const R *restrict before, R *restrict membrane
+) {
+    for (long i = 0; i < length; i++) {
+        current[i] = current[i] * alpha + LOAD(x[i]) * gain;
+        trace[i] = trace[i] * theta + (before[i] > threshold ? 1 : 0);
+        membrane[i] = before[i] * beta + current[i] - trace[i] * threshold;
+    }
+}
+
+/* Spikes[steps, n] of the neuron of has8/iir.py from its currents x[steps, n]. */
+void NAME(iir_forward)(
+    long threads, long steps, long n, const S *x, double gain_, double alpha_, double beta_,
+    double theta_, double threshold_, S *spikes
+) {
+    const R gain = gain_, alpha = alpha_, beta = beta_, theta = theta_, threshold = threshold_;
+    const long length = smaller(n, 512), blocks = (n + length - 1) / length;
+    const S one = STORE((R)1), zero = STORE((R)0);
+#pragma omp parallel num_threads(threads)
+    {
+        long from, to;
+        my_part(blocks, &from, &to);
+        R current[512], trace[512], membrane[2][512];
+        for (long block = from; block < to; block++) {
+            const long start = block * length, size = smaller(length, n - start);
+            memset(current, 0, sizeof current);
+            memset(trace, 0, sizeof trace);
+            memset(membrane, 0, sizeof membrane);
+            for (long t = 0; t < steps; t++) {
+                R *restrict now = membrane[t % 2];
+                NAME(iir_step)(
+                    size, x + t * n + start, gain, alpha, beta, theta, threshold, current, trace,
+                    membrane[(t + 1) % 2], now
+                );
+                S *restrict out = spikes + t * n + start;
+                for (long i = 0; i < size; i++) out[i] = now[i] > threshold ? one : zero;
+            }
+        }
+    }
+}
+
+/* Gradient of the currents into grad[steps, n], through membrane, current and reset trace, by the
+   Gaussian surrogate of deviation sigma; membranes are computed again. */
+void NAME(iir_backward)(
+    long threads, long steps, long n, const S *x, double gain_, double alpha_, double beta_,
+    double theta_, double threshold_, double sigma_, const S *grad_spikes, S *grad
+) {
+    const R gain = gain_, alpha = alpha_, beta = beta_, theta = theta_, threshold = threshold_;
+    const R height = 0.39894228040143267794 / sigma_, narrow = 0.5 / (sigma_ * sigma_), most = 40;
+    const long length = smaller(n, 512), blocks = (n + length - 1) / length;
+#pragma omp parallel num_threads(threads)
+    {
+        long from, to;
+        my_part(blocks, &from, &to);
+        R current[512], trace[512], of_trace[512], of_membrane[512], of_current[512];
+        R *membranes = calloc((steps + 1) * length, sizeof(R)); /* of steps -1, 0, ... */
+        for (long block = from; block < to; block++) {
+            const long start = block * length, size = smaller(length, n - start);
+            memset(current, 0, sizeof current);
+            memset(trace, 0, sizeof trace);
+            for (long t = 0; t < steps; t++)
+                NAME(iir_step)(
+                    size, x + t * n + start, gain, alpha, beta, theta, threshold, current, trace,
+                    membranes + t * length, membranes + (t + 1) * length
+                );
+            memset(of_trace, 0, sizeof of_trace);
+            memset(of_membrane, 0, sizeof of_membrane);
+            memset(of_current, 0, sizeof of_current);
+            for (long t = steps - 1; t >= 0; t--) {
+                const R *restrict membrane = membranes + (t + 1) * length;
+                const S *restrict incoming = grad_spikes + t * n + start;
+                S *restrict out = grad + t * n + start;
+                for (long i = 0; i < size; i++) {
+                    R over = membrane[i] - threshold, far = over * over * narrow;
+                    R slope = FALLING(far < most ? far : most) * height;
+                    R through = (LOAD(incoming[i]) + of_trace[i]) * slope + of_membrane[i] * beta;
+                    of_membrane[i] = through;
+                    of_trace[i] = of_trace[i] * theta - through * threshold;
+                    of_current[i] = of_current[i] * alpha + through;
+                    out[i] = STORE(of_current[i] * gain);
+                }
+            }
+        }
+        free(membranes);
+    }
+}
+
 /* sums[2, channels]: of y[count] - pivot[channels], and of its squares. A pivot near the mean keeps
    the variance that follows from cancelling out. */
 void NAME(moments)(

@@ -1,0 +1,102 @@
+"""The filters and neurons of :mod:`has8.iir` in one compiled pass over memory each, differentiable.
+
+Backward passes compute the states again, so that only their inputs are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from has8 import kernels
+from has8.kernels.storage import dense, like, real
+
+
+class Constants(NamedTuple):
+    """The constants of a neuron, as :class:`has8.iir.IIR` has them.
+
+    Args:
+        gain: factor on the input.
+        alpha: part of the current that is left after a step.
+        beta: part of the membrane that is left after a step.
+        theta: part of the reset trace that is left after a step.
+        threshold: the neuron fires when its membrane is above it.
+        sigma: deviation of the Gaussian surrogate.
+    """
+
+    gain: float
+    alpha: float
+    beta: float
+    theta: float
+    threshold: float
+    sigma: float
+
+
+class _Potentials(torch.autograd.Function):
+    """Inputs and coefficients to postsynaptic potentials."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a1: Tensor, a2: Tensor, b0: Tensor) -> Any:
+        flat = dense(x.flatten(0, 1))
+        # One sample's coefficients lie in memory as a sample does.
+        coefficients = [dense(c[None]).to(real(x.dtype)) for c in (a1, a2, b0)]
+        ctx.save_for_backward(flat, *coefficients)
+        ctx.steps = len(x)
+        psp = torch.empty_like(flat)
+        rows, size = x.shape[1], a1.numel()
+        kernels.call("psp_forward", x.dtype, len(x), rows, size, flat, *coefficients, psp)
+        return psp.unflatten(0, x.shape[:2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        flat, *coefficients = ctx.saved_tensors
+        incoming = like(grads[0].flatten(0, 1), flat)
+        grad, first = torch.empty_like(flat), coefficients[0]
+        rows = len(flat) // ctx.steps
+        sums = dense(torch.zeros(3, *first.shape[1:], dtype=torch.float64))
+        kernels.call(
+            "psp_backward", flat.dtype, ctx.steps, rows, first.numel(), flat, *coefficients,
+            incoming, grad, sums,
+        )  # fmt: skip
+        return grad.unflatten(0, (ctx.steps, rows)), *sums.to(first.dtype)
+
+
+class _Spikes(torch.autograd.Function):
+    """Currents to spikes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, constants: Constants) -> Any:
+        flat = dense(x.flatten(0, 1))
+        ctx.save_for_backward(flat)
+        ctx.rule = (constants, len(x))
+        spikes, n = torch.empty_like(flat), flat.numel() // len(x)
+        kernels.call("iir_forward", x.dtype, len(x), n, flat, *constants[:-1], spikes)
+        return spikes.unflatten(0, x.shape[:2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (flat,) = ctx.saved_tensors
+        constants, steps = ctx.rule
+        incoming, grad = like(grads[0].flatten(0, 1), flat), torch.empty_like(flat)
+        kernels.call(
+            "iir_backward", flat.dtype, steps, flat.numel() // steps, flat, *constants, incoming,
+            grad,
+        )  # fmt: skip
+        return grad.unflatten(0, (steps, -1)), None
+
+
+def potentials(x: Tensor, a1: Tensor, a2: Tensor, b0: Tensor) -> Tensor:
+    """``F[t] = a1 F[t-1] + a2 F[t-2] + b0 x[t]`` of ``[T, B, ...]``, coefficients ``[...]``."""
+    psp: Tensor = _Potentials.apply(x, a1, a2, b0)
+    return psp
+
+
+def spikes(x: Tensor, constants: Constants) -> Tensor:
+    """Spikes ``[T, B, ...]`` of the neuron from its currents ``[T, B, ...]``."""
+    out: Tensor = _Spikes.apply(x, constants)
+    return out
