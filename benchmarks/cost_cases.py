@@ -22,7 +22,7 @@ from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.wiring import Axis, Wiring, dense, shape3
 from mapping.cores.allocate import allocate
-from mapping.cores.placement import place
+from mapping.cores.placement import Placement, place
 from mapping.graph.ir import Graph, Node, Signal
 from mapping.mapped import Mapped
 from mapping.partition.segments import Partition, Segment
@@ -234,15 +234,21 @@ def mapped(case: Case, target: Target) -> Mapped:
     return on_chip(chip, msgspec.structs.replace(target, core=core))
 
 
-def on_chip(chip: ChipSegment, target: Target) -> Mapped:
-    """A mapping that is one chip segment, with as much of a graph as prices need."""
+def on_chip(chip: ChipSegment, target: Target, placement: Placement | None = None) -> Mapped:
+    """A mapping that is one chip segment, with as much of a graph as prices need.
+
+    Args:
+        chip: the segment.
+        target: with its cores.
+        placement: where it lies; None lets has8 find cores.
+    """
     nodes = [Node("input", "input", (), Signal((1,)))]
     for _, each in chip.synapses():
         kind = "linear" if each.wiring.full else "conv2d"
         nodes.append(Node(each.name, kind, (), Signal((1,))))
     names, inputs = (tuple(p.name for p in of) for of in (chip.populations, chip.inputs))
     partition = Partition((Segment(chip.name, "chip", names, inputs, chip.outputs, ""),), ())
-    placement = place(allocate([chip], target), [chip], target)
+    placement = placement or place(allocate([chip], target), [chip], target)
     return Mapped(Graph(tuple(nodes)), partition, (chip,), {}, placement, target, {})
 
 

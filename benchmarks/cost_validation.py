@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.cost_validation`` prices every network of :mod:`benchmarks.cost_cases` twice:
 with the entries of ``mapping/targets/loihi.yaml``, which were chosen with these measurements in
-sight, and with entries that were fitted to all other networks (:func:`refitted`).
+sight, and with entries that were fitted to all other networks (:func:`refitted`). Where sanafe is
+installed, has8's counts of its network are held to its own too (:mod:`benchmarks.dvs`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from math import exp, log
 import click
 import msgspec
 
+from benchmarks import dvs
 from benchmarks.cost_cases import CASES, LEFT_OUT, ON_CHIP, STEPS, Case, Measured, load, mapped
+from benchmarks.oracles import missing
 from hwsim.price.energy import chip_energy_pj
 from hwsim.price.timing import latency
 from hwsim.price.traffic import SegmentLoad
@@ -349,6 +352,7 @@ def _yes(contained: bool) -> str:
 def main(as_json: bool, names: tuple[str, ...]) -> None:
     """Hold prices to measurements of a Loihi 1."""
     found = rows(names or None)
+    unknown = "it was not asked for" if names else missing("sanafe")
     if as_json:
         fitted = {name: refitted(name) for name in ENTRIES}
         answer = {
@@ -357,10 +361,15 @@ def main(as_json: bool, names: tuple[str, ...]) -> None:
             "observed": observed(),
             "fitted": fitted,
             "left_out": LEFT_OUT,
+            "dvs": unknown or {name: asdict(of) for name, of in dvs.compared().items()},
         }
         click.echo(json.dumps(answer))
     else:
         tables = [held_to(found), tally(found), networks(names or [*CASES]), entries(), not_here()]
+        if unknown:
+            click.echo(f"SANA-FE's DVS network is left out: {unknown}", err=True)
+        else:
+            tables.append(dvs.table())
         click.echo("\n\n".join("\n".join(table) for table in tables))
 
 

@@ -11,24 +11,27 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
+from importlib.resources import files
 from importlib.util import find_spec
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from has8.errors import BackendError
 from mapping.chip.neurons import Lif
-from mapping.chip.segment import ChipSegment, Synapse
+from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.chip.wiring import Ints, taps
 from mapping.graph.ops import synapse_of
 from mapping.mapped import Mapped
@@ -164,17 +167,26 @@ def torch_flops(net: nn.Module, x: Tensor) -> int:
     return counter.get_total_flops()
 
 
-def sana_fe(mapped: Mapped, inputs: Mapping[str, Tensor]) -> SanaFe:
+def sana_fe(
+    mapped: Mapped,
+    inputs: Mapping[str, Tensor],
+    cores_of: Mapping[str, Ints] | None = None,
+) -> SanaFe:
     """One sample of a mapping in SANA-FE, each neuron on the core that has8 gave it.
 
+    Without ports there is nothing to wait for: SANA-FE's first step is the first one of what
+    drives itself, and all layers end with its last one, the segment's.
+
     Args:
-        mapped: one chip segment on one chip, without delays, whose neurons reset to zero and
-            neither leak nor rest nor have biases.
+        mapped: one chip segment on one chip, without delays, whose neurons keep no current, reset
+            to zero and do not rest.
         inputs: spikes into each port, ``bool[T, *shape]``. The neurons that send them cost nothing
             and lie on the chip's last core.
+        cores_of: SANA-FE's number of each neuron's core, ``int64[*shape]`` by population, in
+            place of the mapping's.
     """
     sanafe, (chip,) = package("sanafe"), mapped.chip_segments
-    architecture = _loihi()
+    architecture = _loihi(sum(prod(port.shape) for port in chip.inputs))
     cores = architecture.cores()
     net = sanafe.Network()
     groups = {
@@ -182,26 +194,37 @@ def sana_fe(mapped: Mapped, inputs: Mapping[str, Tensor]) -> SanaFe:
         for port in chip.inputs
     }
     for population in chip.populations:
-        groups[population.name] = _neurons(net, mapped, population.name, cores)
+        name = population.name
+        numbers = _cores(mapped, population) if cores_of is None else cores_of[name]
+        groups[name] = _neurons(net, mapped, population, [cores[n] for n in numbers.flat])
     for population in chip.populations:
         for synapse in population.synapses:
-            weights, pairs = _edges(synapse)
+            senders, takers, weights = edges(synapse)
+            pairs = list(zip(senders.tolist(), takers.tolist(), strict=True))
             groups[synapse.source].connect_neurons_sparse(
-                groups[population.name], {"weight": weights}, pairs
+                groups[population.name], {"weight": weights.tolist()}, pairs
             )
     simulator = sanafe.SpikingChip(architecture)
     simulator.load(net)
     with redirect_stdout(io.StringIO()):
-        found = simulator.sim(
-            chip.steps + max(chip.depths().values()), spike_trace=True, message_trace=True
-        )
+        late = max(chip.depths().values()) if chip.inputs else 0
+        found = simulator.sim(chip.steps + late, spike_trace=True, message_trace=True)
     return _found(chip, inputs, found)
 
 
-@lru_cache(maxsize=1)
-def _loihi() -> Any:
-    """The chip as SANA-FE's authors describe it; loading takes a while."""
-    return package("sanafe").load_loihi()
+def _loihi(inputs: int) -> Any:
+    """The chip as SANA-FE's authors describe it, with as many sources of spikes as it needs.
+
+    There each of the cores has 1,024, most of the time that loading takes.
+    """
+    sanafe = package("sanafe")
+    text = (files("sanafe.examples") / "loihi.yaml").read_text()
+    every = "loihi_inputs[0..1023]"
+    assert every in text
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "loihi.yaml"
+        path.write_text(text.replace(every, f"loihi_inputs[0..{inputs}]"))
+        return sanafe.load_arch(path)
 
 
 def _inputs(net: Any, name: str, spikes: Tensor, core: Any) -> Any:
@@ -214,56 +237,60 @@ def _inputs(net: Any, name: str, spikes: Tensor, core: Any) -> Any:
     return group
 
 
-def _neurons(net: Any, mapped: Mapped, name: str, cores: Any) -> Any:
+def _cores(mapped: Mapped, population: Population) -> Ints:
+    """SANA-FE's number of the core that has8 gave to each neuron, ``int64[*shape]``.
+
+    has8 counts cores along rows of routers, SANA-FE along columns.
+    """
+    placement, mesh = mapped.placement, mapped.target.chip
+    found = np.empty(population.shape, np.int64)
+    for tile in placement.tiles:
+        if tile.population == population.name:
+            core = placement.cores[tile.core]
+            router, slot = core.x * mesh.mesh_height + core.y, core.index % mesh.cores_per_tile
+            found[tuple(map(slice, tile.start, tile.stop))] = router * mesh.cores_per_tile + slot
+    return found
+
+
+def _neurons(net: Any, mapped: Mapped, population: Population, cores: Sequence[Any]) -> Any:
     """A population, each neuron on its core."""
-    (chip,), placement = mapped.chip_segments, mapped.placement
-    population = chip.population(name)
-    lif = population.neuron
+    lif, registers = population.neuron, mapped.target.registers
     assert isinstance(lif, Lif) and lif.reset == "zero" and not lif.refractory
-    assert not lif.dv.any() and not lif.bias.any() and not any(s.delay for s in population.synapses)
-    (price,) = {synapse_of(mapped.graph[s.name]).price for s in population.synapses}
+    full, unit = 1 << registers.decay_bits, 2.0**registers.threshold_shift
+    assert (lif.du + registers.current_decay_offset == full).all()
+    assert not any(s.delay for s in population.synapses)
+    kinds = {synapse_of(mapped.graph[s.name]).price for s in population.synapses} or {"synop_dense"}
+    (price,) = kinds
     group = net.create_neuron_group(
-        name,
+        population.name,
         population.size,
         soma_hw_name="loihi_lif",
         default_synapse_hw_name=f"loihi_{price.removeprefix('synop_')}_synapse",
         log_spikes=True,
     )
-    thresholds = np.broadcast_to(lif.threshold, population.shape).ravel()
-    for n, threshold in enumerate(thresholds.tolist()):
-        rules = {"threshold": float(threshold), "reset_mode": "hard", "leak_decay": 1.0}
-        group[n].set_attributes(model_attributes=rules)
-    numbers, mesh = np.arange(population.size).reshape(population.shape), mapped.target.chip
-    for tile in placement.tiles:
-        if tile.population == name:
-            core = placement.cores[tile.core]
-            # has8 counts cores along rows of routers, SANA-FE along columns
-            router = core.x * mesh.mesh_height + core.y
-            slot = core.index % mesh.cores_per_tile
-            for n in numbers[tuple(map(slice, tile.start, tile.stop))].ravel().tolist():
-                group[n].map_to_core(cores[router * mesh.cores_per_tile + slot])
+    constants = {
+        "threshold": lif.threshold,
+        "bias": lif.bias * 2.0**lif.bias_exp / unit,
+        "leak_decay": 1 - (lif.dv + registers.membrane_decay_offset) / full,
+    }
+    each = {n: np.broadcast_to(x, population.shape).ravel() for n, x in constants.items()}
+    for n, core in enumerate(cores):
+        rules = {name: float(values[n]) for name, values in each.items()}
+        group[n].set_attributes(model_attributes={**rules, "reset_mode": "hard"})
+        group[n].map_to_core(core)
     return group
 
 
-def _edges(synapse: Synapse) -> tuple[list[float], list[tuple[int, int]]]:
-    """Weights, zeros included, and the source and the neuron that each connects."""
+def edges(synapse: Synapse) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """The source, the neuron and the weight of each connection, weights of zero included."""
     wires = synapse.wiring
     rows, cols = taps(wires.rows), taps(wires.cols)
-    y, k = np.nonzero(rows >= 0)
-    x, m = np.nonzero(cols >= 0)
-    inputs, outputs = wires.channels_in // wires.groups, wires.channels_out // wires.groups
-    weights: list[float] = []
-    pairs: list[tuple[int, int]] = []
-    for out in range(wires.channels_out):
-        for c in range(inputs):
-            source = (out // outputs * inputs + c) * prod(wires.in_shape[1:])
-            senders = source + y[:, None] * wires.cols.size_in + x
-            target = out * prod(wires.out_shape[1:])
-            takers = target + rows[y, k][:, None] * wires.cols.size_out + cols[x, m]
-            pairs += zip(senders.ravel().tolist(), takers.ravel().tolist(), strict=True)
-            used = synapse.weight[out, c][k[:, None], m] * 2.0**synapse.weight_exp
-            weights += used.ravel().tolist()
-    return weights, pairs
+    (y, k), (x, m) = np.nonzero(rows >= 0), np.nonzero(cols >= 0)
+    ins, outs = wires.channels_in // wires.groups, wires.channels_out // wires.groups
+    out, c, r, s = np.indices((wires.channels_out, ins, len(y), len(x))).reshape(4, -1)
+    senders = np.ravel_multi_index((out // outs * ins + c, y[r], x[s]), wires.in_shape)
+    takers = np.ravel_multi_index((out, rows[y, k][r], cols[x, m][s]), wires.out_shape)
+    return senders, takers, synapse.weight[out, c, k[r], m[s]] * 2.0**synapse.weight_exp
 
 
 def _found(chip: ChipSegment, inputs: Mapping[str, Tensor], found: Any) -> SanaFe:

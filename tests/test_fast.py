@@ -10,6 +10,7 @@ import torch
 from builders import (
     PATIENT,
     conv,
+    feed,
     gridded,
     linear,
     networks,
@@ -268,6 +269,17 @@ def test_bias_alone_can_drive_a_population():
     chip = segment(bias, inputs={"x": (2,)}, steps=6)
     run = assert_equal(chip, LOIHI, all_ones(chip))
     assert run.spikes["n"].any()
+
+
+def test_a_segment_without_ports_runs_one_sample():
+    bias = population("n", (3,), threshold=[100, 90, 80], bias=[900, 0, 4095], bias_exp=1)
+    behind = population("m", (2,), feed("n", [[2, -4, 6], [0, 2, 2]]), threshold=5)
+    ringing = population("o", (1,), feed("m", [[2, 4]]), replace(feed("o", [[3]]), delay=1))
+    for populations in ((bias, behind), (bias, behind, ringing)):  # one goes step by step
+        chip = segment(*populations, inputs={}, steps=6)
+        run = assert_equal(chip, LOIHI, {})
+        assert all(run.spikes[p.name].any() for p in populations)
+        assert run.spikes["m"].shape == (6, 1, 2)
 
 
 def test_autocast_around_a_simulation_changes_nothing():

@@ -5,6 +5,7 @@ dependency group "oracles"; what is not installed is skipped.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -20,10 +21,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))  # the benchmarks are no part of the installed packages
 
-from benchmarks import counting, oracles  # noqa: E402
+from benchmarks import counting, dvs, oracles  # noqa: E402
+from benchmarks.cost_cases import on_chip  # noqa: E402
 from has8 import over_time  # noqa: E402
 from hwsim import estimate, simulate  # noqa: E402
 from hwsim.price.energy import chip_energy_pj  # noqa: E402
+from hwsim.price.traffic import segment_loads  # noqa: E402
 from hwsim.program import Program  # noqa: E402
 from mapping import load_target, map_model  # noqa: E402
 from mapping.cores.routes import routes  # noqa: E402
@@ -445,6 +448,74 @@ def test_time_is_near_that_of_sana_fe(on_cores):
     mapped, run, other = on_cores
     times = estimate(mapped, run).prices["sanafe"].latency
     assert (times.chip_us + times.barrier_us).value == pytest.approx(other.time_us, rel=0.04)
+
+
+# SANA-FE's own network, and one like it
+
+
+@needs("sanafe")
+def test_the_published_network_counts_as_sana_fe_counts_it():
+    found = dvs.compared()
+    rounded = round(found["has8"].energy_uj, 3)
+    assert replace(found["has8"], energy_uj=rounded) == found["SANA-FE"]
+    assert found["boxes"].spikes == found["has8"].spikes
+    assert found["boxes"].messages < found["has8"].messages / 3
+
+
+@pytest.fixture(scope="module")
+def like_dvs():
+    """A small network of the same kind on random cores, has8's counts, and SANA-FE's."""
+    rng, loihi = np.random.default_rng(4), load_target("loihi")
+    weights = [
+        rng.integers(-90, 130, shape) for shape in ((4, 1, 3, 3), (6, 4, 3, 3), (5, 24), (3, 5))
+    ]
+    biases = rng.integers(0, 60, (1, 9, 9)) * rng.integers(0, 2, (1, 9, 9))
+    chip = dvs.network(weights, np.array([99, 150, 200, 250, 90]), biases, 25)
+    mapped = on_chip(chip, loihi)
+    cores = {p.name: rng.integers(0, 20, p.shape) for p in chip.populations}
+    return mapped, cores, dvs.counted(mapped, cores), oracles.sana_fe(mapped, {}, cores)
+
+
+@needs("sanafe")
+def test_biases_leaks_and_segments_without_ports_count_as_in_sana_fe(like_dvs):
+    mapped, cores, ours, other = like_dvs
+    (chip,) = mapped.chip_segments
+    activity = dvs.simulated(chip, mapped.target)
+    for late, population in enumerate(chip.populations):
+        fired = activity.events[population.name][: chip.steps - late]
+        assert (fired == other.fired[population.name][late:]).all() and fired.any()
+        assert not other.fired[population.name][:late].any()
+    assert ours.updated == other.updated
+    assert (ours.synops, ours.messages) == (other.synaptic_events, other.packets)
+    sent = dvs.packets(chip, activity, cores, mapped.target)
+    assert (sent["hop_east_west"], sent["hop_north_south"]) == other.hops
+    assert ours.hops == sum(other.hops) > 0
+    assert ours.energy_uj * 1e6 == pytest.approx(sum(other.energy_pj.values()), rel=1e-12)
+
+
+def test_tiles_send_what_their_cores_do_where_each_core_has_one_of_a_layer():
+    chip, loihi = (
+        dvs.network(
+            [np.ones((4, 1, 3, 3), np.int64) * 90, np.ones((5, 64), np.int64)],
+            np.array([99, 150, 200]),
+            np.arange(81).reshape(1, 9, 9),
+            9,
+        ),
+        load_target("loihi"),
+    )
+    number = np.arange(64).reshape(4, 4, 4)
+    cores = {
+        "inputs": np.full((1, 9, 9), 48),
+        "layer1": 40 + number % 4 // 2,
+        "layer2": np.arange(5),
+    }
+    activity = dvs.simulated(chip, loihi)
+    (load,) = segment_loads(dvs.placed(chip, loihi, cores), activity)
+    assert dvs.packets(chip, activity, cores, loihi) == {
+        "message_out": load.between_tiles,
+        "hop_east_west": load.hops_east_west,
+        "hop_north_south": load.hops_north_south,
+    }
 
 
 # The docs

@@ -172,9 +172,3 @@ def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[s
             raise BadInput(f"the biases of {port.name!r} must be int64, not {entering.dtype}")
         checked[port.name] = entering if written else binary(entering, port.name)
     return checked
-
-
-def samples_of(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> int:
-    """How many samples enter a segment; it has a port."""
-    port = segment.inputs[0]
-    return inputs[port.name].shape[port.kind == "spikes"]

@@ -24,7 +24,6 @@ from hwsim.backends.protocol import (
     checked_inputs,
     longest_delays,
     membrane_dtype,
-    samples_of,
 )
 from mapping.chip.arithmetic import Ints, shift_left
 from mapping.chip.neurons import State, with_constants
@@ -89,7 +88,7 @@ class ReferenceProgram:
             BadInput: if a port's spikes are missing or have another shape.
         """
         spikes = {n: s.cpu().numpy() for n, s in checked_inputs(self.segment, inputs).items()}
-        samples = samples_of(self.segment, inputs)
+        samples = self.segment.samples(inputs)
         biases = {p.name: spikes.pop(p.bias) for p in self.order if p.bias is not None}
         for item in self.segment.populations:
             spikes[item.name] = np.zeros((self.segment.steps, samples, *item.shape), dtype=bool)

@@ -28,7 +28,6 @@ from hwsim.backends.protocol import (
     Executable,
     SegmentRun,
     SegmentState,
-    samples_of,
 )
 from hwsim.backends.registry import find_backend, named_backend
 from hwsim.boundary import count
@@ -322,7 +321,7 @@ class _FaultyProgram:
             first: the number of the first sample.
             membranes: whether to keep them.
         """
-        steps, samples = self.segment.steps, samples_of(self.segment, sent)
+        steps, samples = self.segment.steps, self.segment.samples(sent)
         runs: dict[str, list[SegmentRun]] = {p.name: [] for p in layers}
         states: dict[str, SegmentState | None] = dict.fromkeys(runs)
         sent, kept = dict(sent), {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -117,7 +117,7 @@ class ChipSegment:
     Args:
         name: unique in its model.
         steps: steps of one sample; all state is cleared between samples.
-        inputs: where spikes and biases come in.
+        inputs: where spikes and biases come in; there may be none where neurons drive themselves.
         populations: in any order.
         outputs: names of the populations whose spikes the host (or another segment) needs.
         membranes: names of those whose membranes the host reads once a sample, after the last step.
@@ -140,6 +140,15 @@ class ChipSegment:
         """The shape of a port or a population."""
         sources: list[Port | Population] = [*self.inputs, *self.populations]
         return next(source.shape for source in sources if source.name == name)
+
+    def samples(self, inputs: Mapping[str, Any]) -> int:
+        """How many samples enter the ports; one if there is no port, since all would be alike.
+
+        Args:
+            inputs: arrays or tensors by port: spikes ``[T, B, *shape]``, biases ``[B, *shape]``.
+        """
+        found = (inputs[port.name].shape[port.kind == "spikes"] for port in self.inputs)
+        return next(found, 1)
 
     def population(self, name: str) -> Population:
         """The population called ``name``."""

@@ -291,12 +291,13 @@ class FastProgram:
             BadInput: if a port's spikes are missing or have another shape.
         """
         given = checked_inputs(self.segment, inputs)
-        sources: dict[str, Tensor] = {}
+        # No spikes, of as many samples and steps: not every segment has a port that takes spikes.
+        samples = self.segment.samples(inputs)
+        none = torch.empty(samples, self.segment.steps, 0, dtype=torch.bool, device=self.device)
+        sources: dict[str, Tensor] = {"\0none": none}
         past: dict[str, Tensor] = {}
         biases = {p.name: given.pop(p.bias) for p in self.segment.populations if p.bias is not None}
         biases = {name: x.to(self.device).movedim(1, -1) for name, x in biases.items()}
-        for name, x in biases.items():  # no spikes, of as many samples and steps
-            sources[f"{name}\0bias"] = x.new_empty(len(x), self.segment.steps, 0, dtype=torch.bool)
         for name, port in given.items():
             self._add(sources, past, name, stored(port.to(self.device)), state)
         spikes, tallies, kept, registers = {}, {}, {}, {}

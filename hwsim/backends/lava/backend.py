@@ -152,8 +152,7 @@ def run_worker(
     plain, arrays = pack(segment)
     job = {"segment": plain, "arrays": arrays, "inputs": dict(spikes)}
     what = f"Lava's run of segment {segment.name!r}"
-    first = segment.inputs[0]
-    steps, samples = segment.steps, spikes[first.name].shape[first.kind == "spikes"]
+    steps, samples = segment.steps, segment.samples(spikes)
     want: list[tuple[np.dtype[Any], tuple[int, ...]]]
     want = [(np.dtype(bool), (steps, samples, *p.shape)) for p in segment.populations]
     want += [(np.dtype(np.int64), (samples, *segment.shape_of(n))) for n in segment.membranes]

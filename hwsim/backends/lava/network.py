@@ -49,7 +49,7 @@ def run_network(
         The spikes of each population, aligned with the inputs, ``bool[T, B, *shape]``; and
         membranes after the last step where they are read, ``int64[B, *shape]``.
     """
-    steps, samples = segment.steps, _samples(segment, inputs)
+    steps, samples = segment.steps, segment.samples(inputs)
     network = _Network(segment, inputs)
     fired = {}
     streams, membranes = network.run()
@@ -58,11 +58,6 @@ def run_network(
         stream = stream[start : start + samples * steps]
         fired[name] = stream.reshape(samples, steps, *stream.shape[1:]).swapaxes(0, 1)
     return fired, membranes
-
-
-def _samples(segment: ChipSegment, inputs: Mapping[str, NDArray[Any]]) -> int:
-    port = segment.inputs[0]
-    return inputs[port.name].shape[port.kind == "spikes"]
 
 
 class _Network:
@@ -75,7 +70,7 @@ class _Network:
         sources: list[Port | Population] = [*segment.inputs, *segment.populations]
         self.shape: dict[str, Shape] = {item.name: tuple(item.shape) for item in sources}
         self.depth = segment.depths()
-        samples = _samples(segment, inputs)
+        samples = segment.samples(inputs)
         self.steps = samples * self.period + max(self.depth.values())
         self.models: dict[Any, Any] = {}
         self.taps: dict[tuple[str, int, int], Any] = {}  # source, steps held, delay
