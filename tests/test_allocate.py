@@ -35,7 +35,7 @@ from mapping.cores.allocate import Tile, allocate
 from mapping.cores.need import list_words, memory
 from mapping.cores.pack import first_fit, joined
 from mapping.cores.tilings import axon_choices, axons_in, classes, held, layers_of
-from mapping.targets.schema import Packing, Target
+from mapping.targets.schema import Packing, Target, load_target
 
 
 def target(packing: dict[str, object] | None = None, **core: object) -> Target:
@@ -424,6 +424,29 @@ def test_a_convolution_shares_its_kernel() -> None:
     # the middle: 9 synapses of 8 + 6 bits and 10 make 136 bits, so 3 words; the sides 6, the
     # corners 4 synapses: 94 and 66 bits, 2 words each. A side of 16 has indices up to 34.
     assert bits == [(3 + 4 * 2 + 4 * 2) * 64] * 3
+
+
+def test_a_chip_that_shares_kernels_stores_each_tap_once() -> None:
+    """Whatever the size of the map, and at its borders too; neurons take of the same memory."""
+    loihi2 = load_target("loihi2")
+    for shape in ((2, 8, 8), (2, 24, 24)):
+        kernel = conv("a.w", "in", shape, np.zeros((6, 2, 3, 3)), padding=1)
+        layer = population("a", (6, *shape[1:]), kernel)
+        (tile,) = allocate([segment(layer, inputs={"in": shape})], loihi2)
+        words = 2 * 9  # 6 synapses of 8 bits and 10 are 58 bits, one word
+        assert tile.need["synapse_bits"] == words * 64
+        assert tile.need["memory_words"] == 3 * tile.size + words
+
+
+def test_neurons_and_synapses_share_a_memory() -> None:
+    """8,192 neurons would fill it: with a synapse each they need a second core."""
+    loihi2 = load_target("loihi2")
+    source = (1, 64, 128)
+    bare = population("a", source)
+    assert len(allocate([segment(bare, inputs={"in": source})], loihi2)) == 1
+    wired = population("a", source, conv("a.w", "in", source, np.zeros((1, 1, 1, 1))))
+    tiles = allocate([segment(wired, inputs={"in": source})], loihi2)
+    assert [tile.need["memory_words"] for tile in tiles] == [3 * 4096 + 1] * 2
 
 
 def test_past_the_base_limit_every_pixel_has_its_own_list() -> None:

@@ -22,6 +22,7 @@ from mapping.targets.figures import Figure, Trust
 from mapping.targets.prices import EVENTS
 from mapping.targets.schema import Registers, Target, load_target, target_names
 from mapping.targets.sheets import Citation, Sheet, figures_of
+from mapping.targets.topology import Topology
 
 LOIHI = load_target("loihi")
 FILE = Path(mapping.__file__).parent / "targets" / "loihi.yaml"
@@ -55,6 +56,15 @@ def test_every_figure_of_a_target_is_cited(name: str) -> None:
     target = load_target(name)
     assert set(figures(target)) == set(target.citations)
     assert all(citation.source for citation in target.citations.values())
+
+
+def test_cores_that_networks_cannot_use_are_the_last_of_a_chip() -> None:
+    chip = load_target("loihi2").chip
+    assert chip.cores == 120
+    first, second = (Topology.of(chip).position(number) for number in (119, 120))
+    assert (first.chip, second.chip, second.on_chip) == (0, 1, 0)
+    with pytest.raises(ValueError, match="usable_cores is 129, more than the mesh has"):
+        msgspec.structs.replace(chip, usable_cores=129)
 
 
 @pytest.mark.parametrize("name", host_names())

@@ -42,6 +42,7 @@ HINTS = {
     "input_axons": f"make the layer before it smaller, or {LEAVE_OUT}",
     "output_axons": f"make the layers that it feeds smaller, or {LEAVE_OUT}",
     "synapse_bits": f"lower the weight bits, make the layer smaller, or {LEAVE_OUT}",
+    "memory_words": f"lower the weight bits, make the layer smaller, or {LEAVE_OUT}",
     LONGEST: f"lower the weight bits, or {LEAVE_OUT}",
 }
 

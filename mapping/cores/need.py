@@ -3,7 +3,8 @@
 Neurons of a block stand on the core in the order of channels, rows, columns. Each source neuron
 that reaches the block has a list of synapses there. Source neurons of one channel that use the
 same taps of the kernel have the same list, moved by a base, and share it as long as the base is
-within the packing's limit. Weights of zero are stored like all others.
+within the packing's limit. Where a chip shares kernels, each tap of an input channel has one list
+of the output channels, wherever it is used. Weights of zero are stored like all others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mapping.chip.wiring import Ints, Patterns, Shape3, Wiring, patterns
+from mapping.chip.wiring import Axis, Ints, Patterns, Shape3, Wiring, patterns, taps
 from mapping.targets.schema import AxonType, Packing
 
 
@@ -55,6 +56,11 @@ def memory(
     height, width = stop[1] - start[1], stop[2] - start[2]
     lowest, highest = _channels(wires, start[0], stop[0])
     outputs = highest - lowest + 1
+    inputs = wires.channels_in // wires.groups
+    if packing.shared_kernels:
+        used = _taps(wires.rows, start[1], stop[1]) * _taps(wires.cols, start[2], stop[2])
+        words = list_words(outputs, weight_bits, packing.header_bits, packing)
+        return Memory(int(words.sum()) * inputs * used, int(words.max()), 1)
 
     # axes of the arrays: patterns of rows, patterns of columns, groups of channels
     count = rows.count[:, None, None] * cols.count[None, :, None] * outputs
@@ -71,7 +77,6 @@ def memory(
         packing.header_bits + np.where(dense, prefix, 0),
         packing,
     )
-    inputs = wires.channels_in // wires.groups
     return Memory(
         words=int((words * copies[:, :, None]).sum()) * inputs,
         longest=int(words.max()),
@@ -79,7 +84,13 @@ def memory(
     )
 
 
-def list_words(synapses: Ints, bits: Ints, header: Ints, packing: Packing) -> Ints:
+def _taps(axis: Axis, start: int, stop: int) -> int:
+    """How many taps of a window the outputs of a block use."""
+    output = taps(axis)
+    return int(((output >= start) & (output < stop)).any(0).sum())
+
+
+def list_words(synapses: Ints, bits: Ints | int, header: Ints | int, packing: Packing) -> Ints:
     """Words that a list takes: whole entries, each filled up to whole words.
 
     Source: nengo-loihi ``block.py``, ``SynapseConfig.bits_per_axon``.

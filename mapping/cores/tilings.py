@@ -176,9 +176,13 @@ def held(
         for wires, synapse in zip(layer.wires, layer.population.synapses, strict=True)
     ]
     tables = layer.population.neuron.tables
+    neurons = prod(b - a for a, b in zip(start, stop, strict=True)) * layer.compartments
+    words = sum(part.words for part in parts)
+    shared = core.memory
     return {
-        "neurons": prod(b - a for a, b in zip(start, stop, strict=True)) * layer.compartments,
-        "synapse_bits": sum(part.words for part in parts) * core.packing.word_bits,
+        "neurons": neurons,
+        "synapse_bits": words * core.packing.word_bits,
+        **({} if shared is None else {"memory_words": neurons * shared.neuron_words + words}),
         LONGEST: max((part.longest for part in parts), default=0),
         "synapse_formats": sum(part.formats for part in parts),
         **{table: _entries(layer, names, start, stop) for table, names in tables.items()},

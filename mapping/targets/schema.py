@@ -124,6 +124,8 @@ class Packing(Data, frozen=True, kw_only=True):
         list_words: words that one list may fill.
         shared_base_max: largest compartment base. Source neurons share a list when it differs
             by the base only; past this limit each needs a list of its own.
+        shared_kernels: whether each input channel and tap of a kernel has one list of the output
+            channels, whichever source neurons use it.
     """
 
     word_bits: Annotated[int, Meta(ge=1, le=2**16)]
@@ -133,6 +135,7 @@ class Packing(Data, frozen=True, kw_only=True):
     dense_prefix: bool
     list_words: Positive
     shared_base_max: Natural
+    shared_kernels: bool = False
 
 
 class AxonType(Data, frozen=True, kw_only=True):
@@ -151,6 +154,18 @@ class AxonType(Data, frozen=True, kw_only=True):
     max_atoms: Positive | None = None
 
 
+class SharedMemory(Data, frozen=True, kw_only=True):
+    """Memory of a core that neurons and synapses share, in words of ``packing.word_bits`` bits.
+
+    Args:
+        words: of the core.
+        neuron_words: that one compartment takes.
+    """
+
+    words: Positive
+    neuron_words: Positive
+
+
 class CoreLimits(Data, frozen=True, kw_only=True):
     """What one neuron core holds.
 
@@ -164,6 +179,7 @@ class CoreLimits(Data, frozen=True, kw_only=True):
         compartment_configs: different pairs of decays.
         packing: how synapses fill the memory.
         axons: the axon types by name.
+        memory: what neurons and synapses share; None where each have their own.
     """
 
     neurons: Positive
@@ -175,6 +191,7 @@ class CoreLimits(Data, frozen=True, kw_only=True):
     compartment_configs: Positive
     packing: Packing
     axons: Annotated[Mapping[str, AxonType], Meta(min_length=1)]
+    memory: SharedMemory | None = None
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""
@@ -196,6 +213,7 @@ class CoreLimits(Data, frozen=True, kw_only=True):
             "synapse_formats": self.synapse_formats,
             "threshold_configs": self.threshold_configs,
             "compartment_configs": self.compartment_configs,
+            **({} if self.memory is None else {"memory_words": self.memory.words}),
         }
 
 
@@ -209,6 +227,7 @@ class Chip(Data, frozen=True, kw_only=True):
         tile_spikes_per_ns: spikes that cross one tile border in a nanosecond.
         chip_link_slowdown: how many times slower a link between chips is than one within.
         boards: chips of each board that was built, by name.
+        usable_cores: cores of a chip that networks can use; None where all can.
         board_height: chips from south to north, which are filled column by column; 1 is a row.
     """
 
@@ -219,11 +238,17 @@ class Chip(Data, frozen=True, kw_only=True):
     chip_link_slowdown: Annotated[Figure, Unit("", AtLeastOne)]
     boards: Mapping[str, Positive]
     board_height: Positive = 1
+    usable_cores: Positive | None = None
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if self.cores > self.mesh_width * self.mesh_height * self.cores_per_tile:
+            raise ValueError(f"usable_cores is {self.cores}, more than the mesh has")
 
     @property
     def cores(self) -> int:
-        """Neuron cores of one chip."""
-        return self.mesh_width * self.mesh_height * self.cores_per_tile
+        """Neuron cores of one chip that networks can use."""
+        return self.usable_cores or self.mesh_width * self.mesh_height * self.cores_per_tile
 
 
 class Target(Sheet, frozen=True, kw_only=True):

@@ -64,17 +64,25 @@ class Topology:
         mesh_height: routers of a chip from south to north.
         cores_per_tile: cores at one router.
         board_height: chips from south to north; at 1 the chips lie in a row.
+        usable_cores: the first cores of a chip, which are used; None where all are.
     """
 
     mesh_width: int
     mesh_height: int
     cores_per_tile: int
     board_height: int = 1
+    usable_cores: int | None = None
 
     @staticmethod
     def of(chip: Chip) -> Topology:
         """The topology of a target's chips."""
-        return Topology(chip.mesh_width, chip.mesh_height, chip.cores_per_tile, chip.board_height)
+        return Topology(
+            chip.mesh_width,
+            chip.mesh_height,
+            chip.cores_per_tile,
+            chip.board_height,
+            chip.usable_cores,
+        )
 
     def position(self, number: int) -> Position:
         """The place of the ``number``-th core, counted from 0.
@@ -82,7 +90,8 @@ class Topology:
         Within a chip the order is a snake up the first column of routers, down the second and so
         on, so that it leaves the chip in the east.
         """
-        chip, on_chip = divmod(number, self.mesh_width * self.mesh_height * self.cores_per_tile)
+        cores = self.usable_cores or self.mesh_width * self.mesh_height * self.cores_per_tile
+        chip, on_chip = divmod(number, cores)
         router, slot = divmod(on_chip, self.cores_per_tile)
         x, y = divmod(router, self.mesh_height)
         if x % 2:
