@@ -15,6 +15,7 @@ from has8.encoders.bitplane import (
 )
 from has8.encoders.decoder import Decoder
 from has8.encoders.duplicate import DuplicateEncoder, count_weights, encode_duplicate
+from has8.encoders.gaussian import GaussianEncoder, encode_gaussian, normal_draws
 from has8.encoders.latency import LatencyEncoder, encode_latency, latency_weights
 from has8.encoders.phase import PhaseEncoder, encode_phase, phase_weights
 from has8.encoders.rate import (
@@ -46,6 +47,7 @@ __all__ = [
     "BitPlaneEncoder",
     "Decoder",
     "DuplicateEncoder",
+    "GaussianEncoder",
     "LatencyEncoder",
     "PaperBitPlaneEncoder",
     "PhaseEncoder",
@@ -55,10 +57,12 @@ __all__ = [
     "count_weights",
     "encode_bitplanes",
     "encode_duplicate",
+    "encode_gaussian",
     "encode_latency",
     "encode_phase",
     "encode_rate",
     "latency_weights",
+    "normal_draws",
     "numbered",
     "phase_weights",
     "rate_draws",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from has8.encoders.ranges import check_numbers
-from has8.encoders.unit import MOST_STEPS
-from has8.errors import BadInput
+from has8.encoders.unit import check_steps
 
 
 def count_weights(steps: int) -> tuple[float, ...]:
@@ -38,10 +37,7 @@ class DuplicateEncoder(nn.Module):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        if steps < 1:
-            raise BadInput(f"duplicate coding needs at least 1 step, not {steps}")
-        if steps > MOST_STEPS:
-            raise BadInput(f"duplicate coding has at most {MOST_STEPS:,} steps, not {steps}")
+        check_steps(steps, self.coding)
         self.steps = steps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -39,6 +39,16 @@ def numbered(first: int, apart: int = 1) -> Iterator[None]:
         _NUMBERS.reset(token)
 
 
+def check_seed(seed: int, coding: str) -> None:
+    """Refuse a seed that :func:`rate_draws` does not take.
+
+    Raises:
+        BadInput: if it is out of range.
+    """
+    if not 0 <= seed <= MOST_SEED:
+        raise BadInput(f"the seed of {coding} coding must be from 0 to {MOST_SEED:,}, not {seed}")
+
+
 def rate_weights(steps: int) -> tuple[float, ...]:
     """``1 / T`` for each of T steps: decodes spikes to their mean (HAS-8 equation 19)."""
     return (1.0 / steps,) * steps
@@ -165,8 +175,7 @@ class RateEncoder(UnitEncoder):
 
     def __init__(self, steps: int, seed: int = 0) -> None:
         super().__init__(steps)
-        if not 0 <= seed <= MOST_SEED:
-            raise BadInput(f"the seed of rate coding must be from 0 to {MOST_SEED:,}, not {seed}")
+        check_seed(seed, self.coding)
         self.seed = seed
 
     def encode(self, x: Tensor) -> Tensor:

@@ -10,6 +10,18 @@ MOST_STEPS = 65_536
 """Most steps of a code: one more and a single image would fill a machine."""
 
 
+def check_steps(steps: int, coding: str) -> None:
+    """Refuse a number of steps that no code has.
+
+    Raises:
+        BadInput: if it is not from 1 to :data:`MOST_STEPS`.
+    """
+    if steps < 1:
+        raise BadInput(f"{coding} coding needs at least 1 step, not {steps}")
+    if steps > MOST_STEPS:
+        raise BadInput(f"{coding} coding has at most {MOST_STEPS:,} steps, not {steps}")
+
+
 class UnitEncoder(nn.Module):
     """Values in [0, 1] to T steps of binary spikes.
 
@@ -26,10 +38,7 @@ class UnitEncoder(nn.Module):
 
     def __init__(self, steps: int) -> None:
         super().__init__()
-        if steps < 1:
-            raise BadInput(f"{self.coding} coding needs at least 1 step, not {steps}")
-        if steps > MOST_STEPS:
-            raise BadInput(f"{self.coding} coding has at most {MOST_STEPS:,} steps, not {steps}")
+        check_steps(steps, self.coding)
         self.steps = steps
 
     def encode(self, x: Tensor) -> Tensor:

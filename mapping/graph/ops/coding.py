@@ -14,12 +14,14 @@ from has8.encoders import (
     BitPlaneEncoder,
     Decoder,
     DuplicateEncoder,
+    GaussianEncoder,
     LatencyEncoder,
     PaperBitPlaneEncoder,
     PhaseEncoder,
     RateEncoder,
     encode_bitplanes,
     encode_duplicate,
+    encode_gaussian,
     encode_latency,
     encode_phase,
     encode_rate,
@@ -30,11 +32,14 @@ from has8.errors import BadInput
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import AboveZero, Attrs, Lowered, Op, Positive, Real, parameters
 
+VALUES = (DuplicateEncoder.coding, GaussianEncoder.coding)
+"""Codings that make values of each step, not spikes."""
 SPIKEGEN = "spikegen.latency"
 """The coding of :func:`snntorch.spikegen.latency`."""
 Encoder = (
     BitPlaneEncoder
     | DuplicateEncoder
+    | GaussianEncoder
     | LatencyEncoder
     | PaperBitPlaneEncoder
     | PhaseEncoder
@@ -61,6 +66,14 @@ class Duplicates(Attrs, frozen=True, tag_field="coding", tag=DuplicateEncoder.co
 
     steps: Positive
     largest: Annotated[float, Meta(ge=0)] | None = None
+
+
+class Gaussians(Attrs, frozen=True, tag_field="coding", tag=GaussianEncoder.coding):
+    """Attributes of values with noise."""
+
+    steps: Positive
+    seed: Annotated[int, Meta(ge=0, le=MOST_SEED)]
+    mode: Literal["hw", "paper"]
 
 
 class Phases(Attrs, frozen=True, tag_field="coding", tag=PhaseEncoder.coding):
@@ -103,7 +116,7 @@ class SpikegenLatencies(Attrs, frozen=True, tag_field="coding", tag=SPIKEGEN):
 
 
 def lower_encoder(module: Encoder) -> Lowered:
-    """Coding and steps; for bit planes also order and range, for rate coding the seed."""
+    """Coding and steps; for bit planes also order and range, for codes by chance the seed."""
     if isinstance(module, PaperBitPlaneEncoder):
         raise ValueError(
             "the encoder of mode='paper' takes its range from the batch and sends fractions, "
@@ -116,8 +129,10 @@ def lower_encoder(module: Encoder) -> Lowered:
         attrs.update(order=module.order, lo=module.lo.item(), hi=module.hi.item())
     if isinstance(module, LatencyEncoder):
         attrs.update(function=module.function)
-    if isinstance(module, RateEncoder):
+    if isinstance(module, RateEncoder | GaussianEncoder):
         attrs.update(seed=module.seed)
+    if isinstance(module, GaussianEncoder):
+        attrs.update(mode=module.mode)
     return attrs, {}
 
 
@@ -128,11 +143,12 @@ def infer_encoder(
     (given,) = inputs
     if given.steps is not None:
         raise ValueError(f"it encodes values without a time axis, not {given}")
-    return Signal(
-        given.shape,
-        Kind.VALUE if attrs["coding"] == DuplicateEncoder.coding else Kind.SPIKE,
-        attrs["steps"],
-    )
+    shape, coding = given.shape, attrs["coding"]
+    if coding == GaussianEncoder.coding:
+        if shape[0] % 2:
+            raise ValueError(f"it takes two values for each that it makes, and not {given}")
+        shape = (shape[0] // 2, *shape[1:])
+    return Signal(shape, Kind.VALUE if coding in VALUES else Kind.SPIKE, attrs["steps"])
 
 
 def encode(node: Node, x: Tensor) -> Tensor:
@@ -140,6 +156,8 @@ def encode(node: Node, x: Tensor) -> Tensor:
     coding, steps = node.attrs["coding"], node.attrs["steps"]
     if coding == DuplicateEncoder.coding:
         return encode_duplicate(x, steps)
+    if coding == GaussianEncoder.coding:
+        return encode_gaussian(x, steps, node.attrs["seed"], node.attrs["mode"])
     if coding == PhaseEncoder.coding:
         return encode_phase(x, steps)
     if coding == RateEncoder.coding:
@@ -200,7 +218,7 @@ OPS = (
         encode,
         role="encode",
         sees_time=True,
-        attrs=BitPlanes | Duplicates | Phases | Latencies | Rates | SpikegenLatencies,
+        attrs=BitPlanes | Duplicates | Gaussians | Phases | Latencies | Rates | SpikegenLatencies,
     ),
     Op(
         "decode",
