@@ -18,7 +18,7 @@ RUN_MODES: dict[RunMode, str] = {
 }
 """How chip segments take turns on one chip, and what that means."""
 
-DEFAULT_RUN_MODE: RunMode = "reset"
+DEFAULT_RUN_MODE: RunMode = "gated"
 
 FAULT_NAMES = ("weight-bitflips", "dead-neurons", "dropped-spikes")
 """What can break; :class:`hwsim.experiments.faults.Faults` has a rate for each."""

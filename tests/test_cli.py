@@ -267,9 +267,10 @@ def test_a_model_of_random_weights_maps_too(tmp_path, here):
     net = create_model("has8_resnet", num_classes=10, in_channels=1, base=2, depth=1)
     save_checkpoint(tmp_path / "new.pt", net, input_shape=(1, 8, 8), class_names=list("0123456789"))
     options = ("--data", "digits", "--verify", "none", "--json", "--samples", 10)
-    code, out, err = here(map_main, "new.pt", *options, cwd=tmp_path)
+    code, out, err = here(map_main, "new.pt", *options, "--run-mode", "reset", cwd=tmp_path)
     assert code == 0, err
     report = json.loads(out)
+    assert (report["run_mode"]["name"], [*report["run_mode"]["others"]]) == ("reset", ["gated"])
     assert (report["verified"]["samples"], report["verified"]["equal"]) == (0, None)
     code, _, err = here(map_main, "new.pt", cwd=tmp_path)
     assert code == 1

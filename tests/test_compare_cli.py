@@ -43,10 +43,12 @@ def here(monkeypatch, capsys, tmp_path):
 def test_three_partitions_of_one_mapping(artefact, here):
     parts = ("all", "blocks.0.snn, head.snn", "none")
     options = [word for part in parts for word in ("--partition", part)]
-    code, out, err = here(artefact, *options, "--samples", 40, "--json")
+    mode = ("--run-mode", "reset")
+    code, out, err = here(artefact, *options, *mode, "--samples", 40, "--json")
     assert code == 0, err
     report = json.loads(out)
     assert (report["model"], report["samples"]) == ("digits", 40)
+    assert {one["run_mode"] for one in report["alternatives"]} == {"reset"}
     assert {one["target"] for one in report["alternatives"]} == {"loihi"}
     assert [one["name"] for one in report["alternatives"]] == list(parts)
     everything, some, nothing = report["alternatives"]
@@ -54,7 +56,7 @@ def test_three_partitions_of_one_mapping(artefact, here):
     assert everything["macs"] < some["macs"] < nothing["macs"]
     # mapped anew from its file, the whole partition is what the file holds
     images, labels = load_data("digits").test.tensors(40)
-    found = alternative("all", load(artefact), images, labels)
+    found = alternative("all", load(artefact), images, labels, run_mode="reset")
     assert everything["accuracy"] == found.accuracy
     assert everything["energy_uj"]["total"][1] == found.board_uj.value
     assert report["least"]["name"] in parts
