@@ -44,7 +44,8 @@ class LayerCounts:
         steps: time steps of one sample, 1 where there is no time axis.
         dense: multiply-accumulates of one sample over all steps if nothing is skipped, without
             those that meet only padding: NeuroBench's ``Dense``.
-        dense_padded: the same with padding, as most other counters have it.
+        dense_padded: the same with padding, as most other counters have it; where a transposed
+            layer spreads its inputs, without the zeros between them.
         host_macs: multiply-accumulates of one sample over all steps on a host, which computes zeros
             too, and layers as the model has them: of all those that are one here.
         effective: non-zero inputs times non-zero weights, over all samples; of torch's calls, whose
@@ -301,7 +302,9 @@ def _operations(
     seen = events.reshape(-1, *wires.in_shape).sum(0, dtype=np.int64)
     every = fan_out(wires)
     dense = total(every) * steps
-    dense_padded = prod(wires.out_shape) * inputs * prod(kernel) * steps
+    spread = max(wires.rows.spread, wires.cols.spread) > 1  # each input meets a whole kernel
+    one_kernel = prod(wires.in_shape if spread else wires.out_shape) * prod(kernel)
+    dense_padded = one_kernel * (wires.channels_out // wires.groups if spread else inputs) * steps
     return (
         dense,
         dense_padded,
