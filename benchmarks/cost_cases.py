@@ -38,6 +38,7 @@ ASSUMED: Rates = (0.02, 0.05, 0.10)
 ON_CHIP = ("chip", "barrier", "management")
 STEPS = (*ON_CHIP, "messages")
 """What makes a step long: work and barriers, and the messages that board processors write."""
+RUNNING = ("events", "embedded")
 CORES = ("events", "used_cores", "embedded")
 BOARD = ("events", "used_cores", "other_cores", "embedded")
 
@@ -52,6 +53,7 @@ class Measured:
         value: the number.
         parts: of a price that were measured, by has8's names; the host's were never.
         note: what was measured, in words.
+        tells: the entry of the sheet that it tells, if all others are known; empty for none.
     """
 
     quantity: Literal["energy", "time"]
@@ -59,6 +61,7 @@ class Measured:
     value: float
     parts: tuple[str, ...]
     note: str = ""
+    tells: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,7 @@ class Case:
         cores: that the published network took, where that is known.
         neurons: that one core took.
         stored: part of the synapses that the chip held, where zeros were left out.
+        sparse: whether their lists have an index for each synapse, whatever the layer.
         share: of a chip that the network had, where copies of it filled the chip.
         times: the parts of the time for which power was drawn.
         exchanges: with the host, for each that has8 would count.
@@ -219,6 +223,7 @@ class Case:
     cores: int | None = None
     neurons: int = 1024
     stored: float = 1.0
+    sparse: bool = False
     share: float = 1.0
     times: tuple[str, ...] = STEPS
     exchanges: int = 1
@@ -269,10 +274,12 @@ def load(case: Case, mapped: Mapped, level: int) -> tuple[SegmentLoad, int]:
     """What the chip does in one sample, and its messages between board and chip."""
     happened = activity(case, mapped, level)
     (found,) = segment_loads(mapped, happened)
-    by_core = {
-        event: np.rint(counts * (case.stored if event.startswith("synop") else 1)).astype(np.int64)
-        for event, counts in found.by_core.items()
-    }
+    by_core = dict(found.by_core)
+    synapses = [event for event in by_core if event.startswith("synop")]
+    for event in synapses:
+        counts = np.rint(by_core.pop(event) * case.stored).astype(np.int64)
+        kind: Event = "synop_sparse" if case.sparse else event
+        by_core[kind] = by_core.get(kind, 0) + counts
     messages = found.from_host + found.to_host
     messages += sum(bound.writes for bound in boundary_counts(mapped, happened))
     return replace(found, by_core=by_core), messages
@@ -314,8 +321,10 @@ _CASES = (
         exchanges=10,
         times=(*STEPS, "exchange"),
         measured=(
-            Measured("time", "total", 3373, (*STEPS, "exchange"), "296.5 a second"),
-            Measured("energy", "dynamic", 271.5, ("events", "embedded"), "running less idle"),
+            Measured(
+                "time", "total", 3373, (*STEPS, "exchange"), "296.5 a second", "exchange_us"
+            ),
+            Measured("energy", "dynamic", 271.5, RUNNING, "running less idle"),
             Measured("energy", "total", 371.7, BOARD, "0.1102 W"),
         ),
     ),
@@ -326,7 +335,11 @@ _CASES = (
         "1,000 steps",
         steps=1000,
         net=Stack((256,), (Layer(256),) * 10, ASSUMED),
-        measured=(Measured("energy", "dynamic", 1491, ("events",), "more power for more cores"),),
+        measured=(
+            Measured(
+                "energy", "dynamic", 1491, ("events",), "more power for more cores", "energy_error"
+            ),
+        ),
     ),
     Case(
         name="MNIST of NxTF's paper",
@@ -334,6 +347,7 @@ _CASES = (
         note="its layers are not published: the notebook's network stands for it, in 100 steps",
         steps=100,
         cores=14,
+        sparse=True,
         stand_in="MNIST of NxTF's notebook",
         net=Stack((1, 28, 28), MNIST_NET, PIXELS, "subtract", written=True),
         times=ON_CHIP,
@@ -347,11 +361,12 @@ _CASES = (
         source="intel-nrc-ecosystem/models at 3dc53bf, dnn, tutorial a",
         note="28 x 28 input neurons and four convolutions, two compartments a neuron; 512 steps",
         steps=512,
+        sparse=True,
         net=Stack((1, 28, 28), MNIST_NET, PIXELS, "subtract", written=True),
         times=ON_CHIP,
         measured=(
             Measured("time", "total", 31_135, ON_CHIP, "60.81 µs a step"),
-            Measured("time", "input", 1763, ("messages",), "784 biases written"),
+            Measured("time", "input", 1763, ("messages",), "784 biases written", "message_us"),
         ),
     ),
     Case(
@@ -360,11 +375,14 @@ _CASES = (
         note="the pseudo-MobileNet, 76,810 neurons and 3,072 inputs; 64 of 512 steps",
         steps=64,
         cores=157,
+        sparse=True,
         net=Stack((3, 32, 32), MOBILE_NET, same(0.477), "subtract", written=True),
         times=ON_CHIP,
         measured=(
             Measured("time", "total", 8787, ON_CHIP, "137.3 µs a step"),
-            Measured("time", "input", 22_040, ("messages",), "3,072 biases written"),
+            Measured(
+                "time", "input", 22_040, ("messages",), "3,072 biases written", "message_us"
+            ),
         ),
     ),
     Case(
@@ -378,16 +396,18 @@ _CASES = (
         net=Adaptive(),
         stored=0.198,
         measured=(
-            Measured("time", "total", 13_985, STEPS, "16.649 µs a step"),
-            Measured("energy", "dynamic", 22.15, ("events",), "1.5835 mW of the core"),
+            Measured("time", "total", 13_985, STEPS, "16.649 µs a step", "step_us"),
+            Measured(
+                "energy", "dynamic", 22.15, ("events",), "1.5835 mW of the core", "energy_error"
+            ),
             Measured("energy", "total", 362.7, CORES, "one core, embedded processors"),
         ),
     ),
     Case(
         name="Braille",
         source="intel-nrc-ecosystem/models at 3dc53bf, spytorch2loihi, energy notebook; Nahuku",
-        note="48-450-28, recurrent; ten neurons a core as published; two "
-        "copies filled a chip; 270 steps",
+        note="48-450-28, recurrent; ten neurons a core as published; two copies filled a chip; "
+        "inputs read from the board's memory; 270 steps",
         steps=270,
         cores=53,
         net=Stack(
@@ -397,9 +417,10 @@ _CASES = (
         ),
         neurons=10,
         share=1 / 2,
+        times=ON_CHIP,
         measured=(
-            Measured("time", "total", 1793, STEPS, "6.641 µs a step"),
-            Measured("energy", "dynamic", 132.4, ("events", "embedded"), "73.85 mW a copy"),
+            Measured("time", "total", 1793, ON_CHIP, "6.641 µs a step", "step_us"),
+            Measured("energy", "dynamic", 132.4, RUNNING, "73.85 mW a copy", "energy_error"),
             Measured("energy", "total", 292.1, BOARD, "162.9 mW a copy"),
         ),
     ),
@@ -407,7 +428,7 @@ _CASES = (
         name="N-TIDIGITS",
         source="intel-nrc-ecosystem/models at 3dc53bf, slayer, energy notebook; Nahuku",
         note="64-256-256-242, 128 neurons a core as published; 20 copies filled a chip; delays of "
-        "axons not counted; 300 of 3,000 steps",
+        "axons not counted; inputs read from the board's memory; 300 of 3,000 steps",
         steps=300,
         cores=6,
         net=Stack(
@@ -417,9 +438,10 @@ _CASES = (
         ),
         neurons=128,
         share=1 / 20,
+        times=ON_CHIP,
         measured=(
-            Measured("time", "total", 5287.5, STEPS, "17.625 µs a step"),
-            Measured("energy", "dynamic", 57.6, ("events", "embedded"), "10.893 mW a copy"),
+            Measured("time", "total", 5287.5, ON_CHIP, "17.625 µs a step", "step_us"),
+            Measured("energy", "dynamic", 57.6, RUNNING, "10.893 mW a copy", "energy_error"),
         ),
     ),
     Case(
@@ -429,7 +451,11 @@ _CASES = (
         steps=450,
         cores=17,
         net=Stack((2312,), (EVENTS_IN, Layer(512), Layer(10)), EVENTS_IN.rates),
-        measured=(Measured("time", "total", 16_650, STEPS, "166.65 s for 4.5 million steps"),),
+        measured=(
+            Measured(
+                "time", "total", 16_650, STEPS, "166.65 s for 4.5 million steps", "message_us"
+            ),
+        ),
     ),
     Case(
         name="nearest neighbours",
@@ -440,7 +466,9 @@ _CASES = (
             "neuron_access": (4.608e6, 4.608e6, 4.608e6),
             "neuron_update": (4.608e6, 4.608e6, 4.608e6),
         },
-        measured=(Measured("energy", "dynamic", 1330, ("events",), "a query"),),
+        measured=(
+            Measured("energy", "dynamic", 1330, ("events",), "a query", "energy_error"),
+        ),
     ),
 )
 

@@ -1,9 +1,9 @@
 """Prices of Loihi 1 beside measurements, and what they are if the case in question is held out.
 
 ``python -m benchmarks.cost_validation`` prices every network of :mod:`benchmarks.cost_cases` twice:
-with the entries of ``mapping/targets/loihi.yaml``, which were chosen with these measurements in
-sight, and with entries that were fitted to all other networks (:func:`refitted`). Where sanafe is
-installed, has8's counts of its network are held to its own too (:mod:`benchmarks.dvs`).
+with the entries of ``mapping/targets/loihi.yaml``, which were fitted to all of these measurements,
+and with entries that were fitted to all other networks (:func:`fitted`). Where sanafe is installed,
+has8's counts of its network are held to its own too (:mod:`benchmarks.dvs`).
 """
 
 from __future__ import annotations
@@ -39,25 +39,44 @@ ENTRIES = {
     "static_mw": "power.static_mw",
     "embedded_mw": "power.embedded_mw",
     "message_us": "link.message_us",
+    "exchange_us": "link.exchange_us",
     "step_us": "link.step_us",
 }
-"""The fitted entries of the sheet. Exchanges and starts (``exchange_us``, ``sample_us``) were
-measured on one network each, so that there is nothing to fit them to without it."""
+"""The fitted entries of the sheet, and their places in it."""
+
+PARTS = {
+    "energy_error": "events",
+    "message_us": "messages",
+    "exchange_us": "exchange",
+    "step_us": "management",
+}
+"""The part of a price that is an entry times a count; what draws power scales with the time too."""
+
+ASSUMED = {"exchange_us": 50.0}
+"""What was assumed before anything was measured, where one network alone tells an entry."""
 
 OBSERVED = {
-    "static_mw": {"keyword spotting": 29.7, "nearest neighbours": 104.4, "Braille": 178.2},
+    "static_mw": {
+        "keyword spotting": 29.7,
+        "sequential MNIST": 128.8,
+        "nearest neighbours": 104.4,
+        "Braille": 178.2,
+    },
     "embedded_mw": {
         "keyword spotting": 70.0,
         "sequential MNIST": 23.3,
         "nearest neighbours": 66.0,
         "RelNet": 18.95,
     },
-    "message_us": {
-        "MNIST of NxTF's notebook": 1763 / 784,
-        "CIFAR-10 of NxTF's notebook": 22_040 / 3072,
-    },
+    "step_us": {"MNIST of NxTF's notebook": 3.44},
 }
-"""What was read off directly: milliwatts of a chip, microseconds of a message."""
+"""What was read off directly: milliwatts of a chip, microseconds of a step's management."""
+
+Entries = Mapping[str, float]
+"""Values of the fitted entries."""
+
+Range = tuple[float, float, float]
+"""Low, best and high."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +111,7 @@ class Row:
     low: float
     best: float
     high: float
-    held_out: tuple[float, float, float]
+    held_out: Range
     contained: bool
     contained_held_out: bool
     factor: float
@@ -152,7 +171,7 @@ def at_level(case: Case, target: Target, level: int) -> dict[str, Figure]:
     return parts(case, target, on_cores, works[level])
 
 
-def price(case: Case, measured: Measured, target: Target) -> tuple[float, float, float]:
+def price(case: Case, measured: Measured, target: Target) -> Range:
     """Low, best and high of what was measured: of the sheet's ranges and of the activity's."""
     low, best, high = (
         _sum(at_level(case, target, level)[name].with_unit("") for name in measured.parts)
@@ -170,65 +189,113 @@ def _sum(figures: Iterable[Figure]) -> Figure:
 
 
 @cache
-def observed() -> Mapping[str, Mapping[str, float]]:
+def stated(accounting: str = "") -> dict[str, Figure]:
+    """The fitted entries as the sheet has them, with one of its accountings or the default one."""
+    sheet = {figure.path: figure for figure in figures_of(load_target(TARGET))}
+    return {name: sheet[path] for path, name in paths(accounting).items()}
+
+
+@cache
+def _parts(name: str, accounting: str) -> dict[str, float]:
+    """The best parts of a price with the sheet's entries."""
+    found = at_level(CASES[name], _priced_by(accounting), 1)
+    return {name: part.value for name, part in found.items()}
+
+
+def best_parts(case: Case, entries: Entries, accounting: str = "") -> dict[str, float]:
+    """The best parts of a price if the fitted entries were these; exact, since it is linear."""
+    at = dict(_parts(case.name, accounting))
+    sheet = stated(accounting)
+    ratio = {name: value / sheet[name].value for name, value in entries.items()}
+    before = sum(at[part] for part in case.times if part in at)
+    for entry, part in PARTS.items():
+        if part in at:
+            at[part] *= ratio[entry]
+    if case.net is not None:
+        longer = sum(at[part] for part in case.times) / before
+        at["used_cores"] *= longer * ratio["static_mw"]
+        at["other_cores"] *= longer * ratio["static_mw"]
+        at["embedded"] *= longer * ratio["embedded_mw"]
+    return at
+
+
+def observed(entries: Entries, accounting: str = "") -> dict[str, dict[str, float]]:
     """What each network says of each entry, by the entry's name and the network's.
 
-    Read off directly (:data:`OBSERVED`), or what makes the best price equal to the measurement if
-    all other entries have the sheet's values: ``step_us`` from the time of steps without exchanges
-    with the host, and ``energy_error`` from a dynamic energy most of which is priced as events.
+    Read off directly (:data:`OBSERVED`), or what makes a best price equal to the measurement that
+    tells the entry, if all others are ``entries``.
     """
-    target = load_target(TARGET)
-    found = {name: dict(of) for name, of in OBSERVED.items()}
-    found["step_us"], found["energy_error"] = {}, {}
+    found: dict[str, dict[str, float]] = {name: dict(OBSERVED.get(name, {})) for name in ENTRIES}
     for case in CASES.values():
-        if case.stand_in:
-            continue
-        at = {name: part.value for name, part in at_level(case, target, 1).items()}
-        for m in case.measured:
-            others = sum(at[name] for name in m.parts)
-            if m.parts in (ON_CHIP, STEPS):
-                found["step_us"][case.name] = (m.value - others + at["management"]) / case.steps
-            if m.what == "dynamic" and at["events"] > others / 2:
-                found["energy_error"][case.name] = (m.value - others + at["events"]) / at["events"]
+        at = best_parts(case, entries, accounting)
+        for m in (m for m in case.measured if m.tells):
+            part = at[PARTS[m.tells]]
+            others = sum(at[name] for name in m.parts) - part
+            found[m.tells][case.name] = entries[m.tells] * (m.value - others) / part
     return found
 
 
-def refitted(entry: str, without: Container[str] = ()) -> tuple[float, float, float] | None:
-    """Low, best and high of an entry by all networks but some.
+def ranges(said: Mapping[str, Mapping[str, float]], without: Container[str]) -> dict[str, Range]:
+    """Low, best and high of each entry by what networks say of it, some left out.
 
-    The rule: the geometric mean is the best, the least over :data:`MARGIN` the low, and the largest
-    times it the high. What is not above zero counts as a low of zero and has no part in the mean.
+    The best is the geometric mean, the low the least over :data:`MARGIN`, the high the largest
+    times it. What is not above zero counts as a low of zero and has no part in the mean. One
+    network, or none but an assumption (:data:`ASSUMED`), may be as far from what others would say
+    as the networks of any entry are apart.
+    """
+    kept = {e: [v for name, v in of.items() if name not in without] for e, of in said.items()}
+    above = {entry: [value for value in values if value > 0] for entry, values in kept.items()}
+    apart = max(max(values) / min(values) for values in above.values() if values)
+    found = {}
+    for entry, values in above.items():
+        values = values or [ASSUMED[entry]]
+        margin = MARGIN if len(values) > 1 else apart
+        best = exp(sum(map(log, values)) / len(values))
+        low = max(0.0, min([*kept[entry], *values]))
+        found[entry] = (low / margin, best, max(values) * margin)
+    return found
+
+
+@cache
+def fitted(without: frozenset[str] = frozenset(), accounting: str = "") -> dict[str, Range]:
+    """Low, best and high of each entry by all networks but some.
+
+    What a network says of one entry rests on the others, so that they are found together: from
+    any start half of the way to what :func:`ranges` makes of them, until nothing moves.
 
     Args:
-        entry: in :data:`ENTRIES`.
         without: the networks to leave out.
-
-    Returns:
-        None where no network is left: the sheet's entry stands.
+        accounting: the prices of events; the target's default ones without.
     """
-    values = [value for name, value in observed()[entry].items() if name not in without]
-    above = [value for value in values if value > 0]
-    if not above:
-        return None
-    best = exp(sum(map(log, above)) / len(above))
-    return max(0.0, min(values)) / MARGIN, best, max(above) * MARGIN
+    entries = {name: figure.value for name, figure in stated(accounting).items()}
+    while True:
+        found = ranges(observed(entries, accounting), without)
+        if all(abs(found[name][1] / value - 1) < 1e-9 for name, value in entries.items()):
+            return found
+        entries = {name: (value * found[name][1]) ** 0.5 for name, value in entries.items()}
 
 
-def paths() -> dict[str, str]:
+def paths(accounting: str = "") -> dict[str, str]:
     """The fitted entries by their place in the sheet."""
-    accounting = load_target(TARGET).default_accounting
+    accounting = accounting or load_target(TARGET).default_accounting
     return {path.format(accounting=accounting): name for name, path in ENTRIES.items()}
+
+
+def _priced_by(accounting: str) -> Target:
+    target = load_target(TARGET)
+    default = accounting or target.default_accounting
+    return msgspec.structs.replace(target, default_accounting=default)
 
 
 def target_without(*names: str) -> Target:
     """The target with entries fitted to all networks but some."""
-    by_path = paths()
+    by_path, found = paths(), fitted(frozenset(names))
 
     def change(figure: Figure) -> Figure:
         name = by_path.get(figure.path)
-        if name is None or (fitted := refitted(name, names)) is None:
+        if name is None:
             return figure
-        low, best, high = fitted
+        low, best, high = found[name]
         return msgspec.structs.replace(figure, low=low, value=best, high=high)
 
     target: Target = with_figures(load_target(TARGET), change)
@@ -326,20 +393,26 @@ def not_here() -> list[str]:
 
 
 def entries() -> list[str]:
-    """The fitted entries in Markdown: the sheet's, those by all networks, and what each says."""
-    sheet = {figure.path: figure for figure in figures_of(load_target(TARGET))}
+    """The fitted entries in Markdown: the sheet's, those by all networks, and what each says.
+
+    An accounting that is not the default has its own error of events; all else is the default's.
+    """
     lines = ["| entry | in the sheet | by all networks | by network |", "|---|---|---|---|"]
-    for path, name in paths().items():
-        fitted, stated = refitted(name), sheet[path]
-        assert fitted is not None
-        each = ", ".join(f"{network} {value:.3g}" for network, value in observed()[name].items())
-        now = _range(stated.low, stated.value, stated.high)
-        lines.append(f"| `{name}` | {now} | {_range(*fitted)} | {each} |")
+    target = load_target(TARGET)
+    for accounting in target.accountings:
+        found, sheet = fitted(accounting=accounting), stated(accounting)
+        said = observed({name: best for name, (_, best, _) in found.items()}, accounting)
+        names = ENTRIES if accounting == target.default_accounting else ["energy_error"]
+        for name in names:
+            figure = sheet[name]
+            each = ", ".join(f"{network} {value:.3g}" for network, value in said[name].items())
+            now = _range(figure.low, figure.value, figure.high)
+            lines.append(f"| `{figure.path}` | {now} | {_range(*found[name])} | {each} |")
     return lines
 
 
-def _range(low: float, best: float, high: float) -> str:
-    return f"{low:.3g} / {best:.3g} / {high:.3g}"
+def _range(*ends: float) -> str:
+    return " / ".join(f"{x:.0f}" if x >= 999.5 else f"{x:.3g}" for x in ends)
 
 
 def _yes(contained: bool) -> str:
@@ -354,12 +427,12 @@ def main(as_json: bool, names: tuple[str, ...]) -> None:
     found = rows(names or None)
     unknown = "it was not asked for" if names else missing("sanafe")
     if as_json:
-        fitted = {name: refitted(name) for name in ENTRIES}
+        by_all = fitted()
         answer = {
             "benchmark": "cost_validation",
             "rows": [asdict(row) for row in found],
-            "observed": observed(),
-            "fitted": fitted,
+            "observed": observed({name: best for name, (_, best, _) in by_all.items()}),
+            "fitted": by_all,
             "left_out": LEFT_OUT,
             "dvs": unknown or {name: asdict(of) for name, of in dvs.compared().items()},
         }
