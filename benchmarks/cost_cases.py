@@ -321,9 +321,7 @@ _CASES = (
         exchanges=10,
         times=(*STEPS, "exchange"),
         measured=(
-            Measured(
-                "time", "total", 3373, (*STEPS, "exchange"), "296.5 a second", "exchange_us"
-            ),
+            Measured("time", "total", 3373, (*STEPS, "exchange"), "296.5 a second", "exchange_us"),
             Measured("energy", "dynamic", 271.5, RUNNING, "running less idle"),
             Measured("energy", "total", 371.7, BOARD, "0.1102 W"),
         ),
@@ -380,9 +378,7 @@ _CASES = (
         times=ON_CHIP,
         measured=(
             Measured("time", "total", 8787, ON_CHIP, "137.3 µs a step"),
-            Measured(
-                "time", "input", 22_040, ("messages",), "3,072 biases written", "message_us"
-            ),
+            Measured("time", "input", 22_040, ("messages",), "3,072 biases written", "message_us"),
         ),
     ),
     Case(
@@ -466,9 +462,7 @@ _CASES = (
             "neuron_access": (4.608e6, 4.608e6, 4.608e6),
             "neuron_update": (4.608e6, 4.608e6, 4.608e6),
         },
-        measured=(
-            Measured("energy", "dynamic", 1330, ("events",), "a query", "energy_error"),
-        ),
+        measured=(Measured("energy", "dynamic", 1330, ("events",), "a query", "energy_error"),),
     ),
 )
 

@@ -18,7 +18,7 @@ import click
 import msgspec
 
 from benchmarks import dvs
-from benchmarks.cost_cases import CASES, LEFT_OUT, ON_CHIP, STEPS, Case, Measured, load, mapped
+from benchmarks.cost_cases import CASES, LEFT_OUT, Case, Measured, load, mapped
 from benchmarks.oracles import missing
 from hwsim.price.energy import chip_energy_pj
 from hwsim.price.timing import latency

@@ -26,7 +26,6 @@ from benchmarks.cost_cases import (  # noqa: E402
 from hwsim import estimate  # noqa: E402
 from hwsim.program import Run  # noqa: E402
 from mapping import load_target  # noqa: E402
-from mapping.targets.sheets import with_figures  # noqa: E402
 
 KEYS = {
     "name",
@@ -83,49 +82,78 @@ def test_one_line_of_json():
         assert row["source"] and row["note"]
 
 
-def test_what_a_held_out_case_says_does_not_enter_its_own_price(monkeypatch):
+@pytest.fixture
+def claims(monkeypatch):
+    """A network says twice of every entry what it does, and something of those it is silent of."""
+
+    def claim(name):
+        ranges = validation.ranges
+        monkeypatch.setattr(
+            validation,
+            "ranges",
+            lambda said, without: ranges(
+                {entry: {**of, name: 2 * of.get(name, 1.0)} for entry, of in said.items()},
+                without,
+            ),
+        )
+        validation.fitted.cache_clear()
+
+    yield claim
+    monkeypatch.undo()
+    validation.fitted.cache_clear()
+
+
+def test_what_a_held_out_case_says_does_not_enter_its_own_price(claims):
     """Its numbers may be anything; those of others are not."""
     own, other = "Braille", "sequential MNIST"
-    before = validation.observed()
     prices = {name: [row.held_out for row in validation.rows([name])] for name in (own, other)}
-    wrong = {entry: {**of, own: 1e6} for entry, of in before.items()}
-    monkeypatch.setattr(validation, "observed", lambda: wrong)
+    claims(own)
     assert [row.held_out for row in validation.rows([own])] == prices[own]
     assert [row.held_out for row in validation.rows([other])] != prices[other]
 
 
-def test_a_network_that_stands_for_another_is_held_out_with_it(monkeypatch):
+def test_a_network_that_stands_for_another_is_held_out_with_it(claims):
     name = "MNIST of NxTF's paper"
     before = [row.held_out for row in validation.rows([name])]
-    wrong = {e: {**of, CASES[name].stand_in: 1e6} for e, of in validation.observed().items()}
-    monkeypatch.setattr(validation, "observed", lambda: wrong)
+    claims(CASES[name].stand_in)
     assert [row.held_out for row in validation.rows([name])] == before
 
 
-def test_the_rule_of_the_fit(monkeypatch):
-    said = {"a": 2.0, "b": 8.0, "c": -1.0}
-    monkeypatch.setattr(validation, "observed", lambda: {"step_us": said})
-    assert validation.refitted("step_us") == (0.0, pytest.approx(4.0), 12.0)
-    assert validation.refitted("step_us", ("c",)) == pytest.approx((2 / 1.5, 4.0, 12.0))
-    assert validation.refitted("step_us", ("a", "b")) is None
+def test_the_rule_of_the_fit():
+    said = {"step_us": {"a": 2.0, "b": 8.0, "c": -1.0}, "exchange_us": {"a": 30.0}}
+    found = validation.ranges(said, ())
+    assert found["step_us"] == pytest.approx((0.0, 4.0, 12.0))
+    assert found["exchange_us"] == pytest.approx((30 / 4, 30, 30 * 4))  # 2 and 8 are 4 apart
+    found = validation.ranges(said, ("c",))
+    assert found["step_us"] == pytest.approx((2 / 1.5, 4.0, 12.0))
+    assert validation.ranges(said, ("a", "c"))["exchange_us"] == pytest.approx((50, 50, 50))
 
 
-def test_an_observed_value_makes_the_best_price_the_measurement():
-    """Put into the sheet alone."""
-    name = "N-TIDIGITS"
-    for entry, what in (("step_us", "time"), ("energy_error", "energy")):
-        (path,) = (path for path, of in validation.paths().items() if of == entry)
-        value = validation.observed()[entry][name]
+def test_the_sheet_has_what_the_fit_prints():
+    printed = [line.split("|") for line in validation.entries()[2:]]
+    assert len(printed) == len(validation.ENTRIES) + 1
+    assert [line[2] for line in printed] == [line[3] for line in printed]
 
-        def change(figure, path=path, value=value):
-            if figure.path != path:
-                return figure
-            return type(figure).exact(value, figure.unit)
 
-        target = with_figures(load_target("loihi"), change)
-        (measured,) = (m for m in CASES[name].measured if m.quantity == what)
-        _, best, _ = validation.price(CASES[name], measured, target)
-        assert best == pytest.approx(measured.value)
+def test_parts_at_other_entries_are_those_of_a_target_that_has_them():
+    case = CASES["sequential MNIST"]
+    target, others = validation.target_without("Braille"), frozenset({"Braille"})
+    entries = {name: best for name, (_, best, _) in validation.fitted(others).items()}
+    found = validation.best_parts(case, entries)
+    for part, figure in validation.at_level(case, target, 1).items():
+        if part != "sample":
+            assert found[part] == pytest.approx(figure.value)
+
+
+def test_what_a_measurement_tells_makes_the_best_price_that_measurement():
+    """All other entries are those of the fit."""
+    entries = {name: best for name, (_, best, _) in validation.fitted().items()}
+    said = validation.observed(entries)
+    told = [(case, m) for case in CASES.values() for m in case.measured if m.tells]
+    assert {m.tells for _, m in told} == set(validation.PARTS)
+    for case, m in told:
+        at = validation.best_parts(case, {**entries, m.tells: said[m.tells][case.name]})
+        assert sum(at[part] for part in m.parts) == pytest.approx(m.value)
 
 
 @pytest.mark.parametrize("written", [False, True])

@@ -400,8 +400,8 @@ def test_events_are_off_as_their_accounting_says(runs):
     mapped, run = runs["chip"]
     for name, price in estimate(mapped, run).prices.items():
         events, error = price.energy_uj.events, LOIHI.accounting(name).energy_error
-        assert events.low == pytest.approx(events.value * error.low)
-        assert events.high == pytest.approx(events.value * error.high)
+        assert events.low == pytest.approx(events.value / error.value * error.low)
+        assert events.high == pytest.approx(events.value / error.value * error.high)
 
 
 def test_a_host_that_waits_draws_its_idle_power(runs):

@@ -116,7 +116,7 @@ def test_every_price_of_a_target_is_a_figure() -> None:
 
 def test_a_published_range_is_kept() -> None:
     static = LOIHI.power.static_mw
-    assert (static.low, static.value, static.high, static.unit) == (29.7, 104.4, 178.0, "mW")
+    assert (static.low, static.value, static.high, static.unit) == (19.8, 91.8, 267.0, "mW")
     exact = LOIHI.accounting("sanafe").events["synop_conv"].pj
     assert exact.low == exact.value == exact.high == 24.0
 
@@ -366,35 +366,35 @@ def test_sources_may_be_left_out(tmp_path: Path) -> None:
             "chip.tile_spikes_per_ns: Invalid enum value 'X' - at $.trust",
         ),
         (
-            "{value: 50.0, low: 0.0, high: 340.0, ",
+            "{value: 10.0, low: 0.8, high: 10.0, ",
             "{value: 340.0, low: 400, ",
-            "link.exchange_us: the value 340 lies outside of its range, 400 to 340",
+            "link.pj_per_bit: the value 340 lies outside of its range, 400 to 340",
         ),
         (
-            "{value: 50.0, low: 0.0, high: 340.0, ",
+            "{value: 10.0, low: 0.8, high: 10.0, ",
             "{value: 340.0, high: 1e3, ",
-            "link.exchange_us.high: Expected float, got str, found '1e3'; "
+            "link.pj_per_bit.high: Expected float, got str, found '1e3'; "
             "YAML takes this for text, write 1000.0",
         ),
         (
-            "{value: 50.0, low: 0.0, high: 340.0, ",
+            "{value: 10.0, low: 0.8, high: 10.0, ",
             "{value: 340.0, low: -1, ",
-            "link.exchange_us.low: Expected float >= 0.0, found -1",
+            "link.pj_per_bit.low: Expected float >= 0.0, found -1",
         ),
         (
-            "{value: 50.0, low: 0.0, high: 340.0, ",
+            "{value: 10.0, low: 0.8, high: 10.0, ",
             "{value: .inf, ",
-            "link.exchange_us: must be a finite number, found inf",
+            "link.pj_per_bit: must be a finite number, found inf",
         ),
         (
-            "{value: 50.0, low: 0.0, high: 340.0, ",
+            "{value: 10.0, low: 0.8, high: 10.0, ",
             "{low: 340.0, ",
-            "link.exchange_us.value: is missing; add it",
+            "link.pj_per_bit.value: is missing; add it",
         ),
         (
-            "{value: 50.0, low: 0.0, high: 340.0, ",
+            "{value: 10.0, low: 0.8, high: 10.0, ",
             "{value: 340.0, hihg: 400, ",
-            "link.exchange_us.hihg: unknown key, known are value, low, high, source, trust",
+            "link.pj_per_bit.hihg: unknown key, known are value, low, high, source, trust",
         ),
         (
             "bits_per_message: {value: 32, ",

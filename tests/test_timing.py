@@ -356,7 +356,7 @@ def test_the_parts_of_a_sample(host):
     assert [(s.name, s.side) for s in time.segments] == [
         (s.name, s.side) for s in mapped.partition.segments
     ]
-    assert time.exchange_us.value == 50 and time.sample_us.value == 300
+    assert time.exchange_us.value == 234 and time.sample_us.value == 300
     assert time.messages_us.value == pytest.approx(70 * 1.4)
     (there,) = (s for s in time.segments if s.side == "chip")
     assert time.management_us.value == 5 * there.steps

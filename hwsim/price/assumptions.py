@@ -138,8 +138,9 @@ def _chip(target: Target) -> Iterator[Assumption]:
     error = target.accounting().energy_error
     yield _quoting(
         error,
-        f"The energy of events is off by a factor of {error.low:g} to {error.high:g} where whole "
-        f"networks were measured.",
+        f"The events of whole networks took {error.value:g} times ({error.low:g} to "
+        f"{error.high:g}) what their single prices add up to, where they were measured; they are "
+        f"priced so.",
         main=True,
     )
     for name, accounting in target.accountings.items():
