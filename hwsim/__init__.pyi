@@ -10,6 +10,7 @@ from .experiments.faults import Faulty as Faulty
 from .experiments.faults import fault_sweep as fault_sweep
 from .experiments.fidelity import Agreement as Agreement
 from .experiments.fidelity import agreement as agreement
+from .experiments.host import measure_host as measure_host
 from .experiments.recording import Recording as Recording
 from .price.cost import CostReport as CostReport
 from .price.cost import estimate as estimate
@@ -32,6 +33,7 @@ __all__ = [
     "estimate",
     "fault_sweep",
     "least",
+    "measure_host",
     "simulate",
     "simulate_on_ray",
 ]

@@ -79,6 +79,8 @@ FIT: dict[str, set[str]] = {
     "record": {"an empty list"},
     "address": {"None", "text"},
     "timeout_s": {"a fraction"},
+    "device": {"None"},
+    "seconds": {"a fraction"},
 }
 """Of each argument, by its name, what it may be all the same."""
 
@@ -190,6 +192,7 @@ def world(tmp_path_factory):
         "estimate": {
             **{"mapped": mapped, "run": run, "host": "jetson-orin-nano", "run_mode": "reset"}
         },
+        "measure_host": {**{**ran, "host": "jetson-orin-nano", "device": "cpu", "seconds": 0.01}},
         "fault_sweep": {
             **{**ran, "labels": labels, "faults": hwsim.Faults(), "severities": (1.0,)},
             **{"backend": "fast", "batch_size": 2, "first": 0, "on_progress": None},

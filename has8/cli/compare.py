@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from has8.cli.boundary import do
-from has8.cli.options import data_options, run_mode_option
+from has8.cli.options import data_options, measure_host_option, run_mode_option
 from mapping.hosts.schema import DEFAULT_HOST, host_names
 
 
@@ -31,6 +31,7 @@ from mapping.hosts.schema import DEFAULT_HOST, host_names
     show_default=True,
     help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
 )
+@measure_host_option
 @run_mode_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")

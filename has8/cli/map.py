@@ -10,6 +10,7 @@ from has8.cli.boundary import do
 from has8.cli.options import (
     FOLDER,
     data_options,
+    measure_host_option,
     network_options,
     preparation_options,
     quantization_options,
@@ -33,6 +34,7 @@ from mapping.targets.schema import target_names
     show_default=True,
     help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
 )
+@measure_host_option
 @run_mode_option
 @click.option(
     "--partition",

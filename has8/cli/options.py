@@ -158,6 +158,16 @@ run_mode_option = click.option(
 )
 
 
+measure_host_option = click.option(
+    "--measure-host",
+    "measure",
+    is_flag=True,
+    help="Run the host's layers on this machine, on its GPU where it has one, and price the host "
+    "by the time that they take, and by the power that NVML (NVIDIA) or RAPL (CPUs) shows; what is "
+    "not shown stays that of --host.",
+)
+
+
 def data_options(command: Command) -> Command:
     """``--data``, ``--data-root`` and ``--samples``, for commands that run a trained model."""
     for option in (

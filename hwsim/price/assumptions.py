@@ -20,7 +20,7 @@ from hwsim.price.counts import PopulationCounts
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import constants, settings
 from mapping.graph.ops import OPS
-from mapping.hosts.schema import Host
+from mapping.hosts.schema import ALONE, Host
 from mapping.mapped import Mapped
 from mapping.targets.figures import Figure, Trust
 from mapping.targets.schema import Target
@@ -84,7 +84,12 @@ def assumptions(
     Returns:
         Sentences, the main ones first; together they quote every figure of ``cited``.
     """
-    sentences = [*_host(host), *_uncounted(without), *_convention(convention), *_calls(mapped)]
+    sentences = [
+        *_host(host),
+        *_uncounted(() if host.measured else without),
+        *_convention(convention),
+        *_calls(mapped),
+    ]
     if mapped.chip_segments:
         sentences += [*_chip(mapped.target), *_link(mapped.target), *_time(mapped)]
         sentences += _turns(mapped, run_mode)
@@ -337,6 +342,9 @@ def _compartments(mapped: Mapped) -> Iterator[Assumption]:
 
 
 def _host(host: Host) -> Iterator[Assumption]:
+    if host.measured:
+        yield from _measured(host)
+        return
     yield _quoting(
         host.utilisation,
         f"The host ({host.description}) reaches {host.utilisation * 100:.3g} % of its peak, so a "
@@ -370,6 +378,32 @@ def _host(host: Host) -> Iterator[Assumption]:
             "The host's power while it waits and starts operations is not known and not counted.",
             main=True,
         )
+
+
+def _measured(host: Host) -> Iterator[Assumption]:
+    """What a host took that was measured, a sentence for each figure."""
+    for name, took in host.measured.items():
+        yield _quoting(
+            took.us,
+            f"The host ({host.description}) took {_number(took.us)} for {name} of one sample.",
+            main=name == ALONE,
+        )
+        if took.w is not None:
+            yield _quoting(took.w, f"Meanwhile, in {name}, it drew {_number(took.w)}.")
+    if host.launching_w is not None and any(took.w is None for took in host.measured.values()):
+        yield Assumption(
+            f"What the host draws while it works was not measured: {host.launching_w:.3g} W, "
+            f"halfway from what it draws while it waits to its whole power.",
+            main=True,
+        )
+    if host.idle_w is not None:
+        yield _quoting(
+            host.idle_w,
+            f"The host draws {_number(host.idle_w)} while it waits for the chip.",
+            main=True,
+        )
+    else:
+        yield Assumption("The host's power while it waits is not known and not counted.", main=True)
 
 
 def _uncounted(nodes: Sequence[str]) -> Iterator[Assumption]:

@@ -34,7 +34,7 @@ from hwsim.price.timing import Latency, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads
 from hwsim.program import Run, checked_mapping
 from mapping.graph.ops import OPS
-from mapping.hosts.schema import DEFAULT_HOST, Host, load_host
+from mapping.hosts.schema import ALONE, DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped
 from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting, Event
@@ -64,7 +64,7 @@ class HostOnly:
 
     Args:
         macs: dense multiply-accumulates.
-        macs_uj: of these, in microjoules.
+        macs_uj: of these, in microjoules; of all that it does, where that was measured.
         launching_uj: of starting operations, in microjoules; 0 if the host's power is not known.
         latency_us: microseconds; None if the host's speed is not known.
         complete: whether the energies of host and board are; not if what the host draws while it
@@ -275,6 +275,7 @@ def estimate(
     if given.instance(run_mode, str, "a run mode") not in RUN_MODES:
         raise UnknownName("run mode", run_mode, RUN_MODES)
     processor = host if isinstance(host, Host) else load_host(host)
+    _check_measured(mapped, processor)
     convention = load_host(CONVENTION)
     layers = layer_counts(mapped, activity)
     without = not_counted(mapped, layers)
@@ -368,7 +369,7 @@ class _Work:
             "embedded": chips * (target.power.embedded_mw * time.total_us) * 1e-3,
             "reset": resets * chips * target.power.reset_uj,
             "link": bits * target.link.pj_per_bit / samples * 1e-6,
-            "host": macs * self.host.pj_per_mac * 1e-6,
+            "host": self.host.macs_uj(macs, [s.name for s in self.mapped.partition.on_host]),
             "launching": _drawn(self.host.launching_w, time.launching_us),
             "waiting": _drawn(self.host.idle_w, time.waiting_us),
         }
@@ -460,11 +461,21 @@ def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:
 def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> HostOnly:
     macs = sum(layer.host_macs for layer in layers)
     launches = launches_of(mapped.graph)
-    macs_uj = (macs * host.pj_per_mac * 1e-6).with_unit("µJ")
+    macs_uj = host.macs_uj(macs, [ALONE]).with_unit("µJ")
     time_us = host.latency_us(macs, launches)
     launching_uj = _drawn(host.launching_w, host.launching_us(launches)).with_unit("µJ")
     complete = host.launching_w is not None and time_us is not None
     return HostOnly(macs, macs_uj, launching_uj, time_us, complete)
+
+
+def _check_measured(mapped: Mapped, host: Host) -> None:
+    """A host that was measured must have run the host segments of this mapping."""
+    parts = {ALONE, *(segment.name for segment in mapped.partition.on_host)}
+    if host.measured and (lacking := sorted(parts - host.measured.keys())):
+        raise BadInput(
+            f"the host was measured while it ran another mapping, without {', '.join(lacking)}: "
+            f"measure it with this one"
+        )
 
 
 def _check(mapped: Mapped, activity: Activity) -> None:

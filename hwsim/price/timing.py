@@ -153,7 +153,7 @@ def latency(
             times.append(chip_time(mapped, runs[segment.name], samples, accounting))
         elif segment.side == "host":
             launches = launches_of(mapped.graph[name] for name in segment.nodes)
-            work = host.latency_us(macs.get(segment.name, 0), launches)
+            work = host.latency_us(macs.get(segment.name, 0), launches, segment.name)
             starting = None if work is None else host.launching_us(launches)
             times.append(SegmentTime(segment.name, "host", 0, work, launching_us=starting))
     link = mapped.target.link

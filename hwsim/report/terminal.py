@@ -49,9 +49,7 @@ ASSUMPTIONS: dict[Kind, str] = {
 }
 """The headings of the full list, by the kind of assumption."""
 
-TRUST = (
-    "P read in a primary source; Q primary, as quoted elsewhere; S secondary; D derived; M assumed"
-)
+TRUST = "P primary, or measured; Q primary, as quoted elsewhere; S secondary; D derived; M assumed"
 
 SIDE_STYLE = {"host": "", "chip": "cyan"}
 NOTHING = Figure.exact(0.0)

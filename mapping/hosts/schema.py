@@ -5,12 +5,14 @@ A host is one file in ``mapping/hosts`` or a file of the user's own.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated
 
 from mapping.targets.figures import Figure, computed
 from mapping.targets.sheets import (
     AboveZero,
+    Data,
     Microseconds,
     NonNegative,
     Share,
@@ -24,7 +26,23 @@ DEFAULT_HOST = "jetson-orin-nano"
 
 _HERE = Path(__file__).parent
 
+ALONE = "all layers"
+"""The key of :attr:`Host.measured` for the whole model."""
+
 OperationPicojoules = Annotated[Figure, Unit("pJ", AboveZero)]
+Watts = Annotated[Figure, Unit("W", AboveZero)]
+
+
+class Measured(Data, frozen=True, kw_only=True):
+    """What a part of one model took on a host.
+
+    Args:
+        us: microseconds of one sample.
+        w: watts meanwhile; None if they were not measured.
+    """
+
+    us: Microseconds
+    w: Watts | None = None
 
 
 class Host(Sheet, frozen=True, kw_only=True):
@@ -41,15 +59,19 @@ class Host(Sheet, frozen=True, kw_only=True):
         power_w: watts while working; None if unknown.
         idle_w: watts while waiting; None if unknown.
         launch_us: microseconds to start one layer; None if unknown.
+        measured: what the host segments of one mapping took, by name, and all layers of its model
+            under :data:`ALONE`: prices of that mapping rest on this, in place of operations and
+            starts. Empty where nothing was measured.
     """
 
     peak_pj_per_mac: OperationPicojoules
     peak_pj_per_ac: OperationPicojoules
     utilisation: Annotated[Figure, Unit("", Share)]
     peak_gmacs: Annotated[Figure, Unit("GMAC/s", AboveZero)] | None = None
-    power_w: Annotated[Figure, Unit("W", AboveZero)] | None = None
+    power_w: Watts | None = None
     idle_w: Annotated[Figure, Unit("W", NonNegative)] | None = None
     launch_us: Microseconds | None = None
+    measured: Mapping[str, Measured] = {}
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot, and give each figure its place."""
@@ -77,15 +99,44 @@ class Host(Sheet, frozen=True, kw_only=True):
         return computed(middle.value, least.low, most.high, "W", middle.cited)
 
     def launching_us(self, launches: int) -> Figure | None:
-        """Microseconds that it takes to start so many operations; None if unknown."""
+        """Microseconds that it takes to start so many operations; None if unknown.
+
+        What was measured has them in it, so that there are none beside.
+        """
+        if self.measured:
+            return Figure.exact(0.0, "µs")
         return None if self.launch_us is None else launches * self.launch_us
 
-    def latency_us(self, macs: int, launches: int) -> Figure | None:
-        """Microseconds that ``launches`` layers of ``macs`` in all take; None if unknown."""
+    def latency_us(self, macs: int, launches: int, part: str = ALONE) -> Figure | None:
+        """Microseconds that ``launches`` layers of ``macs`` in all take; None if unknown.
+
+        Args:
+            macs: multiply-accumulates of a sample.
+            launches: operations that it starts.
+            part: whose they are, a segment's name; used where it was measured.
+        """
+        if self.measured:
+            return self.measured[part].us
         if self.peak_gmacs is None or self.launch_us is None:
             return None
         working = macs / (self.peak_gmacs * self.utilisation * 1e3)
         return launches * self.launch_us + working.with_unit("µs")
+
+    def macs_uj(self, macs: int, parts: Collection[str]) -> Figure:
+        """Microjoules of the multiply-accumulates of one sample; with all else where measured.
+
+        A part whose watts were not measured draws :attr:`launching_w`, since nothing says how busy
+        it keeps the host; where that is not known either, its operations have their price.
+
+        Args:
+            macs: of all parts.
+            parts: whose they are.
+        """
+        drawn = [(self.measured[part].w or self.launching_w) for part in parts if self.measured]
+        if not drawn or None in drawn:
+            return macs * self.pj_per_mac * 1e-6
+        first, *others = (w * self.measured[p].us for p, w in zip(parts, drawn, strict=True) if w)
+        return sum(others, first)
 
 
 def host_names() -> list[str]:

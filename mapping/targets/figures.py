@@ -10,7 +10,7 @@ wide where one figure enters twice.
 
 The tags of trust:
 
-- P: read in a primary repository, notebook or log
+- P: read in a primary repository, notebook or log, or measured here
 - Q: from a primary paper, seen as quoted elsewhere
 - S: from a secondary source
 - D: derived or recomputed from other figures

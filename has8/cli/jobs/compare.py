@@ -17,6 +17,7 @@ from has8.cli.stdout import show
 from has8.data import Data
 from has8.errors import BadInput
 from hwsim.alternatives import alternative
+from hwsim.experiments.host import measure_host
 from hwsim.names import RunMode
 from hwsim.report.alternatives import alternatives_to_dict, render_alternatives
 from mapping import Mapped, load, map_model
@@ -41,6 +42,7 @@ def run_compare(
     data_root: Path | None,
     samples: int,
     host: str,
+    measure: bool,
     run_mode: RunMode,
     as_json: bool,
     quiet: bool,
@@ -58,13 +60,14 @@ def run_compare(
             done = stage(candidate.name)
             mapped = _mapped(candidate, source)
             images, labels = source.test.tensors(samples)
+            runs_rest = measure_host(mapped, images, processor) if measure else processor
             found.append(
                 alternative(
                     candidate.name,
                     mapped,
                     images,
                     labels,
-                    host=processor,
+                    host=runs_rest,
                     run_mode=run_mode,
                     batch_size=BATCH,
                     on_progress=done,

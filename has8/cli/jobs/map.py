@@ -31,7 +31,7 @@ from has8.errors import BackendError
 from has8.files import write_whole
 from has8.steps import Readout
 from has8.text import printable
-from hwsim import compare, estimate, simulate
+from hwsim import compare, estimate, measure_host, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.divergence import Comparison
 from hwsim.experiments.fidelity import answers_of, float_answers
@@ -52,6 +52,7 @@ def run_map(
     model: str,
     target: str,
     host: str,
+    measure: bool,
     run_mode: RunMode,
     partition: str,
     data: str | None,
@@ -129,6 +130,9 @@ def run_map(
         if changed_resets(mapped.graph):
             trained = float_answers(mapped, images, batch_size=BATCH, trained=True)
         run = simulate(mapped, images, batch_size=BATCH, on_progress=stage("chip simulation"))
+        if measure:
+            stage("measuring the host")
+            processor = measure_host(mapped, images, processor)
         cost = estimate(mapped, run, processor, run_mode)
         save(mapped, outputs.artefact)  # what is done is kept, whatever Lava does
         verified, unverified = None, "not asked for"
