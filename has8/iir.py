@@ -139,7 +139,23 @@ class Axon(nn.Module):
         return f"shape={tuple(self.a1.shape)}"
 
 
-class IIR(nn.Module):
+class _Neuron(nn.Module):
+    """:func:`stepped` by its constants."""
+
+    constants: iir.Constants
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Currents ``[T, B, ...]`` to spikes ``[T, B, ...]`` of 0.0 and 1.0."""
+        if paths.usable(x):
+            return iir.spikes(x, self.constants)
+        return stepped(x.to(real(x.dtype)), self.constants)[1].to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        return ", ".join(f"{k}={v:.4g}" for k, v in self.constants._asdict().items())
+
+
+class IIR(_Neuron):
     """A neuron whose reset is a trace of its spikes, over a tensor of all steps.
 
     ``I[t] = alpha I[t-1] + gain x[t]``, ``R[t] = theta R[t-1] + O[t-1]``,
@@ -149,8 +165,8 @@ class IIR(nn.Module):
 
     Args:
         theta, beta, alpha: parts of the reset trace, of the membrane and of the current that are
-            left after a step, in [0, 1]; with ``theta=0`` it is a LIF with reset by subtraction.
-        gain: factor on the input.
+            left after a step, in [0, 1].
+        gain: factor on the input, positive.
         threshold: positive.
         sigma: deviation of the Gaussian whose density, at the membrane over the threshold, is the
             surrogate slope (equation 6).
@@ -170,49 +186,36 @@ class IIR(nn.Module):
     ) -> None:
         super().__init__()
         parts = all(0 <= part <= 1 for part in (theta, beta, alpha))
-        if not (
-            parts and 0 < threshold < math.inf and 0 < sigma < math.inf and 0 < gain < math.inf
-        ):
+        scales = all(0 < scale < math.inf for scale in (gain, threshold, sigma))
+        if not (parts and scales):
             raise BadInput(
                 f"a neuron needs theta, beta and alpha in [0, 1] and gain, threshold and sigma "
                 f"above 0, not theta={theta}, beta={beta}, alpha={alpha}, gain={gain}, "
                 f"threshold={threshold}, sigma={sigma}"
             )
-        self.theta, self.beta, self.alpha = float(theta), float(beta), float(alpha)
-        self.gain, self.threshold, self.sigma = float(gain), float(threshold), float(sigma)
+        self.constants = iir.Constants(gain, alpha, beta, theta, threshold, sigma)
 
-    @classmethod
-    def shared(cls, tau_m: float = TAU_M, tau_s: float = TAU_S, direct: bool = False) -> IIR:
-        """The neuron with its inputs' filter in it: a current-based LIF.
 
-        It equals an :class:`Axon` of equal coefficients, weights without a bias, and the papers'
-        neuron. A bias of its layer is part of the current, and is filtered too.
+class SharedIIR(_Neuron):
+    """The papers' neuron with the filter of its inputs in it: a current-based LIF.
 
-        Args:
-            tau_m, tau_s: see :func:`dual_exponential`.
-            direct: whether what arrives goes to the membrane as it is, not through the filter.
-        """
+    It equals an :class:`Axon` that has the same coefficients for all inputs, weights without a
+    bias, and :class:`IIR`; a spike takes the threshold, 1, off the membrane after its decay. A
+    bias of its layer is part of the current, and is filtered too.
+
+    Args:
+        tau_m, tau_s: see :func:`dual_exponential`.
+        direct: whether what arrives goes to the membrane as it is, not through the filter.
+
+    Raises:
+        BadInput: for other decays.
+    """
+
+    def __init__(self, tau_m: float = TAU_M, tau_s: float = TAU_S, direct: bool = False) -> None:
+        super().__init__()
         slow, fast = _decays(tau_m, tau_s)
-        if direct:
-            return cls(theta=0.0, beta=slow)
-        return cls(theta=0.0, beta=slow, alpha=fast, gain=slow - fast)
-
-    @property
-    def constants(self) -> iir.Constants:
-        """All constants, as :func:`stepped` and the compiled kernels take them."""
-        return iir.Constants(
-            self.gain, self.alpha, self.beta, self.theta, self.threshold, self.sigma
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Currents ``[T, B, ...]`` to spikes ``[T, B, ...]`` of 0.0 and 1.0."""
-        if paths.usable(x):
-            return iir.spikes(x, self.constants)
-        return stepped(x.to(real(x.dtype)), self.constants)[1].to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Shown by ``print(model)``."""
-        return f"theta={self.theta:.4g}, beta={self.beta:.4g}, alpha={self.alpha:.4g}"
+        alpha, gain = (0.0, 1.0) if direct else (fast, slow - fast)
+        self.constants = iir.Constants(gain, alpha, slow, 0.0, 1.0, SIGMA)
 
 
 def _decays(tau_m: float, tau_s: float) -> tuple[float, float]:

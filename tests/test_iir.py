@@ -11,7 +11,7 @@ from torch import nn
 
 from has8 import iir, kernels
 from has8.errors import BadInput
-from has8.iir import IIR, Axon, dual_exponential, potentials, stepped
+from has8.iir import IIR, Axon, SharedIIR, dual_exponential, potentials, stepped
 from has8.kernels import iir as compiled
 from has8.kernels import paths
 from mapping.graph.ops import neuron
@@ -113,7 +113,7 @@ def test_with_shared_coefficients_a_layer_is_a_current_based_lif(bias):
     """Filter, weights, reset trace against weights, LIF; a bias is in the current."""
     torch.manual_seed(0)
     x, weights = spikes_like(30, 4, 20), nn.Linear(20, 15, bias=bias).double()
-    lif = IIR.shared()
+    lif = SharedIIR()
     with torch.no_grad():
         weights.weight.mul_(9)
         paper = stepped(potentials(weights(x), *dual_exponential()), IIR().constants)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD, Adam, AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR, SequentialLR
 
 from has8.data import ArrayImages, Data, load_data
 from has8.errors import BadInput, UnknownName
@@ -31,7 +31,7 @@ def small():
     st.integers(1, 20),
     st.integers(1, 20),
     st.floats(1e-6, 10),
-    st.sampled_from(["cosine", "constant", "cosine-epochs"]),
+    st.sampled_from(["cosine", "constant", "cosine-epochs", "steps"]),
 )
 def test_the_learning_rate_rises_to_its_bound_and_falls(epochs, per_epoch, lr, schedule):
     config, steps = TrainConfig(lr=lr, schedule=schedule, epochs=epochs), epochs * per_epoch
@@ -86,6 +86,19 @@ def test_the_papers_settings():
         paper, lr=0.00625, weight_decay=5e-4, optimizer="sgd", schedule="cosine-epochs"
     )
     assert RECIPES["modern"] == TrainConfig()
+    assert RECIPES["hnn"] == replace(
+        paper, batch_size=64, lr=1e-4, weight_decay=0.0, schedule="steps", augment="none", seed=0
+    )
+
+
+def test_the_hnn_schedule_is_that_of_torchs_scheduler():
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=RECIPES["hnn"].lr)
+    schedule = MultiStepLR(optimizer, [50, 75], gamma=0.1)
+    for epoch in range(100):
+        (group,) = optimizer.param_groups
+        assert learning_rate(RECIPES["hnn"], epoch * 7 + 6, 700) == pytest.approx(group["lr"])
+        optimizer.step()
+        schedule.step()
 
 
 def test_the_optimizers_settings():

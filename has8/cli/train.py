@@ -37,6 +37,12 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
     help="Go on from the weights of this model file; it takes the place of MODEL.",
 )
 @click.option(
+    "--separate",
+    type=click.Path(path_type=Path),
+    help="Take MODEL's artificial layers from this file of a trained network that is all "
+    "artificial, and train only the spiking ones (hnn models).",
+)
+@click.option(
     "--quantize",
     metavar="TARGET",
     help=f"Train --from's model as this chip would run it: {', '.join(target_names())}, or a "
@@ -120,6 +126,7 @@ def train(**options: Any) -> None:
     \b
     has8 train has8_vgg --data digits --base 16 --depth 2 --option head=[64]
     has8 train has8_resnet_b32 --data photos/ --image-size 64 --recipe paper
+    has8 train hnn_mlp --data mnist --recipe hnn --option split=2 --separate ann.pt
     has8 train --quantize loihi --weight-bits 2 --from model.pt --data cifar10
     """
     do("train:run_train", options)

@@ -37,6 +37,7 @@ from has8.training.optim import make_optimizer
 from has8.training.processes import launch
 from has8.training.recipes import TrainConfig
 from has8.training.run_folder import MODEL, RunFolder
+from has8.training.separate import check_gradients, spiking_part
 from has8.training.signals import stop_signals
 from has8.values import path, value, whole
 
@@ -64,7 +65,8 @@ def fit(
     :class:`TrainingError` that says where the run stopped. The same call goes on from there.
 
     Args:
-        model: images ``[B, C, H, W]`` to logits ``[B, classes]``.
+        model: images ``[B, C, H, W]`` to logits ``[B, classes]``. Where the artificial layers of an
+            :class:`~has8.models.hnn.HNN` are not to be trained, their outputs are computed once.
         data: the images to learn from, and those to test on.
         config: the settings; :data:`has8.training.recipes.RECIPES` has some by name.
         hardware: what to compute on; by default one GPU if there is any, else the CPU.
@@ -79,10 +81,10 @@ def fit(
         provenance: further facts that belong to the run, kept with it and with its models.
 
     Raises:
-        BadInput: if the model cannot take the images, the hardware is not there, ``last.pt``
-            belongs to another run, the subset is larger than the data, or ``out`` cannot be
-            written, is written to by another process or holds files of these names that no
-            training wrote.
+        BadInput: if the model cannot take the images or has layers that no gradient reaches, the
+            hardware is not there, ``last.pt`` belongs to another run, the subset is larger than
+            the data, or ``out`` cannot be written, is written to by another process or holds files
+            of these names that no training wrote.
         CheckpointError: if ``last.pt`` is damaged.
         TrainingError: if loss or weights stop being finite; ``last.pt`` keeps a state before.
     """
@@ -98,6 +100,7 @@ def fit(
             f"fit trains on images, and {data.name} is spikes in {data.steps} steps: train on it "
             "with a loop of your own, over has8.data.batches"
         )
+    check_gradients(model)
     classes = _outputs(model, data.input_shape)
     if classes < len(data.class_names):
         raise BadInput(
@@ -120,8 +123,9 @@ def fit(
             provenance=identity,
         )
         folder = RunFolder(out, identity)
-    model.to(memory_format=torch.channels_last)
-    net = fabric.setup_module(torch.compile(model) if hardware.compile else model)  # type: ignore[arg-type]
+    fabric.to_device(model.to(memory_format=torch.channels_last))
+    part, given_to_it = spiking_part(model, data, config.augment)
+    net = fabric.setup_module(torch.compile(part) if hardware.compile else part)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, config)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with ExitStack() as alone:
@@ -129,7 +133,7 @@ def fit(
             epochs, position = _restored(fabric, folder, model, optimizer, resume, alone)
             with torch.random.fork_rng(devices), stop_signals() as signalled:
                 run = TrainingRun(
-                    fabric, net, model, optimizer, data, chosen, config, classes,
+                    fabric, net, part, model, optimizer, given_to_it, chosen, config, classes,
                     folder if fabric.is_global_zero else None, signalled, on_progress,
                 )  # fmt: skip
                 run.finish(epochs, position)

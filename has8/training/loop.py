@@ -22,6 +22,7 @@ from has8 import given
 from has8.data import Batch, Data, ImageDataset, batches
 from has8.encoders import numbered
 from has8.errors import TrainingError
+from has8.kernels.storage import memory_order
 from has8.training.history import Epoch, Position, Progress, Report
 from has8.training.optim import learning_rate
 from has8.training.recipes import TrainConfig
@@ -42,10 +43,11 @@ class TrainingRun:
 
     Args:
         fabric: devices, processes and precision.
-        net: the model as Fabric, and torch.compile where asked for, wrapped it; for training.
-        model: the same model, bare.
+        net: what is trained as Fabric, and torch.compile where asked for, wrapped it.
+        part: the same, bare: the model, or its layers behind those that are kept.
+        model: the whole model, which is saved.
         optimizer: updates the model's parameters.
-        data: the images to learn from, and those to test on.
+        data: what ``part`` is to learn from, and to be tested on.
         chosen: ``int64[N]``, the training images that the run uses.
         config: the settings.
         classes: the model's outputs.
@@ -56,6 +58,7 @@ class TrainingRun:
 
     fabric: Fabric
     net: nn.Module
+    part: nn.Module
     model: nn.Module
     optimizer: Optimizer
     data: Data
@@ -151,7 +154,7 @@ class TrainingRun:
             ``float64[3]`` on the device: sum of the losses, images classified rightly, images.
         """
         device, config = self.fabric.device, self.config
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        images = images.to(device, memory_format=memory_order(images), non_blocking=True)
         labels = labels.to(device, non_blocking=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -193,7 +196,7 @@ class TrainingRun:
                 distributed.broadcast(buffer, 0)
         self.seed(position.epoch, position.step)
         correct = count_right(
-            self.model,
+            self.part,
             dataset,
             max(1, 2 * size // fabric.world_size),  # no more memory than a step
             fabric.device,
@@ -274,7 +277,7 @@ def count_right(
     try:
         with torch.inference_mode(), autocast:
             for images, labels in batches(dataset, batch_size, indices=indices):
-                images = images.to(device, memory_format=torch.channels_last)
+                images = images.to(device, memory_format=memory_order(images))
                 with numbered(first, part[1]):
                     answer = given.logits(model(images), len(images))
                 first += len(images) * part[1]

@@ -25,14 +25,17 @@ def recipe_options(recipe: str, model: str, data: Data) -> dict[str, Any]:
 
     ``modern`` takes, where the model's family has these options, ``stem="cifar"`` for images of
     up to 64 pixels a side, and ``mean`` and ``std`` of each channel of the training images (of
-    50,000 of them where there are more), rounded to 4 digits. The other recipes ask for nothing.
+    50,000 of them where there are more), rounded to 4 digits. The other recipes ask for nothing
+    but ``side``, the images' own, which each takes where the model's family has it.
 
     Raises:
         UnknownName: for an unknown model.
     """
-    if recipe != "modern":
-        return {}
     known, options = model_options(model), dict[str, Any]()
+    if "side" in known:
+        options["side"] = data.input_shape[-1]
+    if recipe != "modern":
+        return options
     if "stem" in known and max(data.input_shape[1:]) <= CIFAR_STEM_UP_TO:
         options["stem"] = "cifar"
     if {"mean", "std"} <= set(known):

@@ -47,6 +47,8 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     ``LinearLR(start_factor=lr / 10, total_iters=5)`` followed by ``CosineAnnealingLR(T_max=95)``
     for the 100 epochs of the released code.
 
+    "steps" is ``lr`` for half of the epochs, a tenth of it for a quarter, then a hundredth.
+
     Args:
         config: its ``lr``, ``schedule`` and ``epochs`` count.
         step: counted from 0.
@@ -59,6 +61,9 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
         if epoch < WARMUP_EPOCHS:
             return config.lr * (start + (1 - start) * epoch / WARMUP_EPOCHS)
         return config.lr * _half_cosine(epoch - WARMUP_EPOCHS, config.epochs - WARMUP_EPOCHS)
+    if config.schedule == "steps":
+        epoch = step * config.epochs // steps
+        return config.lr * 0.1 ** ((2 * epoch >= config.epochs) + (4 * epoch >= 3 * config.epochs))
     warm = max(1, round(WARMUP * steps))
     if step < warm:
         return config.lr * ((step + 1) / warm)

@@ -2,8 +2,8 @@
 
 ``modern`` is ours and the default; ``finetune`` is for models that are trained already. ``paper``
 and ``paper-sgdr`` are those of HAS-8 (Luu 2025) as its authors' released code has them, for the
-small data sets and for ImageNet. What a recipe asks of the model is in
-:func:`has8.training.new_model.recipe_options`.
+small data sets and for ImageNet; ``hnn`` is that of the MLPs of Muramatsu & Yu 2021. What a recipe
+asks of the model is in :func:`has8.training.new_model.recipe_options`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from has8.data.names import AUGMENTATIONS
 from has8.values import Rules, check_fields
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
-SCHEDULES = ("cosine", "constant", "cosine-epochs")
+SCHEDULES = ("cosine", "constant", "cosine-epochs", "steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,16 @@ _PAPER_SGDR = replace(
     _PAPER, lr=0.1 * 16 / 256, weight_decay=5e-4, optimizer="sgd", schedule="cosine-epochs"
 )
 _FINETUNE = TrainConfig(epochs=2, lr=2e-4, weight_decay=0.0, label_smoothing=0.0, augment="flip")
+_HNN = replace(
+    _PAPER, batch_size=64, lr=1e-4, weight_decay=0.0, schedule="steps", augment="none", seed=0
+)
 RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
     {
         "modern": TrainConfig(),
         "paper": _PAPER,
         "paper-sgdr": _PAPER_SGDR,
         "finetune": _FINETUNE,
+        "hnn": _HNN,
     }
 )
 """Settings by name. The paper calls its ImageNet schedule SGDR, that is, with warm restarts; the

@@ -194,7 +194,7 @@ def _driven(graph: Graph, node: Node) -> bool:
     """Whether a node's output, alone or in a sum, is a neuron's current."""
     users = [user for user, _ in graph.consumers(node.name)]
     return any(
-        user.op in ("neuron", "membrane", "last_membrane", "fired")
+        user.op in ("neuron", "iir", "membrane", "last_membrane", "fired")
         or (user.op == "add" and _driven(graph, user))
         for user in users
     )

@@ -25,6 +25,7 @@ from has8.training.new_model import new_model, recipe_options
 from has8.training.processes import first_process_first, is_first_process
 from has8.training.recipes import RECIPES, TrainConfig
 from has8.training.run_folder import MODEL, RESULTS
+from has8.training.separate import keep_artificial
 from mapping.finetune import PROVENANCE
 from mapping.integers.methods import Method
 
@@ -49,6 +50,7 @@ def run_train(
     *,
     model: str | None,
     start: Path | None,
+    separate: Path | None,
     quantize: str | None,
     weight_bits: int | None,
     scales: Method | None,
@@ -82,23 +84,26 @@ def run_train(
     asked = _options(options, base=base, depth=depth)
     with first_process_first(hardware):
         if start is not None:
-            if model or asked or image_size is not None or preprocess is not None:
+            if model or asked or separate or image_size is not None or preprocess is not None:
                 raise BadInput(
                     "--from takes the model and its images as they are: leave out MODEL and its "
-                    "options, --image-size and --preprocess"
+                    "options, --separate, --image-size and --preprocess"
                 )
             subject = _from_file(start, data, data_root)
         elif model is not None:
             prepared = preprocess or ("paper" if recipe.startswith("paper") else "crop")
             source = load_data(data, data_root, image_size, preprocess=prepared)
             subject = _from_name(model, source, recipe, asked, config.seed)
+            if separate is not None:
+                keep_artificial(subject.network, load_checkpoint(separate).model)
+                subject = subject._replace(facts={"separate": _identity(separate)})
         else:
             raise BadInput("name a MODEL to train, or a model file to go on from with --from")
     if quantize is not None:
         subject = _quantized(subject, tuning)
     folder = out or Path("runs") / file_name(f"{subject.name}-{subject.data.name}")
-    if start is not None:
-        _check_apart(start, folder)
+    for given in filter(None, (start, separate)):
+        _check_apart(given, folder)
     history = _fit(subject, config, hardware, folder, resume=not restart, quiet=quiet)
     if is_first_process():
         result = _result(subject, recipe, folder, history)
@@ -135,9 +140,12 @@ def _from_file(start: Path, data: str, root: Path | None) -> Subject:
         input_shape=checkpoint.input_shape,
         class_names=checkpoint.class_names,
     )
-    digest = hashlib.sha256(start.read_bytes()).hexdigest()
-    facts = {"from": {"file": start.name, "sha256": digest}}
-    return Subject(start.stem, checkpoint.model, source, facts)
+    return Subject(start.stem, checkpoint.model, source, {"from": _identity(start)})
+
+
+def _identity(file: Path) -> dict[str, str]:
+    """What tells a model file from others of its name."""
+    return {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def _check_apart(start: Path, folder: Path) -> None:

@@ -10,6 +10,7 @@ from msgspec import Meta
 from snntorch import surrogate
 from torch import Tensor
 
+from has8.iir import SharedIIR
 from has8.kernels import fused, paths
 from has8.neurons import ATAN_ALPHA, Leaky, leaky
 from mapping.graph.ir import Kind, Node, Signal
@@ -56,8 +57,10 @@ class Constants(Attrs, frozen=True):
             raise ValueError("trained_reset is of a neuron that resets to zero now")
 
 
-def lower(module: Leaky) -> Lowered:
+def lower(module: Leaky | SharedIIR) -> Lowered:
     """The neuron's model, its constants and how it resets."""
+    if isinstance(module, SharedIIR):
+        return _lower_shared(module)
     beta, threshold = module.constants
     attrs = {
         "model": "lif",
@@ -69,6 +72,13 @@ def lower(module: Leaky) -> Lowered:
         "refractory": 0,
     }
     return attrs, {}
+
+
+def _lower_shared(module: SharedIIR) -> Lowered:
+    """A LIF whose current lasts, and whose reset is by subtraction."""
+    known = module.constants._asdict()
+    constants = {name: known[name] for name in CONSTANTS}
+    return {"model": "lif", **constants, "reset": "subtract", "refractory": 0}, {}
 
 
 def infer(
@@ -181,7 +191,7 @@ def stepped_on(
 OPS = (
     Op(
         "neuron",
-        (Leaky,),
+        (Leaky, SharedIIR),
         lower,
         infer,
         lif,
