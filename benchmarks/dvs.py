@@ -23,7 +23,7 @@ from benchmarks.oracles import edges, package
 from hwsim.activity import Activity
 from hwsim.backends.reference import weighted_sum
 from hwsim.backends.registry import find_backend
-from hwsim.price.energy import chip_energy_pj
+from hwsim.price.energy import events_pj
 from hwsim.price.traffic import segment_loads
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Synapse
@@ -233,7 +233,7 @@ def counted(mapped: Mapped, cores: Mapping[str, Ints]) -> Counts:
     events = {**load.events(), **packets(chip, activity, cores, target)}
     # of the chip's steps those that pass while the segment's last layer still works do not count
     events["neuron_access"] = int(load.by_core["neuron_access"][:, : chip.steps].sum())
-    energy = chip_energy_pj(events, target.accounting("sanafe"))
+    energy = events_pj(events, target.accounting("sanafe"))
     return Counts(
         tuple(int(activity.events[p.name].sum()) for p in chip.populations),
         events["neuron_update"],

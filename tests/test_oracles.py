@@ -25,7 +25,7 @@ from benchmarks import counting, dvs, oracles  # noqa: E402
 from benchmarks.cost_cases import on_chip  # noqa: E402
 from has8 import over_time  # noqa: E402
 from hwsim import estimate, simulate  # noqa: E402
-from hwsim.price.energy import chip_energy_pj  # noqa: E402
+from hwsim.price.energy import events_pj  # noqa: E402
 from hwsim.price.traffic import segment_loads  # noqa: E402
 from hwsim.program import Program  # noqa: E402
 from mapping import load_target, map_model  # noqa: E402
@@ -424,7 +424,7 @@ def test_events_cost_what_they_cost_in_sana_fe(on_cores):
         "hop_east_west": other.hops[0],
         "hop_north_south": other.hops[1],
     }
-    energy = chip_energy_pj(counts, mapped.target.accounting("sanafe"))
+    energy = events_pj(counts, mapped.target.accounting("sanafe"))
     assert {part: pj.value for part, pj in energy.items()} == pytest.approx(
         dict(other.energy_pj), rel=1e-12
     )

@@ -80,10 +80,16 @@ def chip_energy_pj(events: Mapping[Event, int], accounting: Accounting) -> dict[
         events: how often each happened; those left out did not.
         accounting: the prices, and how far such sums were off where they were measured.
     """
+    parts = events_pj(events, accounting)
+    return {part: pj * accounting.energy_error for part, pj in parts.items()}
+
+
+def events_pj(events: Mapping[Event, int], accounting: Accounting) -> dict[str, Figure]:
+    """The same by the accounting's own prices, as its authors would have it."""
     parts = dict.fromkeys(PART.values(), Figure.exact(0.0, "pJ"))
     for event, count in events.items():
         parts[PART[event.split("_")[0]]] += count * accounting.events[event].pj
-    return {part: pj * accounting.energy_error for part, pj in parts.items()}
+    return parts
 
 
 def joined_events(events: Iterable[Mapping[Event, int]]) -> dict[Event, int]:
