@@ -243,6 +243,15 @@ def test_power_that_does_not_show_stays_the_profiles(ran, monkeypatch):
     assert estimate(mapped, run, unknown).host_only.latency_us is not None
 
 
+def test_without_a_chip_the_board_is_the_host_alone(ran, machine):
+    _, images, _ = ran
+    mapped = map_model(load_checkpoint(DIGITS).model, calibration=images, partition="none")
+    host = measure_host(mapped, images, device="cpu", seconds=0.002)
+    cost = estimate(mapped, simulate(mapped, images), host)
+    assert cost.energy_uj.total.value == cost.host_only.energy_uj.value > 0
+    assert cost.latency_us.value == cost.host_only.latency_us.value
+
+
 def test_a_counter_that_stands_still_is_told(ran, machine, monkeypatch):
     meter = Counters("its counter", "the processor", [(lambda: 1.0, None)])
     monkeypatch.setattr(measuring, "rapl", lambda: meter)

@@ -75,6 +75,8 @@ def measure_host(
     name, meter, why = _meter(place)
     parts = _parts(mapped, x.narrow(sample_axis(mapped), 0, 1).to(place))
     alone = {ALONE: parts.pop(ALONE)}
+    if same := not mapped.chip_segments and len(parts) == 1:
+        alone = {}
     idle = [_watts(meter, lambda: sleep(window_s))] if meter else []
     here = f"measured on {name}, {date.today().isoformat()}"
     measured = {
@@ -82,6 +84,8 @@ def measure_host(
         for running in (parts, alone)
         for part, took in _took(running, place, meter, window_s, here)
     }
+    if same:
+        (measured[ALONE],) = measured.values()
     if meter is None:
         return msgspec.structs.replace(
             profile,
