@@ -29,6 +29,7 @@ from hwsim.price.counts import (
     not_counted,
     population_counts,
 )
+from hwsim.price.draws import Draws, draws_of
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
 from hwsim.price.timing import Latency, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads
@@ -161,6 +162,17 @@ class CostReport:
         Found by pricing the board again for each entry, at each call.
         """
         return _drivers(self.work, self.energy_uj.total)
+
+    @property
+    def draws(self) -> Mapping[str, Draws]:
+        """What a sample costs by the default accounting in draws of all entries at once.
+
+        ``float64[256]`` by name: microjoules of "events", "cores" (these and what the cores in use
+        draw), "total" and "host_only", and microseconds as "latency". The same draw has the same
+        entries in all reports, so that two can be compared draw by draw. Found by pricing again and again, at each call.
+        """
+        figures = (*self.price.figures, *self.host_only.figures)
+        return _draws(self.work, frozenset().union(*(figure.cited for figure in figures)))
 
     @property
     def break_even(self) -> tuple[BreakEven, ...]:
@@ -383,6 +395,20 @@ def _other_modes(work: _Work) -> Iterator[tuple[RunMode, Price]]:
                 loads = segment_loads(work.mapped, work.activity, mode)
                 other = replace(work, loads=loads, run_mode=mode)
                 yield mode, other.price(work.mapped.target.accounting())
+
+
+def _draws(work: _Work, entries: Iterable[Figure]) -> Mapping[str, Draws]:
+    names = ("events", "cores", "total", "host_only", "latency")
+
+    def prices(change: Callable[[Figure], Figure]) -> Sequence[float]:
+        changed = work.with_figures(change)
+        price = changed.price(changed.mapped.target.accounting())
+        alone = _host_only(changed.mapped, changed.layers, changed.host).energy_uj
+        energy = price.energy_uj
+        sums = (energy.events, energy.cores, energy.total, alone, price.latency.total_us)
+        return [figure.value for figure in sums]
+
+    return dict(zip(names, draws_of(prices, entries), strict=True))
 
 
 def _drivers(work: _Work, total: Figure) -> tuple[Driver, ...]:
