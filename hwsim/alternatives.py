@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from has8 import given
@@ -81,16 +82,11 @@ def alternative(
     return Alternative(name, accuracy, estimate(mapped, run, host, run_mode))
 
 
-def tell_apart(first: Figure, second: Figure) -> bool:
-    """Whether the ranges of two figures have nothing in common."""
-    return first.high < second.low or second.high < first.low
+def least(alternatives: Sequence[Alternative]) -> tuple[Alternative, float]:
+    """The mapping that takes the least energy by the best figures, and how likely that is.
 
-
-def least(alternatives: Sequence[Alternative]) -> tuple[Alternative, bool]:
-    """The mapping that takes the least energy by the best figures, and whether that is sure.
-
-    It is where no other's range reaches into its own, and the host's power is known. What is common
-    to all, as that power, widens every range, so that this is not said lightly.
+    The share of draws in which no other takes less, 0..1. One draw has the same powers and times
+    for all, so that what is common to them does not blur their difference.
 
     Raises:
         BadInput: if there is none, or they ran different numbers of samples.
@@ -103,6 +99,5 @@ def least(alternatives: Sequence[Alternative]) -> tuple[Alternative, bool]:
     if len(samples) > 1:
         raise BadInput(f"some ran {samples[0]:,} samples and some {samples[-1]:,}: run the same")
     best = min(alternatives, key=lambda one: one.board_uj.value)
-    others = [one for one in alternatives if one is not best]
-    sure = all(one.cost.host_only.complete for one in alternatives)
-    return best, sure and all(tell_apart(best.board_uj, one.board_uj) for one in others)
+    lowest = np.min([one.cost.draws["total"] for one in alternatives], axis=0)
+    return best, float((best.cost.draws["total"] <= lowest).mean())

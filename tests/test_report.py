@@ -66,6 +66,7 @@ KEYS = [
     "default_accounting",
     "accountings",
     "host_only",
+    "likely",
     "range_drivers",
     "break_even",
     "convention_uj",
@@ -181,7 +182,8 @@ def test_the_full_page_parts_sentences_figures_caveats_and_sources(summary):
 def test_an_energy_is_shown_with_its_range(summary):
     total = summary.cost.energy_uj.total
     assert total.low < total.value < total.high
-    shown = units.behind(total, units.energy)
+    shown = units.behind(total, units.energy, summary.cost.draws["total"])
+    assert ", likely " in shown
     assert f"{units.energy(total)} a sample{shown}" in squeezed(page(summary))
     assert units.span(Figure.exact(5.0, "µJ"), units.energy) == ""
     assert units.behind(Figure.exact(5.0, "µJ"), units.energy) == ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ from hwsim.price.counts import (
     not_counted,
     population_counts,
 )
-from hwsim.price.draws import Draws, draws_of
+from hwsim.price.draws import Draws, draws_of, share_below
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
 from hwsim.price.timing import Latency, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads
@@ -104,7 +105,7 @@ class Driver:
     high: float
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, repr=False)
 class CostReport:
     """Counts over all samples of a run, and prices of one sample.
 
@@ -163,13 +164,14 @@ class CostReport:
         """
         return _drivers(self.work, self.energy_uj.total)
 
-    @property
+    @cached_property
     def draws(self) -> Mapping[str, Draws]:
         """What a sample costs by the default accounting in draws of all entries at once.
 
         ``float64[256]`` by name: microjoules of "events", "cores" (these and what the cores in use
         draw), "total" and "host_only", and microseconds as "latency". The same draw has the same
-        entries in all reports, so that two can be compared draw by draw. Found by pricing again and again, at each call.
+        entries in all reports, so that two can be compared draw by draw. Found by pricing again and
+        again, when first asked for.
         """
         figures = (*self.price.figures, *self.host_only.figures)
         return _draws(self.work, frozenset().union(*(figure.cited for figure in figures)))
@@ -191,6 +193,11 @@ class CostReport:
         if len(self.work.mapped.chip_segments) < 2:
             return {}
         return dict(_other_modes(self.work))
+
+    @property
+    def pays(self) -> float:
+        """In which share of the draws the board takes less energy than the host alone, 0..1."""
+        return share_below(self.draws["total"], self.draws["host_only"])
 
     @property
     def price(self) -> Price:

@@ -10,6 +10,7 @@ from hwsim.names import RUN_MODES
 from hwsim.price.assumptions import Assumption
 from hwsim.price.cost import CostReport, Driver, Price
 from hwsim.price.counts import LayerCounts
+from hwsim.price.draws import likely
 from hwsim.price.energy import Energy
 from hwsim.price.timing import SegmentTime
 from hwsim.price.traffic import SegmentLoad
@@ -22,7 +23,9 @@ def to_dict(summary: Summary) -> dict[str, Any]:
 
     Units are in the keys: ``energy_uj`` in microjoules and ``latency_us`` in microseconds, both
     of one sample and by the target's default accounting. Keys with ``_range_`` hold the lowest and
-    highest of what the same key without it holds. ``macs`` are the dense
+    highest of what the same key without it holds; ``likely`` has the 10th and 90th percentile of
+    draws of all entries at once, in the same units, and the share of draws in which the board takes
+    less energy than the host alone. ``macs`` are the dense
     multiply-accumulates of one sample on the host, ``synops`` the synaptic operations of one
     sample on the chip. Keys that end in ``_total`` are exact integers over all ``samples``.
     """
@@ -99,6 +102,10 @@ def _prices(cost: CostReport) -> dict[str, Any]:
             "latency_us": _value(alone.latency_us),
             "energy_range_uj": _range(alone.energy_uj),
             "latency_range_us": _range(alone.latency_us),
+        },
+        "likely": {
+            **{name: list(likely(draws)) for name, draws in cost.draws.items()},
+            "pays": cost.pays,
         },
         "range_drivers": [_driver(driver) for driver in cost.drivers],
         "break_even": [asdict(found) for found in cost.break_even],

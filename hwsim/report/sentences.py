@@ -13,15 +13,19 @@ from mapping.targets.figures import Figure
 FAR = 100.0
 """Beyond so many times the present value a break-even is no news."""
 
+LIKELY = 0.9
+"""What is so in this share of draws is likely."""
+
 UNKNOWN = "but not what the host draws while it waits and starts operations"
 
 
-def verdict(board: Figure, alone: Figure, *, complete: bool = True) -> str:
-    """Whether the chip pays, as far as the ranges tell.
+def verdict(board: Figure, alone: Figure, pays: float, *, complete: bool = True) -> str:
+    """Whether the chip pays, as far as ranges and draws tell.
 
     Args:
         board: the energy of a sample with the chip.
         alone: that of the host alone, in the same unit.
+        pays: the share of draws in which the board takes less, 0..1.
         complete: whether both have all that the host draws; nothing is sure without.
     """
     ratio = board.value / alone.value if alone.value else float("inf")
@@ -32,7 +36,10 @@ def verdict(board: Figure, alone: Figure, *, complete: bool = True) -> str:
         return f"the chip pays: {times}, wherever in their ranges the figures are"
     if board.low > alone.high:
         return f"the chip does not pay: {times}, wherever in their ranges the figures are"
-    return f"open: {times} by the best figures, but their ranges overlap"
+    answer = "open"
+    if max(pays, 1 - pays) >= LIKELY:
+        answer = f"the chip likely {'pays' if pays > 0.5 else 'does not pay'}"
+    return f"{answer}: {times} by the best figures, less in {units.percent(pays)} of draws"
 
 
 def turns(cost: CostReport) -> str:

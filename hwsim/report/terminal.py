@@ -9,6 +9,7 @@ from rich.table import Table
 
 from hwsim.price.assumptions import Kind
 from hwsim.price.cost import CostReport
+from hwsim.price.draws import Draws
 from hwsim.report import units
 from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
 from hwsim.report.sentences import break_even, turns, verdict
@@ -122,14 +123,14 @@ def _headline(summary: Summary) -> Iterator[Row]:
         yield "biases", Text(f"{count(writes / cost.samples)} written by the host for each sample")
     if reads := sum(boundary.reads for boundary in cost.boundaries):
         yield "membranes", Text(f"{count(reads / cost.samples)} read by the host once a sample")
-    for place, (what, total) in enumerate(_totals(cost)):
-        span = units.behind(total, units.energy)
+    for place, (what, total, draws) in enumerate(_totals(cost)):
+        span = units.behind(total, units.energy, draws)
         text = Text.assemble((units.energy(total), "bold"), f" a sample{span}, {what}")
         yield "" if place else "energy", text
     partial = cost.price.latency.host_us is None
     without = ", without the host's layers" if partial else ""
     latency = cost.latency_us
-    span = units.behind(latency, units.time)
+    span = units.behind(latency, units.time, cost.draws["latency"])
     yield "latency", Text.assemble((units.time(latency), "bold"), " a sample", span, without)
     if cost.cores_used:
         yield "run mode", Text(f"{cost.run_mode}: {turns(cost)}")
@@ -188,13 +189,14 @@ def _reasons(summary: Summary, *, full: bool) -> Iterator[Row]:
         yield "host", Text.assemble(reason, (names, "dim"))
 
 
-def _totals(cost: CostReport) -> Iterator[tuple[str, Figure]]:
-    """The three circles of what a sample costs, from the inside."""
-    energy = cost.energy_uj
+def _totals(cost: CostReport) -> Iterator[tuple[str, Figure, Draws]]:
+    """The three circles of what a sample costs, from the inside, and their draws."""
+    energy, draws = cost.energy_uj, cost.draws
     if cost.cores_used:
-        yield "events on the chip", energy.events
-        yield "these and the cores in use", energy.cores
-    yield "the whole board with its host" if cost.cores_used else "the host", energy.total
+        yield "events on the chip", energy.events, draws["events"]
+        yield "these and the cores in use", energy.cores, draws["cores"]
+    whole = "the whole board with its host" if cost.cores_used else "the host"
+    yield whole, energy.total, draws["total"]
 
 
 SUMS = {"network": ("events", "events on the chip"), "used_cores": ("cores", "these and the cores")}
@@ -253,7 +255,9 @@ def _comparison(cost: CostReport) -> Iterator[Row]:
     if cost.cores_used:
         yield (
             "verdict",
-            Text(verdict(cost.energy_uj.total, alone.energy_uj, complete=alone.complete)),
+            Text(
+                verdict(cost.energy_uj.total, alone.energy_uj, cost.pays, complete=alone.complete)
+            ),
         )
         yield "break-even", Text(break_even(cost.break_even))
     for driver in cost.drivers[:1]:

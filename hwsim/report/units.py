@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import SupportsFloat
 
+from hwsim.price.draws import Draws, likely
 from mapping.targets.figures import Figure
 
 ENERGY = ("pJ", "nJ", "µJ", "mJ", "J", "kJ")
@@ -29,17 +30,28 @@ def span(figure: Figure, text: Callable[[float], str]) -> str:
         figure: its range; without one there is no text.
         text: :func:`energy` or :func:`time`.
     """
-    if figure.low == figure.high:
-        return ""
-    low, high = text(figure.low), text(figure.high)
-    if figure.low == 0:
+    return "" if figure.low == figure.high else between(figure.low, figure.high, text)
+
+
+def between(lowest: float, highest: float, text: Callable[[float], str]) -> str:
+    """Two numbers as a range; the lower one's unit is left out where it is the other's."""
+    low, high = text(lowest), text(highest)
+    if lowest == 0:
         low = "0"
     return f"{low.removesuffix(' ' + high.rpartition(' ')[2])} to {high}"
 
 
-def behind(figure: Figure, text: Callable[[float], str]) -> str:
-    """The range of a figure in brackets, to stand behind its value; empty without one."""
+def behind(figure: Figure, text: Callable[[float], str], draws: Draws | None = None) -> str:
+    """The range of a figure in brackets, to stand behind its value; empty without one.
+
+    Args:
+        figure: its range.
+        text: :func:`energy` or :func:`time`.
+        draws: of the figure; then the brackets also have where it lies in four draws of five.
+    """
     found = span(figure, text)
+    if found and draws is not None:
+        found = f"{found}, likely {between(*likely(draws), text)}"
     return f" ({found})" if found else ""
 
 
