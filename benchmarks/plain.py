@@ -1,9 +1,9 @@
-"""The same nets as a user of snnTorch or of SpikingJelly would write them.
+"""The same nets as a user of snnTorch or of SpikingJelly would write them, or of neither.
 
-Both are made from a HAS-8 model: the same weights, ANN branches, pooling, classifier and ranges of
-the encoders; only the spiking branches, with their encoding and decoding, are written anew. Nothing
-here uses has8's own neurons, blocks, convolutions or kernels. Spikes are pooled at every step and
-then decoded, as published; has8 decodes first, which is equal.
+Those of both are made from a HAS-8 model: the same weights, ANN branches, pooling, classifier and
+ranges of the encoders; only the spiking branches, with their encoding and decoding, are written
+anew. Nothing here uses has8's own neurons, blocks, convolutions or kernels. Spikes are pooled at
+every step and then decoded, as published; has8 decodes first, which is equal.
 
 Three differences are those of the libraries. A step-by-step loop gives batch norm one step at a
 time, so that its training statistics are those of a step. snnTorch detaches the reset in the
@@ -14,6 +14,7 @@ threshold``, the others at ``v > threshold``. In evaluation logits are the same 
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -24,12 +25,17 @@ import torch
 from snntorch import surrogate
 from torch import Tensor, nn
 
-from has8.blocks import HybridBlock, SpikingLayer, SpikingSequential
+from has8.blocks import HybridBlock, OverTime, SpikingLayer, SpikingSequential
+from has8.encoders import DuplicateEncoder
 from has8.errors import BackendError, BadInput
+from has8.iir import IIR, Axon
+from has8.models.hnn import HNN
 from has8.models.residual import SEWBlock
 from has8.surrogate import SLOPES, plane_factors
 
 LIBRARIES = ("snntorch", "spikingjelly")
+STEPWISE = "steps"
+"""Torch alone, step by step: the form of networks that neither library has."""
 STEPS = 8
 
 
@@ -68,6 +74,57 @@ class PlainEncoder(nn.Module):
         code = (x - self.range.lo) / (self.range.hi - self.range.lo) * 255
         planes: Tensor = _Planes.apply(code, self.range.slope, self.range.rescaled)
         return planes
+
+
+class _Gaussian(torch.autograd.Function):
+    """Spikes of membranes less 1, whose slope is a Gaussian of deviation 0.4."""
+
+    @staticmethod
+    def forward(ctx: Any, membrane: Tensor) -> Any:
+        ctx.save_for_backward(membrane)
+        return (membrane > 1).to(membrane.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (membrane,) = ctx.saved_tensors
+        slope = torch.exp(-((1 - membrane) ** 2) / (2 * 0.4**2)) / (math.sqrt(2 * math.pi) * 0.4)
+        return grads[0] * slope
+
+
+class StepByStep(nn.Module):
+    """An HNN with ``shared=False``: in each step filters, weights, neurons, one after the other.
+
+    What is the same in all steps is computed once, as has8 does.
+    """
+
+    def __init__(self, model: HNN) -> None:
+        super().__init__()
+        self.artificial, self.spiking = model.artificial, model.spiking
+        (self.steps,) = (m.steps for m in model.modules() if isinstance(m, DuplicateEncoder))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to numbers of spikes."""
+        x, states = self.artificial(x), dict[nn.Module, tuple[Any, Any]]()
+        layers = list(self.spiking)
+        while not isinstance(layers[0], DuplicateEncoder):
+            x = layers.pop(0)(x)
+        total = torch.zeros((), device=x.device)
+        for _ in range(self.steps):
+            y = x
+            for layer in layers[1:-1]:
+                one, other = states.get(layer, (0.0, 0.0))
+                if isinstance(layer, Axon):
+                    states[layer] = layer.a1 * one + layer.a2 * other + layer.b0 * y, one
+                    y = states[layer][0]
+                elif isinstance(layer, IIR):
+                    trace = layer.constants.theta * one + other
+                    y = _Gaussian.apply(y - trace)
+                    states[layer] = trace, y
+                elif isinstance(layer, OverTime):
+                    for module in layer:
+                        y = module(y)
+            total = total + y
+        return total
 
 
 class Scale(nn.Module):
@@ -144,18 +201,25 @@ class SpikingJellyBlock(PlainBlock):
         return out
 
 
+def forms(model: nn.Module) -> tuple[str, ...]:
+    """The forms that :func:`rewritten` gives a model."""
+    return (STEPWISE,) if isinstance(model, HNN) else LIBRARIES
+
+
 def rewritten(model: nn.Module, library: str) -> nn.Module:
     """A copy of a HAS-8 model (``mode="hw"``, ``order="lsb"``) on another library's neurons.
 
     Args:
-        model: from :func:`has8.create_model`.
-        library: one of :data:`LIBRARIES`.
+        model: from :func:`has8.create_model`; an HNN has duplicate coding and its own filters.
+        library: one of :func:`forms`.
 
     Raises:
         BadInput: if the model has no hybrid blocks, or some that have no plain form here.
         BackendError: if SpikingJelly is asked for and not installed.
     """
     model = copy.deepcopy(model)
+    if isinstance(model, HNN):
+        return StepByStep(model)
     blocks = {n: m for n, m in model.named_modules() if isinstance(m, HybridBlock)}
     if not blocks:
         raise BadInput(f"a {type(model).__name__} has no hybrid blocks: choose a has8 model")

@@ -1,5 +1,7 @@
 """How long a training step and an inference pass take: has8, snnTorch, SpikingJelly.
 
+``hnn_mlp`` and ``hnn_cnn``, which the libraries do not have, are held to their step-by-step form.
+
 The same net in three hands (see benchmarks/plain.py), on the same batch, in turn: every round runs
 each once, so that what else happens on the machine hits all alike, and medians over the rounds are
 reported. Beside them stands the time of has8's convolutions and linear layers alone, forward and
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -30,13 +32,18 @@ from torch import Tensor, nn
 
 from benchmarks.layers import recorded, replay
 from benchmarks.machine import hardware, versions, wide_console
-from benchmarks.plain import LIBRARIES, missing, rewritten
+from benchmarks.plain import LIBRARIES, forms, missing, rewritten
 from benchmarks.timing import MEBIBYTE, in_turn, resident, wait
 from has8 import Has8Error, create_model
 from has8.errors import BadInput
+from has8.models.hnn import HNN
 from has8.surrogate import SLOPES
 
-MODELS = ("has8_resnet_b32", "has8_vgg_b16")
+MODELS = ("has8_resnet_b32", "has8_vgg_b16", "hnn_mlp")
+SPLITS = {"hnn_mlp": 0, "hnn_cnn": 4}
+"""Artificial layers of the networks that have them in front."""
+LIVELY = 4.0
+"""Factor on the spiking layers' new weights, at which their neurons fire."""
 OURS = "has8"
 CLASSES, SIDE = 10, 32
 TOLERANCE = 1e-3
@@ -80,7 +87,7 @@ def build(name: str, variant: str, settings: Settings) -> nn.Module:
 
     Args:
         name: of the model.
-        variant: "has8" or one of :data:`benchmarks.plain.LIBRARIES`; all have the same weights.
+        variant: "has8" or one of :func:`benchmarks.plain.forms`; all have the same weights.
         settings: its batch, device and slope are used.
 
     Returns:
@@ -88,7 +95,14 @@ def build(name: str, variant: str, settings: Settings) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = create_model(name, num_classes=CLASSES, slope=settings.slope).to(settings.device)
+        split = SPLITS.get(name)
+        own = {"slope": settings.slope} if split is None else {"split": split, "side": SIDE}
+        model = create_model(name, num_classes=CLASSES, **own).to(settings.device)
+    if isinstance(model, HNN):
+        with torch.no_grad():
+            for layer in model.spiking.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    layer.weight *= LIVELY
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -222,7 +236,9 @@ def _peak(name: str, variant: str, settings: Settings) -> float | None:
 
 def measure(name: str, settings: Settings, memory: bool = True) -> dict[str, Any]:
     """Everything about one model; see the keys below. What is not measured is None."""
-    variants = [OURS, *(library for library in LIBRARIES if missing(library) is None)]
+    nets = {OURS: build(name, OURS, settings)}
+    others = forms(nets[OURS])
+    variants = [OURS, *(other for other in others if missing(other) is None)]
     nets = {variant: build(name, variant, settings) for variant in variants}
     images, _ = settings.batch()
     alike = check(nets, images)
@@ -242,17 +258,17 @@ def measure(name: str, settings: Settings, memory: bool = True) -> dict[str, Any
     )
     del nets, convolutions
     return {
-        **_ratios("step", steps),
-        **_ratios("inference", inference),
+        **_ratios("step", steps, others),
+        **_ratios("inference", inference, others),
         "step_over_convolutions": _ratio(steps[OURS], steps["convolutions"]),
         "convolution_share": _ratio(steps["convolutions"], steps[OURS]),
-        "step_ms": _medians(steps, "convolutions"),
-        "inference_ms": _medians(inference),
+        "step_ms": _medians(steps, *others, "convolutions"),
+        "inference_ms": _medians(inference, *others),
         "step_peak_mib": {
             variant: peak_mib(name, variant, settings) if memory and variant in variants else None
-            for variant in (OURS, *LIBRARIES)
+            for variant in (OURS, *others)
         },
-        "agreement": {library: alike.get(library) for library in LIBRARIES},
+        "agreement": {other: alike.get(other) for other in others},
     }
 
 
@@ -261,15 +277,17 @@ def _ratio(over: list[float], under: list[float]) -> float:
     return median(a / b for a, b in zip(over, under, strict=True))
 
 
-def _ratios(what: str, times: Mapping[str, list[float]]) -> dict[str, float | None]:
+def _ratios(
+    what: str, times: Mapping[str, list[float]], others: Sequence[str]
+) -> dict[str, float | None]:
     return {
         f"{what}_ratio_vs_{name}": _ratio(times[name], times[OURS]) if name in times else None
-        for name in LIBRARIES
+        for name in others
     }
 
 
-def _medians(times: Mapping[str, list[float]], *more: str) -> dict[str, float | None]:
-    names = (OURS, *LIBRARIES, *more)
+def _medians(times: Mapping[str, list[float]], *others: str) -> dict[str, float | None]:
+    names = (OURS, *others)
     return {name: median(times[name]) if name in times else None for name in names}
 
 
@@ -278,7 +296,7 @@ def table(name: str, result: Mapping[str, Any]) -> Table:
     shown = Table(title=name, title_justify="left", box=SIMPLE_HEAD)
     for column in ("", "step ms", "over has8", "inference ms", "over has8", "peak MiB"):
         shown.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for variant in (OURS, *LIBRARIES):
+    for variant in (OURS, *result["agreement"]):
         shown.add_row(
             variant,
             _number(result["step_ms"][variant], ".1f"),

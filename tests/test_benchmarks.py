@@ -100,6 +100,17 @@ def test_the_loop_over_snntorch_has_the_same_gradient():
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-5)  # its spikes are float32
 
 
+def test_hybrids_that_no_library_has_are_held_to_their_step_form():
+    model = training.build("hnn_mlp", "has8", SMALL).double()
+    assert plain.forms(model) == ("steps",)
+    stepped, images = plain.rewritten(model, "steps"), SMALL.batch()[0].double()
+    for net in (model, stepped):
+        net(images).square().sum().backward()
+    assert model(images).std() > 0 and torch.equal(model(images), stepped(images))
+    for one, other in zip(model.parameters(), stepped.parameters(), strict=True):
+        assert one.grad.abs().max() > 0 and torch.allclose(one.grad, other.grad)
+
+
 def test_a_net_that_computes_something_else_is_refused():
     model = trained("has8_vgg").float().eval()
     other = plain.rewritten(model, "snntorch")
