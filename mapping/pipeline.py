@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from has8 import given
 from has8.encoders import SeededBernoulli
-from has8.errors import BadInput, Has8Error, TraceError
+from has8.errors import BadInput, DoesNotFit, Has8Error, TraceError
 from has8.kernels import paths
 from has8.plain import plain
 from has8.training.calibrate import calibrate
@@ -39,7 +39,9 @@ from mapping.mapped import Mapped
 from mapping.partition.biases import biases_as_neurons
 from mapping.partition.cut import cut
 from mapping.partition.membranes import last_membranes
-from mapping.partition.segments import Partition
+from mapping.partition.pins import Pins
+from mapping.partition.rules import layer_with
+from mapping.partition.segments import Partition, Side
 from mapping.targets.schema import Target, load_target
 from mapping.verify import check_mapped
 
@@ -56,6 +58,7 @@ def map_model(
     target: str | Path | Target = "loihi",
     partition: str | Sequence[str] = "all",
     *,
+    pins: Pins | None = None,
     calibration: Tensor | None = None,
     input_shape: Sequence[int] | int | None = None,
     weight_bits: int = 8,
@@ -73,7 +76,12 @@ def map_model(
             and a loop over the steps in its forward; it is not changed. Or a graph from
             :func:`mapping.load_model`, which knows its inputs and has one output.
         target: a bundled target's name, the path of a YAML file, or a target.
-        partition: "all" (everything that the chip can run), "none", or names of chip segments.
+        partition: "all" (everything that the chip can run), "none", or names of chip segments or of
+            layers.
+        pins: layers to have on one side, ``{"fc1": "host", "blocks.*": "chip"}``, by the name of a
+            node or a module around it or a wildcard; the last of several that fit rules, and all
+            rule over ``partition``. A layer that fits on no core stays on the host by itself
+            unless it is pinned to the chip. The layers of a loop over steps go together.
         calibration: images ``float32[N, C, H, W]`` for encoders whose range training never
             tracked; also gives the input shape, and is what scales are searched on.
         input_shape: of one sample, ``(C, H, W)``, or a number of values; needed only without
@@ -100,8 +108,8 @@ def map_model(
     Raises:
         TraceError: if the model cannot be turned into a graph.
         UnknownName, TargetError: if the target cannot be read.
-        BadInput: if an option is out of range or no input shape is known.
-        DoesNotFit: if a layer fits on no core, however it is tiled.
+        BadInput: if an option is out of range, no input shape is known, or a layer that is pinned
+            to the chip cannot be there.
     """
     target = target if isinstance(target, Target) else load_target(target)
     added = plain(dict(given.provenance(provenance)), "provenance")
@@ -117,19 +125,32 @@ def map_model(
         inputs=inputs,
         output=output,
         reset=reset,
+        pins=pins,
     )
-    chosen = choose_scales(graph, parts, target, calibration, weight_bits, scales, per_channel)
-    quantized = [
-        quantize(graph, segment, target.registers, weight_bits=weight_bits, scales=chosen)
-        for segment in parts.on_chip
-    ]
-    segments = tuple(integers for integers, _ in quantized)
+    unfit: dict[str, str] = {}
+    while True:
+        chosen = choose_scales(graph, parts, target, calibration, weight_bits, scales, per_channel)
+        quantized = [
+            quantize(graph, segment, target.registers, weight_bits=weight_bits, scales=chosen)
+            for segment in parts.on_chip
+        ]
+        segments = tuple(integers for integers, _ in quantized)
+        try:
+            tiles = allocate(segments, target)
+            break
+        except DoesNotFit as error:
+            unfit[layer_with(graph, error.layer)] = (
+                f"it fits on no core: it needs at least {error.need:,} {error.resource} and a core "
+                f"has {error.have:,}"
+            )
+        parts = cut(graph, target.registers, partition, pins, unfit)
     errors = {name: error for _, of_segment in quantized for name, error in of_segment.items()}
-    placement = place(allocate(segments, target), segments, target)
+    placement = place(tiles, segments, target)
     facts = {
         "has8": version("has8"),
         "model": name_of(model),
         "partition": partition if isinstance(partition, str) else list(partition),
+        **({"pins": dict(pins)} if pins else {}),
         "weight_bits": weight_bits,
         "scales": scales if isinstance(scales, str) else "given",
         "per_channel": per_channel,
@@ -155,6 +176,7 @@ def lower(
     inputs: Given = "values",
     output: int = 0,
     reset: Reset = "trained",
+    pins: Pins | None = None,
     overview: bool = False,
 ) -> tuple[Graph, Partition]:
     """Calibrate a model in place, trace and rewrite it, and cut the graph between host and chip.
@@ -165,6 +187,8 @@ def lower(
     The arguments and the errors are those of :func:`map_model`.
     """
     partition = value(partition, str | list[str], "partition")
+    pins = given.instance({} if pins is None else pins, dict, "pins as a dictionary")
+    pins = value(pins, dict[str, Side], "pins")
     reset = value(reset, Reset, "reset")
     graph = run_passes(traced(model, calibration, input_shape, inputs=inputs, output=output))
     if reset == "zero":
@@ -174,7 +198,7 @@ def lower(
         graph = measured(repeat_last(graph), x)
     graph = last_membranes(graph, target.registers)
     graph = biases_as_neurons(graph, target.registers)
-    return graph, cut(graph, target.registers, partition)
+    return graph, cut(graph, target.registers, partition, pins)
 
 
 def example(signal: Signal) -> Tensor:

@@ -520,7 +520,7 @@ def test_a_layer_with_too_many_inputs() -> None:
         allocate([seg], LOIHI)
     assert str(caught.value) == (
         "layer 'fc' does not fit on a core: it needs at least 20,000 input axons and a core has "
-        "4,096; make the layer before it smaller, or leave its segment out of the partition"
+        "4,096; make the layer before it smaller, or keep it on the host (--pin 'fc=host')"
     )
 
 

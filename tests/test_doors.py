@@ -71,6 +71,7 @@ FIT: dict[str, set[str]] = {
     "class_names": {"an array of text"},
     "head": {"an empty list"},
     "partition": {"an empty list"},
+    "pins": {"None"},
     "calibration": {"None"},
     "input_shape of map_model": {"None"},
     "input_shape of check_model": {"None"},
@@ -159,8 +160,9 @@ def world(tmp_path_factory):
         "load_target": {"name_or_path": "loihi"},
         "map_model": {
             **{"model": model, "target": "loihi", "partition": "all", "calibration": images},
-            **{"input_shape": (1, 8, 8), "weight_bits": 8, "scales": "round"},
+            **{"pins": {"head.snn": "host"}, "input_shape": (1, 8, 8), "weight_bits": 8},
             **{
+                "scales": "round",
                 "per_channel": False,
                 "inputs": "values",
                 "output": 0,

@@ -21,8 +21,8 @@ from mapping.hosts.schema import DEFAULT_HOST, host_names
     "partitions",
     metavar="NAMES",
     multiple=True,
-    help="Map each NAME.h8 anew with these parts on the chip: all, none, or names separated by "
-    "commas; once for each partition to compare.",
+    help="Map each NAME.h8 anew with these parts on the chip: all, none, or names of segments or "
+    "layers separated by commas; once for each partition to compare.",
 )
 @data_options
 @click.option(

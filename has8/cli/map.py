@@ -12,6 +12,7 @@ from has8.cli.options import (
     data_options,
     measure_host_option,
     network_options,
+    partition_options,
     preparation_options,
     quantization_options,
     run_mode_option,
@@ -36,12 +37,7 @@ from mapping.targets.schema import target_names
 )
 @measure_host_option
 @run_mode_option
-@click.option(
-    "--partition",
-    default="all",
-    show_default=True,
-    help="all, none, or names of chip segments, separated by commas.",
-)
+@partition_options
 @data_options
 @network_options
 @preparation_options
@@ -97,6 +93,7 @@ def map_command(**options: Any) -> None:
     \b
     has8-map examples/models/digits.pt --target loihi --out .
     has8-map model.pt --partition head.snn,blocks.0.snn --samples 500
+    has8-map model.pt --pin 'blocks.*=host' --pin head.snn.0=chip
     has8-map net.pt --data mnist --mean 0.1307 --std 0.3081
     has8-map mynet.py:Net --weights state.pt --data nmnist --steps 25
     has8-map mynet.py:Net --data mnist --flatten --steps 25 --readout count

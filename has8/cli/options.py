@@ -53,6 +53,21 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not numbers separated by commas, such as 0.5,0.5", param, ctx)
 
 
+class Pin(click.ParamType):  # type: ignore[type-arg]
+    """A layer and its side, NAME=host or NAME=chip."""
+
+    name = "NAME=SIDE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        """Name or wildcard, and side."""
+        if isinstance(value, tuple):
+            return value
+        name, _, side = str(value).rpartition("=")
+        if not name or side not in ("host", "chip"):
+            self.fail(f"{value!r} is not NAME=host or NAME=chip, such as 'fc1=host'", param, ctx)
+        return name, side
+
+
 def _added(options: tuple[Callable[[Command], Command], ...]) -> Callable[[Command], Command]:
     """A decorator that adds options, listed in this order."""
 
@@ -156,6 +171,26 @@ run_mode_option = click.option(
     + "; ".join(f"{name}, {meaning}" for name, meaning in RUN_MODES.items())
     + ".",
 )
+
+partition_options = _added(
+    (
+        click.option(
+            "--partition",
+            default="all",
+            show_default=True,
+            help="all, none, or names of chip segments or layers, separated by commas.",
+        ),
+        click.option(
+            "--pin",
+            "pins",
+            type=Pin(),
+            multiple=True,
+            help="Have layers on one side, NAME=host or NAME=chip: a node, a module around it, or "
+            "a wildcard, 'blocks.*=host'; of several that fit one layer the last rules.",
+        ),
+    )
+)
+"""What goes where."""
 
 
 measure_host_option = click.option(

@@ -32,18 +32,18 @@ from mapping.cores.tilings import (
     layers_of,
     tilings,
 )
+from mapping.partition.segments import KEEP
 from mapping.targets.schema import CoreLimits, Target
 
 BEAM = 8
 """How many cuts of the layers behind the search keeps, and how many of each layer it tries."""
 
-LEAVE_OUT = "leave its segment out of the partition"
 HINTS = {
-    "input_axons": f"make the layer before it smaller, or {LEAVE_OUT}",
-    "output_axons": f"make the layers that it feeds smaller, or {LEAVE_OUT}",
-    "synapse_bits": f"lower the weight bits, make the layer smaller, or {LEAVE_OUT}",
-    "memory_words": f"lower the weight bits, make the layer smaller, or {LEAVE_OUT}",
-    LONGEST: f"lower the weight bits, or {LEAVE_OUT}",
+    "input_axons": "make the layer before it smaller, or ",
+    "output_axons": "make the layers that it feeds smaller, or ",
+    "synapse_bits": "lower the weight bits, make the layer smaller, or ",
+    "memory_words": "lower the weight bits, make the layer smaller, or ",
+    LONGEST: "lower the weight bits, or ",
 }
 
 
@@ -238,12 +238,13 @@ def _does_not_fit(
     _, amount, name, sender = best
     synapses = layer.population.synapses
     at_fault = synapses[0].name if synapses else layer.name
+    named = sender if name == "output_axons" else at_fault
     return DoesNotFit(
-        sender if name == "output_axons" else at_fault,
+        named,
         name.replace("_", " "),
         need=amount,
         have=limits[name],
-        hint=HINTS.get(name, LEAVE_OUT),
+        hint=HINTS.get(name, "") + KEEP.format(named),
     )
 
 

@@ -12,6 +12,7 @@ from mapping.chip.arithmetic import largest_drive, largest_state
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import subtracts
 from mapping.integers.rounding import FloatLayer, Floats, Integers, Scale, to_integers
+from mapping.partition.segments import KEEP
 from mapping.targets.schema import Registers
 
 FINE_THRESHOLD = 256
@@ -168,6 +169,6 @@ def unclipped(layer: FloatLayer, name: str, registers: Registers, bits: int) -> 
         raise BadInput(
             f"layer {name!r} cannot be quantised to {bits}-bit weights (signs: "
             f"{', '.join(integers.scale.sign_modes)}) without clipping some to 0: use more weight "
-            f"bits, search for scales, or leave its segment out of the partition"
+            f"bits, search for scales, or {KEEP.format(name)}"
         )
     return integers

@@ -3,66 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 import networkx as nx
 
-from has8.errors import BadInput
 from mapping.graph.ir import Graph, Node, loops_of
-from mapping.partition.rules import layer_nodes, reject
+from mapping.partition.pins import PINNED, Pins, pinned, unkept, unselected
+from mapping.partition.rules import HOSTED, layer_nodes, reject
 from mapping.partition.segments import Partition, Rejection, Segment, Side
 from mapping.targets.schema import Registers
 
 
-def cut(graph: Graph, registers: Registers, select: str | Sequence[str] = "all") -> Partition:
+def cut(
+    graph: Graph,
+    registers: Registers,
+    select: str | Sequence[str] = "all",
+    pins: Pins | None = None,
+    unfit: Mapping[str, str] | None = None,
+) -> Partition:
     """Tiling the graph into segments.
 
     A chip segment is a connected set of neuron layers that run at the same time: layers that
     feed each other or share an input. Everything else is gathered into as few host segments as
-    the order of execution allows.
+    the order of execution allows. The layers of a loop over steps go together: one on the host
+    keeps all there.
 
     Args:
         graph: after the passes.
         registers: what the target's neurons can do.
-        select: "all", "none", or the names of the chip segments to keep on the chip.
+        select: "all", "none", or the names of the chip segments or layers to keep on the chip.
+        pins: layers to have on one side, by name or wildcard, whatever ``select`` says.
+        unfit: neurons that fit on no core, with the reason; they stay on the host.
 
     Raises:
-        BadInput: for a segment name that does not exist; the message lists those that do.
+        BadInput: for a name that does not exist; the message lists those that do. For a layer
+            that is pinned to the chip and has to stay on the host; the message says why.
     """
     rejected = reject(graph, registers)
-    owner = {}
-    for node in graph:
-        if node.op == "neuron" and node.name not in rejected:
-            owner.update(dict.fromkeys(layer_nodes(graph, node.name), node.name))
-    chip = _chip_segments(graph, owner)
-    wanted = _selected(select, [segment.name for segment in chip])
-    for segment in chip:
-        if segment.name not in wanted:
-            for name in segment.nodes:
-                del owner[name]
-                rejected[name] = "not selected for the chip"
-    kept = _chip_segments(graph, owner, {segment.nodes[0]: segment.name for segment in chip})
+    whole = _chip_segments(graph, _owners(graph, rejected))
+    hosted = unselected(graph, whole, select)
+    sides = pinned(graph, pins or {}, rejected)
+    hosted = {name: reason for name, reason in hosted.items() if sides.get(name) != "chip"}
+    hosted.update({name: PINNED for name, side in sides.items() if side == "host"})
+    hosted.update(unfit or {})
+    if hosted:
+        rejected = reject(graph, registers, hosted)
+    for name in (name for name, side in sides.items() if side == "chip" and name in rejected):
+        raise unkept(name, rejected[name])
+    owner = _owners(graph, rejected)
+    kept = _chip_segments(graph, owner, {segment.nodes[0]: segment.name for segment in whole})
     segments = _in_order(graph, owner, kept, rejected)
     order = {node.name: place for place, node in enumerate(graph)}
     rejections = tuple(Rejection(n, rejected[n]) for n in sorted(rejected, key=order.__getitem__))
     return Partition(segments, rejections)
 
 
-def _selected(select: str | Sequence[str], names: list[str]) -> set[str]:
-    if select == "all":
-        return set(names)
-    if select == "none":
-        return set()
-    wanted = [select] if isinstance(select, str) else list(select)
-    for name in wanted:
-        if name not in names:
-            near = get_close_matches(name, names, n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise BadInput(
-                f"no chip segment {name!r}: {hint}the model's are "
-                f"{', '.join(names) if names else 'none'} (or 'all', 'none')"
-            )
-    return set(wanted)
+def _owners(graph: Graph, rejected: Mapping[str, str]) -> dict[str, str]:
+    """The neuron of each node on the chip."""
+    return {
+        name: neuron.name
+        for neuron in graph
+        if neuron.op == "neuron" and neuron.name not in rejected
+        for name in layer_nodes(graph, neuron.name)
+    }
 
 
 def _levels(graph: Graph, owner: dict[str, str]) -> dict[str, int]:
@@ -102,18 +104,18 @@ def _chip_segments(
         for group in nx.connected_components(links)
     ]
     groups.sort(key=lambda nodes: [n.name for n in graph].index(nodes[0].name))
-    names = _names([[node.name for node in nodes] for nodes in groups])
-    if named is not None:
-        first = [nodes[0].name for nodes in groups]
-        names = [named.get(node, name) for node, name in zip(first, names, strict=True)]
+    names = _names([[node.name for node in nodes] for nodes in groups], named or {})
     return [
         segment_of(graph, name, "chip", nodes, "spiking layers between an encoder and a decoder")
         for name, nodes in zip(names, groups, strict=True)
     ]
 
 
-def _names(groups: list[list[str]]) -> list[str]:
-    """The longest common module path of each group, numbered where two are equal."""
+def _names(groups: list[list[str]], named: Mapping[str, str]) -> list[str]:
+    """The longest common module path of each group, numbered where two are equal.
+
+    Those whose first node ``named`` has are called as there.
+    """
     names: list[str] = []
     for group in groups:
         paths = [name.split(".") for name in group]
@@ -122,9 +124,9 @@ def _names(groups: list[list[str]]) -> list[str]:
             if len(set(parts)) > 1:
                 break
             common.append(parts[0])
-        name = ".".join(common) or "chip"
+        name = named.get(group[0]) or ".".join(common) or "chip"
         count = 2
-        while name in names:
+        while group[0] not in named and (name in names or name in named.values()):
             name, count = f"{'.'.join(common) or 'chip'}#{count}", count + 1
         names.append(name)
     return names
@@ -164,6 +166,7 @@ def _in_order(
     timed = [(level[segment.nodes[0]], segment) for segment in chip]
     for place, (when, nodes) in enumerate(sorted(host.items())):
         reasons = dict.fromkeys(rejected[n.name] for n in nodes if n.name in rejected)
+        reasons.pop(HOSTED, None)  # which its neuron's own reason says better
         reason = "; ".join(reasons) or "encoding and decoding run on the host"
         timed.append((when, segment_of(graph, f"host{place}", "host", nodes, reason)))
     return tuple(segment for _, segment in sorted(timed, key=lambda item: item[0]))

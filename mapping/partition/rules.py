@@ -11,6 +11,7 @@ from mapping.graph.ir import Graph, Kind, Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.ops.neuron import constants_of
 from mapping.graph.ops.shape import RESHAPED
+from mapping.graph.pooling import OR
 from mapping.graph.repeats import repeats
 from mapping.targets.schema import Registers
 
@@ -35,6 +36,7 @@ AVERAGES = (
     "neurons; not where padding meets elements that they leave out, a transposed convolution is "
     "next to them, or anything else takes them: average over windows that fill the image"
 )
+HOSTED = "its neuron stays on the host"
 CLEARED = (
     "its membrane is read as it was when the spike was decided, and a chip clears it with the "
     "spike: train it with reset_mechanism='subtract', and the last membrane is read from the chip"
@@ -137,11 +139,19 @@ def source_of(graph: Graph, synapse: Node) -> tuple[str, int]:
     return source, sum(node.attrs["steps"] for node in late)
 
 
-def reject(graph: Graph, registers: Registers) -> dict[str, str]:
-    """Every node that computes and that the chip cannot take, with the reason.
+def reject(
+    graph: Graph, registers: Registers, hosted: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Every node that computes and that the chip cannot take or is not to, with the reason.
 
     Encoders, decoders, shapes and the input are the boundary, not candidates, and are left out.
+
+    Args:
+        graph: after the passes.
+        registers: the target's.
+        hosted: neurons that are to stay on the host, with the reason.
     """
+    hosted = hosted or {}
     reasons: dict[str, str] = {}
     taken: set[str] = set()
     for node in graph:
@@ -154,11 +164,18 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
                 f"its current lasts several steps and has the bias of {biased[0]!r}, which a chip "
                 f"adds to the membrane, where it does not last: train it with bias=False"
             )
+        elif node.name in hosted:
+            reasons[node.name] = hosted[node.name]
         else:
             taken.update(layer_nodes(graph, node.name))
     for name, reason in list(_rejected_loops(graph, reasons)):
         reasons[name] = reason
         taken -= set(layer_nodes(graph, name))
+    for node in graph:  # what stands for a bias goes with the layer that has it
+        driven = {user.name for user, _ in graph.consumers(node.name)}
+        if node.name in taken and _fires_always(graph, node) and not driven & taken:
+            reasons[node.name] = HOSTED
+            taken -= set(layer_nodes(graph, node.name))
     for node in graph:
         if node.name in taken or node.name in reasons or node.op in ("input", *RESHAPED):
             continue
@@ -177,17 +194,22 @@ def reject(graph: Graph, registers: Registers) -> dict[str, str]:
         elif node.op == "delay":
             reasons[node.name] = _undelayed(graph, node)
         elif node.op == "add" and _driven(graph, node):
-            reasons[node.name] = "its neuron stays on the host"
+            reasons[node.name] = HOSTED
         elif OPS[node.op].affine is not None:
             reasons[node.name] = FOLDED
         elif OPS[node.op].role == "host":
             of = "spikes" if graph[node.inputs[0]].type.kind is Kind.SPIKE else "currents"
             reasons[node.name] = f"the target has no {node.op} of {of}"
         elif OPS[node.op].role != "synapse" or _driven(graph, node):
-            reasons[node.name] = "its neuron stays on the host"
+            reasons[node.name] = HOSTED
         else:
             reasons[node.name] = _undriven(graph, node)
     return reasons
+
+
+def _fires_always(graph: Graph, node: Node) -> bool:
+    """Whether a node is a neuron that fires in every step, in place of a bias."""
+    return node.attrs == OR and graph[node.inputs[0]].op == "ones"
 
 
 def _driven(graph: Graph, node: Node) -> bool:
@@ -292,6 +314,13 @@ def layer_nodes(graph: Graph, neuron: str) -> list[str]:
         neuron,
         *(node.name for node in readers_of(graph, neuron)),
     ]
+
+
+def layer_with(graph: Graph, name: str) -> str:
+    """The neuron of the layer on the chip that a node belongs to."""
+    return next(
+        node.name for node in graph if node.op == "neuron" and name in layer_nodes(graph, node.name)
+    )
 
 
 def readers_of(graph: Graph, neuron: str) -> list[Node]:

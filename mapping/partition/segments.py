@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Side = Literal["host", "chip"]
+KEEP = "keep it on the host (--pin '{}=host')"
+"""What a user can do with a layer, by its name, that a chip cannot take."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from mapping.graph.resets import changed_resets
 from mapping.hosts.schema import load_host
 from mapping.integers.methods import Method
 from mapping.integers.rounding import Scales
+from mapping.partition.segments import Side
 from mapping.pipeline import Reset
 
 
@@ -55,6 +57,7 @@ def run_map(
     measure: bool,
     run_mode: RunMode,
     partition: str,
+    pins: Sequence[tuple[str, Side]],
     data: str | None,
     data_root: Path | None,
     samples: int,
@@ -106,6 +109,7 @@ def run_map(
             network.model,
             chip,
             partition_names(partition),
+            pins=dict(pins),
             calibration=calibration,
             weight_bits=bits,
             scales=chosen,
