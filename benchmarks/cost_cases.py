@@ -280,8 +280,7 @@ def load(case: Case, mapped: Mapped, level: int) -> tuple[SegmentLoad, int]:
         counts = np.rint(by_core.pop(event) * case.stored).astype(np.int64)
         kind: Event = "synop_sparse" if case.sparse else event
         by_core[kind] = by_core.get(kind, 0) + counts
-    messages = found.from_host + found.to_host
-    messages += sum(bound.writes for bound in boundary_counts(mapped, happened))
+    messages = sum(b.messages for b in boundary_counts(mapped, happened, found.from_ports))
     return replace(found, by_core=by_core), messages
 
 

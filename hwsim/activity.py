@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -47,15 +47,12 @@ class Activity:
         updated: samples in which each neuron on a chip was updated, ``[T, *shape]`` by
             population: state, bias or input not zero.
         overflows: registers that left their range, by population.
-        boundary_bytes: bytes of the spike messages between host and chip, by (segment, "in" or
-            "out").
     """
 
     samples: int
     events: Mapping[str, Counts]
     updated: Mapping[str, Counts]
     overflows: Mapping[str, Overflow]
-    boundary_bytes: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def __add__(self, other: Activity) -> Activity:
         """The activity of both runs."""
@@ -64,7 +61,6 @@ class Activity:
             _added(self.events, other.events),
             _added(self.updated, other.updated),
             _added(self.overflows, other.overflows),
-            _added(self.boundary_bytes, other.boundary_bytes),
         )
 
     def __repr__(self) -> str:

@@ -13,7 +13,6 @@ from hwsim.boundary import count
 from mapping.graph.ir import Graph
 from mapping.graph.repeats import repeats
 from mapping.partition.segments import Segment
-from mapping.targets.prices import HostLink
 
 
 class Counter:
@@ -21,12 +20,10 @@ class Counter:
 
     Args:
         graph: of the mapping.
-        link: the way between host and chip.
     """
 
-    def __init__(self, graph: Graph, link: HostLink) -> None:
-        self.graph, self.link, self.samples = graph, link, 0
-        self.boundary_bytes: dict[tuple[str, str], int] = {}
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.samples = graph, 0
         self.events: dict[str, Counts] = {}
         self.updated: dict[str, Counts] = {}
         self.overflows: dict[str, Overflow] = {}
@@ -59,20 +56,10 @@ class Counter:
                 self.count(name, entering)
         for name, spikes in run.spikes.items():
             self.count(name, spikes)
-        samples = next(iter(run.spikes.values())).shape[1]
-        for way, names in (("in", segment.inputs), ("out", segment.outputs)):
-            crossed = sum(self._crossed(name, samples) for name in names)
-            bits = self.boundary_bytes.get((segment.name, way), 0)
-            self.boundary_bytes[segment.name, way] = bits + self.link.message_bytes(crossed)
         for name, updated in run.updated.items():
             _add(self.updated, name, updated)
         for name, overflow in run.overflows.items():
             self.overflow(name, overflow)
-
-    def _crossed(self, name: str, samples: int) -> int:
-        """How many spikes of a node pass the boundary, or membranes that are read of it."""
-        node = self.graph[name]
-        return samples * node.type.size if node.op == "last_membrane" else self.seen[name]
 
     def overflow(self, name: str, overflow: Overflow) -> None:
         """Count what left its range in a population."""
@@ -80,9 +67,7 @@ class Counter:
 
     def activity(self) -> Activity:
         """What was counted."""
-        return Activity(
-            self.samples, self.events, self.updated, self.overflows, self.boundary_bytes
-        )
+        return Activity(self.samples, self.events, self.updated, self.overflows)
 
 
 def _add(totals: dict[str, Counts], name: str, counts: Counts) -> None:

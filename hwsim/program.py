@@ -146,7 +146,7 @@ class Program:
             BackendError: if the backend fails, or cannot tell what to record.
         """
         x = checked_samples(self.mapped, x, batch_size, record, first, on_progress, state)
-        counts = Counter(self.mapped.graph, self.mapped.target.link)
+        counts = Counter(self.mapped.graph)
         axis = sample_axis(self.mapped)
         parts: list[_Part] = []
         logits: list[Tensor] = []

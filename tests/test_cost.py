@@ -213,9 +213,14 @@ def test_counts_add_over_runs_and_over_cores(drawn):
     mapped = on_chip(chip, SMALL)
     other = {name: np.roll(s, 1, 0) for name, s in spikes.items()}
     a, b = activity_of(spikes), activity_of(other)
-    for count in (layer_counts, population_counts, boundary_counts):
+
+    def crossing(mapped, run):
+        (load,) = segment_loads(mapped, run)
+        return boundary_counts(mapped, run, load.from_ports)
+
+    for count in (layer_counts, population_counts, crossing):
         for x, y, both in zip(*(count(mapped, run) for run in (a, b, a + b)), strict=True):
-            for field in ("effective", "synops", "accessed", "updated", "spikes"):
+            for field in ("effective", "synops", "accessed", "updated", "spikes", "messages"):
                 if hasattr(both, field):
                     assert getattr(both, field) == getattr(x, field) + getattr(y, field)
     (load,) = segment_loads(mapped, a)
@@ -405,6 +410,8 @@ def test_parts_add_up_and_are_what_a_hand_computes(priced):
         for name in (*(port.name for port in chip.inputs), *chip.outputs)
     )
     assert sum(boundary.spikes for boundary in cost.boundaries) == spikes
+    crossed = sum(boundary.messages for boundary in cost.boundaries)
+    assert crossed + sum(load.controls for load in cost.loads) == cost.messages * 16
     messages = sum(load.from_host + load.to_host for load in cost.loads)
     assert messages >= spikes  # one for each core that it reaches
     messages += 2 * 16 * cost.cores_used  # each core is started and stopped

@@ -113,7 +113,7 @@ def test_the_dictionarys_numbers_agree_with_each_other(summary):
     assert all(x["synops_total"] == x["synops"] * found["samples"] for x in layers)
     assert sum(s["cores"] for s in found["partition"]) == found["cores_used"]
     inbound = [b for b in found["boundaries"] if b["direction"] == "in"]
-    assert all(b["message_bytes"] == 4 * b["spikes"] for b in inbound)
+    assert all(b["message_bytes"] == 4 * b["messages"] >= 4 * b["spikes"] for b in inbound)
     assert inbound[0]["dense_bytes"] == 8 * 8  # an image of 64 pixels in 8 planes of a bit
 
 

@@ -33,7 +33,7 @@ from hwsim.price.counts import (
 from hwsim.price.draws import Draws, draws_of, share_below
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
 from hwsim.price.timing import Latency, host_macs, latency, launches_of
-from hwsim.price.traffic import SegmentLoad, segment_loads
+from hwsim.price.traffic import SegmentLoad, segment_loads, sent_by_port
 from hwsim.program import Run, checked_mapping
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import ALONE, DEFAULT_HOST, Host, load_host
@@ -300,7 +300,7 @@ def estimate(
     without = not_counted(mapped, layers)
     loads = segment_loads(mapped, activity, run_mode)
     populations = population_counts(mapped, activity, [load.idle for load in loads])
-    boundaries = boundary_counts(mapped, activity)
+    boundaries = boundary_counts(mapped, activity, sent_by_port(loads))
     target = mapped.target
     work = _Work(mapped, processor, activity, layers, boundaries, loads, run_mode)
     prices = {name: work.price(accounting) for name, accounting in target.accountings.items()}

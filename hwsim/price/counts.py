@@ -104,7 +104,9 @@ class BoundaryCounts:
         segment: the chip segment that takes or gives them.
         direction: "in" to the chip or "out" of it.
         spikes: over all samples.
-        message_bytes: of these spikes, writes or reads, one message each.
+        messages: that these spikes, writes or reads are; a spike into the chip is one for each tile
+            that it reaches, as in nengo-loihi, since a message names the core that takes it.
+        message_bytes: of these messages.
         dense_bytes: of one sample, if all planes are sent as they are, one bit a neuron and step;
             if these are writes or reads, as many as their messages have.
         writes: biases that the host writes, one for each neuron and sample.
@@ -115,6 +117,7 @@ class BoundaryCounts:
     segment: str
     direction: Direction
     spikes: int
+    messages: int
     message_bytes: int
     dense_bytes: int
     writes: int = 0
@@ -197,25 +200,34 @@ def population_counts(
     return tuple(found)
 
 
-def boundary_counts(mapped: Mapped, activity: Activity) -> tuple[BoundaryCounts, ...]:
-    """What crosses into and out of each chip segment, in the order of execution."""
+def boundary_counts(
+    mapped: Mapped, activity: Activity, sent: Mapping[tuple[str, str], int]
+) -> tuple[BoundaryCounts, ...]:
+    """What crosses into and out of each chip segment, in the order of execution.
+
+    Args:
+        mapped: the mapping that ran.
+        activity: of the run.
+        sent: messages into the chip by segment and port, from :mod:`hwsim.price.traffic`.
+    """
 
     def crossing(chip: ChipSegment, name: str, way: Direction) -> BoundaryCounts:
         spikes = total(activity.events[name])
+        messages = sent.get((chip.name, name), 0) if way == "in" else spikes
         bits = prod(chip.shape_of(name)) * chip.steps
-        message_bytes = mapped.target.link.message_bytes(spikes)
-        return BoundaryCounts(name, chip.name, way, spikes, message_bytes, -(-bits // 8))
+        message_bytes = mapped.target.link.message_bytes(messages)
+        return BoundaryCounts(name, chip.name, way, spikes, messages, message_bytes, -(-bits // 8))
 
     def writing(chip: ChipSegment, port: Port) -> BoundaryCounts:
         link, writes = mapped.target.link, total(activity.events[port.name])
         of_all, of_each = link.message_bytes(writes), link.message_bytes(prod(port.shape))
-        return BoundaryCounts(port.name, chip.name, "in", 0, of_all, of_each, writes)
+        return BoundaryCounts(port.name, chip.name, "in", 0, writes, of_all, of_each, writes)
 
     def reading(chip: ChipSegment, name: str) -> BoundaryCounts:
         link, each = mapped.target.link, prod(chip.shape_of(name))
         reads = each * activity.samples
         sizes = link.message_bytes(reads), link.message_bytes(each)
-        return BoundaryCounts(name, chip.name, "out", 0, *sizes, reads=reads)
+        return BoundaryCounts(name, chip.name, "out", 0, reads, *sizes, reads=reads)
 
     found: list[BoundaryCounts] = []
     for chip in mapped.chip_segments:

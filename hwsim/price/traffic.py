@@ -15,6 +15,7 @@ begun or is over are only visited: what they do while a pipeline fills and drain
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -64,7 +65,7 @@ class SegmentLoad:
         routers: those with a core that takes part, on the chip that has the most of them.
         controls: what the host writes to start and stop cores, or to take back biases.
         idle: updates and spikes of neurons that have no sample, by population.
-        from_host: messages that spikes from the host make.
+        from_ports: messages that spikes from the host make, by segment and port.
         between_tiles: messages between tiles.
         to_host: messages that spikes for the host make.
         hops_east_west: routers that the messages between tiles pass along x.
@@ -81,7 +82,7 @@ class SegmentLoad:
     routers: int
     controls: int = 0
     idle: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    from_host: int = 0
+    from_ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
     between_tiles: int = 0
     to_host: int = 0
     hops_east_west: int = 0
@@ -96,6 +97,11 @@ class SegmentLoad:
         return " and ".join(self.segments)
 
     @property
+    def from_host(self) -> int:
+        """Messages that spikes from the host make: one for each tile that a spike reaches."""
+        return sum(self.from_ports.values())
+
+    @property
     def messages(self) -> int:
         """All messages of spikes."""
         return self.from_host + self.between_tiles + self.to_host
@@ -107,7 +113,7 @@ class SegmentLoad:
             scaled: Ints = np.rint(counts * activity).astype(np.int64)
             return scaled
 
-        numbers = ("from_host", "between_tiles", "to_host", "hops_east_west", "hops_north_south")
+        numbers = ("between_tiles", "to_host", "hops_east_west", "hops_north_south")
         return replace(
             self,
             by_core={
@@ -116,6 +122,7 @@ class SegmentLoad:
             },
             chip_links={link: more(counts) for link, counts in self.chip_links.items()},
             chip_crossings=round(self.chip_crossings * activity),
+            from_ports={port: round(sent * activity) for port, sent in self.from_ports.items()},
             **{name: round(getattr(self, name) * activity) for name in numbers},
         )
 
@@ -128,6 +135,14 @@ class SegmentLoad:
             "hop_east_west": self.hops_east_west,
             "hop_north_south": self.hops_north_south,
         }
+
+
+def sent_by_port(loads: Iterable[SegmentLoad]) -> Counter[tuple[str, str]]:
+    """Messages that spikes from the host make, by segment and port; 0 for others."""
+    sent: Counter[tuple[str, str]] = Counter()
+    for load in loads:
+        sent.update(load.from_ports)
+    return sent
 
 
 def segment_loads(
@@ -260,7 +275,8 @@ class _Tally:
         self.by_core: dict[Event, Ints] = {
             event: np.zeros(self.shape, np.int64) for event in (*CORE_EVENTS, *self.prices.values())
         }
-        self.from_host = self.between = self.to_host = 0
+        self.from_ports: Counter[tuple[str, str]] = Counter()
+        self.between = self.to_host = 0
         self.idle: dict[str, tuple[int, int]] = {}
         self.hops = np.zeros(3, np.int64)
         self.ways: set[tuple[int, int]] = set()
@@ -305,7 +321,7 @@ class _Tally:
         self.by_core["message_in"][tile.core, window] += messages
         self.by_core[self.prices[synapse.name]][tile.core, window] += synops
         if route.sender is None:
-            self.from_host += int(messages.sum())
+            self.from_ports[route.segment, route.source] += int(messages.sum())
         elif messages.any():
             self._send(route, messages, window)
 
@@ -341,7 +357,7 @@ class _Tally:
             self.placement.routers_of(_cores(self.placement, self.parts)),
             controls,
             self.idle,
-            self.from_host,
+            self.from_ports,
             self.between,
             self.to_host,
             east_west,

@@ -97,10 +97,12 @@ def _add(
     table.add_row(Text(title, "bold"), *(Text(text(f.value), f"bold {s}") for f, s in pairs))
     if any(figure.low < figure.high for figure in figures):
         table.add_row(Text(""), *(Text(units.span(f, text), s or "dim") for f, s in pairs))
-        inner = [units.between(*likely(drawn), text) for drawn in draws]
-        table.add_row(
-            Text("  likely"), *(Text(t, s or "dim") for t, s in zip(inner, styles, strict=True))
-        )
+        inner = [
+            units.between(*likely(drawn), text) if figure.low < figure.high else ""
+            for figure, drawn in zip(figures, draws, strict=True)
+        ]
+        cells = (Text(t, s or "dim") for t, s in zip(inner, styles, strict=True))
+        table.add_row(Text("  likely"), *cells)
 
 
 def _style(below: float) -> str:

@@ -218,6 +218,8 @@ def _counts(cost: CostReport) -> dict[str, Any]:
                 "writes_total": boundary.writes,
                 "reads": boundary.reads / cost.samples,
                 "reads_total": boundary.reads,
+                "messages": boundary.messages / cost.samples,
+                "messages_total": boundary.messages,
                 "message_bytes": boundary.message_bytes / cost.samples,
                 "dense_bytes": boundary.dense_bytes,
             }
