@@ -29,9 +29,12 @@ def test_means_and_deviations_are_the_learned_ones():
     assert noise.mean().abs() < 0.04 and abs(noise.std() - 1) < 0.03
     quartile = (noise.abs() < 0.6745).double().mean().item()
     assert noise.abs().max() < 5.9 and quartile == pytest.approx(0.5, abs=0.02)
-    radius, angle = rate_draws(2, (1, 1), 7).double().flatten()
-    expected = torch.sqrt(-2 * torch.log(1 - radius)) * torch.cos(2 * torch.pi * angle)
-    assert normal_draws(1, (1, 1), 7).item() == pytest.approx(expected.item(), abs=2**-20)
+    halves = noise[:2000], noise[2000:]
+    assert abs((halves[0] * halves[1]).mean()) < 0.05  # of one radius, and independent
+    one, other = rate_draws(2, (1, 1), 7).double().flatten()
+    pair = torch.polar(torch.sqrt(-2 * torch.log(1 - one)), 2 * torch.pi * other)
+    found = normal_draws(2, (1, 1), 7).flatten().tolist()
+    assert found == pytest.approx([pair.real.item(), pair.imag.item()], abs=2**-20)
     coded = encode_gaussian(X.double(), 4000, 0)
     sigma = torch.tensor([1.0, 1 / torch.e], dtype=torch.float64)
     assert torch.allclose(coded, X[:, :2].double() + sigma * noise)

@@ -23,8 +23,8 @@ NORMAL_BITS = 20
 def normal_draws(steps: int, shape: Sequence[int], seed: int) -> Tensor:
     """Standard normal numbers by each sample's number and a seed (Box & Muller 1958).
 
-    They are made of two of :func:`~has8.encoders.rate.rate_draws` each, and rounded, so that the
-    last bits of a machine's logarithm and cosine do not matter.
+    Two are made of two of :func:`~has8.encoders.rate.rate_draws`, and rounded, so that the last
+    bits of a machine's logarithm and cosine do not matter.
 
     Args:
         steps: T.
@@ -34,8 +34,10 @@ def normal_draws(steps: int, shape: Sequence[int], seed: int) -> Tensor:
     Returns:
         ``float32[T, B, ...]``, within ±5.8, multiples of ``2**-20``, on the CPU.
     """
-    radius, angle = rate_draws(2 * steps, shape, seed).double().split(steps)
-    normal = torch.sqrt(-2 * torch.log1p(-radius)) * torch.cos(2 * pi * angle)
+    half = (steps + 1) // 2
+    one, other = rate_draws(2 * half, shape, seed).double().split(half)
+    radius, angle = torch.sqrt(-2 * torch.log1p(-one)), 2 * pi * other
+    normal = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])[:steps]
     unit = 2.0**-NORMAL_BITS
     return ((normal / unit).round() * unit).float()
 
