@@ -32,6 +32,7 @@ class Setting:
         options: likewise.
         data: for :func:`has8.load_data`.
         paper: top-1 accuracy in percent, None where the paper has none.
+        after: the setting whose trained artificial layers it takes, and keeps; None for none.
     """
 
     name: str
@@ -40,10 +41,13 @@ class Setting:
     options: Mapping[str, Any]
     data: str
     paper: float | None
+    after: str | None = None
 
     @property
     def recipe(self) -> str:
         """In :data:`has8.training.recipes.RECIPES`: the paper trains ImageNet in another way."""
+        if self.model.startswith("hnn"):
+            return "hnn"
         return "paper-sgdr" if self.data == "imagenet" else "paper"
 
 

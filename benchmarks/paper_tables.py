@@ -246,7 +246,7 @@ def _progress(console: Console, run: Run) -> Iterator[Callable[[Progress], None]
         yield report
 
 
-def _run(settings: Sequence[Setting], plan: Plan, console: Console) -> None:
+def run_missing(settings: Sequence[Setting], plan: Plan, console: Console) -> None:
     """What is missing, one after the other."""
     for run in missing_runs(settings, plan):
         console.print(f"{run.setting.name} on {run.data.name}: {run.budget}", soft_wrap=True)
@@ -254,13 +254,13 @@ def _run(settings: Sequence[Setting], plan: Plan, console: Console) -> None:
             perform(run, plan, report)
 
 
-def _on(settings: Sequence[Setting], data: str | None) -> tuple[Setting, ...]:
+def moved(settings: Sequence[Setting], data: str | None) -> tuple[Setting, ...]:
     """The settings on other data, each once; the paper has no numbers for those it lacks."""
     if data is None:
         return tuple(settings)
     there = {setting.name: setting for setting in settings if setting.data == data}
-    moved = {s.name: there.get(s.name, replace(s, data=data, paper=None)) for s in settings}
-    return tuple(moved.values())
+    on = {s.name: there.get(s.name, replace(s, data=data, paper=None)) for s in settings}
+    return tuple(on.values())
 
 
 @click.command()
@@ -295,8 +295,8 @@ def main(
     families = tuple(filter(None, models.split(",")))
     try:
         if table is not None:
-            settings = _on(choose(TABLES[table], families, only), data)
-            _run(settings, Plan(table=table, results=results, **budget), log)
+            settings = moved(choose(TABLES[table], families, only), data)
+            run_missing(settings, Plan(table=table, results=results, **budget), log)
         report = _report(read_results(results))
     except Has8Error as error:
         raise click.ClickException(str(error)) from error

@@ -16,14 +16,16 @@ import torch
 
 from benchmarks.machine import commit, hardware
 from benchmarks.paper import Setting
-from has8 import TrainConfig, fit, load_data
+from has8 import TrainConfig, fit, load_checkpoint, load_data
 from has8.data import Data
 from has8.errors import BadInput
 from has8.files import write_whole
 from has8.training.hardware import Hardware
 from has8.training.history import Report
-from has8.training.new_model import new_model
+from has8.training.new_model import new_model, recipe_options
 from has8.training.recipes import RECIPES
+from has8.training.run_folder import MODEL
+from has8.training.separate import keep_artificial
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Result:
         hardware: what it ran on.
         threads: of torch.
         torch: its version.
+        after: the setting whose artificial layers it took; None where it trained all.
         commit: of the checkout, with "-dirty" where files differed; None outside of one.
     """
 
@@ -91,6 +94,7 @@ class Result:
     threads: int
     torch: str
     commit: str | None
+    after: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy <= 1:
@@ -105,10 +109,11 @@ class Result:
 
     def belongs_to(self, setting: Setting) -> bool:
         """Whether it is a run of this setting, whatever the budget."""
-        return (self.model, self.options, self.data) == (
+        return (self.model, self.options, self.data, self.after) == (
             setting.model,
             dict(setting.options),
             setting.data,
+            setting.after,
         )
 
 
@@ -200,9 +205,13 @@ class Run:
     @property
     def name(self) -> str:
         """Of its folder and of its result: the setting, the data and the whole budget."""
+        return self.named(self.setting.name)
+
+    def named(self, setting: str) -> str:
+        """The same of another setting, on the same data by the same budget."""
         b = self.budget
         return (
-            f"{self.setting.name}-{self.data.name}-{b.recipe}-e{b.epochs}-n{b.images}"
+            f"{setting}-{self.data.name}-{b.recipe}-e{b.epochs}-n{b.images}"
             f"-b{b.batch_size}-s{b.seed}-{b.precision}"
         )
 
@@ -233,8 +242,18 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
     """Train, going on from where an earlier attempt stopped, and write the result."""
     setting, work = run.setting, plan.work / run.name
     source = commit()
+    options = {**recipe_options(setting.recipe, setting.model, run.data), **setting.options}
+    model = new_model(setting.model, run.data, options, run.config.seed)
+    if setting.after is not None:
+        trained = plan.work / run.named(setting.after) / MODEL
+        if not trained.exists():
+            raise BadInput(
+                f"{setting.name} takes the artificial layers of {setting.after}, and {trained} is "
+                "not there: run that setting first, within the same budget"
+            )
+        keep_artificial(model, load_checkpoint(trained).model)
     history = fit(
-        new_model(setting.model, run.data, setting.options, run.config.seed),
+        model,
         run.data,
         run.config,
         hardware=Hardware(precision=plan.precision),
@@ -254,6 +273,7 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
         threads=torch.get_num_threads(),
         torch=str(torch.__version__),
         commit=source,
+        after=setting.after,
     )
     content = msgspec.json.format(msgspec.json.encode(asdict(result)))
     write_whole(plan.results / f"{run.name}.json", lambda file: file.write(content + b"\n"))

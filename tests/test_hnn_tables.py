@@ -1,0 +1,37 @@
+"""The tables of hybrid networks: the paper's numbers, and what is missing trained in order."""
+
+import json
+import sys
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from has8 import create_model
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # no part of the installed packages
+
+from benchmarks import hnn, hnn_tables
+
+
+def test_the_tables_have_the_paper_s_numbers_and_run_what_is_missing(tmp_path):
+    settings = {s.name: s for table in hnn.TABLES.values() for s in table}
+    assert {s.after for s in settings.values()} <= settings.keys() | {None}
+    for setting in hnn.TABLES["mlp"]:
+        create_model(setting.model, num_classes=10, in_channels=1, **setting.options)
+    common = ["--run", "mlp", "--data", "digits", "--epochs", "1", "--subset", "32", "--json"]
+    common += ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
+    apart = ["--only", "hnn_mlp-duplicate-separate-2"]
+    alone = CliRunner().invoke(hnn_tables.main, [*common, *apart])
+    assert "run that setting first, within the same budget" in alone.output
+    both = [*common, *apart, "--only", "hnn_mlp-duplicate-3", "--seeds", "0,1"]
+    done = CliRunner().invoke(hnn_tables.main, both)
+    assert done.exit_code == 0, done.output
+    entries = json.loads(done.stdout.splitlines()[-1])["mlp"]
+    filled = {entry["setting"]: entry["runs"][0]["seeds"] for entry in entries if entry["runs"]}
+    assert filled == {"hnn_mlp-duplicate-3": [0, 1], "hnn_mlp-duplicate-separate-2": [0, 1]}
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
+    CliRunner().invoke(hnn_tables.main, both)  # nothing is missing now
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()} == files
+    paper = {(s.model, s.family, s.options["split"]): s.paper for s in settings.values()}
+    assert paper["hnn_mlp", "duplicate-separate", 2] == 99.17
+    assert paper["hnn_cnn", "poisson-released", 6] == paper["hnn_cnn", "poisson", 6] == 31.32
