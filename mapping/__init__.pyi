@@ -1,5 +1,6 @@
 from .artifact import load as load
 from .artifact import save as save
+from .graph.trace.netx import read_netx as read_netx
 from .mapped import Mapped as Mapped
 from .network import load_model as load_model
 from .network import save_model as save_model
@@ -19,6 +20,7 @@ __all__ = [
     "load_model",
     "load_target",
     "map_model",
+    "read_netx",
     "save",
     "save_model",
     "target_names",

@@ -32,7 +32,7 @@ from mapping.graph.trace.steps import StepsOnAxis, listed, loops, trace_steps
 from mapping.graph.verify import verify_graph
 from mapping.integers.methods import METHODS, Method
 from mapping.integers.quantize import Rounded, quantize
-from mapping.integers.rounding import Scale, Scales, layer_of
+from mapping.integers.rounding import Scale, Scales, kept, layer_of
 from mapping.integers.scales import unclipped
 from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
@@ -414,13 +414,24 @@ def choose_scales(
         )
     if per_channel and scales != "search":
         raise BadInput("only a search gives channels their own thresholds: use scales='search'")
+    names = [n for part in partition.on_chip for n in part.nodes if graph[n].op == "neuron"]
+    held = {name: graph[name].attrs.get("mantissa") for name in names}
+    if any(held.values()) and scales != "round":
+        raise BadInput(
+            "the network has integers of its own, which are not rounded: leave out scales"
+        )
     if not isinstance(scales, str):
         return scales
     if scales == "round":
-        names = [n for part in partition.on_chip for n in part.nodes if graph[n].op == "neuron"]
+        r, bits = target.registers, weight_bits
+        layers = {name: layer_of(graph, name) for name in names}
         return {
-            name: Rounded(unclipped(layer_of(graph, name), name, target.registers, weight_bits))
-            for name in names
+            name: Rounded(
+                kept(layer, name, mantissa, r, bits)
+                if (mantissa := held[name])
+                else unclipped(layer, name, r, bits)
+            )
+            for name, layer in layers.items()
         }
     if calibration is None:
         raise BadInput("a search for scales needs calibration images: pass a few hundred")

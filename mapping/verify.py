@@ -68,10 +68,12 @@ def _check_against_graph(graph: Graph, segment: Segment, chip: ChipSegment) -> N
         model = graph[population.name].attrs["model"]
         same(population.name, "the neurons", population.neuron.model, model)
         told = settings(population.neuron)
-        rule = {name: graph[population.name].attrs[name] for name in ("reset", "refractory")}
-        after = {name: told.get(name) for name in rule}
-        what = "reset and refractory steps"
-        same(population.name, what, tuple(after.values()), tuple(rule.values()))
+        attrs = graph[population.name].attrs
+        clears = {name: attrs.get(name, 0) for name in ("clear_every", "clear_at")}
+        rule = {name: attrs[name] for name in ("reset", "refractory")}
+        for what, rules in (("reset and refractory steps", rule), ("the clearing", clears)):
+            after = tuple(told.get(name) for name in rules)
+            same(population.name, what, after, tuple(rules.values()))
     synapses = {s.name for _, s in chip.synapses()}
     same(chip.name, "the synapses", synapses, set(segment.nodes) & synapses)
     for _, synapse in chip.synapses():

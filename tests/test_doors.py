@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import snntorch as snn
 import torch
+from netx_files import small, written
 from torch import nn
 
 import has8
@@ -58,6 +59,8 @@ FIT: dict[str, set[str]] = {
     "root": {"None", "text"},
     "image_size": {"None"},
     "steps of load_data": {"None"},
+    "steps of read_netx": {"None"},
+    "readout of read_netx": {"None"},
     "window_us": {"None"},
     "steps of Data": {"None"},
     "clip_norm": {"None", "a fraction"},
@@ -169,6 +172,10 @@ def world(tmp_path_factory):
                 "reset": "trained",
                 "provenance": {},
             },
+        },
+        "read_netx": {
+            **{"path": written(folder / "some.net", small()), "steps": 4, "delay": 1},
+            **{"clear_every": 0, "coding": "spikes", "seed": 0, "readout": "count"},
         },
         "over_time": {"net": step, "steps": 2, "readout": "count", "input": "rate", "seed": 0},
         "save": {"mapped": mapped, "path": folder / "n.h8"},

@@ -100,6 +100,8 @@ class ReferenceProgram:
         for step in range(self.segment.steps):
             for layer in layers:
                 arriving = [(s, history.at(s.source, step - s.delay)) for s in layer.synapses]
+                if layer.neuron.starts(step):
+                    layer.state = layer.neuron.cleared(layer.zeros)
                 spikes[layer.name][step] = layer.advance(arriving, membranes)
         by_name = {layer.name: layer for layer in layers}
         done = [by_name[item.name] for item in self.segment.populations]

@@ -13,7 +13,7 @@ from typing import Any
 from has8.kernels import build
 
 _ARGUMENTS = {
-    "lif": "nnnnnpnppppnnnnnnnnnppppp",
+    "lif": "nnnnnpnppppnnnnnnnnnnnppppp",
     "encode": "nnnnprrppp",
     "decode": "nnnnppp",
     "count": "nnnpp",

@@ -99,13 +99,14 @@ static inline __attribute__((always_inline)) void step(
    decays keep, of 2^decay_bits, are per channel; lasts is 0 if kept_u is for all; fired and updated[steps, n] count over the samples, overflows[2] wraps of u and
    clips of v. may_overflow is 0 if neither can leave its range. A spike clears v at once, or keeps
    is set: then the next step subtracts the threshold (which at_once moves to the end of the step
-   itself), ends at 0 or does neither. membranes[samples,
+   itself), ends at 0 or does neither. The state is cleared in front of each step t with
+   t % every == first, unless every is 0. membranes[samples,
    steps, n], at the end of each step, may be NULL. */
 void lif(
     long threads, long samples, long steps, long n, long channels, const float *drive, long shift,
     const int32_t *bias, const int32_t *threshold, const int32_t *kept_u, const int32_t *kept_v,
     long lasts, long decay_bits, long state_bits, long keep_top, long may_overflow, long keeps,
-    long subtracts, long at_once, long clears, uint8_t *spikes, int32_t *fired, int32_t *updated, int64_t *overflows, int32_t *membranes
+    long subtracts, long at_once, long clears, long every, long first, uint8_t *spikes, int32_t *fired, int32_t *updated, int64_t *overflows, int32_t *membranes
 ) {
     const struct neuron p = {
         decay_bits, shift, keep_top, (int32_t)1 << (state_bits - 1), -(int32_t)subtracts,
@@ -129,6 +130,7 @@ void lif(
                 memset(u, 0, sizeof u), memset(v, 0, sizeof v);
                 for (long t = 0; t < steps; t++) {
                     const long at = (b * steps + t) * n + start, count = t * n + start;
+                    if (every && t % every == first) memset(u, 0, sizeof u), memset(v, 0, sizeof v);
 #define STEP(decays, overflows, keeps)                                                             \
     step(size, &p, drive + at, biases, thresholds, us, vs, u, v, spikes + at, fired + count,       \
          updated + count, &wraps, &clips, decays, overflows, keeps)

@@ -66,6 +66,9 @@ class Neuron(Protocol):
     def compartments(self, registers: Registers) -> int:
         """How many of the target's compartments one neuron takes."""
 
+    def starts(self, step: int) -> bool:
+        """Whether its state is cleared once more in front of a step of a sample, 0 or later."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lif:
@@ -92,6 +95,8 @@ class Lif:
             "none".
         refractory: steps after a spike that add nothing to the membrane, 0 or 1; only where
             it resets to zero.
+        clear_every: its state is cleared once in so many steps of a sample; 0 is never.
+        clear_at: in front of which of these steps, from 0.
     """
 
     model: ClassVar[str] = "lif"
@@ -107,6 +112,8 @@ class Lif:
     bias_exp: Ints
     reset: Reset = "zero"
     refractory: int = 0
+    clear_every: int = 0
+    clear_at: int = 0
 
     def cleared(self, zeros: Any) -> State:
         """Current ``u`` and membrane ``v``, both 0."""
@@ -159,11 +166,18 @@ class Lif:
         most = min(r.refractory_max, 1) if self.reset == "zero" else 0
         if type(self.refractory) is not int or not 0 <= self.refractory <= most:
             found.append(f"its refractory steps must be from 0 to {most}, not {self.refractory!r}")
+        every, at = self.clear_every, self.clear_at
+        if not (type(every) is type(at) is int and 0 <= at < max(every, 1) and every >= 0):
+            found.append(f"its state cannot be cleared at step {at!r} of {every!r}")
         return found
 
     def compartments(self, registers: Registers) -> int:
         """How many of the target's compartments one neuron takes: what its reset asks for."""
         return registers.resets[self.reset]
+
+    def starts(self, step: int) -> bool:
+        """Whether it is cleared in front of a step; see :class:`Neuron`."""
+        return self.clear_every > 0 and step % self.clear_every == self.clear_at
 
 
 NEURONS: dict[str, type[Any]] = {model.model: model for model in (Lif,)}

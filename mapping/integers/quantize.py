@@ -202,5 +202,7 @@ def _population(
         bias_exp=np.array(integers.bias_exp, np.int64),
         reset=layer.reset,
         refractory=layer.refractory,
+        clear_every=neuron.attrs.get("clear_every", 0),
+        clear_at=neuron.attrs.get("clear_at", 0),
     )
     return Population(neuron.name, neuron.type.shape, synapses, constants)

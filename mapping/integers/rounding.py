@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from has8.errors import BadInput
 from mapping.chip.arithmetic import Ints, largest_drive, largest_state
 from mapping.chip.grid import weight_grid
 from mapping.chip.wiring import Wiring
@@ -322,6 +323,46 @@ def to_integers_at(
         for k, (scale, of_each, lost) in enumerate(
             zip(scales, of_scales, (clipped + outside).tolist(), strict=True)
         )
+    ]
+
+
+def kept(layer: FloatLayer, name: str, mantissa: int, registers: Registers, bits: int) -> Integers:
+    """The integers of a layer whose floats are mantissas already, as they are.
+
+    Args:
+        layer: in thresholds of so many units.
+        name: of its neurons, for the error.
+        mantissa: of its threshold.
+        registers: the target's.
+        bits: width of the grid that weights must be on.
+
+    Raises:
+        BadInput: if the target does not hold one of them.
+    """
+    weights = tuple((weight * mantissa).round() for weight in layer.weights)
+    bias = (layer.bias * mantissa).round() * 2**registers.threshold_shift
+    most = bias.abs() + round((layer.written or 0.0) * mantissa) * 2**registers.threshold_shift
+    (mantissas,), (exponent,), outside = _bias(bias[None], most[None], registers)
+    fitting = [_fitting(weight, registers, bits) for weight in weights]
+    if not all(fitting) or int(outside) or bool((mantissas * 2.0**exponent != bias).any()):
+        raise BadInput(
+            f"the integers of layer {name!r} are not all on the target's grids of {bits}-bit "
+            f"weights and of biases, and they are not to be rounded again"
+        )
+    modes = tuple(modes[0] for modes in fitting)
+    scale = Scale((mantissa,) * len(bias), (0,) * len(weights), modes)
+    worst = sum(float(largest_drive(weight).max()) for weight in weights)
+    reach = worst * layer.current_reach(registers) * 2**registers.synapse_shift
+    return Integers(scale, weights, mantissas, exponent, 0, math.ceil(reach))
+
+
+def _fitting(weight: Tensor, registers: Registers, bits: int) -> list[str]:
+    """The sign modes whose grids hold all of some whole weights."""
+    grids = {mode: weight_grid(registers, bits, mode) for mode in registers.sign_modes}
+    return [
+        mode
+        for mode, (low, high, step) in grids.items()
+        if bool(((weight >= low) & (weight <= high) & (weight % step == 0)).all())
     ]
 
 

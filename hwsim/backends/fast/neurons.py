@@ -74,6 +74,7 @@ class Compiled:
         may_overflow: whether a register can leave its range at all.
         reset: what the membrane does after a spike.
         refractory: steps after a spike that add nothing to the membrane.
+        clears: in how many steps the state is cleared once, or 0, and in front of which of these.
         bias_exp: of what the host writes.
     """
 
@@ -88,6 +89,7 @@ class Compiled:
     may_overflow: bool
     reset: str
     refractory: int
+    clears: tuple[int, int]
     bias_exp: Tensor
     arithmetic: str = "int32"
 
@@ -120,8 +122,8 @@ class Compiled:
             bias, self.threshold, self.kept_u, self.kept_v, self.lasts, r.decay_bits,
             r.state_bits, r.keep_top, self.may_overflow,
             self.reset != "zero" or self.refractory > 0, subtracts(self.reset),
-            self.reset == "subtract_at_once", self.refractory, spikes, tally.fired, tally.updated,
-            tally.overflows, membranes,
+            self.reset == "subtract_at_once", self.refractory, *self.clears, spikes,
+            tally.fired, tally.updated, tally.overflows, membranes,
         )  # fmt: skip
 
 
@@ -177,6 +179,8 @@ class Defined:
 
     def step(self, state: Mapping[str, Tensor], drive: Tensor, tally: Tally, t: int) -> Step:
         """Run some samples one step, counted as step ``t``, by a drive of ``[B, ..., C]``."""
+        if self.neuron.starts(t):
+            state = self.neuron.cleared(torch.zeros_like(drive, dtype=torch.int64))
         step = self.neuron.step(state, drive.long() << self.shift, self.registers)
         tally.updated[t] += step.updated.sum(0).to(tally.updated)
         tally.fired[t] += step.spikes.sum(0).to(tally.fired)
@@ -309,6 +313,7 @@ def _compiled(
         most_u >= half or reach >= half,
         neuron.reset,
         neuron.refractory,
+        (neuron.clear_every, neuron.clear_at),
         torch.from_numpy(_channels_last(neuron.bias_exp, population.shape)),
     )
 

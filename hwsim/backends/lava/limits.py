@@ -61,6 +61,8 @@ def _unfaithful_neurons(population: Population, registers: Registers) -> str | N
     name, neuron = population.name, population.neuron
     if not isinstance(neuron, Lif):
         return f"Lava runs only 'lif' here and {name!r} is {neuron.model!r}"
+    if neuron.clear_every:
+        return f"Lava clears state between samples alone, and {name!r} within one"
     if neuron.bias_exp.size > 1:
         return f"Lava's LIF has one bias_exp for all neurons, and {name!r} has several"
     half = 1 << (registers.state_bits - 1)

@@ -14,7 +14,7 @@ from has8.iir import SharedIIR
 from has8.kernels import fused, paths
 from has8.neurons import ATAN_ALPHA, Leaky, leaky
 from mapping.graph.ir import Kind, Node, Signal
-from mapping.graph.ops.op import AboveZero, Attrs, Lowered, Op, Real
+from mapping.graph.ops.op import AboveZero, Attrs, Lowered, Natural, Op, Positive, Real
 from mapping.targets.schema import Reset
 
 Subtraction = Literal["subtract", "subtract_at_once"]
@@ -38,6 +38,9 @@ class Constants(Attrs, frozen=True):
         reset: what a membrane does in the step after a spike.
         refractory: 1 where that step adds nothing to the membrane, else 0.
         trained_reset: the reset that it was trained with, where that is another.
+        clear_every: its state is cleared once in so many steps; 0 is never.
+        clear_at: in front of which of these steps, from 0.
+        mantissa: that of its threshold on a chip, where weights and biases are mantissas too.
     """
 
     model: Literal["lif"]
@@ -48,6 +51,9 @@ class Constants(Attrs, frozen=True):
     threshold: AboveZero | None = None
     gain: Real | None = None
     trained_reset: Subtraction | None = None
+    clear_every: Natural = 0
+    clear_at: Natural = 0
+    mantissa: Positive | None = None
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""
@@ -55,6 +61,10 @@ class Constants(Attrs, frozen=True):
             raise ValueError("refractory must be 0 where reset is not 'zero'")
         if self.trained_reset and self.reset != "zero":
             raise ValueError("trained_reset is of a neuron that resets to zero now")
+        if self.clear_at >= max(self.clear_every, 1):
+            raise ValueError("clear_at must be below clear_every, or 0 where that is 0")
+        if self.mantissa is not None and self.threshold != self.mantissa:
+            raise ValueError("threshold must be the mantissa where there is one")
 
 
 def lower(module: Leaky | SharedIIR) -> Lowered:
@@ -126,7 +136,7 @@ def constants_of(node: Node) -> dict[str, Any]:
 def lif(node: Node, current: Tensor) -> Tensor:
     """Leaky integrate and fire: ``[T, B, ...]`` to spikes."""
     attrs = node.attrs
-    plain = not (node.tensors or attrs["alpha"] or attrs["refractory"])
+    plain = not (node.tensors or attrs["alpha"] or attrs["refractory"] or attrs.get("clear_every"))
     if not plain or attrs["reset"] != "zero" or current.requires_grad:
         return stepped(constants_of(node), current)[0]
     beta, threshold, gain = (attrs[k] for k in ("beta", "threshold", "gain"))
@@ -136,8 +146,9 @@ def lif(node: Node, current: Tensor) -> Tensor:
     return leaky(current, beta, threshold, gain)[1]
 
 
-State = tuple[Tensor, Tensor, Tensor]
-"""Currents, membranes and spikes that a step leaves to the next one, each ``[B, ...]``."""
+State = tuple[Tensor, Tensor, Tensor, int]
+"""Currents, membranes and spikes that a step leaves to the next one, each ``[B, ...]``, and that
+step's number."""
 
 
 def stepped(attrs: Mapping[str, Any], current: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,9 +179,13 @@ def stepped_on(
     alpha, beta, threshold, gain = (attrs[k] for k in ("alpha", "beta", "threshold", "gain"))
     plain = not isinstance(gain, Tensor) and gain == 1
     spikes, membranes = torch.empty_like(current), torch.empty_like(current)
-    i, v, fired = state or (torch.zeros_like(current[0]),) * 3
+    zeros = torch.zeros_like(current[0])
+    i, v, fired, start = state or (zeros, zeros, zeros, 0)
+    every, at = attrs.get("clear_every"), attrs.get("clear_at", 0)
     at_once, trains = attrs["reset"] == "subtract_at_once", current.requires_grad
     for t, arriving in enumerate(current):
+        if every and (start + t) % every == at:
+            i, v, fired = zeros, zeros, zeros
         i = i * alpha + (arriving if plain else arriving * gain)
         if attrs["reset"] == "zero" and not attrs["refractory"]:
             v = (1 - fired) * v
@@ -185,7 +200,7 @@ def stepped_on(
             v = v - (spike - fired) * threshold
         membranes[t] = v
         fired = (v > threshold).to(v) if at_once else spike
-    return spikes, membranes, (i, v, fired)
+    return spikes, membranes, (i, v, fired, start + len(current))
 
 
 OPS = (
