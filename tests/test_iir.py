@@ -44,7 +44,7 @@ def both(module, x):
 @needs_kernels
 @settings(deadline=None, max_examples=25)
 @given(
-    shape=st.sampled_from([(1,), (70,), (600,), (3, 5, 4), (1, 1, 7)]),
+    shape=st.sampled_from([(1,), (70,), (600,), (4100,), (3, 5, 4), (1, 1, 7)]),
     steps=st.integers(1, 9),
     batch=st.integers(1, 4),
     dtype=st.sampled_from([torch.float32, DOUBLE]),

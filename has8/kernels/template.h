@@ -271,13 +271,14 @@ void NAME(psp_backward)(
     long threads, long steps, long rows, long size, const S *x, const R *a1, const R *a2,
     const R *b0, const S *grad_psp, S *grad, double *sums
 ) {
-    const long length = smaller(size, 64), chunks = (size + length - 1) / length, n = rows * size;
+    const long share = size / (4 * threads), most = share < 64 ? 64 : smaller(share, 512);
+    const long length = smaller(size, most), chunks = (size + length - 1) / length, n = rows * size;
 #pragma omp parallel num_threads(threads)
     {
         long from, to;
         my_part(chunks, &from, &to);
         R *psp = calloc((steps + 2) * length, sizeof(R)); /* of steps -2, -1, 0, ... */
-        R later[3][64], total[3][64];
+        R later[3][512], total[3][512];
         for (long chunk = from; chunk < to; chunk++) {
             const long c = chunk * length, width = smaller(length, size - c);
             const R *restrict p1 = a1 + c, *restrict p2 = a2 + c, *restrict q0 = b0 + c;
