@@ -12,6 +12,7 @@ import pytest
 import torch
 from netx_files import NEURON, small, written
 
+from has8.data import load_data
 from has8.errors import BadInput, CheckpointError
 from hwsim import compare, simulate
 from hwsim.backends.fast.sums import compile_sums
@@ -204,3 +205,39 @@ def test_pilotnet_is_a_loihi_2_bit_for_bit(trace: dict[str, Any]) -> None:
     intel = (13, 25, 13, 3, 3, 2, 12, 1, 1, 1)  # layer by layer, 74 in all
     assert all(own <= theirs for own, theirs in zip(cores, intel, strict=True))
     assert mapped.placement.cores_used == 27
+
+
+@DATA
+def test_tinynet_from_its_biases() -> None:
+    """Lava-DL's own record has all layers in one step, and begins a step late."""
+    folder = FOLDER / "lava_dl"
+    names = ("input", "layer1", "output", "current")
+    record = {
+        name: torch.from_numpy(np.load(folder / "tinynet" / f"{name}.npy")[0, ..., 1:])
+        for name in names
+    }
+    mapped = map_model(read_netx(folder / "tiny.net", steps=15, delay=0), "loihi2")
+    (chip,) = mapped.chip_segments
+    mantissas = np.load(folder / "tinynet" / "input_bias.npy").transpose(2, 1, 0)
+    x = torch.from_numpy((mantissas[None] + 2) / 72).float()  # as 72 x - 2
+    for backend in ("fast", "reference"):
+        run = Program(mapped, backend).run(x, record=("spikes",))
+        for place, name in enumerate(names[:3]):
+            fired = run.spikes[chip.name][f"layer.{place}"][:, 0].movedim(0, -1)
+            assert torch.equal(fired, record[name].bool())
+    sent = record["input"].movedim(-1, 0).long().numpy()
+    sums = weighted_sum(chip.populations[1].synapses[0], sent)
+    assert (sums == record["current"].movedim(-1, 0).numpy()).all()
+
+
+@DATA
+def test_digits_by_currents_that_last() -> None:
+    path = FOLDER / "lava_dl" / "trained_mnist_network.net"
+    images, labels = load_data("mnist", root=FOLDER.parent).test.tensors(200)
+    images = images.flatten(1)
+    mapped = map_model(read_netx(path, steps=32, coding="rate"), "loihi2")
+    run = simulate(mapped, images)
+    assert int((run.logits.argmax(1) == labels).sum()) == 185  # of 10,000 it gets 9,488 right
+    assert run.activity.overflows["layer.0"].v_clips > 0  # its registers do leave their range
+    few = map_model(read_netx(path, steps=6, coding="rate"), "loihi2")
+    assert compare(few, images[:1], "fast", "lava").equal
