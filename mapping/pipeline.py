@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -21,7 +21,9 @@ from has8.training.calibrate import calibrate
 from has8.values import described, value, whole
 from mapping.chip.grid import stored_bits
 from mapping.cores.allocate import allocate
-from mapping.cores.placement import place
+from mapping.cores.descent import descend
+from mapping.cores.flows import flows_of
+from mapping.cores.placement import place, seated
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.passes import run_passes
@@ -49,6 +51,8 @@ Given = Literal["values", "steps", "spikes"]
 """What a model takes: values, values in each step, or spikes in each step."""
 Reset = Literal["trained", "zero"]
 """Each neuron's reset as it was trained, or to zero."""
+Placing = Literal["descent", "snake"]
+"""Cores where their messages have short ways, or along a snake in the order of the layers."""
 CHECKED = 16
 """Samples of a model with a loop on which the graph is held against it."""
 
@@ -67,6 +71,9 @@ def map_model(
     inputs: Given = "values",
     output: int = 0,
     reset: Reset = "trained",
+    placement: Placing = "descent",
+    placement_seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Mapped:
     """Map a model onto a chip: trace, rewrite, cut, quantise, tile, place.
@@ -100,6 +107,10 @@ def map_model(
         reset: "trained" keeps each neuron's; "zero" lets those that were trained to reset by
             subtraction reset to zero, which takes fewer compartments of most chips and computes
             something else: reports say what that alone costs.
+        placement: "descent" swaps cores until their messages, one for each neuron, pass few
+            routers; "snake" puts them in the order of the layers.
+        placement_seed: of the descent's random swaps, at least 0.
+        on_progress: called while cores change places with (rounds done, rounds in all).
         provenance: JSON-able facts to keep beside the model's configuration and the options.
 
     Returns:
@@ -112,6 +123,9 @@ def map_model(
             to the chip cannot be there.
     """
     target = target if isinstance(target, Target) else load_target(target)
+    placement = value(placement, Placing, "placement")
+    placement_seed = whole(placement_seed, "placement_seed", 0)
+    given.callback(on_progress)
     added = plain(dict(given.provenance(provenance)), "provenance")
     model = model if isinstance(model, Graph) else given.own_copy(model)
     if calibration is not None:
@@ -145,7 +159,10 @@ def map_model(
             )
         parts = cut(graph, target.registers, partition, pins, unfit)
     errors = {name: error for _, of_segment in quantized for name, error in of_segment.items()}
-    placement = place(tiles, segments, target)
+    on_cores = place(tiles, segments, target)
+    if placement == "descent":
+        seats = descend(flows_of(on_cores, segments), target.chip, placement_seed, on_progress)
+        on_cores = seated(on_cores, seats, target)
     facts = {
         "has8": version("has8"),
         "model": name_of(model),
@@ -154,9 +171,11 @@ def map_model(
         "weight_bits": weight_bits,
         "scales": scales if isinstance(scales, str) else "given",
         "per_channel": per_channel,
+        "placement": placement,
+        "placement_seed": placement_seed,
         **added,
     }
-    mapped = Mapped(graph, parts, segments, errors, placement, target, facts)
+    mapped = Mapped(graph, parts, segments, errors, on_cores, target, facts)
     check_mapped(mapped)
     return mapped
 

@@ -63,6 +63,20 @@ from mapping.targets.schema import target_names
     help="Let neurons that were trained to reset by subtraction reset to zero: fewer "
     "compartments, other results, both in the report.",
 )
+@click.option(
+    "--placement",
+    type=click.Choice(["descent", "snake"]),
+    default="descent",
+    show_default=True,
+    help="Cores where their messages have short ways, or in the order of the layers.",
+)
+@click.option(
+    "--placement-seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the descent's random swaps.",
+)
 @quantization_options("round, or those that a fine-tuned model has")
 @click.option(
     "--out",

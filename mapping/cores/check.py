@@ -9,7 +9,7 @@ from mapping.chip.segment import ChipSegment
 from mapping.chip.wiring import shape3
 from mapping.cores.allocate import Tile, blocks_of
 from mapping.cores.need import axon_types
-from mapping.cores.placement import Placement, place
+from mapping.cores.placement import Placement, place, seated, seats_of
 from mapping.cores.tilings import Layer, Tiling, layers_of
 from mapping.targets.schema import CoreLimits, Target
 
@@ -27,7 +27,8 @@ def check_placement(placement: Placement, segments: Iterable[ChipSegment], targe
     """
     segments = tuple(segments)
     _check_tiles(placement.tiles, segments, target)
-    if place(placement.tiles, segments, target) != placement:
+    seats = seats_of(placement, target)
+    if seated(place(placement.tiles, segments, target), seats, target) != placement:
         raise BadInput("the cores of the placement are not those that its tiles are on")
     for number, core in enumerate(placement.cores):
         tiles = sorted((placement.tiles[at] for at in core.tiles), key=lambda tile: tile.offset)

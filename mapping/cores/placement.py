@@ -1,13 +1,14 @@
 """Tiles' cores onto chips: who sits where.
 
-Cores are filled one after another along a snake through the mesh, in the order of the layers, so
-that layers that talk are near each other; chips are filled one after another.
+Cores are first put one after another along a snake through the mesh, in the order of the layers, so
+that layers that talk are near each other; chips are filled one after another. Then they can change
+places (:mod:`mapping.cores.descent`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,7 +98,7 @@ class Placement:
 
 
 def place(tiles: Sequence[Tile], segments: Iterable[ChipSegment], target: Target) -> Placement:
-    """Give each core that the tiles use a place on a chip.
+    """Give each core that the tiles use a place on a chip, along the snake.
 
     Args:
         tiles: from :func:`mapping.cores.allocate.allocate`.
@@ -124,6 +125,36 @@ def place(tiles: Sequence[Tile], segments: Iterable[ChipSegment], target: Target
         where = topology.position(number)
         cores.append(Core(*where, tuple(held[number]), used))
     return Placement(tuple(tiles), tuple(cores), limits)
+
+
+def seated(placement: Placement, seats: Iterable[int], target: Target) -> Placement:
+    """The same cores in other places.
+
+    Args:
+        placement: of the cores.
+        seats: the place of each core, a number for ``Topology.position``.
+        target: whose chips to use.
+    """
+    topology = Topology.of(target.chip)
+    cores = []
+    for core, seat in zip(placement.cores, seats, strict=True):
+        chip, index, x, y = topology.position(int(seat))
+        cores.append(replace(core, chip=chip, index=index, x=x, y=y))
+    return replace(placement, cores=tuple(cores))
+
+
+def seats_of(placement: Placement, target: Target) -> list[int]:
+    """The place of each core, a number for ``Topology.position``.
+
+    Raises:
+        BadInput: if they do not take the first places, as many as there are cores.
+    """
+    topology = Topology.of(target.chip)
+    numbers = {topology.position(number): number for number in range(placement.cores_used)}
+    seats = [numbers.pop((c.chip, c.index, c.x, c.y), None) for c in placement.cores]  # type: ignore[call-overload]
+    if None in seats:
+        raise BadInput("the cores of the placement are not on the first places of its chips")
+    return seats
 
 
 def _check_neurons(tiles: Sequence[Tile], segments: Iterable[ChipSegment]) -> None:

@@ -121,4 +121,6 @@ def _mapped(candidate: _Candidate, source: Data) -> Mapped:
         scales=facts.get("scales", "round"),
         per_channel=facts.get("per_channel", False),
         inputs=takes(before.graph),
+        placement=facts.get("placement", "snake"),
+        placement_seed=facts.get("placement_seed", 0),
     )

@@ -46,7 +46,7 @@ from mapping.hosts.schema import load_host
 from mapping.integers.methods import Method
 from mapping.integers.rounding import Scales
 from mapping.partition.segments import Side
-from mapping.pipeline import Reset
+from mapping.pipeline import Placing, Reset
 
 
 def run_map(
@@ -64,6 +64,8 @@ def run_map(
     verify: str,
     verify_samples: int,
     reset: Reset,
+    placement: Placing,
+    placement_seed: int,
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
@@ -100,7 +102,7 @@ def run_map(
     check_steps(how.inputs, how, readout)
     bits, chosen = _scales(network.checkpoint, chip.name, weight_bits, scales, per_channel)
     with stages(quiet) as stage, fitting(network, source):
-        stage("mapping")
+        done = stage("mapping")
         if not how.steps_axis:
             axis = steps_axis_of(network, how.inputs, source.train.tensors(2)[0])
             how, source = replace(how, steps_axis=axis), laid_out(source, axis)
@@ -117,6 +119,9 @@ def run_map(
             inputs=how.inputs or "values",
             output=output,
             reset=reset,
+            placement=placement,
+            placement_seed=placement_seed,
+            on_progress=done,
             provenance={
                 DIGEST: outputs.digest,
                 "data": source.name,

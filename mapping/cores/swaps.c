@@ -1,0 +1,56 @@
+/* Cores that change places two by two, for mapping/cores/descent.py, where the same stands in
+   Python. All is on integers, so that both give the same placement everywhere. */
+
+#include <stdint.h>
+#include <stdlib.h>
+
+/* A random number below n: xorshift of 64 bits (Marsaglia 2003). */
+static inline int64_t draw(uint64_t *state, int64_t n) {
+    uint64_t x = *state;
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    *state = x;
+    return (int64_t)((x >> 16) % (uint64_t)n);
+}
+
+/* Try to put one of two cores that talk near the other one, so many times. A swap is kept if it
+   adds no more than threshold to messages times distance; all changes are added to *change. Core a
+   talks to others[starts[a]] .. others[starts[a + 1] - 1]; place s is at x[s], y[s], which are
+   stretched where chips meet, and at router[s] of the grid, whose first place is first[router]. */
+void swaps(
+    long threads, long tries, long pairs, long cores, long width, long height, long per_router,
+    long threshold, long reach, const int64_t *ones, const int64_t *others,
+    const int64_t *messages, const int64_t *starts, const int64_t *x, const int64_t *y,
+    const int64_t *router, const int64_t *first, int64_t *seat, int64_t *core, uint64_t *state,
+    int64_t *change
+) {
+    (void)threads;
+    for (long t = 0; t < tries; t++) {
+        const int64_t pair = draw(state, pairs), a = ones[pair], near = router[seat[others[pair]]];
+        const int64_t to_x = near % width + draw(state, 2 * reach + 1) - reach;
+        const int64_t to_y = near / width + draw(state, 2 * reach + 1) - reach;
+        const int64_t slot = draw(state, per_router);
+        if (to_x < 0 || to_x >= width || to_y < 0 || to_y >= height) continue;
+        const int64_t base = first[to_y * width + to_x], to = base + slot, from = seat[a];
+        if (base < 0 || to >= cores || router[to] == router[from]) continue;
+        const int64_t b = core[to];
+        int64_t delta = 0; /* the way between a and b stays as long as it is */
+        for (int64_t i = starts[a]; i < starts[a + 1]; i++) {
+            const int64_t s = seat[others[i]];
+            if (others[i] != b)
+                delta += messages[i] * (llabs(x[to] - x[s]) + llabs(y[to] - y[s])
+                                        - llabs(x[from] - x[s]) - llabs(y[from] - y[s]));
+        }
+        for (int64_t i = starts[b]; i < starts[b + 1]; i++) {
+            const int64_t s = seat[others[i]];
+            if (others[i] != a)
+                delta += messages[i] * (llabs(x[from] - x[s]) + llabs(y[from] - y[s])
+                                        - llabs(x[to] - x[s]) - llabs(y[to] - y[s]));
+        }
+        if (delta > threshold) continue;
+        seat[a] = to, core[to] = a;
+        seat[b] = from, core[from] = b;
+        *change += delta;
+    }
+}
