@@ -12,6 +12,7 @@ import pytest
 import torch
 from netx_files import NEURON, small, written
 
+from has8.cli.jobs.networks import open_network
 from has8.data import load_data
 from has8.errors import BadInput, CheckpointError
 from hwsim import compare, simulate
@@ -241,3 +242,13 @@ def test_digits_by_currents_that_last() -> None:
     assert run.activity.overflows["layer.0"].v_clips > 0  # its registers do leave their range
     few = map_model(read_netx(path, steps=6, coding="rate"), "loihi2")
     assert compare(few, images[:1], "fast", "lava").equal
+
+
+def test_the_command_line_reads_it_as_it_is_told(tmp_path: Path) -> None:
+    path = str(written(tmp_path / "some.net", small()))
+    network = open_network(path, args='{"clear_every": 4}')
+    assert (network.shape, network.inputs, network.name) == ((2, 7, 6), "values", "some")
+    read = {"steps": 9, "delay": 1, "clear_every": 4, "coding": "spikes", "seed": 0}
+    assert network.facts == {"read": {**read, "readout": "count"}}
+    with pytest.raises(BadInput, match="--args of a network of Lava-DL are steps, delay"):
+        open_network(path, args='{"dt": 1}')

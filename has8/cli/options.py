@@ -90,7 +90,8 @@ network_options = _added(
         click.option(
             "--args",
             metavar="JSON",
-            help="For FILE.py:NAME: its arguments, such as '{\"beta\": 0.9}'.",
+            help="For FILE.py:NAME: its arguments, such as '{\"beta\": 0.9}'; for a network of "
+            "Lava-DL those of mapping.read_netx.",
         ),
         click.option(
             "--readout",

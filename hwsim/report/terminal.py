@@ -94,6 +94,8 @@ def _headline(summary: Summary) -> Iterator[Row]:
     known = [f"{name} {percent(a, 2)}" for name, a in accuracies.items() if a is not None]
     if known:
         yield "accuracy", Text(f"{', '.join(known)}, over {many(cost.samples, 'sample')}")
+    if read := summary.provenance.get("read"):
+        yield "read as", Text(", ".join(f"{name} {value}" for name, value in read.items()))
     yield from _reset(summary.reset)
     if summary.verified is not None:
         yield "verified", _verified(summary)

@@ -15,6 +15,7 @@ from torch import Tensor
 from has8 import Checkpoint
 from has8.cli.inputs import check_classes, find_data, partition_names
 from has8.cli.jobs.networks import (
+    READ,
     Coding,
     check_steps,
     fitting,
@@ -127,7 +128,7 @@ def run_map(
                 "data": source.name,
                 "class_names": list(source.class_names),
                 "training": dict(network.training),
-                **({"model": network.facts["model"]} if "model" in network.facts else {}),
+                **{key: network.facts[key] for key in ("model", READ) if key in network.facts},
                 **({} if how == PLAIN else {PREPARATION: to_builtins(how)}),
             },
         )

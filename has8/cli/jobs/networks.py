@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from has8.reading import regular_file
 from has8.steps import Input, Readout
 from mapping.chip.archive import MANIFEST
 from mapping.graph.ir import Graph
+from mapping.graph.trace.netx import is_hdf5, read_netx
 from mapping.network import FORMAT, read_network
 from mapping.pipeline import Given, steps_axis, takes, traced
 
@@ -38,6 +40,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Under which training scripts keep a state dictionary."""
 PREFIXES = ("module.", "_orig_mod.", "net.")
 """What DataParallel, torch.compile and has8.over_time put in front of every name."""
+READ = "read"
+"""Where a mapping's provenance has what a file left open and how it was read."""
 NAMED = 3
 """Names of weights that a message gives."""
 
@@ -92,9 +96,10 @@ def open_network(model: str, weights: Path | None = None, args: str | None = Non
     """A network by what the user calls it.
 
     Args:
-        model: a .pt of ``has8 train``, a file of :func:`mapping.save_model` or ``FILE.py:NAME``.
+        model: a .pt of ``has8 train``, a file of :func:`mapping.save_model`, a network of Lava-DL
+            or ``FILE.py:NAME``.
         weights: a state dictionary for ``FILE.py:NAME``.
-        args: its arguments, a JSON object.
+        args: its arguments, or those of :func:`mapping.read_netx`, a JSON object.
 
     Raises:
         CheckpointError: if a file cannot be read.
@@ -107,11 +112,13 @@ def open_network(model: str, weights: Path | None = None, args: str | None = Non
             load_weights(made, weights)
         read = () if weights is None else (weights,)
         return Network(made, Path(file), name, read, f"{name} {args or ''}")
+    path = Path(model)
+    if weights is None and path.suffix != ".py" and is_hdf5(path):
+        return _exported(path, args)
     if weights is not None or args is not None:
         raise BadInput("--weights and --args are for a network of your own, FILE.py:NAME")
     if model.endswith(".py"):
         raise BadInput(f"name the network in {model}, a class or a function: {model}:NAME")
-    path = Path(model)
     if _is_network(path):
         graph, facts = read_network(path)
         signal, inputs, axis = graph.input.type, takes(graph), steps_axis(graph)
@@ -241,6 +248,28 @@ def fitting(network: Network, source: Data) -> Iterator[None]:
             f"{error} (on {shape} of {source.name}, which --flatten, --image-size and --channels "
             "change; a forward that takes one step needs --readout)"
         ) from error
+
+
+def _exported(path: Path, args: str | None) -> Network:
+    """A network of Lava-DL, read as ``args`` say."""
+    arguments = _arguments(args)
+    known = {n: p.default for n, p in signature(read_netx).parameters.items() if n != "path"}
+    if odd := arguments.keys() - known.keys():
+        raise BadInput(f"--args of a network of Lava-DL are {', '.join(known)}, not {min(odd)!r}")
+    graph = read_netx(path, **arguments)
+    signal, answer = graph.input.type, graph.output
+    readouts = {"decode": "count", "last_membrane": "membrane_last"}
+    steps = next(node.type.steps for node in graph if node.op == "neuron")
+    told = {"steps": steps, "readout": readouts.get(answer.op, "spikes")}
+    return Network(
+        graph,
+        path,
+        told=args or "",
+        shape=signal.shape,
+        inputs=takes(graph),
+        steps=signal.steps,
+        facts={READ: {**known, **arguments, **told}},
+    )
 
 
 def _is_network(path: Path) -> bool:
