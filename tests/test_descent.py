@@ -12,6 +12,7 @@ from builders import LOIHI, PATIENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import mapping as mapping_benchmark
 from benchmarks.cost_cases import CASES
 from has8.errors import BadInput
 from mapping.cores import descent
@@ -159,3 +160,12 @@ def test_placements_that_are_none_are_refused() -> None:
         with pytest.raises(BadInput, match="not on the first places of its chips"):
             check_placement(broken, [segment], LOIHI)
     check_placement(seated(along, [1, 0], LOIHI), [segment], LOIHI)
+
+
+def test_the_table_of_mappings_has_what_binds_a_networks_cores() -> None:
+    row = mapping_benchmark.measure("n-mnist")
+    need = 512 * (2312 * 8 // 64) / LOIHI.core.synapse_words  # dense weights alone, no headers
+    assert need < row["cores_lower_bound"] <= row["cores"] <= row["cores_published"] == 17
+    assert row["binds"] == "synapse_bits"
+    assert row["neurons"] == 2312 + 512 + 10
+    assert row["hops_bound"] < row["hops"] < row["hops_snake"]

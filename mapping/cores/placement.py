@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from has8.errors import BadInput
 from mapping.chip.segment import ChipSegment
 from mapping.cores.allocate import Tile
-from mapping.cores.pack import joined
+from mapping.cores.pack import LONGEST, joined
 from mapping.targets.schema import Target
 from mapping.targets.topology import Topology
 
@@ -78,6 +78,26 @@ class Placement:
         routers = {(core.chip, core.x, core.y) for core in some}
         chips = [chip for chip, _, _ in routers]
         return max((chips.count(chip) for chip in set(chips)), default=0)
+
+    @property
+    def cores_bound(self) -> tuple[int, str]:
+        """Cores that these tiles take at least, and the resource that most of them are short of.
+
+        A segment's tiles need as much of each resource as they need in sum, and two segments never
+        share a core. Cut otherwise, layers may need less of anything but neurons.
+        """
+        total: dict[str, dict[str, int]] = {}
+        for tile in self.tiles:
+            need = total.setdefault(tile.segment, dict.fromkeys(self.limits, 0))
+            for name, amount in tile.need.items():
+                need[name] += 0 if name == LONGEST else amount
+        cores = {
+            segment: {name: -(-need[name] // limit) for name, limit in self.limits.items()}
+            for segment, need in total.items()
+        }
+        short = {name: sum(each[name] for each in cores.values()) for name in self.limits}
+        least = sum(max(each.values()) for each in cores.values())
+        return least, max(short, key=lambda name: short[name])
 
     @property
     def utilisation(self) -> dict[str, float]:

@@ -1,0 +1,170 @@
+"""How many cores networks take, how far their messages go, and how long mapping them takes.
+
+python -m benchmarks.mapping --nets mnist,mobilenet,resnet --json
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any
+
+import click
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from benchmarks.bits import listed
+from benchmarks.cost_cases import ASSUMED, CASES, Layer, Stack
+from benchmarks.machine import commit, hardware, versions, wide_console
+from has8 import Has8Error, create_model
+from mapping import load_target, map_model
+from mapping.chip.segment import ChipSegment
+from mapping.cores.allocate import allocate
+from mapping.cores.descent import descend
+from mapping.cores.flows import flows_of, hops_of
+from mapping.cores.placement import Placement, place, seated
+from mapping.targets.topology import Topology
+
+MODELS = {"resnet": ("has8_resnet_b32", 32), "vgg224": ("has8_vgg_b16", 224)}
+"""Models of has8, and pixels a side."""
+PUBLISHED = {
+    "mnist": "MNIST of NxTF's paper",
+    "mobilenet": "CIFAR-10 of NxTF's notebook",
+    "n-mnist": "N-MNIST",
+    "n-tidigits": "N-TIDIGITS",
+    "braille": "Braille",
+}
+"""Networks whose cores were published, by their names in :mod:`benchmarks.cost_cases`."""
+SIDES = {f"layers{side}": side for side in (16, 32, 64, 128, 256, 512)}
+"""Ten convolutions of 32 to 256 channels, by pixels a side: 3e4 to 3e7 neurons."""
+NETS = (*PUBLISHED, *MODELS, *SIDES)
+
+
+def layers(side: int) -> Stack:
+    """Ten convolutions, each second pair at half the width and height."""
+    wide = ((32, 1), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
+    ends = ((256, 2), (256, 2))
+    made = tuple(Layer(channels, 3, stride, 1) for channels, stride in (*wide, *ends))
+    return Stack((3, side, side), made, ASSUMED)
+
+
+def measure(name: str) -> dict[str, Any]:
+    """One row.
+
+    Returns:
+        JSON-able: ``neurons``, ``cores``, ``cores_lower_bound`` and the resource that ``binds``,
+        ``cores_published`` (None where nobody did), ``chips``, ``seconds`` of the whole mapping and
+        of its ``placing``, ``peak_mb`` of the process, and ``hops``, ``hops_snake``,
+        ``hops_random`` and ``hops_bound``, in which each neuron sends one message to each core that
+        it reaches.
+    """
+    target, published = load_target("loihi"), None
+    start = time.perf_counter()
+    segments: tuple[ChipSegment, ...]
+    if name in MODELS:
+        model, pixels = MODELS[name]
+        torch.manual_seed(0)
+        network = create_model(model, num_classes=10).eval()
+        start = time.perf_counter()
+        mapped = map_model(network, target, calibration=torch.rand(2, 3, pixels, pixels))
+        seconds, segments, placed = (
+            time.perf_counter() - start,
+            mapped.chip_segments,
+            mapped.placement,
+        )
+    else:
+        if name in PUBLISHED:
+            case = CASES[PUBLISHED[name]]
+            assert case.net is not None
+            net, published = case.net, case.cores
+        else:
+            net = layers(SIDES[name])
+        segments = (net.chip(8),)
+        start = time.perf_counter()
+        along = place(allocate(segments, target), segments, target)
+        placed = seated(along, descend(flows_of(along, segments), target.chip), target)
+        seconds = time.perf_counter() - start
+    return {
+        "name": name,
+        **_row(placed, segments, published),
+        "seconds": round(seconds, 2),
+        **_peak(),
+    }
+
+
+def _row(
+    placed: Placement, segments: tuple[ChipSegment, ...], published: int | None
+) -> dict[str, Any]:
+    target = load_target("loihi")
+    start = time.perf_counter()
+    descend(flows_of(placed, segments), target.chip)
+    placing = time.perf_counter() - start
+    found = hops_of(placed, segments, Topology.of(target.chip))
+    least, binds = placed.cores_bound
+    return {
+        "neurons": sum(layer.size for chip in segments for layer in chip.populations),
+        "cores": placed.cores_used,
+        "cores_lower_bound": least,
+        "binds": binds,
+        "cores_published": published,
+        "chips": placed.chips_used,
+        "hops": found.placed,
+        "hops_snake": found.snake,
+        "hops_random": round(found.random),
+        "hops_bound": found.bound,
+        "placing": round(placing, 2),
+    }
+
+
+def _peak() -> dict[str, int]:
+    return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+
+
+def _alone(job: Callable[[str], dict[str, Any]], name: str) -> dict[str, Any]:
+    """What a job gives in a process of its own, whose peak of memory is that of this job."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(job, (name,))
+
+
+def _rendered(rows: list[dict[str, Any]]) -> Table:
+    columns = "neurons", "cores", "at least", "binds", "published", "chips", "s", "placing s", "MB"
+    shown = Table("network", box=SIMPLE_HEAD)
+    for column in (*columns, "hops", "snake", "random", "at least"):
+        shown.add_column(column, justify="right")
+    keys = "neurons", "cores", "cores_lower_bound", "binds", "cores_published", "chips", "seconds"
+    ends = "placing", "peak_mb", "hops", "hops_snake", "hops_random", "hops_bound"
+    for row in rows:
+        cells = (row[key] for key in (*keys, *ends))
+        shown.add_row(
+            row["name"],
+            *("-" if x is None else f"{x:,}" if isinstance(x, int) else str(x) for x in cells),
+        )
+    return shown
+
+
+@click.command()
+@click.option(
+    "--nets",
+    default=",".join((*PUBLISHED, *MODELS, *list(SIDES)[:4])),
+    show_default=True,
+    help=f"Which of {', '.join(NETS)}.",
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def main(nets: str, as_json: bool) -> None:
+    """Map networks, each in a process of its own."""
+    try:
+        rows = [_alone(measure, name) for name in listed(nets, list(NETS), "--nets")]
+    except Has8Error as error:
+        raise click.ClickException(str(error)) from error
+    wide_console().print(_rendered(rows))
+    if as_json:
+        facts = {"hardware": hardware(), "commit": commit(), **versions()}
+        click.echo(json.dumps({"benchmark": "mapping", **facts, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
