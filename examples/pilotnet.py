@@ -1,0 +1,67 @@
+"""Intel's PilotNet on has8's Loihi 2, held against the record of its u, v and spikes.
+
+Run it with the folder that holds ``network.net`` and ``trace.npz``:
+
+    uv run python examples/pilotnet.py FOLDER
+
+Both are from lava-dl at d825ac5, tests/lava/lib/dl/netx/gts/pilotnet_lif. The trace has that folder's
+arrays as one file: ``image``, and of each layer ``NAME.u`` and ``NAME.v``, ``(W, H, C, T)`` or
+``(N, T)``, and ``NAME.spikes``, packed to bits, with their ``NAME.shape``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hwsim import estimate, simulate
+from mapping import map_model, read_netx
+
+LAYERS = ("input", *(f"conv-{k}" for k in range(5)), *(f"fc-{k}" for k in range(4)))
+INTEL = (13, 25, 13, 3, 3, 2, 12, 1, 1, 1)
+"""Cores of each layer by Intel's compiler, from lava-dl's pilotnet_snn/benchmark.ipynb."""
+
+
+def main(folder: Path) -> None:
+    """Print what is equal, the cores and the price."""
+    trace = np.load(folder / "trace.npz")
+    image = torch.from_numpy(trace["image"].transpose(2, 1, 0)[None]).float()
+    x = (image + 4) / 80  # the file's input layer makes biases 80 x - 4 of pixels in 0..1
+
+    mapped = map_model(read_netx(folder / "network.net", steps=24, clear_every=17), "loihi2")
+    (chip,) = mapped.chip_segments
+    run = simulate(mapped, x, record=("spikes", "membranes"))
+    wrong = {"spikes": 0, "v": 0}
+    values = {"spikes": 0, "v": 0}
+    for place, name in enumerate(LAYERS[:-1]):
+        shape = trace[f"{name}.shape"]
+        spikes = np.unpackbits(trace[f"{name}.spikes"], count=int(np.prod(shape))).reshape(shape)
+        fired = run.spikes[chip.name][f"layer.{place}"][:, 0].numpy().T
+        wrong["spikes"] += int((fired != spikes.astype(bool)).sum())
+        values["spikes"] += spikes.size
+        if f"{name}.v" in trace:
+            v = run.membranes[chip.name][f"layer.{place}"][:, 0].numpy().T
+            recorded = trace[f"{name}.v"]  # silicon reads 128 where a spike cleared the membrane
+            wrong["v"] += int((np.where(fired, 128, v) != recorded).sum())
+            values["v"] += v.size
+    for what, count in values.items():
+        print(f"{what}: {wrong[what]} of {count:,} differ")
+
+    tiles = [tile.population for tile in mapped.placement.tiles]
+    print("layer   neurons  cores  Intel's")
+    for place, (name, theirs) in enumerate(zip(LAYERS, INTEL, strict=True)):
+        own = f"layer.{place}"
+        neurons = chip.population(own).size
+        print(f"{name:7}{neurons:8,}{tiles.count(own):7}{theirs:9}")
+    print(f"{'all':15}{mapped.placement.cores_used:7}{sum(INTEL):9}")
+
+    inference = map_model(read_netx(folder / "network.net", steps=16), "loihi2")
+    cost = estimate(inference, simulate(inference, x))
+    print(f"events of 16 steps: {cost.energy_uj.events} (measured 1,094 µJ, another image)")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
