@@ -4,9 +4,9 @@ Run it with the folder that holds ``network.net`` and ``trace.npz``:
 
     uv run python examples/pilotnet.py FOLDER
 
-Both are from lava-dl at d825ac5, tests/lava/lib/dl/netx/gts/pilotnet_lif. The trace has that folder's
-arrays as one file: ``image``, and of each layer ``NAME.u`` and ``NAME.v``, ``(W, H, C, T)`` or
-``(N, T)``, and ``NAME.spikes``, packed to bits, with their ``NAME.shape``.
+Both are from lava-dl at d825ac5, tests/lava/lib/dl/netx/gts/pilotnet_lif. The trace has that
+folder's arrays as one file: ``image``, and of each layer ``NAME.u`` and ``NAME.v``,
+``(W, H, C, T)`` or ``(N, T)``, and ``NAME.spikes``, packed to bits, with their ``NAME.shape``.
 """
 
 from __future__ import annotations
