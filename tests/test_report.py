@@ -56,7 +56,9 @@ KEYS = [
     "rejections",
     "quantization_error",
     "cores_used",
+    "cores_lower_bound",
     "chips_used",
+    "hops",
     "utilisation",
     "synops",
     "macs",
@@ -96,6 +98,9 @@ def test_the_dictionary_survives_json_and_keeps_its_keys(summary):
 
 def test_the_dictionarys_numbers_agree_with_each_other(summary):
     found = to_dict(summary)
+    bound = found["cores_lower_bound"]
+    assert 1 <= bound["cores"] <= found["cores_used"] and bound["resource"] in found["utilisation"]
+    assert found["hops"]["bound"] <= found["hops"]["placed"] <= found["hops"]["snake"]
     for name, price in found["accountings"].items():
         energy = dict(price["energy_uj"])
         total, cores, events = (energy.pop(key) for key in ("total", "cores", "events"))

@@ -27,7 +27,9 @@ def to_dict(summary: Summary) -> dict[str, Any]:
     draws of all entries at once, in the same units, and the share of draws in which the board takes
     less energy than the host alone. ``macs`` are the dense
     multiply-accumulates of one sample on the host, ``synops`` the synaptic operations of one
-    sample on the chip. Keys that end in ``_total`` are exact integers over all ``samples``.
+    sample on the chip. ``hops`` are messages times routers that they pass, one message for each
+    neuron and core that it reaches. Keys that end in ``_total`` are exact integers over all
+    ``samples``.
     """
     cost = summary.cost
     return {
@@ -43,7 +45,12 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "rejections": [asdict(rejection) for rejection in summary.rejections],
         "quantization_error": {name: asdict(error) for name, error in summary.errors.items()},
         "cores_used": cost.cores_used,
+        "cores_lower_bound": {
+            "cores": summary.cores_bound[0],
+            "resource": summary.cores_bound[1] if summary.cores_bound[0] else None,
+        },
         "chips_used": cost.chips_used,
+        "hops": asdict(summary.hops),
         "utilisation": {
             name: {"mean": mean, "peak": peak} for name, (mean, peak) in summary.utilisation.items()
         },

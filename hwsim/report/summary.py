@@ -9,11 +9,13 @@ from typing import Any
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
 from mapping.chip.neurons import settings, subtracts
+from mapping.cores.flows import Hops, hops_of
 from mapping.graph.ops import OPS
 from mapping.graph.resets import changed_resets
 from mapping.integers.errors import LayerError
 from mapping.mapped import Mapped
 from mapping.partition.segments import Rejection, Segment, Side
+from mapping.targets.topology import Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,9 @@ class ResetSummary:
     share: float | None = None
 
 
+NO_HOPS = Hops(0, 0, 0.0, 0)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Summary:
     """All that a report shows of one mapped, simulated and priced model.
@@ -76,6 +81,9 @@ class Summary:
         errors: what quantisation costs each population on the chip, by name.
         provenance: what the mapping was made from.
         reset: what resets cost.
+        cores_bound: cores that the tiles take at least, and the resource that binds.
+        hops: of this placement and of others, where each neuron sends one message to each core that
+            it reaches.
     """
 
     model: str
@@ -90,6 +98,8 @@ class Summary:
     errors: Mapping[str, LayerError] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reset: ResetSummary = ResetSummary(0, 0, ())
+    cores_bound: tuple[int, str] = (0, "")
+    hops: Hops = NO_HOPS
 
     def __repr__(self) -> str:
         sides = [segment.side for segment in self.partition]
@@ -145,6 +155,8 @@ def summarize(
         errors=mapped.errors,
         provenance=mapped.provenance,
         reset=_reset(mapped, accuracy_trained, reset_share),
+        cores_bound=placement.cores_bound,
+        hops=hops_of(placement, mapped.chip_segments, Topology.of(mapped.target.chip)),
     )
 
 

@@ -105,7 +105,13 @@ def _headline(summary: Summary) -> Iterator[Row]:
         resource, (_, peak) = max(summary.utilisation.items(), key=lambda item: item[1][1])
         used = f"{many(cost.cores_used, 'core')} on {many(cost.chips_used, 'chip')}"
         fullest = f"the fullest has {percent(peak)} of its {resource.replace('_', ' ')} in use"
-        yield "chip", Text(f"{used}; {fullest}")
+        least, binds = summary.cores_bound
+        bound = f"at least {least:,} by {binds.replace('_', ' ')}"
+        yield "chip", Text(f"{used}, {bound}; {fullest}")
+        if hops := summary.hops.snake:
+            there = f"{summary.hops.placed:,} hops between cores if each neuron fires once"
+            beside = f"{hops:,} along the snake, {summary.hops.random:,.0f} at random"
+            yield "placement", Text(f"{there}; {beside}, at least {summary.hops.bound:,}")
     if summary.errors:
         name, error = max(summary.errors.items(), key=lambda item: item[1].membrane)
         bound = f"no membrane is off by more than {error.membrane:.2f} thresholds ({name})"
