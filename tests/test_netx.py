@@ -132,7 +132,11 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no file"):
         read_netx(tmp_path / "absent.net")
     with h5py.File(path, "a") as file:
-        del file["simulation"]
+        file["layer/0"].create_dataset("more", (1 << 40,), "f4", chunks=(9,))  # empty
+    with pytest.raises(CheckpointError, match=r"is damaged \(ValueError\)"):
+        read_netx(path)
+    with h5py.File(path, "a") as file:
+        del file["simulation"], file["layer/0/more"]
     with pytest.raises(BadInput, match="how many steps"):
         read_netx(path)
     with pytest.raises(CheckpointError, match="count the spikes"):

@@ -96,7 +96,8 @@ class Lif:
         refractory: steps after a spike that add nothing to the membrane, 0 or 1; only where
             it resets to zero.
         clear_every: its state is cleared once in so many steps of a sample; 0 is never.
-        clear_at: in front of which of these steps, from 0.
+        clear_at: in front of which of these steps, from 0; a run that goes on from a given state
+            counts its own steps.
     """
 
     model: ClassVar[str] = "lif"

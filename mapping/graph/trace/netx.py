@@ -133,6 +133,8 @@ def _plain(h5py: Any, group: Any) -> Layer:
         if isinstance(item, h5py.Group):
             plain[name] = _plain(h5py, item)
             continue
+        if item.nbytes > item.file.id.get_filesize():
+            raise ValueError("an array says that it is larger than the file")
         data = np.asarray(item[()])
         if data.dtype.kind in "SO":
             word = data.reshape(-1)[0]
