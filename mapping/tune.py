@@ -35,7 +35,7 @@ from mapping.integers.rounding import (
     written,
 )
 from mapping.integers.sums import weighted_sums
-from mapping.partition.rules import layer_nodes, source_of, written_to
+from mapping.partition.rules import PASSED_ON, layer_nodes, source_of, written_to
 from mapping.partition.segments import Partition
 from mapping.pipeline import Given, Reset, choose_scales, lower
 from mapping.targets.schema import Target, load_target
@@ -126,7 +126,7 @@ class TunedNetwork(nn.Module):
                 run_loop(part, values)
                 continue
             for node in part:
-                kept = node.op == "delay" or node.name not in self._inside
+                kept = node.op in PASSED_ON or node.name not in self._inside
                 if kept and node.name not in values:
                     inputs = tuple(values[source] for source in node.inputs)
                     steps = graph[node.inputs[0]].type.steps

@@ -390,9 +390,9 @@ STAY = {
         "a transposed convolution is one only with factors and normalisation",
     ),
     "currents in another shape": (
-        (nn.Conv2d(2, 4, 3), nn.AvgPool2d(2), nn.Flatten()),
+        (nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Unflatten(1, (9, 4, 4)), nn.Conv2d(9, 4, 3)),
         "'net.2' gives values another shape, which a chip gives to spikes alone: put it right "
-        "behind a neuron",
+        "behind a neuron, around the whole current of one, or in front of a linear layer",
     ),
     "maxima": (
         (nn.Conv2d(2, 4, 3), nn.MaxPool2d(2), norm(4, 2)),

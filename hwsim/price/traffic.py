@@ -317,7 +317,7 @@ class _Tally:
             return
         synapse, tile = self.synapses[route.synapse], self.placement.tiles[route.destination]
         events, window = part.events[route.source], part.windows[route.source]
-        messages, synops = _arrivals(synapse.wiring, events, route.indices, tile.start, tile.stop)
+        messages, synops = _arrivals(synapse.wiring, events, route, tile.start, tile.stop)
         self.by_core["message_in"][tile.core, window] += messages
         self.by_core[self.prices[synapse.name]][tile.core, window] += synops
         if route.sender is None:
@@ -371,7 +371,7 @@ class _Tally:
 def _arrivals(
     wires: Wiring,
     events: Ints,
-    indices: tuple[Ints, Ints, Ints],
+    route: Route,
     start: tuple[int, ...],
     stop: tuple[int, ...],
 ) -> tuple[Ints, Ints]:
@@ -380,22 +380,27 @@ def _arrivals(
     Args:
         wires: between source and population.
         events: spikes of the source, ``int64[T, *shape]``.
-        indices: channels, rows and columns of the neurons that send.
+        route: of the neurons that send.
         start: of the tile.
         stop: of the tile.
 
     Returns:
         Messages and synaptic operations, ``int64[T]`` each.
     """
-    source = (wires.channels_in, wires.rows.size_in, wires.cols.size_in)
-    spikes = events.reshape(-1, *source)
-    for axis, picked in enumerate(indices, 1):
+    spikes = events.reshape(-1, *route.shape)
+    for axis, picked in enumerate(route.indices, 1):
         spikes = spikes[(slice(None),) * axis + (_as_slice(picked),)]
     first, last = _block(start, stop)
-    per_col = _targets(wires.cols, first[2], last[2])[indices[2]]
-    per_row = _targets(wires.rows, first[1], last[1])[indices[1]]
-    per_channel = _channel_targets(wires, first[0], last[0])[indices[0]]
-    synops: Ints = ((spikes @ per_col) @ per_row) @ per_channel
+    per_col = _targets(wires.cols, first[2], last[2])
+    per_row = _targets(wires.rows, first[1], last[1])
+    per_channel = _channel_targets(wires, first[0], last[0])
+    synops: Ints
+    if route.shape == wires.in_shape:
+        channels, rows, cols = route.indices
+        synops = ((spikes @ per_col[cols]) @ per_row[rows]) @ per_channel[channels]
+    else:  # no combination of rows and columns
+        of_each = np.einsum("c,h,w->chw", per_channel, per_row, per_col).reshape(-1)
+        synops = spikes[:, :, 0, 0] @ of_each[route.indices[0]]
     return _over_neurons(spikes), synops
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _of_synapse(
     if wires.channels_in % wires.groups or wires.channels_out % wires.groups:
         yield f"its {wires.groups} groups do not divide its channels"
         return
-    if wires.in_shape != shape3(source) or wires.out_shape != shape3(target):
+    if prod(wires.in_shape) != prod(source) or wires.out_shape != shape3(target):
         yield f"it wires {wires.in_shape} to {wires.out_shape}, not {source} to {target}"
         return
     if weight.dtype != np.int64 or weight.shape != wires.weight_shape:

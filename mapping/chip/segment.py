@@ -43,6 +43,8 @@ class Port:
 class Synapse:
     """All synapses from one source to one population.
 
+    It takes its source's spikes in their order, in the wiring's shape, which may be another one.
+
     Args:
         name: the graph node it comes from.
         source: a port's or a population's name.

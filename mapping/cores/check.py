@@ -72,8 +72,8 @@ def _cut(layer: Layer, tiles: Sequence[Tile], segment: str, core: CoreLimits) ->
         raise BadInput(f"the first tile of {layer.name!r} is not within it")
     names = [synapse.name for synapse in layer.population.synapses]
     if list(first.axons) != names or not all(
-        first.axons[name] in axon_types(wires, core.axons)
-        for name, wires in zip(names, layer.wires, strict=True)
+        first.axons[name] in axon_types(wires, source, core.axons)
+        for name, wires, source in zip(names, layer.wires, layer.sources, strict=True)
     ):
         raise BadInput(f"the axons of {layer.name!r} cannot serve its synapses")
     return Tiling(shape3(first.stop), tuple(first.axons.values()), 0, 0)

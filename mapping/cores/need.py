@@ -117,15 +117,21 @@ def input_axons(wires: Wiring, start: Shape3, stop: Shape3, axon: AxonType) -> i
     return pixels * (last - first) * (wires.channels_in // wires.groups)
 
 
-def axon_types(wires: Wiring, axons: Mapping[str, AxonType]) -> tuple[str, ...]:
+def axon_types(wires: Wiring, source: Shape3, axons: Mapping[str, AxonType]) -> tuple[str, ...]:
     """Names of the axon types that can serve a synapse.
 
     A pixel's channels share one axon as the atoms of a population, so all of them must reach
-    whatever one reaches: that rules out groups.
+    whatever one reaches: that rules out groups, and another shape than the source's own.
+
+    Args:
+        wires: the synapse's wiring.
+        source: the shape of its source.
+        axons: the target's.
     """
 
     def serves(axon: AxonType) -> bool:
-        whole = "pixel" not in (axon.input_per, axon.output_per) or wires.groups == 1
+        alike = wires.groups == 1 and wires.in_shape == source
+        whole = "pixel" not in (axon.input_per, axon.output_per) or alike
         return whole and (axon.max_atoms is None or wires.channels_in <= axon.max_atoms)
 
     return tuple(name for name, axon in axons.items() if serves(axon))

@@ -37,6 +37,7 @@ class Layer:
     Args:
         population: with its integers.
         wires: the wiring of each synapse.
+        sources: the shape of the source of each.
         compartments: that one of its neurons takes.
         to_host: whether its spikes leave the chip.
         kinds: a number for each place along each axis, equal where the constants of the neurons
@@ -45,6 +46,7 @@ class Layer:
 
     population: Population
     wires: tuple[Wiring, ...]
+    sources: tuple[Shape3, ...]
     compartments: int
     to_host: bool
     kinds: tuple[tuple[int, ...], ...]
@@ -83,6 +85,7 @@ def layers_of(segment: ChipSegment, registers: Registers) -> list[Layer]:
         Layer(
             population,
             tuple(synapse.wiring for synapse in population.synapses),
+            tuple(shape3(segment.shape_of(synapse.source)) for synapse in population.synapses),
             population.neuron.compartments(registers),
             population.name in segment.outputs,
             tuple(_kinds(population, axis) for axis in range(3)),
@@ -130,8 +133,11 @@ def _messages(wires: Wiring, block: Shape3) -> int:
 def axon_choices(layer: Layer, core: CoreLimits) -> Iterator[tuple[str, ...]]:
     """Axon types for the layer's synapses, those that need the fewest input axons first."""
     options = [
-        sorted(axon_types(wires, core.axons), key=lambda n: core.axons[n].input_per == "neuron")
-        for wires in layer.wires
+        sorted(
+            axon_types(wires, source, core.axons),
+            key=lambda n: core.axons[n].input_per == "neuron",
+        )
+        for wires, source in zip(layer.wires, layer.sources, strict=True)
     ]
     return product(*options)
 
@@ -230,7 +236,8 @@ def axons_out(
     """
 
     def total(each: Ints, axis: int) -> Ints:
-        summed: Ints = np.add.reduceat(each, np.arange(0, layer.shape[axis], block[axis]))
+        at = np.arange(0, layer.shape[axis], block[axis])
+        summed: Ints = np.add.reduceat(each, at, axis=axis if each.ndim > 1 else 0)
         return summed
 
     ones = [total(np.ones(extent, dtype=np.int64), axis) for axis, extent in enumerate(layer.shape)]
@@ -240,6 +247,10 @@ def axons_out(
             if synapse.source == layer.name and other.name in cuts:
                 wires, cut = other.wires[place], cuts[other.name]
                 axon = core.axons[cut.axons[place]]
+                if wires.in_shape != layer.shape:  # then each neuron has axons of its own
+                    each = _blocks_reached(wires, cut.block).reshape(layer.shape)
+                    needed += axon.output_slots * total(total(total(each, 0), 1), 2)
+                    continue
                 channels = channel_multiplicity(wires, cut.block[0])
                 rows = total(multiplicity(wires.rows, cut.block[1]), 1)
                 cols = total(multiplicity(wires.cols, cut.block[2]), 2)
@@ -249,3 +260,11 @@ def axons_out(
                     of_tile = total(channels, 0)
                 needed += axon.output_slots * np.einsum("c,h,w->chw", of_tile, rows, cols)
     return needed
+
+
+def _blocks_reached(wires: Wiring, block: Shape3) -> Ints:
+    """How many blocks each source neuron reaches, in the wiring's shape."""
+    channels = channel_multiplicity(wires, block[0])
+    rows, cols = multiplicity(wires.rows, block[1]), multiplicity(wires.cols, block[2])
+    copies: Ints = np.einsum("c,h,w->chw", channels, rows, cols)
+    return copies

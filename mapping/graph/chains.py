@@ -54,7 +54,7 @@ def compose_chains(graph: Graph) -> Graph:
     """
     nodes = {node.name: node for node in graph}
     made: dict[str, str] = {}
-    drivers = {name: None for node in graph if node.op in DRIVEN for name in _sums(graph, node)}
+    drivers = driving(graph)
     for name in drivers:
         for term in _terms(graph, graph[name]):
             if term in made or not _only_drives(graph, name):
@@ -76,6 +76,11 @@ def obstacle(graph: Graph, term: str) -> str | None:
     except NotOne as reason:
         return str(reason) or None
     return None
+
+
+def driving(graph: Graph) -> list[str]:
+    """The neurons, each in front of the sums that are its current."""
+    return list({name: None for node in graph if node.op in DRIVEN for name in _sums(graph, node)})
 
 
 def _sums(graph: Graph, node: Node) -> Iterator[str]:
@@ -123,7 +128,7 @@ def _parts(graph: Graph, term: str) -> list[Part]:
     Raises:
         NotOne: if it is no sum of layers of spikes.
     """
-    if not _of_spikes(graph, term):
+    if not of_spikes(graph, term):
         raise NotOne
     alike: dict[tuple[str, Wiring], Chain] = {}
     for source, chain in _walked(graph, term, None):
@@ -138,12 +143,12 @@ def _parts(graph: Graph, term: str) -> list[Part]:
     return [(source, chain) for (source, _), chain in alike.items()]
 
 
-def _of_spikes(graph: Graph, name: str) -> bool:
+def of_spikes(graph: Graph, name: str) -> bool:
     """Whether all that is between a value and whatever it is made of is affine, and that spikes."""
     node = graph[name]
     if node.type.kind is Kind.SPIKE:
         return True
-    return _passes(node) and all(_of_spikes(graph, source) for source in node.inputs)
+    return _passes(node) and all(of_spikes(graph, source) for source in node.inputs)
 
 
 def _walked(
@@ -222,7 +227,7 @@ def _reshaped(behind: Chain | None, node: Node, before: tuple[int, ...]) -> Chai
     if behind is None or not behind.affine.wiring.full:
         raise NotOne(
             f"{node.name!r} gives values another shape, which a chip gives to spikes alone: put it "
-            f"right behind a neuron, or in front of a linear layer"
+            f"right behind a neuron, around the whole current of one, or in front of a linear layer"
         )
     wires = dense(behind.affine.wiring.channels_out, before)
     weight = behind.affine.weight.reshape(wires.weight_shape)

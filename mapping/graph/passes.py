@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
-from mapping.graph.chains import compose_chains
+from mapping.graph.chains import compose_chains, driving, of_spikes
 from mapping.graph.factors import fold_factors
 from mapping.graph.ir import Graph, Kind, Node, renamed_inputs, sorted_graph, unique_name
 from mapping.graph.ops import OPS, synapse_of
 from mapping.graph.ops.batchnorm import factor_and_offset
 from mapping.graph.ops.pool import LINEAR
-from mapping.graph.ops.shape import RESHAPED
+from mapping.graph.ops.shape import AXES, RESHAPED
 from mapping.graph.pooling import maximum_as_or
 from mapping.graph.verify import verify_graph
 
 Pass = Callable[[Graph], Graph]
-
-
-AXES = 3
-"""Of a chip's populations, at most."""
 
 
 def drop_identity(graph: Graph) -> Graph:
@@ -87,6 +83,74 @@ def absorb_reshapes(graph: Graph) -> Graph:
         return replace(node, inputs=(name,))
 
     return sorted_graph(map(taken, graph), graph.output.name)
+
+
+def own_reshapes(graph: Graph) -> Graph:
+    """Give each layer that takes spikes in another shape a node of its own for that.
+
+    So that it is part of the layer, whoever else takes them in this shape.
+    """
+    nodes: dict[str, Node] = {}
+    for node in graph:
+        (name, *others) = node.inputs or ("",)
+        shared = name and len(graph.consumers(name)) > 1 and graph[name].op in RESHAPED
+        if shared and OPS[node.op].role == "synapse" and graph[name].type.kind is Kind.SPIKE:
+            own = unique_name(f"{name}.{node.name}", {other.name for other in graph})
+            nodes[own] = replace(graph[name], name=own)
+            node = replace(node, inputs=(own, *others))
+        nodes[node.name] = node
+    return sorted_graph(nodes.values(), graph.output.name)
+
+
+def reshape_past_neurons(graph: Graph) -> Graph:
+    """``neuron(reshape(x))`` becomes ``reshape(neuron(x))``, and so do the sums that drive neurons.
+
+    What makes their current of spikes is then affine layers alone. The neuron keeps its name.
+    """
+    nodes = {node.name: node for node in graph}
+    renamed: dict[str, str] = {}
+    driven = set(driving(graph))
+    for name in [node.name for node in graph if node.name in driven]:
+        node = nodes[name]
+        count = len(node.inputs) if node.op == "add" else 1
+        fronts = [_unshaped(graph, nodes, source) for source in node.inputs[:count]]
+        shapes = {nodes[front].type.shape for front in fronts}
+        if len(shapes) > 1 or any(f == s for f, s in zip(fronts, node.inputs, strict=False)):
+            continue
+        moved = _in_shape(replace(node, inputs=(*fronts, *node.inputs[count:])), *shapes)
+        inner, outer = name, unique_name(f"{name}.reshape", nodes)
+        if node.op == "add":
+            inner, outer = unique_name(f"{name}.sum", nodes), name
+        else:
+            renamed[name] = outer
+        nodes[inner] = replace(moved, name=inner)
+        attrs = {"shape": list(node.type.shape)}
+        nodes[outer] = Node(outer, "reshape", (inner,), node.type, attrs)
+    taken = (
+        node if node.name in renamed.values() else renamed_inputs(node, renamed)
+        for node in nodes.values()
+    )
+    output = graph.output.name
+    return sorted_graph(taken, renamed.get(output, output))
+
+
+def _unshaped(graph: Graph, nodes: Mapping[str, Node], name: str) -> str:
+    """What layers of spikes made before it took another shape; ``name`` where it has not."""
+    front, node = name, nodes[name]
+    if name in graph and not of_spikes(graph, name):
+        return name
+    while node.op in RESHAPED and node.type.kind is Kind.VALUE:
+        node = nodes[node.inputs[0]]
+        if node.op not in RESHAPED and len(node.type.shape) <= AXES:
+            front = node.name
+    return front
+
+
+def _in_shape(node: Node, shape: tuple[int, ...]) -> Node:
+    """A neuron, or a sum, of the same elements in another shape, with each its own constants."""
+    before = node.type.shape
+    tensors = {k: x.expand(before).reshape(shape) for k, x in node.tensors.items()}
+    return replace(node, type=replace(node.type, shape=shape), tensors=tensors)
 
 
 def split_concat(graph: Graph) -> Graph:
@@ -173,6 +237,7 @@ PASSES: tuple[Pass, ...] = (
     drop_identity,
     fold_batchnorm,
     fold_factors,
+    reshape_past_neurons,
     compose_chains,
     absorb_reshapes,
     split_concat,
@@ -180,6 +245,7 @@ PASSES: tuple[Pass, ...] = (
     residual_past_decode,
     reshape_past_decode,
     maximum_as_or,
+    own_reshapes,
 )
 """In the order in which they run."""
 

@@ -105,11 +105,12 @@ def search_scales(
                     inputs[name] = values[name]
                     continue
                 for node in layer.synapses:
-                    if node.inputs[0] not in inputs:  # a delay; a loop's own spikes are the float's
+                    taken = graph[node.inputs[0]]
+                    if taken.name not in inputs:  # passed on; a loop's own spikes are the float's
                         source, steps = source_of(graph, node)
                         late = Node("late", "delay", (), graph[source].type, {"steps": steps})
-                        spikes = inputs.get(source, values[source])
-                        inputs[node.inputs[0]] = delayed(late, spikes)
+                        spikes = delayed(late, inputs.get(source, values[source]))
+                        inputs[taken.name] = spikes.reshape(*spikes.shape[:2], *taken.type.shape)
                 run = _Evaluated(
                     layer,
                     graph[name].type.shape,

@@ -10,11 +10,13 @@ from mapping.graph.chains import obstacle
 from mapping.graph.ir import Graph, Kind, Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.ops.neuron import constants_of
-from mapping.graph.ops.shape import RESHAPED
+from mapping.graph.ops.shape import AXES, RESHAPED
 from mapping.graph.pooling import OR
 from mapping.graph.repeats import repeats
 from mapping.targets.schema import Registers
 
+PASSED_ON = ("delay", *RESHAPED)
+"""Kinds of nodes through which a synapse on the chip takes spikes."""
 HINTS = {
     "subtract": ": reset='zero' maps it so",
     "subtract_at_once": ": reset='zero' maps it so, or train it with reset_delay=True",
@@ -74,7 +76,7 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
             found.append(node)
             for late in delays_of(graph, node):
                 if len(graph.consumers(late.name)) != 1:
-                    return f"the delayed spikes of {late.name!r} are used elsewhere too"
+                    return f"the spikes that {late.name!r} passes on are used elsewhere too"
         users = [user.name for user, _ in graph.consumers(node.name) if user.op != "last_membrane"]
         if len(users) != 1:
             other = next((user for user in users if user != taker), taker)
@@ -123,12 +125,17 @@ def written_to(graph: Graph, neuron: str) -> Node | None:
 
 
 def delays_of(graph: Graph, synapse: Node) -> list[Node]:
-    """The delays between a synapse and the spikes that it takes, the last one first."""
+    """The delays and other shapes between a synapse and the spikes that it takes, last one first.
+
+    What takes part of a chip has three axes at most: behind what has more, the host sends spikes.
+    """
     found: list[Node] = []
     node = graph[synapse.inputs[0]]
-    while node.op == "delay" and node not in found:
+    while node.op in PASSED_ON and node not in found:
         found.append(node)
         node = graph[node.inputs[0]]
+    while found and len(graph[found[-1].inputs[0]].type.shape) > AXES:
+        found.pop()
     return found
 
 
@@ -136,7 +143,7 @@ def source_of(graph: Graph, synapse: Node) -> tuple[str, int]:
     """Whose spikes a synapse takes, and how many steps late."""
     late = delays_of(graph, synapse)
     source = late[-1].inputs[0] if late else synapse.inputs[0]
-    return source, sum(node.attrs["steps"] for node in late)
+    return source, sum(node.attrs.get("steps", 0) for node in late)
 
 
 def reject(

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from has8.errors import BackendError
 from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, Ints
 from mapping.chip.segment import ChipSegment, Population, Synapse
-from mapping.chip.wiring import Wiring, taps
+from mapping.chip.wiring import Shape3, Wiring, shape3, taps
 from mapping.integers.sums import Window, convolved, plain_window, weighted_sums
 
 Arithmetic = Literal["int8", "float32", "float64"]
@@ -59,6 +59,7 @@ class Sums:
         every: for a matrix that every so-many pixels goes through, in rows and columns.
         wires: of what is neither a matrix nor a convolution that torch knows.
         delay: of the source's spikes, in steps.
+        shape: that it takes them in, ``(C, H, W)``, where that is not the source's own.
     """
 
     source: str
@@ -69,6 +70,7 @@ class Sums:
     every: tuple[int, int] | None = None
     wires: Wiring | None = None
     delay: int = 0
+    shape: Shape3 | None = None
     _packed: dict[tuple[int, ...], Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -78,6 +80,9 @@ class Sums:
 
     def __call__(self, spikes: Tensor) -> Tensor:
         """Sums over spikes ``bool[N, ...]``: floats ``[N, ...]``, all whole numbers."""
+        if self.shape is not None:
+            images = spikes.movedim(-1, 1).reshape(len(spikes), *self.shape)
+            spikes = images.movedim(1, -1).contiguous()
         if self.every is None:
             return self._sums(spikes if self.window or self.wires else spikes.flatten(1))
         rows, columns = self.every
@@ -177,8 +182,7 @@ def compile_sums(
     sums = []
     for synapse, form, exponent in zip(population.synapses, forms, exponents, strict=True):
         mantissas = form.weight >> (exponent - synapse.weight_exp)
-        image = segment.shape_of(synapse.source)
-        arithmetic = _arithmetic(mantissas, form, image, bound, device)
+        arithmetic = _arithmetic(mantissas, form, bound, device)
         if arithmetic == "int8":
             weight = torch.from_numpy(mantissas).to(torch.int8)
         else:
@@ -197,21 +201,20 @@ def compile_sums(
                 form.every,
                 form.wires,
                 synapse.delay,
+                synapse.wiring.in_shape if form.reshaped else None,
             )
         )
     return tuple(sums), unit
 
 
-def _arithmetic(
-    weight: Ints, form: _Form, image: tuple[int, ...], bound: int, device: torch.device
-) -> Arithmetic:
+def _arithmetic(weight: Ints, form: _Form, bound: int, device: torch.device) -> Arithmetic:
     """The fastest that is exact for these weights, if no sum of the population exceeds a bound."""
     most = int(np.abs(weight).max(initial=0))
     if device.type != "cpu" or bound > 1 << FLOAT32_BITS or most > 1 << BFLOAT16_BITS:
         return "float64"
     fits = weight.min(initial=0) >= -128 and weight.max(initial=0) <= 127
     common = form.wires is None and (
-        form.window is None or _common(form.window, image, weight.shape)
+        form.window is None or _common(form.window, form.source, weight.shape)
     )
     return "int8" if fits and common and multiplies_bytes() else "float32"
 
@@ -242,9 +245,14 @@ def _shared_exponent(weight: Ints) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What a synapse is computed as; see :class:`Sums`."""
+    """What a synapse is computed as; see :class:`Sums`.
+
+    ``source`` is the shape that it takes spikes in, its source's own unless they are ``reshaped``.
+    """
 
     weight: Ints
+    source: tuple[int, ...]
+    reshaped: bool = False
     window: Window | None = None
     every: tuple[int, int] | None = None
     wires: Wiring | None = None
@@ -257,17 +265,19 @@ def _form(segment: ChipSegment, population: Population, synapse: Synapse) -> _Fo
     axes = wires.rows, wires.cols
     if wires.full:
         matrix = weight.reshape(len(weight), -1)
-        return _Form(_channels_last(_channels_last(matrix, source, 1), target, 0))
+        return _Form(_channels_last(_channels_last(matrix, source, 1), target, 0), source)
+    if reshaped := shape3(source) != wires.in_shape:
+        source = wires.in_shape
     if len(source) != 3 or not all(map(plain_window, axes)):
-        return _Form(weight, wires=wires)
+        return _Form(weight, source, reshaped, wires=wires)
     stride, padding, dilation = (
         [getattr(axis, name) for axis in axes] for name in ("stride", "padding", "dilation")
     )
     if wires.groups == 1 and max(prod(source[1:]), prod(target[1:])) <= SMALL:
-        return _Form(_unrolled(wires, weight))
+        return _Form(_unrolled(wires, weight), source, reshaped)
     if wires.groups == 1 and weight.shape[2:] == (1, 1) and padding == [0, 0]:
-        return _Form(weight[:, :, 0, 0], every=(stride[0], stride[1]))
-    return _Form(weight, window=(stride, padding, dilation, wires.groups))
+        return _Form(weight[:, :, 0, 0], source, reshaped, every=(stride[0], stride[1]))
+    return _Form(weight, source, reshaped, window=(stride, padding, dilation, wires.groups))
 
 
 def _channels_last(matrix: Ints, shape: tuple[int, ...], axis: int) -> Ints:

@@ -17,6 +17,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from mapping.chip.arithmetic import Ints
 from mapping.chip.neurons import Lif, subtracts
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.serial import unpack
-from mapping.chip.wiring import Wiring, taps
+from mapping.chip.wiring import Wiring, shape3, taps
 
 Spikes = NDArray[np.bool_]
 Shape = tuple[int, ...]
@@ -213,8 +214,9 @@ class _Network:
         axes = wires.cols, wires.rows
         plain = all(a.spread == 1 and a.extra == 0 and a.padding >= 0 for a in axes)
         # Lava's Conv ignores its exponent
-        if not plain or synapse.weight_exp < 0 or wires.groups > MOST_GROUPS:
-            matrix = _sparse(wires, weight)
+        alike = shape3(source.shape[::-1]) == wires.in_shape
+        if not (plain and alike) or synapse.weight_exp < 0 or wires.groups > MOST_GROUPS:
+            matrix = _sparse(wires, weight, source.shape[::-1])
             self._connect_matrix(PySparseModelBitAcc, matrix, synapse, source, target)
             return
         # Lava convolves where torch correlates, hence the flip.
@@ -350,24 +352,23 @@ def _lines() -> Any:
     return Model
 
 
-def _sparse(wires: Wiring, weight: Ints) -> Any:
-    """Any wiring as a sparse matrix, with both sides in Lava's axis order."""
+def _sparse(wires: Wiring, weight: Ints, shape: Shape) -> Any:
+    """Any wiring from a source of some shape as a sparse matrix, in Lava's axis order."""
     from scipy.sparse import csr_matrix
 
     (channels, height, width), (outputs, high, wide) = wires.in_shape, wires.out_shape
     ins, outs = channels // wires.groups, outputs // wires.groups
     into, out_of = np.arange(outputs), np.arange(channels).reshape(wires.groups, ins)
+    place = np.arange(prod(shape)).reshape(shape[::-1]).T.reshape(wires.in_shape)
     sources = out_of[into // outs]  # [outputs, ins]
     parts = [(np.zeros((0, ins), np.int64),) * 3]  # or, where nothing is reached, there are none
     for v, u, row, column in np.ndindex(height, width, *weight.shape[2:]):
         y, x = taps(wires.rows)[v, row], taps(wires.cols)[u, column]
         if y >= 0 and x >= 0:
             at = np.broadcast_to((((x * high) + y) * outputs + into)[:, None], sources.shape)
-            source = ((u * height) + v) * channels + sources
-            parts.append((weight[:, :, row, column], at, source))
+            parts.append((weight[:, :, row, column], at, place[sources, v, u]))
     values, rows, columns = (np.concatenate([p[i].ravel() for p in parts]) for i in range(3))
-    shape = (outputs * high * wide, channels * height * width)
-    return csr_matrix((values, (rows, columns)), shape=shape)
+    return csr_matrix((values, (rows, columns)), shape=(outputs * high * wide, place.size))
 
 
 def work(job: Mapping[str, Any]) -> list[NDArray[Any]]:

@@ -84,3 +84,5 @@ OPS = (
 )
 RESHAPED = ("flatten", "reshape")
 """Kinds of nodes that give the same elements in the same order in another shape."""
+AXES = 3
+"""Of a chip's populations, at most."""
