@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -302,6 +303,16 @@ def _between(draw: st.DrawFn, source: Sequence[int], target: Sequence[int]) -> W
 
 
 @st.composite
+def reshaped(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape, or another of as many elements over which windows have outputs enough."""
+    size = prod(shape)
+    ways = [(n,) for n in range(1, 8) if size % n == 0]
+    ways += [(n, m) for (n,) in ways for m in range(1, 8) if size // n % m == 0]
+    others = [(size // prod(extents), *extents) for extents in ways]
+    return draw(st.sampled_from([shape, (size,), *others]))
+
+
+@st.composite
 def networks(
     draw: st.DrawFn,
     *,
@@ -332,7 +343,7 @@ def networks(
 
     for name in "abcd"[: draw(st.integers(1, 4))]:
         source = draw(st.sampled_from(["x", *feeds]))
-        wires = draw(wirings(shapes[source]))
+        wires = draw(wirings(draw(reshaped(shapes[source]))))
         shapes[name], feeds[name] = out_shape(wires), []
         add(source, name, wires, 0, delays)
         for other in draw(st.lists(st.sampled_from(list(shapes)), max_size=1)):

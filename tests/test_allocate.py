@@ -128,12 +128,15 @@ def needs_of(tiles: Sequence[Tile], seg: ChipSegment, chip: Target) -> list[dict
         needs.append(need)
     for layer, synapse in seg.synapses():
         inputs, outputs = set(), set()
+        shapes = synapse.wiring.in_shape, shape3(seg.shape_of(synapse.source))
         for origin, to, _ in single_synapses(synapse.wiring):
             here = owner[layer.name, to]
             axon = core.axons[tiles[here].axons[synapse.name]]
             inputs.add((here, origin[1:] if axon.input_per == "pixel" else origin))
-            if (synapse.source, origin) in owner:
-                there = owner[synapse.source, origin]
+            flat = np.ravel_multi_index(origin, shapes[0])
+            sender = synapse.source, tuple(map(int, np.unravel_index(flat, shapes[1])))
+            if sender in owner:
+                there = owner[sender]
                 sent = origin[1:] if axon.output_per == "pixel" else origin
                 outputs.add((there, here, sent, axon.output_slots))
         for here, _ in inputs:

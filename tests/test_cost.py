@@ -111,16 +111,17 @@ def segments(draw):
     blank = torch.zeros(1, *shape), torch.zeros(first.weight.shape)
     middle = tuple(F.conv2d(*blank, None, stride, padding, dilation, groups).shape[1:])
     same = {"padding": (1, 1), "groups": groups}
-    second = conv("c2", "p1", middle, weights(4, 4 // groups, 3, 3), **same)
-    third = conv("c3", "p1", middle, weights(4, 4, 1, 1))
+    turned = draw(st.sampled_from([middle, (middle[0], *middle[:0:-1])]))  # the same spikes
+    second = conv("c2", "p1", turned, weights(4, 4 // groups, 3, 3), **same)
+    third = conv("c3", "p1", turned, weights(4, 4, 1, 1))
     chip = ChipSegment(
         "chip",
         STEPS,
         (Port("in", shape),),
-        (population("p1", middle, first), population("p2", middle, second, third)),
+        (population("p1", middle, first), population("p2", turned, second, third)),
         ("p2",),
     )
-    sizes = {"in": shape, "p1": middle, "p2": middle}
+    sizes = {"in": shape, "p1": middle, "p2": turned}
     spikes = {name: rng.random((STEPS, SAMPLES, *size)) < 0.3 for name, size in sizes.items()}
     return chip, spikes
 

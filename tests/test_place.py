@@ -161,7 +161,8 @@ def test_loops_are_placed_and_their_messages_are_those_of_plain_counting(
     for layer, synapse in chip.synapses():
         shape = chip.shape_of(synapse.source)
         for origin, to, _ in single_synapses(synapse.wiring):
-            sender = origin[: len(shape)]
+            flat = np.ravel_multi_index(origin, synapse.wiring.in_shape)
+            sender = tuple(map(int, np.unravel_index(flat, shape)))
             senders.add((synapse.name, owner[layer.name, to[: len(layer.shape)]], sender))
             synops += int(spikes[synapse.source][(slice(None), *sender)].sum())
     source_of = {synapse.name: synapse.source for _, synapse in chip.synapses()}

@@ -78,8 +78,50 @@ def test_neurons_on_both_sides_of_another_shape_are_on_the_chip(way):
     net, x = Decoder(WAYS[way]).eval(), vectors()
     mapped = map_model(net, calibration=x, inputs="spikes")
     assert not mapped.partition.rejections
-    names = {p.name for chip in mapped.chip_segments for p in chip.populations}
-    assert names == {"lif1", "lif2"}
+    (chip,) = mapped.chip_segments
+    assert {population.name for population in chip.populations} == {"lif1", "lif2"}
+    with torch.no_grad():
+        expected = net(x)
+    assert expected.any() and torch.equal(evaluate(mapped.graph, x), expected)
+    assert compare(mapped, x, "fast", "reference").equal
+    if way == "view":
+        assert compare(mapped, x[:, :2], "fast", "lava").equal
+
+
+class Flattened(nn.Module):
+    """Pooled currents that drive a vector of neurons, each with constants of its own."""
+
+    def __init__(self):
+        super().__init__()
+        own = {"beta": torch.rand(8), "threshold": 0.02 + 0.1 * torch.rand(8)}
+        self.fc1, self.conv, self.fc2 = nn.Linear(20, 75), nn.Conv2d(3, 2, 2), nn.Linear(8, 3)
+        self.lif1, self.lif2, self.lif3 = (
+            snn.Leaky(0.5, 0.25),
+            snn.Leaky(**own),
+            snn.Leaky(0.5, 0.1),
+        )
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x):
+        mem1, mem2, mem3 = (lif.init_leaky() for lif in (self.lif1, self.lif2, self.lif3))
+        record = []
+        for step in range(x.size(0)):
+            spikes, mem1 = self.lif1(self.fc1(x[step]), mem1)
+            currents = self.pool(self.conv(spikes.view(-1, 3, 5, 5)))
+            spikes, mem2 = self.lif2(currents.flatten(1), mem2)
+            spikes, mem3 = self.lif3(self.fc2(spikes), mem3)
+            record.append(spikes)
+        return torch.stack(record)
+
+
+def test_currents_in_another_shape_drive_neurons_on_the_chip():
+    torch.manual_seed(0)
+    net, x = Flattened().eval(), vectors()
+    mapped = map_model(net, calibration=x, inputs="spikes")
+    assert not mapped.partition.rejections
+    (chip,) = mapped.chip_segments
+    assert [p.shape for p in chip.populations] == [(75,), (2, 2, 2), (3,)]
+    assert chip.population("lif2").neuron.dv.shape == (2, 2, 2)
     with torch.no_grad():
         expected = net(x)
     assert expected.any() and torch.equal(evaluate(mapped.graph, x), expected)

@@ -108,7 +108,7 @@ def test_samples_may_come_first(events, equal, steps_of):
 )
 def test_the_shape_of_a_step_may_change_before_or_after(events, equal, steps_of):
     mapped = equal(eighths(Net(steps_of)), events.flatten(2), inputs="spikes")
-    assert onto_chip(mapped) == {"conv", "lif1", "fc", "lif2"}
+    assert onto_chip(mapped) >= {"conv", "lif1", "fc", "lif2"}
 
 
 def test_rows_of_an_image_are_steps(equal):
