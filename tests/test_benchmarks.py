@@ -32,6 +32,7 @@ from benchmarks import (  # noqa: E402
     training,
 )
 from benchmarks.layers import count_macs, recorded, replay  # noqa: E402
+from benchmarks.partition import run as search_partition  # noqa: E402
 from has8 import create_model  # noqa: E402
 from has8.blocks import Coding, HybridBlock, SpikingLayer  # noqa: E402
 from has8.errors import BadInput, UnknownName  # noqa: E402
@@ -507,3 +508,8 @@ def test_what_a_loop_costs_is_a_table_and_one_line_of_json(monkeypatch):
     result = json.loads(done.output.splitlines()[-1])
     assert [row["layer"] for row in result["rows"]] == ["with a loop", "without"]
     assert all(row["equal"] and row["fast_s"] > 0 for row in result["rows"])
+
+
+def test_the_partition_benchmark_tries_every_partition():
+    found = search_partition(6, limited=True)
+    assert found["equal_to_brute_force"] is True and found["gap"] == 0
