@@ -12,7 +12,7 @@ from torch import Tensor
 from has8 import given
 from has8.errors import BadInput
 from hwsim.experiments.fidelity import answers_of
-from hwsim.names import DEFAULT_RUN_MODE, RunMode
+from hwsim.names import APART, DEFAULT_RUN_MODE, RunMode
 from hwsim.price.cost import CostReport, estimate
 from hwsim.program import OnProgress, simulate
 from mapping.hosts.schema import DEFAULT_HOST, Host
@@ -73,7 +73,7 @@ def alternative(
         UnknownName, TargetError: if there is no such mode, or the host profile cannot be read.
     """
     given.instance(name, str, "a name")
-    run = simulate(mapped, x, batch_size=batch_size, on_progress=on_progress)
+    run = simulate(mapped, x, batch_size=batch_size, apart=APART, on_progress=on_progress)
     answers, accuracy = answers_of(mapped.graph, run.logits), None
     if labels is not None:
         classes = mapped.graph.output.type.shape[-1]

@@ -20,6 +20,9 @@ RUN_MODES: dict[RunMode, str] = {
 
 DEFAULT_RUN_MODE: RunMode = "gated"
 
+APART = 8
+"""Samples that a command also runs one by one, since a mean hides how the busiest core changes."""
+
 FAULT_NAMES = ("weight-bitflips", "dead-neurons", "dropped-spikes")
 """What can break; :class:`hwsim.experiments.faults.Faults` has a rate for each."""
 

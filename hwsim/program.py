@@ -66,6 +66,7 @@ class Run:
         arithmetic: what each population was computed in, in words; empty where the backend has
             but one.
         state: if kept, what each chip segment remembers after the last step.
+        apart: counts of some of the samples, each alone.
     """
 
     backend: str
@@ -76,6 +77,7 @@ class Run:
     membranes: Recorded = field(default_factory=dict)
     arithmetic: Mapping[str, str] = field(default_factory=dict)
     state: Mapping[str, SegmentState] = field(default_factory=dict)
+    apart: tuple[Activity, ...] = ()
 
     def __repr__(self) -> str:
         """What was run, in a few lines."""
@@ -277,6 +279,7 @@ def simulate(
     batch_size: int = 128,
     record: Collection[str] = (),
     first: int = 0,
+    apart: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Run:
     """Run a mapped model once: what :class:`Program` does, made ready and run.
@@ -288,6 +291,8 @@ def simulate(
         batch_size: samples at a time; memory does not grow with N, unless ``record``.
         record: what to keep in the result, of :data:`hwsim.names.RECORDS`.
         first: the number of ``x[0]`` in a run that is done in parts.
+        apart: samples, spread evenly over ``x``, that run once more one by one and are counted
+            each alone; at most all.
         on_progress: called after each batch with (samples done, samples in all).
 
     Raises:
@@ -295,9 +300,14 @@ def simulate(
         BackendError: if the backend cannot run here, fails, or cannot tell what to record.
     """
     x = checked_samples(mapped, x, batch_size, record, first, on_progress)
-    return Program(mapped, backend).run(
-        x, batch_size=batch_size, record=record, first=first, on_progress=on_progress
-    )
+    whole(apart, "apart", 0)
+    program = Program(mapped, backend)
+    run = program.run(x, batch_size=batch_size, record=record, first=first, on_progress=on_progress)
+    axis, samples = sample_axis(mapped), run.activity.samples
+    count = min(apart, samples)
+    places = [samples * number // count for number in range(count)]
+    alone = (program.run(x.narrow(axis, place, 1), first=first + place) for place in places)
+    return replace(run, apart=tuple(one.activity for one in alone))
 
 
 def joined(mapped: Mapped, parts: Sequence[Run]) -> Run:

@@ -211,7 +211,7 @@ def world(tmp_path_factory):
         },
         "simulate": {
             **{**ran, "backend": "fast", "batch_size": 2, "record": ["spikes"], "first": 0},
-            "on_progress": None,
+            **{"apart": 2, "on_progress": None},
         },
         "simulate_on_ray": {
             **{**ran, "backend": "fast", "address": "nobody:1", "batch_size": 2, "record": []},

@@ -204,6 +204,37 @@ def test_prices_of_the_bundled_digits_are_those_on_record():
     assert sum(p.idle_spikes for p in reset.populations) == 552 * recorded["images"]
 
 
+@pytest.mark.parametrize("run_mode", ["gated", "reset"])
+def test_the_work_of_samples_that_are_counted_apart_is_the_mean_of_theirs(runs, run_mode):
+    mapped, _ = runs["chips"]
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def segments(**apart):
+        done = simulate(mapped, images, **apart)
+        return done, estimate(mapped, done, run_mode=run_mode).price.latency.segments
+
+    (whole, together), (few, apart) = segments(), segments(apart=9)  # at most all
+    joint = sum(few.apart[1:], few.apart[0])
+    for name, counts in whole.activity.events.items():
+        assert (joint.events[name] == counts).all()
+    alone = [simulate(mapped, image[None]) for image in images]
+    times = [estimate(mapped, one, run_mode=run_mode).price.latency.segments for one in alone]
+    longer = 0.0
+    for before, after, *each in zip(together, apart, *times, strict=True):
+        if before.side == "chip":
+            assert after.at_mean_us == before.work_us == before.at_mean_us
+            mean = sum(one.work_us.value for one in each) / 4
+            assert after.work_us.value == pytest.approx(mean)
+            longer += mean - before.work_us.value
+        else:
+            assert after == before
+    assert longer > 0.1
+    report = to_dict(summarize(mapped, estimate(mapped, few), model="net"))
+    for segment in report["accountings"]["sanafe"]["latency_us"]["segments"]:
+        assert (segment["side"] == "host") == (segment["work_at_mean_us"] == 0)
+    assert len(simulate(mapped, images, apart=3).apart) == 3
+
+
 def test_one_chip_segment_costs_the_same_in_any_mode(runs):
     mapped, run = runs["head"]
     costs = [estimate(mapped, run, run_mode=mode) for mode in RUN_MODES]

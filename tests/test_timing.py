@@ -207,6 +207,20 @@ def test_activity_is_a_mean_over_samples():
     assert steps_of(mapped, one + one + one) == pytest.approx(steps_of(mapped, one))
 
 
+def test_a_step_is_the_mean_of_its_samples_maxima_where_they_are_counted_apart():
+    """Each of two samples is busy on another core in chip step 2, of which a mean sees half."""
+    mapped = chain([0, 1], LOIHI)
+    one = activity(**{"in": [0, 0], "p0": [0, 9], "p1": [0, 0]})
+    two = activity(**{"in": [0, 0], "p0": [0, 0], "p1": [9, 0]})
+    (load,) = segment_loads(mapped, one + two, apart=(one, two))
+    steps, at_mean = step_ns(load, 2, SANAFE, LOIHI).value, steps_of(mapped, one + two)
+    assert steps == pytest.approx((steps_of(mapped, one) + steps_of(mapped, two)) / 2)
+    assert (steps - at_mean)[2] == pytest.approx(9 * (30 + 5.1) / 2)
+    time = chip_time(mapped, load, 2, SANAFE)
+    assert time.work_us.value == pytest.approx(steps.sum() / 1e3)
+    assert time.at_mean_us.value == pytest.approx(at_mean.sum() / 1e3)
+
+
 def test_messages_take_their_longest_way():
     run = activity(**{"in": [0, 0], "p0": [1, 0], "p1": [0, 0]})
     apart, together = steps_of(chain([0, 1]), run), steps_of(chain([0, 1], LOIHI), run)

@@ -204,8 +204,9 @@ def _link(target: Target) -> Iterator[Assumption]:
 def _time(mapped: Mapped) -> Iterator[Assumption]:
     chip = mapped.target.chip
     yield Assumption(
-        "Latency is that of one sample alone at the run's mean activity: segments run one after "
-        "another, and a step lasts as long as its busiest core; a single sample may take longer. "
+        "Latency is that of one sample alone, the mean over samples: segments run one after "
+        "another, and a step lasts as long as its busiest core, which is that of the mean activity "
+        "but where samples are counted apart too; a single sample may take longer. "
         "Where an accounting says so, a core's neurons work while its messages arrive."
     )
     yield Assumption(

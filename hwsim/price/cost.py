@@ -279,7 +279,8 @@ def estimate(
 
     Args:
         mapped: the mapping that ran.
-        run: from :func:`hwsim.simulate`.
+        run: from :func:`hwsim.simulate`; if samples are counted apart, the busiest core of a step
+            is found for each of them, else for the mean of all.
         host: the profile of the host: a bundled one's name, a YAML file, or a profile.
         run_mode: how several chip segments take turns: "reset", "gated" or "pipeline", as
             :data:`hwsim.names.RUN_MODES` says. With one chip segment all cost the same.
@@ -298,11 +299,11 @@ def estimate(
     convention = load_host(CONVENTION)
     layers = layer_counts(mapped, activity)
     without = not_counted(mapped, layers)
-    loads = segment_loads(mapped, activity, run_mode)
+    loads = segment_loads(mapped, activity, run_mode, run.apart)
     populations = population_counts(mapped, activity, [load.idle for load in loads])
     boundaries = boundary_counts(mapped, activity, sent_by_port(loads))
     target = mapped.target
-    work = _Work(mapped, processor, activity, layers, boundaries, loads, run_mode)
+    work = _Work(mapped, processor, activity, run.apart, layers, boundaries, loads, run_mode)
     prices = {name: work.price(accounting) for name, accounting in target.accountings.items()}
     alone = _host_only(mapped, layers, processor)
     literature = convention_uj(layers, activity.samples, convention)
@@ -350,6 +351,7 @@ class _Work:
     mapped: Mapped
     host: Host
     activity: Activity
+    apart: tuple[Activity, ...]
     layers: tuple[LayerCounts, ...]
     boundaries: tuple[BoundaryCounts, ...]
     loads: tuple[SegmentLoad, ...]
@@ -399,7 +401,7 @@ def _other_modes(work: _Work) -> Iterator[tuple[RunMode, Price]]:
     for mode in RUN_MODES:
         if mode != work.run_mode:
             with suppress(BadInput):  # one in which it cannot run
-                loads = segment_loads(work.mapped, work.activity, mode)
+                loads = segment_loads(work.mapped, work.activity, mode, work.apart)
                 other = replace(work, loads=loads, run_mode=mode)
                 yield mode, other.price(work.mapped.target.accounting())
 

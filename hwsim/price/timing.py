@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hwsim.price.counts import FREE, LayerCounts
 from hwsim.price.traffic import SegmentLoad
+from mapping.chip.wiring import Ints
 from mapping.graph.ir import Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.pooling import OR
@@ -32,8 +36,9 @@ class SegmentTime:
         name: the segment; of a run that is of several, all their names.
         side: "host" or "chip".
         steps: chip steps, those that fill the pipeline included; 0 on the host.
-        work_us: the busiest core or link of each step, or the host's layers; None where the
-            host's speed is not known.
+        work_us: the busiest core or link of each step, the mean over samples, or the host's layers;
+            None where the host's speed is not known.
+        at_mean_us: the same at the mean of their counts, which is never more; 0 on the host.
         barrier_us: the barriers that end the chip's steps, on top of the work.
         management_us: what the embedded processors add to each of these steps.
         launching_us: the host's starting of operations, which is part of its work; None where the
@@ -47,6 +52,7 @@ class SegmentTime:
     barrier_us: Figure = NO_TIME
     management_us: Figure = NO_TIME
     launching_us: Figure | None = NO_TIME
+    at_mean_us: Figure = NO_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,7 @@ def latency(
     messages: int,
     resets: int = 1,
 ) -> Latency:
-    """The time of one sample at the run's mean activity.
+    """The mean time of one sample; at the mean activity, where no samples are counted apart.
 
     Args:
         mapped: the mapping that ran.
@@ -175,6 +181,7 @@ def chip_time(
     """
     target = mapped.target
     busiest = step_ns(load, samples, accounting, target)
+    at_mean = step_ns(replace(load, apart=()), samples, accounting, target)
     steps = load.steps + load.depth
     barrier = barrier_ns(target, accounting, load.routers, mapped.placement.chips_used)
     work_us, barrier_us = busiest.sum() / 1e3, steps * barrier / 1e3
@@ -185,11 +192,51 @@ def chip_time(
         work_us.with_unit("µs"),
         barrier_us.with_unit("µs"),
         steps * target.link.step_us,
+        at_mean_us=(at_mean.sum() / 1e3).with_unit("µs"),
     )
 
 
 def step_ns(load: SegmentLoad, samples: int, accounting: Accounting, target: Target) -> FigureArray:
-    """Nanoseconds of each chip step without its barrier, figures of shape ``[steps + depth]``."""
+    """Nanoseconds of each chip step without its barrier, figures of shape ``[steps + depth]``.
+
+    Where some samples are counted apart, each step is longer than at the mean of all counts by as
+    much as the mean of their busiest cores' times is longer than the time at the mean of theirs.
+    """
+    price = accounting.events
+    busiest = (
+        _busiest_ns(load, accounting, target) / samples * _unevenness(load, accounting, target)
+    )
+    x_ns, y_ns = price["hop_east_west"].ns, price["hop_north_south"].ns
+    ways = [x * x_ns + y * y_ns for x, y in load.ways]
+    return busiest + largest(*ways) if ways else busiest
+
+
+def _unevenness(
+    load: SegmentLoad, accounting: Accounting, target: Target
+) -> NDArray[np.float64] | float:
+    """The mean of samples' maxima by the maximum of their means, step by step; at least 1."""
+    if not load.apart:
+        return 1.0
+    joint = replace(
+        load,
+        by_core={event: _sum(one.by_core[event] for one in load.apart) for event in load.by_core},
+        chip_links={
+            link: _sum(one.chip_links[link] for one in load.apart if link in one.chip_links)
+            for link in {link for one in load.apart for link in one.chip_links}
+        },
+    )
+    maxima = sum(_busiest_ns(one, accounting, target).value for one in load.apart)
+    means = _busiest_ns(joint, accounting, target).value
+    return np.divide(maxima, means, out=np.ones_like(means), where=means > 0).clip(1)
+
+
+def _sum(counts: Iterable[Ints]) -> Ints:
+    first, *others = counts
+    return sum(others, first)
+
+
+def _busiest_ns(load: SegmentLoad, accounting: Accounting, target: Target) -> FigureArray:
+    """Nanoseconds of the busiest core or link in each step, summed over the samples."""
     price = accounting.events
 
     def time(events: Iterable[Event]) -> FigureArray:
@@ -202,10 +249,7 @@ def step_ns(load: SegmentLoad, samples: int, accounting: Accounting, target: Tar
     chip = target.chip
     per_message = (chip.chip_link_slowdown / chip.tile_spikes_per_ns).with_unit("ns")
     links = [counts * per_message for counts in load.chip_links.values()]
-    busiest = largest(cores.max(0), *links) / samples
-    x_ns, y_ns = price["hop_east_west"].ns, price["hop_north_south"].ns
-    ways = [x * x_ns + y * y_ns for x, y in load.ways]
-    return busiest + largest(*ways) if ways else busiest
+    return largest(cores.max(0), *links)
 
 
 def barrier_ns(target: Target, accounting: Accounting, tiles: int, chips: int = 1) -> Figure:

@@ -73,6 +73,7 @@ class SegmentLoad:
         chip_crossings: how often they leave a chip; these are among ``hops_east_west``.
         ways: (routers along x, routers along y) of every way that a message took.
         chip_links: messages over each link between chips in each chip step.
+        apart: the same of some samples alone.
     """
 
     segments: tuple[str, ...]
@@ -90,6 +91,7 @@ class SegmentLoad:
     chip_crossings: int = 0
     ways: frozenset[tuple[int, int]] = frozenset()
     chip_links: Mapping[ChipLink, Ints] = field(default_factory=dict)
+    apart: tuple[SegmentLoad, ...] = ()
 
     @property
     def segment(self) -> str:
@@ -123,6 +125,7 @@ class SegmentLoad:
             chip_links={link: more(counts) for link, counts in self.chip_links.items()},
             chip_crossings=round(self.chip_crossings * activity),
             from_ports={port: round(sent * activity) for port, sent in self.from_ports.items()},
+            apart=tuple(one.times(activity) for one in self.apart),
             **{name: round(getattr(self, name) * activity) for name in numbers},
         )
 
@@ -146,7 +149,10 @@ def sent_by_port(loads: Iterable[SegmentLoad]) -> Counter[tuple[str, str]]:
 
 
 def segment_loads(
-    mapped: Mapped, activity: Activity, run_mode: RunMode = DEFAULT_RUN_MODE
+    mapped: Mapped,
+    activity: Activity,
+    run_mode: RunMode = DEFAULT_RUN_MODE,
+    apart: Sequence[Activity] = (),
 ) -> tuple[SegmentLoad, ...]:
     """What each run on the chip did, core by core and step by step.
 
@@ -154,6 +160,7 @@ def segment_loads(
         mapped: the mapping that ran.
         activity: of the run.
         run_mode: how chip segments take turns.
+        apart: of some of its samples alone.
 
     Raises:
         KeyError: if the activity is not that of this mapping.
@@ -167,15 +174,19 @@ def segment_loads(
     if run_mode == "reset" and len(runs) > 1:
         registers, most = mapped.target.registers, max(lasting.values())
         idle = {chip: idle_activity(chip, registers, most) for chip in mapped.chip_segments}
-    loads = []
-    for run, steps in lasting.items():
-        parts = [_at_rest(chip, idle[chip], steps, activity.samples) for chip in idle]
-        parts = [part for part in parts if part.chip not in run]
-        tally = _Tally(mapped, activity, run, parts, steps)
+
+    def load(run: tuple[ChipSegment, ...], happened: Activity) -> SegmentLoad:
+        resting = [chip for chip in idle if chip not in run]
+        parts = [_at_rest(c, idle[c], lasting[run], happened.samples) for c in resting]
+        tally = _Tally(mapped, happened, run, parts, lasting[run])
         for way in ways:
             tally.add(way)
-        loads.append(tally.load(_controls(mapped, activity, run, run_mode, len(runs))))
-    return tuple(loads)
+        return tally.load(_controls(mapped, happened, run, run_mode, len(runs)))
+
+    return tuple(
+        replace(load(run, activity), apart=tuple(load(run, alone) for alone in apart))
+        for run in runs
+    )
 
 
 def _runs(mapped: Mapped, run_mode: RunMode) -> tuple[tuple[ChipSegment, ...], ...]:

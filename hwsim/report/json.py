@@ -159,6 +159,7 @@ def _segment(segment: SegmentTime) -> dict[str, Any]:
         "side": segment.side,
         "steps": segment.steps,
         "work_us": _value(segment.work_us),
+        "work_at_mean_us": segment.at_mean_us.value,
         "barrier_us": segment.barrier_us.value,
         "management_us": segment.management_us.value,
     }

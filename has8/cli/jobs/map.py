@@ -37,7 +37,7 @@ from hwsim import compare, estimate, measure_host, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.divergence import Comparison
 from hwsim.experiments.fidelity import answers_of, float_answers
-from hwsim.names import RunMode
+from hwsim.names import APART, RunMode
 from hwsim.program import sample_axis
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
@@ -139,7 +139,9 @@ def run_map(
         trained = None
         if changed_resets(mapped.graph):
             trained = float_answers(mapped, images, batch_size=BATCH, trained=True)
-        run = simulate(mapped, images, batch_size=BATCH, on_progress=stage("chip simulation"))
+        run = simulate(
+            mapped, images, batch_size=BATCH, apart=APART, on_progress=stage("chip simulation")
+        )
         if measure:
             stage("measuring the host")
             processor = measure_host(mapped, images, processor)
