@@ -1,6 +1,6 @@
 """The partition search, held to every partition there is."""
 
-from itertools import chain, combinations
+from itertools import chain, combinations, islice
 
 import pytest
 from hypothesis import given, settings
@@ -94,6 +94,16 @@ def test_twelve_layers(layers):
         other = flips(costed, found)
         assert set(other) == set(names)
         assert other["3"] == costed.totals(found.on_chip ^ {"3"})
+
+
+def test_a_front_ends_where_the_solver_takes_a_limit_for_kept():
+    """A step of a millionth of 4 is within the solver's tolerance of a limit, scaled by 20."""
+    costed = Costed(
+        {"a": {"energy": 9.0, "time": 4.0}, "b": {"energy": 1.0}},
+        {"a": {"energy": 3.0, "time": 20.0}, "b": {"energy": 30.0, "time": 20.0}},
+    )
+    points = list(islice(front(costed, "energy", "time"), 9))
+    assert [tuple(point.totals.values()) for point in points] == [(4.0, 20.0), (10.0, 4.0)]
 
 
 def test_what_nothing_costs_is_refused_by_name():

@@ -21,6 +21,9 @@ Costs = Mapping[str, float]
 """Amounts by what they are of, such as "energy_uj"; what is left out is 0."""
 TOLERANCE = 1e-9
 """How far, of itself, a sum may be off where it is held to a limit."""
+RESOLUTION = 1e-5
+"""Sums that differ by less than this part of the largest single cost are one on a front: the solver
+keeps to limits as far as a tenth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +181,19 @@ def front(
         limits: as :func:`best` takes them.
     """
     limits = dict(limits or {})
+    step = RESOLUTION * _Program(costed).largest(second)
+    before = np.inf
     while (least := best(costed, {first: 1.0}, limits)) is not None:
         at = least.totals[first]
         inside = {**limits, first: min(at + TOLERANCE * abs(at), limits.get(first, np.inf))}
         point = best(costed, {second: 1.0}, inside) or least
-        yield point
         reached = point.totals[second]
-        limits[second] = reached - max(1e-6 * abs(reached), 1e-12)
+        if reached < before:
+            yield point
+        else:  # the solver took the limit for kept
+            step *= 2
+        before = min(before, reached)
+        limits[second] = before - step
 
 
 def flips(costed: Costed, division: Division) -> dict[str, dict[str, float]]:
@@ -261,9 +270,12 @@ class _Program:
         moved = [chip[n].get(name, 0.0) - host[n].get(name, 0.0) for n in self.layers]
         return np.array([*moved, *(costs.get(name, 0.0) for costs in self.paid)])
 
+    def largest(self, name: str) -> float:
+        """The most that one variable changes a cost by, or 1 if none does."""
+        return float(np.abs(self.row(name)).max(initial=0.0)) or 1.0
+
     def limit(self, name: str, most: float) -> LinearConstraint:
         """A cost is at most so much."""
         base = sum(costs.get(name, 0.0) for costs in self.costed.host.values())
-        row = self.row(name)
-        scale = float(np.abs(row).max(initial=0.0)) or 1.0
+        row, scale = self.row(name), self.largest(name)
         return LinearConstraint(row / scale, -np.inf, (most - base) / scale)
