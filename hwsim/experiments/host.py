@@ -99,7 +99,7 @@ def measure_host(
     caveats = [f"Its power is that of {meter.covers}: what else the machine draws is left out."]
     if max(idle) > power.value:
         caveats.append("It drew as much while it waited as while it worked: did anything else run?")
-    waited = [min(each, power.value) for each in idle]
+    waited = [min(each, power.low) for each in idle]
     return msgspec.structs.replace(
         profile,
         name=name,

@@ -76,7 +76,8 @@ class Host(Sheet, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Check what single ranges cannot, and give each figure its place."""
         super().__post_init__()
-        if self.idle_w and self.power_w and not self.idle_w.high <= self.power_w.value:
+        idle, most = self.idle_w, self.power_w
+        if idle and most and not (idle.high <= most.value and idle.value <= most.low):
             raise ValueError("idle_w must be at most power_w")
 
     @property
