@@ -12,7 +12,9 @@ from has8.data import batches
 from has8.files import write_whole
 from has8.kernels import paths
 
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "busy", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("busy")  # no test depends on how fast something is
 torch.set_num_threads(1)  # tests run in several processes
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background

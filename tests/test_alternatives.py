@@ -85,8 +85,8 @@ def test_no_host_draws_more_while_it_waits_than_while_it_works(ran):
         items = {item.what: item for item in estimate(cheaper, run, host).break_even}
         return items["idle_w"].value
 
-    assert 11 < turn(0.5) < host.power_w.value == 15
-    assert turn(0.4) is None  # it would be more
+    assert 12 < turn(0.3) < host.power_w.value == 15
+    assert turn(0.2) is None  # it would be more
 
 
 def test_more_activity_is_more_of_everything_but_visits(ran):
@@ -208,9 +208,10 @@ def test_what_is_likely_better_is_green_and_likely_worse_red(ran):
         return file.getvalue()
 
     green, red = "\x1b[1;32m", "\x1b[1;31m"
-    assert green in page([busier(0.9)]) and red not in page([busier(0.9)])
-    assert red in page([busier(1.1)]) and green not in page([busier(1.1)])
-    assert green not in page([one]) and red not in page([one])
+    calmer, fuller, alone = (page(others) for others in ([busier(0.9)], [busier(1.1)], [one]))
+    assert green in calmer and red not in calmer
+    assert red in fuller and green not in fuller
+    assert green not in alone and red not in alone
     assert busier(1.1).board_uj.low < one.board_uj.high
 
 

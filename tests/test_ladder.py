@@ -82,8 +82,8 @@ def test_rung_5_fast_equals_reference(mapped, digits):
 
 
 @pytest.mark.skipif(Lava().unavailable() is not None, reason=str(Lava().unavailable()))
-def test_rung_6_fast_equals_lava(resnet, digits):
-    mapped = map_model(resnet, calibration=digits[:64])
+def test_rung_6_fast_equals_lava(vgg, digits):
+    mapped = map_model(vgg, calibration=digits[:64])
     found = compare(mapped, digits[:2], "fast", "lava")
     assert found.equal, found.divergence
 

@@ -111,7 +111,7 @@ def plain_price(cost, mapped, accounting, host, samples):
     at_work = host.peak_pj_per_mac.value / host.utilisation.value
     parts["host"] = sum(macs.values()) * at_work * 1e-6
     known = host.idle_w is not None
-    middle = (host.idle_w.value + host.power_w.value) / 2 if known else 0.0
+    middle = host.launching_w.value if known else 0.0
     parts["launching"] = middle * launching_us if known else 0.0
     parts["waiting"] = host.idle_w.value * waiting_us if known else 0.0
     sums = {"total": sum(parts.values())}
@@ -445,10 +445,12 @@ def test_a_host_that_waits_draws_its_idle_power(runs):
     others = price.latency.total_us.value - price.latency.host_us.value
     assert price.energy_uj.waiting.value == pytest.approx(2.64 * others)
     assert price.energy_uj.launching.value == 0  # part of what was measured
-    silent = msgspec.structs.replace(host, idle_w=None)
+    silent = msgspec.structs.replace(host, idle_w=None, launching_w=None)
     cost = estimate(mapped, run, silent)
     assert cost.energy_uj.waiting.value == 0
-    assert any("starts operations is not known and not counted" in a.text for a in cost.assumptions)
+    sentences = [assumption.text for assumption in cost.assumptions]
+    unknown = "What the host draws while it waits for the chip is not known and not counted."
+    assert unknown in sentences and not any("starts operations it" in text for text in sentences)
     with pytest.raises(ValueError, match="idle_w must be at most power_w"):
         msgspec.structs.replace(host, idle_w=Figure.exact(5.0, "W"))
 

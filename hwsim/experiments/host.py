@@ -100,13 +100,22 @@ def measure_host(
     if max(idle) > power.value:
         caveats.append("It drew as much while it waited as while it worked: did anything else run?")
     waited = [min(each, power.low) for each in idle]
+    idle_w = _figure(waited, "W", f"{here}: {meter.how}, before and behind")
     return msgspec.structs.replace(
         profile,
         name=name,
         description=f"{name}, measured",
         caveats=tuple(caveats),
         power_w=power,
-        idle_w=_figure(waited, "W", f"{here}: {meter.how}, before and behind"),
+        idle_w=idle_w,
+        launching_w=Figure(
+            (idle_w.value + power.value) / 2,
+            idle_w.low,
+            power.high,
+            "W",
+            f"{here}: halfway between what it draws while it waits and while it works",
+            "M",
+        ),
         measured=measured,
     )
 

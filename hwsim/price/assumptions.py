@@ -367,18 +367,16 @@ def _host(host: Host) -> Iterator[Assumption]:
             "the chip draws meanwhile.",
             main=True,
         )
-    if host.idle_w is not None and host.launching_w is not None:
-        yield _quoting(
-            host.idle_w,
-            f"The host draws {_number(host.idle_w)} while it waits for the chip, and while it "
-            f"starts operations {host.launching_w:g} W, halfway from that to its whole power.",
-            main=True,
-        )
-    else:
-        yield Assumption(
-            "The host's power while it waits and starts operations is not known and not counted.",
-            main=True,
-        )
+    drawn = [(host.idle_w, "while it waits for the chip")]
+    if host.launch_us is None or host.launch_us.high > 0:
+        drawn.append((host.launching_w, "while it starts operations"))
+    for watts, meanwhile in drawn:
+        if watts is None:
+            yield Assumption(
+                f"What the host draws {meanwhile} is not known and not counted.", main=True
+            )
+        else:
+            yield _quoting(watts, f"The host draws {_number(watts)} {meanwhile}.", main=True)
 
 
 def _measured(host: Host) -> Iterator[Assumption]:
@@ -392,9 +390,10 @@ def _measured(host: Host) -> Iterator[Assumption]:
         if took.w is not None:
             yield _quoting(took.w, f"Meanwhile, in {name}, it drew {_number(took.w)}.")
     if host.launching_w is not None and any(took.w is None for took in host.measured.values()):
-        yield Assumption(
-            f"What the host draws while it works was not measured: {host.launching_w:.3g} W, "
-            f"halfway from what it draws while it waits to its whole power.",
+        yield _quoting(
+            host.launching_w,
+            f"What the host draws while it works was not measured: it is taken to be "
+            f"{_number(host.launching_w)}.",
             main=True,
         )
     if host.idle_w is not None:

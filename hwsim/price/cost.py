@@ -490,7 +490,7 @@ def _messages(loads: Iterable[SegmentLoad], boundaries: Iterable[BoundaryCounts]
 def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:
     """Microjoules of a power over a time: watts times microseconds; 0 if not known."""
     nothing = Figure.exact(0.0, "µJ")
-    return nothing if power_w is None or time_us is None else power_w * time_us
+    return nothing if power_w is None or time_us is None or not time_us.high else power_w * time_us
 
 
 def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> HostOnly:

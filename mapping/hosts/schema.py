@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from mapping.targets.figures import Figure, computed
+from mapping.targets.figures import Figure
 from mapping.targets.sheets import (
     AboveZero,
     Data,
@@ -58,6 +58,7 @@ class Host(Sheet, frozen=True, kw_only=True):
         peak_gmacs: billions of multiply-accumulates in a second at most; None if unknown.
         power_w: watts while working; None if unknown.
         idle_w: watts while waiting; None if unknown.
+        launching_w: watts while it starts operations; None if unknown.
         launch_us: microseconds to start one layer; None if unknown.
         measured: what the host segments of one mapping took, by name, and all layers of its model
             under :data:`ALONE`: prices of that mapping rest on this, in place of operations and
@@ -70,6 +71,7 @@ class Host(Sheet, frozen=True, kw_only=True):
     peak_gmacs: Annotated[Figure, Unit("GMAC/s", AboveZero)] | None = None
     power_w: Watts | None = None
     idle_w: Annotated[Figure, Unit("W", NonNegative)] | None = None
+    launching_w: Watts | None = None
     launch_us: Microseconds | None = None
     measured: Mapping[str, Measured] = {}
 
@@ -89,15 +91,6 @@ class Host(Sheet, frozen=True, kw_only=True):
     def pj_per_ac(self) -> Figure:
         """Energy of one accumulate at the stated utilisation, in picojoules."""
         return self.peak_pj_per_ac / self.utilisation
-
-    @property
-    def launching_w(self) -> Figure | None:
-        """Watts while it starts operations, between waiting and working; None if not known."""
-        if self.power_w is None or self.idle_w is None:
-            return None
-        least, most = self.idle_w, self.power_w
-        middle = (least + most) / 2
-        return computed(middle.value, least.low, most.high, "W", middle.cited)
 
     def launching_us(self, launches: int) -> Figure | None:
         """Microseconds that it takes to start so many operations; None if unknown.
@@ -126,7 +119,7 @@ class Host(Sheet, frozen=True, kw_only=True):
     def macs_uj(self, macs: int, parts: Collection[str]) -> Figure:
         """Microjoules of the multiply-accumulates of one sample; with all else where measured.
 
-        A part whose watts were not measured draws :attr:`launching_w`, since nothing says how busy
+        A part whose watts were not measured draws ``launching_w``, since nothing says how busy
         it keeps the host; where that is not known either, its operations have their price.
 
         Args:
