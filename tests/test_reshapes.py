@@ -43,6 +43,34 @@ WAYS = {
 }
 
 
+@pytest.mark.parametrize("axes", [(2,), (2, -1), (1, 2), (2, 3)])
+def test_some_axes_are_flattened_between_layers_on_the_chip(axes):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.flat = nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(*axes)
+            self.rows = nn.Conv1d(8 if axes == (1, 2) else 2, 3, 3)
+            self.lif1, self.lif2 = (snn.Leaky(beta=0.5, threshold=0.25) for _ in "12")
+
+        def forward(self, x):
+            mem1, mem2, counts = self.lif1.init_leaky(), self.lif2.init_leaky(), 0
+            for step in range(x.size(0)):
+                spikes, mem1 = self.lif1(self.conv(x[step].view(-1, 1, 4, 5)), mem1)
+                spikes, mem2 = self.lif2(self.rows(self.flat(spikes)), mem2)
+                counts = counts + spikes
+            return counts
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), vectors()
+    mapped = map_model(net, calibration=x, inputs="spikes")
+    (chip,) = mapped.chip_segments
+    assert [population.name for population in chip.populations] == ["lif1", "lif2"]
+    with torch.no_grad():
+        expected = net(x)
+    assert expected.any() and torch.equal(evaluate(mapped.graph, x), expected)
+    assert compare(mapped, x, "fast", "reference").equal
+
+
 def test_an_axis_of_one_channel_is_no_axis_of_steps():
     class Net(nn.Module):
         def __init__(self):

@@ -14,17 +14,32 @@ from mapping.graph.ir import Node, Signal
 from mapping.graph.ops.op import Attrs, Lowered, Op, nothing
 
 
+class Flat(Attrs, frozen=True):
+    """Attributes of a flatten: its first and last axis, counted with that of the samples."""
+
+    start: Annotated[int, Meta(ge=1)] = 1
+    end: int = -1
+
+
 def _flatten_of(module: nn.Flatten) -> Lowered:
-    if module.start_dim != 1 or module.end_dim != -1:
-        raise ValueError("only a flatten of everything behind the batch axis is supported")
-    return {}, {}
+    start, end = module.start_dim, module.end_dim
+    if (start, end) == (1, -1):
+        return {}, {}
+    if start < 1:
+        raise ValueError("only a flatten of axes behind that of the samples is supported")
+    return {"start": start, "end": end}, {}
 
 
 def _infer_flat(
     attrs: Mapping[str, Any], tensors: Mapping[str, Tensor], inputs: tuple[Signal, ...]
 ) -> Signal:
     (given,) = inputs
-    return replace(given, shape=(given.size,))
+    start, end = attrs.get("start", 1), attrs.get("end", -1)
+    first, last = start - 1, end - 1 if end >= 0 else len(given.shape) + end
+    if not first <= last < len(given.shape):
+        raise ValueError(f"{given} has no axes from {start} to {end}")
+    joined = prod(given.shape[first : last + 1])
+    return replace(given, shape=(*given.shape[:first], joined, *given.shape[last + 1 :]))
 
 
 class Shape(Attrs, frozen=True):
@@ -67,8 +82,8 @@ def _infer_same(
 
 
 def flatten(node: Node, x: Tensor) -> Tensor:
-    """``[B, C, H, W] -> [B, C*H*W]``."""
-    return x.flatten(1)
+    """``[B, C, H, W] -> [B, C*H*W]``, or some of these axes."""
+    return x.flatten(node.attrs.get("start", 1), node.attrs.get("end", -1))
 
 
 def same(node: Node, x: Tensor) -> Tensor:
@@ -78,7 +93,7 @@ def same(node: Node, x: Tensor) -> Tensor:
 
 OPS = (
     Op("input", (), nothing, _infer_same, same, role="input", sees_time=True, inputs=0),
-    Op("flatten", (nn.Flatten,), _flatten_of, _infer_flat, flatten),
+    Op("flatten", (nn.Flatten,), _flatten_of, _infer_flat, flatten, attrs=Flat),
     Op("reshape", (nn.Unflatten,), _shape_of, _infer_shape, reshape, attrs=Shape),
     Op("identity", (nn.Identity, nn.Dropout, nn.Dropout2d), nothing, _infer_same, same),
 )
