@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from has8.cli.boundary import do
-from has8.cli.options import data_options, measure_host_option, run_mode_option
-from mapping.hosts.schema import DEFAULT_HOST, host_names
+from has8.cli.options import data_options, price_options
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,14 +24,7 @@ from mapping.hosts.schema import DEFAULT_HOST, host_names
     "layers separated by commas; once for each partition to compare.",
 )
 @data_options
-@click.option(
-    "--host",
-    default=DEFAULT_HOST,
-    show_default=True,
-    help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
-)
-@measure_host_option
-@run_mode_option
+@price_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def compare(**options: Any) -> None:

@@ -10,14 +10,12 @@ from has8.cli.boundary import do
 from has8.cli.options import (
     FOLDER,
     data_options,
-    measure_host_option,
     network_options,
     partition_options,
     preparation_options,
+    price_options,
     quantization_options,
-    run_mode_option,
 )
-from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.targets.schema import target_names
 
 
@@ -29,14 +27,7 @@ from mapping.targets.schema import target_names
     show_default=True,
     help=f"{', '.join(target_names())}, or a YAML file.",
 )
-@click.option(
-    "--host",
-    default=DEFAULT_HOST,
-    show_default=True,
-    help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
-)
-@measure_host_option
-@run_mode_option
+@price_options
 @partition_options
 @data_options
 @network_options

@@ -14,6 +14,7 @@ import click
 
 from has8.data.names import data_names, event_names
 from hwsim.names import DEFAULT_RUN_MODE, RUN_MODES
+from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.integers.methods import METHODS
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -163,16 +164,6 @@ preparation_options = _added(
 """What is done to data before a network takes them; mappings keep it."""
 
 
-run_mode_option = click.option(
-    "--run-mode",
-    type=click.Choice(list(RUN_MODES)),
-    default=DEFAULT_RUN_MODE,
-    show_default=True,
-    help="How several chip segments take turns: "
-    + "; ".join(f"{name}, {meaning}" for name, meaning in RUN_MODES.items())
-    + ".",
-)
-
 partition_options = _added(
     (
         click.option(
@@ -194,14 +185,34 @@ partition_options = _added(
 """What goes where."""
 
 
-measure_host_option = click.option(
-    "--measure-host",
-    "measure",
-    is_flag=True,
-    help="Run the host's layers on this machine, on its GPU where it has one, and price the host "
-    "by the time that they take, and by the power that NVML (NVIDIA) or RAPL (CPUs) shows; what is "
-    "not shown stays that of --host.",
+price_options = _added(
+    (
+        click.option(
+            "--host",
+            default=DEFAULT_HOST,
+            show_default=True,
+            help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
+        ),
+        click.option(
+            "--measure-host",
+            "measure",
+            is_flag=True,
+            help="Run the host's layers on this machine, on its GPU where it has one, and price "
+            "the host by the time that they take, and by the power that NVML (NVIDIA) or RAPL "
+            "(CPUs) shows; what is not shown stays that of --host.",
+        ),
+        click.option(
+            "--run-mode",
+            type=click.Choice(list(RUN_MODES)),
+            default=DEFAULT_RUN_MODE,
+            show_default=True,
+            help="How several chip segments take turns: "
+            + "; ".join(f"{name}, {meaning}" for name, meaning in RUN_MODES.items())
+            + ".",
+        ),
+    )
 )
+"""What a sample is priced by."""
 
 
 def data_options(command: Command) -> Command:
