@@ -8,9 +8,7 @@ they act on the target's neurons in the next step or later: on Loihi a delay is 
 synapse's word (nengo-loihi), and longer ones leave their target's core fewer compartments (Davies
 et al. 2018), so the weight waits there. A shortcut's does too, for the layers that it skips.
 
-A run is of one chip segment, or in the mode "pipeline" of all at once. In the mode "reset" the
-others run along without input, and their biases act. In any mode layers whose own window has not
-begun or is over are only visited: what they do while a pipeline fills and drains is not counted.
+:mod:`hwsim.price.turns` says who works in which of them.
 """
 
 from __future__ import annotations
@@ -19,15 +17,13 @@ from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from has8.errors import BadInput
-from hwsim.activity import Activity, Counts
+from hwsim.activity import Activity
 from hwsim.names import DEFAULT_RUN_MODE, RunMode
-from hwsim.price.idle import idle_activity
+from hwsim.price.turns import Turn, turns
 from mapping.chip.segment import ChipSegment
 from mapping.chip.wiring import Axis, Ints, Shape3, Wiring, shape3, taps
 from mapping.cores.placement import Placement
@@ -167,51 +163,19 @@ def segment_loads(
         BadInput: if a loop has fewer steps of delay than connections, so that no chip is in time,
             or if the host has to work between chip segments of one pipeline.
     """
-    runs = _runs(mapped, run_mode)
+    runs = turns(mapped, run_mode)
     ways = tuple(routes(mapped.placement, mapped.chip_segments))
-    lasting = {run: max(map(_chip_steps, run)) for run in runs}
-    idle: dict[ChipSegment, Activity] = {}
-    if run_mode == "reset" and len(runs) > 1:
-        registers, most = mapped.target.registers, max(lasting.values())
-        idle = {chip: idle_activity(chip, registers, most) for chip in mapped.chip_segments}
 
-    def load(run: tuple[ChipSegment, ...], happened: Activity) -> SegmentLoad:
-        resting = [chip for chip in idle if chip not in run]
-        parts = [_at_rest(c, idle[c], lasting[run], happened.samples) for c in resting]
-        tally = _Tally(mapped, happened, run, parts, lasting[run])
+    def load(turn: Turn, happened: Activity) -> SegmentLoad:
+        tally = _Tally(mapped, happened, turn)
         for way in ways:
             tally.add(way)
-        return tally.load(_controls(mapped, happened, run, run_mode, len(runs)))
+        return tally.load(_controls(mapped, happened, turn.chips, run_mode, len(runs)))
 
     return tuple(
-        replace(load(run, activity), apart=tuple(load(run, alone) for alone in apart))
-        for run in runs
+        replace(load(turn, activity), apart=tuple(load(turn, alone) for alone in apart))
+        for turn in runs
     )
-
-
-def _runs(mapped: Mapped, run_mode: RunMode) -> tuple[tuple[ChipSegment, ...], ...]:
-    """The chip segments that run at once, in the order of execution.
-
-    Raises:
-        BadInput: if a host segment is between two that would.
-    """
-    chips = mapped.chip_segments
-    if run_mode != "pipeline" or not chips:
-        return tuple((chip,) for chip in chips)
-    order = mapped.partition.segments
-    places = [place for place, segment in enumerate(order) if segment.side == "chip"]
-    for before, place in pairwise(places):
-        if place > before + 1:
-            raise BadInput(
-                f"run mode 'pipeline' needs all chip segments side by side, and the host computes "
-                f"{order[before + 1].name!r} between {order[before].name!r} and "
-                f"{order[place].name!r}: take 'reset' or 'gated'"
-            )
-    return (chips,)
-
-
-def _chip_steps(chip: ChipSegment) -> int:
-    return chip.steps + max(chip.depths().values())
 
 
 def _controls(
@@ -231,58 +195,20 @@ def _cores(placement: Placement, segments: Container[str]) -> set[int]:
     return {tile.core for tile in placement.tiles if tile.segment in segments}
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What a segment does in the chip steps of a run, by population and port.
-
-    Args:
-        chip: the segment.
-        events: spikes, ``int64[T, *shape]``.
-        updated: how often neurons were updated, if that is known.
-        windows: the chip steps in which that was.
-    """
-
-    chip: ChipSegment
-    events: Mapping[str, Counts]
-    updated: Mapping[str, Counts]
-    windows: Mapping[str, slice]
-
-
-def _at_work(chip: ChipSegment, activity: Activity) -> _Part:
-    """With its sample: a layer is as late as it is deep."""
-    windows = {name: slice(late, late + chip.steps) for name, late in chip.depths().items()}
-    return _Part(chip, activity.events, activity.updated, windows)
-
-
-def _at_rest(chip: ChipSegment, idle: Activity, steps: int, samples: int) -> _Part:
-    """Without one: all layers at once, in each sample the same."""
-    events = {name: counts[:steps] * samples for name, counts in idle.events.items()}
-    updated = {name: counts[:steps] * samples for name, counts in idle.updated.items()}
-    return _Part(chip, events, updated, dict.fromkeys(events, slice(0, steps)))
-
-
 class _Tally:
     """The counts of one run while its routes are walked."""
 
-    def __init__(
-        self,
-        mapped: Mapped,
-        activity: Activity,
-        run: Sequence[ChipSegment],
-        resting: Iterable[_Part],
-        steps: int,
-    ) -> None:
-        self.run, self.placement, self.samples = run, mapped.placement, activity.samples
+    def __init__(self, mapped: Mapped, activity: Activity, turn: Turn) -> None:
+        self.run, self.placement, self.samples = turn.chips, mapped.placement, activity.samples
         self.topology, placement = Topology.of(mapped.target.chip), mapped.placement
-        self.parts = {part.chip.name: part for part in resting}
-        self.parts.update({chip.name: _at_work(chip, activity) for chip in run})
+        self.parts = turn.parts(activity)
         self.synapses = {
             synapse.name: synapse
             for part in self.parts.values()
             for _, synapse in part.chip.synapses()
         }
         self.prices = {name: synapse_of(mapped.graph[name]).price for name in self.synapses}
-        self.shape = (placement.cores_used, steps)
+        self.shape = (placement.cores_used, turn.steps)
         self.by_core: dict[Event, Ints] = {
             event: np.zeros(self.shape, np.int64) for event in (*CORE_EVENTS, *self.prices.values())
         }
