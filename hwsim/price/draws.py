@@ -60,7 +60,8 @@ def draws_of(
         prices: of sheets whose figures a function has changed.
         entries: those that have a range.
     """
-    ranged = {e: (e.high if e.high > e.value else e.low) for e in entries if e.low < e.high}
+    ordered = sorted(entries, key=lambda e: (e.sheet, e.path))  # the same sums in each process
+    ranged = {e: (e.high if e.high > e.value else e.low) for e in ordered if e.low < e.high}
     share = {e: (drawn(e) - e.value) / (end - e.value) for e, end in ranged.items()}
 
     def at(*moved: Figure) -> NDArray[np.float64]:

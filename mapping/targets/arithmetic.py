@@ -189,17 +189,30 @@ def divide(left: Any, right: Any) -> Any:
 
 def _ends(operate: Callable[[Any, Any], Any], a: _Term, b: _Term) -> tuple[Any, Any]:
     """The range of a product or quotient: its extremes lie where both operands are extreme."""
-    corners = [operate(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
-    if any(isinstance(corner, np.ndarray) for corner in corners):
-        return np.minimum.reduce(corners), np.maximum.reduce(corners)
-    return min(corners), max(corners)
+    first, *others = [operate(x, y) for x in _extremes(a) for y in _extremes(b)]
+    low = high = first
+    for corner in others:
+        low, high = _smaller(low, corner), _larger(high, corner)
+    return low, high
+
+
+def _extremes(term: _Term) -> tuple[Any, ...]:
+    return (term.low,) if term.low is term.high else (term.low, term.high)
 
 
 def _factors(a: _Term, b: _Term) -> frozenset[Figure]:
     """What a product or quotient rests on: nothing if a factor is zero whatever any sheet says."""
-    if any(not term.cited and not np.any(term.low) and not np.any(term.high) for term in (a, b)):
+    first, second = a.cited, b.cited
+    if (not first and _is_zero(a)) or (not second and _is_zero(b)):
         return frozenset()
-    return a.cited | b.cited
+    return first | second
+
+
+def _is_zero(term: _Term) -> bool:
+    """Whether its range, in all of its elements, is zero and nothing else."""
+    if isinstance(term.value, np.ndarray):
+        return not any(end.any() for end in _extremes(term))
+    return bool(term.low == term.high == 0)
 
 
 def _common_unit(a: _Term, b: _Term) -> str:
@@ -207,6 +220,12 @@ def _common_unit(a: _Term, b: _Term) -> str:
     if a.unit and b.unit and a.unit != b.unit:
         raise ValueError(f"cannot take {a.unit} and {b.unit} together")
     return a.unit or b.unit
+
+
+def _smaller(a: Any, b: Any) -> Any:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.minimum(a, b)
+    return min(a, b)
 
 
 def _larger(a: Any, b: Any) -> Any:

@@ -19,6 +19,7 @@ The tags of trust:
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -172,10 +173,11 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
 
 def computed(value: float, low: float, high: float, unit: str, cited: frozenset[Figure]) -> Figure:
     """A figure that was reckoned from the entries ``cited``."""
-    trust: Trust = "M" if any(leaf.trust == "M" for leaf in cited) else "D"
+    trust: Trust = "M" if "M" in [leaf.trust for leaf in cited] else "D"
     return Figure(value, low, high, unit, trust=trust, leaves=cited)
 
 
+@cache
 def _arithmetic() -> ModuleType:
     """What reckons with figures: imported when used, since it takes NumPy, and help does not."""
     from mapping.targets import arithmetic
