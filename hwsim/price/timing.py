@@ -181,7 +181,9 @@ def chip_time(
     """
     target = mapped.target
     busiest = step_ns(load, samples, accounting, target)
-    at_mean = step_ns(replace(load, apart=()), samples, accounting, target) if load.apart else busiest
+    at_mean = busiest
+    if load.apart:
+        at_mean = step_ns(replace(load, apart=()), samples, accounting, target)
     steps = load.steps + load.depth
     barrier = barrier_ns(target, accounting, load.routers, mapped.placement.chips_used)
     work_us, barrier_us = busiest.sum() / 1e3, steps * barrier / 1e3
