@@ -1,6 +1,7 @@
 from .artifact import load as load
 from .artifact import save as save
 from .graph.trace.netx import read_netx as read_netx
+from .graph.trace.nir import read_nir as read_nir
 from .mapped import Mapped as Mapped
 from .network import load_model as load_model
 from .network import save_model as save_model
@@ -21,6 +22,7 @@ __all__ = [
     "load_target",
     "map_model",
     "read_netx",
+    "read_nir",
     "save",
     "save_model",
     "target_names",

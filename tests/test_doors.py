@@ -11,6 +11,7 @@ import pytest
 import snntorch as snn
 import torch
 from netx_files import small, written
+from nir_files import small as small_nir
 from torch import nn
 
 import has8
@@ -61,6 +62,10 @@ FIT: dict[str, set[str]] = {
     "steps of load_data": {"None"},
     "steps of read_netx": {"None"},
     "readout of read_netx": {"None"},
+    "steps of read_nir": {"None"},
+    "dt of read_nir": {"None", "a fraction"},
+    "reset of read_nir": {"None"},
+    "readout of read_nir": {"None"},
     "window_us": {"None"},
     "steps of Data": {"None"},
     "clip_norm": {"None", "a fraction"},
@@ -179,6 +184,10 @@ def world(tmp_path_factory):
         "read_netx": {
             **{"path": written(folder / "some.net", small()), "steps": 4, "delay": 1},
             **{"clear_every": 0, "coding": "spikes", "seed": 0, "readout": "count"},
+        },
+        "read_nir": {
+            **{"path": small_nir(folder / "some.nir"), "steps": 4, "dt": 1e-4, "decay": "euler"},
+            **{"reset": "zero", "coding": "spikes", "seed": 0, "readout": "count"},
         },
         "over_time": {"net": step, "steps": 2, "readout": "count", "input": "rate", "seed": 0},
         "save": {"mapped": mapped, "path": folder / "n.h8"},

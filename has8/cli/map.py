@@ -86,9 +86,9 @@ from mapping.targets.schema import target_names
 def map_command(**options: Any) -> None:
     """Map MODEL onto a neuromorphic chip.
 
-    MODEL is a .pt of has8 train, a network saved by mapping.save_model or exported by Lava-DL, or
-    FILE.py:NAME: a class or function (or module) NAME in a Python file of yours, which is run for
-    it. All others are numbers, and nobody's code is run.
+    MODEL is a .pt of has8 train, a network saved by mapping.save_model, exported by Lava-DL or in
+    NIR, or FILE.py:NAME: a class or function (or module) NAME in a Python file of yours, which is
+    run for it. All others are numbers, and nobody's code is run.
 
     Cuts the model between host and chip, quantises and places the chip's part, runs test data
     through the float model and through the chip's integers, holds a few of them against Lava

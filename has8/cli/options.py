@@ -92,7 +92,7 @@ network_options = _added(
             "--args",
             metavar="JSON",
             help="For FILE.py:NAME: its arguments, such as '{\"beta\": 0.9}'; for a network of "
-            "Lava-DL those of mapping.read_netx.",
+            "Lava-DL those of mapping.read_netx, for one in NIR those of mapping.read_nir.",
         ),
         click.option(
             "--readout",

@@ -31,6 +31,7 @@ from has8.steps import Input, Readout
 from mapping.chip.archive import MANIFEST
 from mapping.graph.ir import Graph
 from mapping.graph.trace.netx import is_hdf5, read_netx
+from mapping.graph.trace.nir import is_nir, read_as_told, read_nir
 from mapping.network import FORMAT, read_network
 from mapping.pipeline import Given, steps_axis, takes, traced
 
@@ -97,9 +98,10 @@ def open_network(model: str, weights: Path | None = None, args: str | None = Non
 
     Args:
         model: a .pt of ``has8 train``, a file of :func:`mapping.save_model`, a network of Lava-DL
-            or ``FILE.py:NAME``.
+            or in NIR, or ``FILE.py:NAME``.
         weights: a state dictionary for ``FILE.py:NAME``.
-        args: its arguments, or those of :func:`mapping.read_netx`, a JSON object.
+        args: its arguments, or those of :func:`mapping.read_netx` or :func:`mapping.read_nir`, a
+            JSON object.
 
     Raises:
         CheckpointError: if a file cannot be read.
@@ -251,16 +253,22 @@ def fitting(network: Network, source: Data) -> Iterator[None]:
 
 
 def _exported(path: Path, args: str | None) -> Network:
-    """A network of Lava-DL, read as ``args`` say."""
-    arguments = _arguments(args)
-    known = {n: p.default for n, p in signature(read_netx).parameters.items() if n != "path"}
+    """A network that another tool wrote, read as ``args`` say."""
+    nir, arguments = is_nir(path), _arguments(args)
+    known = {n: p.default for n, p in signature(read_nir if nir else read_netx).parameters.items()}
+    del known["path"]
     if odd := arguments.keys() - known.keys():
-        raise BadInput(f"--args of a network of Lava-DL are {', '.join(known)}, not {min(odd)!r}")
-    graph = read_netx(path, **arguments)
-    signal, answer = graph.input.type, graph.output
-    readouts = {"decode": "count", "last_membrane": "membrane_last"}
-    steps = next(node.type.steps for node in graph if node.op == "neuron")
-    told = {"steps": steps, "readout": readouts.get(answer.op, "spikes")}
+        what = "in NIR" if nir else "of Lava-DL"
+        raise BadInput(f"--args of a network {what} are {', '.join(known)}, not {min(odd)!r}")
+    if nir:
+        graph, told = read_as_told(path, **arguments)
+    else:
+        graph = read_netx(path, **arguments)
+        readouts = {"decode": "count", "last_membrane": "membrane_last"}
+        readout = readouts.get(graph.output.op, "spikes")
+        steps = next(node.type.steps for node in graph if node.op == "neuron")
+        told = {**known, **arguments, "steps": steps, "readout": readout}
+    signal = graph.input.type
     return Network(
         graph,
         path,
@@ -268,7 +276,7 @@ def _exported(path: Path, args: str | None) -> Network:
         shape=signal.shape,
         inputs=takes(graph),
         steps=signal.steps,
-        facts={READ: {**known, **arguments, **told}},
+        facts={READ: told},
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,16 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from has8 import values
-from has8.encoders import DuplicateEncoder, RateEncoder
+from has8.encoders import DuplicateEncoder
 from has8.errors import BadInput, CheckpointError
 from has8.reading import regular_file
 from has8.values import value, whole
-from mapping.graph.ir import Graph, Kind, Node, Signal
-from mapping.graph.ops import OPS
+from mapping.graph.ir import Graph, Node, Signal
+from mapping.graph.trace.build import Builder, Coding
 from mapping.graph.verify import verify_graph
 
-Coding = Literal["spikes", "rate"]
-"""What a network without an input layer takes: spikes, or values in [0, 1] that fire by chance."""
 NetxReadout = Literal["count", "spikes", "membrane_last"]
 """What a network answers: spikes in all, or of each step, or its last neurons' membranes."""
 DECAY = 1 << 12
@@ -86,7 +84,7 @@ def read_netx(
     steps = sampled if steps is None else steps
     if steps is None:
         raise BadInput(f"{path} does not say how many steps a sample has: pass steps")
-    reader = _Reader(steps, delay, clear_every)
+    reader = _Reader(Builder(steps), delay, clear_every)
     try:
         graph = reader.graph(layers, coding, seed, readout)
         verify_graph(graph)
@@ -149,15 +147,14 @@ class _Reader:
     """Makes nodes of layers.
 
     Args:
-        steps: of a sample.
+        made: the nodes in the making.
         delay: from layer to layer.
         clear_every: see :func:`read_netx`.
     """
 
-    steps: int
+    made: Builder
     delay: int
     clear_every: int
-    nodes: list[Node] = field(default_factory=list)
 
     def graph(
         self, layers: list[Layer], coding: Coding, seed: int, readout: NetxReadout | None
@@ -177,16 +174,7 @@ class _Reader:
         if readout is None:
             blocked = _whole(last[1]["neuron"], "vThMant") == LARGEST_THRESHOLD
             readout = "membrane_last" if blocked else "count"
-        self._read_out(source, *last, readout)
-        return Graph(tuple(self.nodes))
-
-    def _add(self, name: str, op: str, inputs: tuple[str, ...], **kwargs: Any) -> Node:
-        """A node, with the type that follows from its inputs'."""
-        attrs, tensors = kwargs.get("attrs", {}), kwargs.get("tensors", {})
-        types = {node.name: node.type for node in self.nodes}
-        signal = OPS[op].infer(attrs, tensors, tuple(types[source] for source in inputs))
-        self.nodes.append(Node(name, op, inputs, signal, attrs, tensors))
-        return self.nodes[-1]
+        return self.made.graph(self._read_out(source, *last, readout))
 
     def _input(self, layer: Layer) -> Node:
         """The neurons of an input layer, driven by biases."""
@@ -196,9 +184,9 @@ class _Reader:
         weight, bias = (
             float(_one(layer, name, start)) for name, start in (("weight", 64), ("bias", 0))
         )
-        self.nodes.append(Node("input", "input", (), Signal(shape)))
+        self.made.add("input", "input", (), signal=Signal(shape))
         channels = shape[0]
-        mantissas = self._add(
+        mantissas = self.made.add(
             "layer.0.mantissas",
             "one_to_one",
             ("input",),
@@ -208,27 +196,22 @@ class _Reader:
             },
         )
         largest = max(abs(bias - weight), abs(bias + weight))
-        attrs = {"coding": DuplicateEncoder.coding, "steps": self.steps, "largest": largest}
-        written = self._add("layer.0.biases", "encode", (mantissas.name,), attrs=attrs)
-        return self._add("layer.0", "neuron", (written.name,), attrs=self._neuron(0, layer, True))
+        attrs = {"coding": DuplicateEncoder.coding, "steps": self.made.steps, "largest": largest}
+        written = self.made.add("layer.0.biases", "encode", (mantissas.name,), attrs=attrs)
+        return self.made.add(
+            "layer.0", "neuron", (written.name,), attrs=self._neuron(0, layer, True)
+        )
 
     def _spikes(self, layer: Layer, coding: Coding, seed: int) -> Node:
         """The input of a network whose first layer takes spikes."""
         if layer["type"] != "dense":
             raise ValueError(f"its first layer, {layer['type']!r}, does not say what it takes")
-        shape = (_whole(layer, "inFeatures"),)
-        if coding == "spikes":
-            signal = Signal(shape, Kind.SPIKE, self.steps)
-            self.nodes.append(Node("input", "input", (), signal))
-            return self.nodes[-1]
-        self.nodes.append(Node("input", "input", (), Signal(shape)))
-        attrs = {"coding": RateEncoder.coding, "steps": self.steps, "seed": seed}
-        return self._add("input.spikes", "encode", ("input",), attrs=attrs)
+        return self.made.input("input", (_whole(layer, "inFeatures"),), coding, seed)
 
     def _layer(self, source: Node, place: int, layer: Layer, late: bool) -> Node:
         """A layer's neurons, behind the synapses from ``source``."""
         current, attrs = self._current(source, place, layer, late)
-        return self._add(f"layer.{place}", "neuron", (current.name,), attrs=attrs)
+        return self.made.add(f"layer.{place}", "neuron", (current.name,), attrs=attrs)
 
     def _current(
         self, source: Node, place: int, layer: Layer, late: bool
@@ -238,7 +221,7 @@ class _Reader:
             raise ValueError(f"layer {place} has delays of its own, which has8 does not read")
         if late and self.delay:
             late_by = {"steps": self.delay}
-            source = self._add(f"layer.{place}.delay", "delay", (source.name,), attrs=late_by)
+            source = self.made.add(f"layer.{place}.delay", "delay", (source.name,), attrs=late_by)
         if layer["type"] == "conv":
             op, weight, attrs = _conv(layer)
         elif layer["type"] == "dense":
@@ -251,7 +234,7 @@ class _Reader:
         if bool(biases.any()):
             tensors["bias"] = biases.reshape(-1).expand(len(weight)).contiguous()
         name = f"layer.{place}.synapses"
-        current = self._add(name, op, (source.name,), attrs=attrs, tensors=tensors)
+        current = self.made.add(name, op, (source.name,), attrs=attrs, tensors=tensors)
         said = int(np.prod(layer["shape"]))
         if current.type.size != said:
             raise ValueError(f"layer {place} makes {current.type.size} neurons, and says {said}")
@@ -290,20 +273,18 @@ class _Reader:
             **({"clear_every": every, "clear_at": place % every} if every else {}),
         }
 
-    def _read_out(self, source: Node, place: int, layer: Layer, readout: NetxReadout) -> None:
+    def _read_out(self, source: Node, place: int, layer: Layer, readout: NetxReadout) -> Node:
         """The last layer and what the network answers."""
         current, attrs = self._current(source, place, layer, place > 0)
         if readout == "membrane_last":
             if attrs["mantissa"] != LARGEST_THRESHOLD:
                 raise ValueError("spikes clear the membranes of its last layer: count the spikes")
             attrs = {**attrs, "reset": "none"}
-        neurons = self._add(f"layer.{place}", "neuron", (current.name,), attrs=attrs)
+        neurons = self.made.add(f"layer.{place}", "neuron", (current.name,), attrs=attrs)
         if readout == "membrane_last":
             inputs = (current.name, neurons.name)
-            self._add("answer", "last_membrane", inputs, attrs=attrs)
-        elif readout == "count":
-            ones = {"weights": torch.ones(self.steps)}
-            self._add("answer", "decode", (neurons.name,), tensors=ones)
+            return self.made.add("answer", "last_membrane", inputs, attrs)
+        return self.made.summed(neurons) if readout == "count" else neurons
 
 
 def _conv(layer: Layer) -> tuple[str, Tensor, Mapping[str, Any]]:

@@ -1,0 +1,213 @@
+"""What each node of a NIR graph is in steps: layers and neurons, one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from has8.values import value
+from mapping.graph.ir import Kind, Signal
+from mapping.graph.ops.op import pair, single
+
+Decay = Literal["euler", "exponential"]
+"""What is left after a step dt of a time constant tau: ``1 - dt / tau`` or ``exp(-dt / tau)``."""
+NirReset = Literal["zero", "subtract", "subtract_at_once"]
+"""What a membrane does after a spike; "zero" is what NIR defines, to ``v_reset``."""
+SPIKING = ("IF", "LIF", "CubaLIF", "Threshold")
+SILENT = ("I", "LI", "CubaLI")
+"""Neurons that do not fire: their membranes are what they make."""
+Layer = tuple[str, Mapping[str, Any], Mapping[str, Tensor]]
+"""Kind, attributes and tensors of a node to be."""
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How differential equations become steps.
+
+    Args:
+        dt: of a step, in seconds.
+        decay: what is left after one.
+        reset: of all neurons; None if each may say its own.
+        general: the reset of those that do not.
+    """
+
+    dt: float
+    decay: Decay
+    reset: NirReset | None
+    general: str
+
+    def delay(self, node: Any) -> int:
+        """The steps of a Delay; 0 of anything else.
+
+        Raises:
+            ValueError: if they are not whole, or differ.
+        """
+        if kind_of(node) != "Delay":
+            return 0
+        found = np.unique(np.asarray(node.delay, float)) / self.dt
+        steps = round(float(found[0]))
+        if len(found) > 1 or steps < 0 or abs(found[0] - steps) > 1e-3:
+            raise ValueError(f"its delay must be one whole number of steps of {self.dt} s")
+        return steps
+
+    def layers(self, node: Any, source: Signal) -> list[Layer]:
+        """What a node is, one behind the other; nothing where it only passes on.
+
+        Args:
+            node: of the file.
+            source: what it takes.
+
+        Raises:
+            ValueError: if it cannot be run in such steps.
+        """
+        kind = kind_of(node)
+        if kind in SPIKING + SILENT:
+            return self._neuron(node, source)
+        if kind in ("Affine", "Linear"):
+            return [("linear", {}, {"weight": _tensor(node.weight), **_bias(node)})]
+        if kind in ("Conv1d", "Conv2d"):
+            return [_conv(node)]
+        if kind in ("AvgPool2d", "SumPool2d"):
+            return _pool(node)
+        if kind == "Flatten":
+            rank = len(source.shape)
+            start, end = (int(x) % rank + 1 for x in (node.start_dim, node.end_dim))
+            return [("flatten", {"start": start, "end": end}, {})]
+        if kind == "Scale":
+            return _scale(_tensor(node.scale), source)
+        if kind in ("Input", "Output", "Delay"):
+            return []
+        raise ValueError("has8 does not read this type")
+
+    def _neuron(self, node: Any, source: Signal) -> list[Layer]:
+        """A neuron, behind what its leak adds to its current. Membranes count from its reset."""
+        kind, drive = kind_of(node), _currents(source)
+        if kind == "Threshold":
+            each = {"alpha": 0.0, "beta": 0.0, "gain": 1.0, "threshold": node.threshold}
+            return [*drive, ("neuron", *_constants(each, "zero"))]
+        reset = "none" if kind in SILENT else self._reset(node)
+        base = np.asarray(node.v_reset if reset == "zero" else 0.0, float)
+        alpha, gain = np.zeros(()), np.asarray(node.r, float)
+        if kind.startswith("Cuba"):
+            alpha = self._left(node.tau_syn)
+            gain = gain * (1 - alpha) * node.w_in
+        tau = getattr(node, "tau", getattr(node, "tau_mem", None))
+        beta = np.ones(()) if tau is None else self._left(tau)
+        gain = gain * (self.dt if tau is None else 1 - beta)
+        threshold = np.asarray(getattr(node, "v_threshold", 1.0), float) - base
+        if np.any(threshold <= 0) or np.any(gain <= 0):
+            raise ValueError("its threshold must be above its v_reset, and its r and w_in above 0")
+        if tau is not None and np.any(pull := node.v_leak - base):
+            if np.any(alpha):
+                raise ValueError("its v_leak must be its v_reset, since its currents last")
+            bias = _tensor(pull * (1 - beta) / gain)
+            drive = _scale(torch.ones(source.shape), source, bias)
+        each = {"alpha": alpha, "beta": beta, "gain": gain, "threshold": threshold}
+        return [*drive, ("membrane" if kind in SILENT else "neuron", *_constants(each, reset))]
+
+    def _left(self, tau: Array) -> Array:
+        """What is left of something after a step."""
+        part = self.dt / np.asarray(tau, float)
+        left: Array = np.exp(-part) if self.decay == "exponential" else 1 - part
+        if not bool((left >= 0).all() and (left <= 1).all()):
+            raise ValueError(f"its time constant must be a step at least, {self.dt} s: pass dt")
+        return left
+
+    def _reset(self, node: Any) -> str:
+        found = self.reset or node.metadata.get("reset", self.general)
+        return str(value(found, NirReset, "reset"))
+
+
+def kind_of(node: Any) -> str:
+    """The type of a node, in NIR's word."""
+    return type(node).__name__
+
+
+def shape_of(node: Any) -> tuple[int, ...]:
+    """The shape of what a node makes."""
+    (shape,) = node.output_type.values()
+    return tuple(int(size) for size in shape) or (1,)
+
+
+def _tensor(array: Any) -> Tensor:
+    return torch.from_numpy(np.asarray(array, np.float32).copy())
+
+
+def _bias(node: Any) -> dict[str, Tensor]:
+    """The biases of a layer, unless all are 0."""
+    found = getattr(node, "bias", None)
+    return {} if found is None or not np.any(found) else {"bias": _tensor(found)}
+
+
+def _conv(node: Any) -> Layer:
+    weight, axes = _tensor(node.weight), node.weight.ndim - 2
+    each = pair if axes == 2 else single
+    stride, dilation = (each(_ints(x)) for x in (node.stride, node.dilation))
+    padding = node.padding
+    if isinstance(padding, str | bytes):
+        reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+        same = padding in ("same", b"same")
+        if same and (any(r % 2 for r in reach) or set(stride) != {1}):
+            raise ValueError("padding='same' with an even kernel or a stride is not symmetric")
+        padding = [r // 2 * same for r in reach]
+    attrs = {"stride": stride, "padding": each(_ints(padding)), "dilation": dilation}
+    layer = {**attrs, "groups": int(node.groups)}
+    return f"conv{axes}d", layer, {"weight": weight, **_bias(node)}
+
+
+def _pool(node: Any) -> list[Layer]:
+    """Averages, and of sums how many elements there are of each."""
+    names = {"kernel": node.kernel_size, "stride": node.stride, "padding": node.padding}
+    window = {name: pair(_ints(sizes)) for name, sizes in names.items()}
+    averages: Layer = ("avgpool", {**window, "count_include_pad": True}, {})
+    if kind_of(node) == "AvgPool2d":
+        return [averages]
+    return [averages, ("scale", {"factor": float(np.prod(window["kernel"]))}, {})]
+
+
+def _ints(sizes: Any) -> Any:
+    """A whole number, or several."""
+    found = np.asarray(sizes).reshape(-1).astype(int).tolist()
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _currents(source: Signal) -> list[Layer]:
+    """What makes currents of spikes that no weights come between."""
+    return _scale(torch.ones(source.shape), source) if source.kind is Kind.SPIKE else []
+
+
+def _scale(factor: Tensor, source: Signal, bias: Tensor | None = None) -> list[Layer]:
+    """A factor of each channel, or else of each element, and what is added."""
+    tensors = {"weight": factor, **({} if bias is None else {"bias": bias})}
+    each = {name: x.broadcast_to(source.shape) for name, x in tensors.items()}
+    flat = {name: x.reshape(len(x), -1) for name, x in each.items()}
+    if all(bool((x == x[:, :1]).all()) for x in flat.values()):
+        return [("one_to_one", {}, {name: x[:, 0].clone() for name, x in flat.items()})]
+    every = {name: x.flatten().clone() for name, x in each.items()}
+    back: Layer = ("reshape", {"shape": list(source.shape)}, {})
+    return [("flatten", {}, {}), ("one_to_one", {}, every), back]
+
+
+def _constants(
+    each: Mapping[str, Any], reset: str
+) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+    """Attributes and tensors of a neuron: numbers, or arrays where it has several values."""
+    attrs: dict[str, Any] = {"model": "lif", "reset": reset, "refractory": 0}
+    tensors = {}
+    for name, constant in each.items():
+        array = np.asarray(constant, float)
+        if (array == array.flat[0]).all():
+            attrs[name] = float(array.flat[0])
+            continue
+        flat = array.reshape(len(array), -1)
+        if (flat == flat[:, :1]).all():
+            array = flat[:, 0].reshape(-1, *(1,) * (array.ndim - 1))
+        tensors[name] = _tensor(array)
+    return attrs, tensors
