@@ -196,6 +196,10 @@ def by_definition(coding, steps, draws):
         if coding == "rate":
             for t in range(steps):
                 spikes[t, i, j] = draws[t, i, j].item() <= x
+        elif coding == "even":
+            held, level = (j + 1) * 40503 % 2**16, round(x * 2**16)
+            for t in range(steps):
+                spikes[t, i, j], held = divmod(held + level, 2**16)
         elif coding == "phase":
             rest, weight = x, 0.5
             for t in range(steps):
@@ -210,7 +214,7 @@ def by_definition(coding, steps, draws):
 
 
 @pytest.mark.parametrize("steps", [2, 5, 8, 10])
-@pytest.mark.parametrize("coding", ["rate", "ttfs", "ttfs_log", "phase"])
+@pytest.mark.parametrize("coding", ["rate", "even", "ttfs", "ttfs_log", "phase"])
 def test_codings_of_images_are_binary_and_as_defined(coding, steps):
     encoder = IMAGE_CODINGS.get(coding)(steps)
     torch.manual_seed(7)
@@ -349,7 +353,7 @@ def test_phase_in_eight_steps_is_the_bit_planes_of_a_pixel_most_significant_firs
     assert torch.equal(PhaseEncoder(8)(CODES / 255), pixels)
 
 
-@pytest.mark.parametrize("coding", ["rate", "ttfs", "ttfs_log", "phase"])
+@pytest.mark.parametrize("coding", ["rate", "even", "ttfs", "ttfs_log", "phase"])
 def test_codings_of_images_refuse_what_is_not_in_the_unit_range(coding):
     encoder = IMAGE_CODINGS.get(coding)(4)
     for value in (-0.01, 1.01, math.nan):

@@ -15,6 +15,7 @@ from has8.encoders.bitplane import (
 )
 from has8.encoders.decoder import Decoder
 from has8.encoders.duplicate import DuplicateEncoder, count_weights, encode_duplicate
+from has8.encoders.even import EvenEncoder, encode_even, even_phases
 from has8.encoders.gaussian import GaussianEncoder, encode_gaussian, normal_draws
 from has8.encoders.latency import LatencyEncoder, encode_latency, latency_weights
 from has8.encoders.phase import PhaseEncoder, encode_phase, phase_weights
@@ -36,6 +37,7 @@ for _name in ("bitplane", "rate"):
 IMAGE_CODINGS: Registry[Callable[[int], nn.Module]] = Registry("coding")
 """Encoders of images in [0, 1] by the name of their coding; each is called with its steps T."""
 IMAGE_CODINGS.register("duplicate")(DuplicateEncoder)
+IMAGE_CODINGS.register("even")(EvenEncoder)
 IMAGE_CODINGS.register("phase")(PhaseEncoder)
 IMAGE_CODINGS.register("rate")(RateEncoder)
 IMAGE_CODINGS.register("ttfs")(LatencyEncoder)
@@ -47,6 +49,7 @@ __all__ = [
     "BitPlaneEncoder",
     "Decoder",
     "DuplicateEncoder",
+    "EvenEncoder",
     "GaussianEncoder",
     "LatencyEncoder",
     "PaperBitPlaneEncoder",
@@ -57,10 +60,12 @@ __all__ = [
     "count_weights",
     "encode_bitplanes",
     "encode_duplicate",
+    "encode_even",
     "encode_gaussian",
     "encode_latency",
     "encode_phase",
     "encode_rate",
+    "even_phases",
     "latency_weights",
     "normal_draws",
     "numbered",

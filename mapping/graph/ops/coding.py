@@ -14,6 +14,7 @@ from has8.encoders import (
     BitPlaneEncoder,
     Decoder,
     DuplicateEncoder,
+    EvenEncoder,
     GaussianEncoder,
     LatencyEncoder,
     PaperBitPlaneEncoder,
@@ -21,6 +22,7 @@ from has8.encoders import (
     RateEncoder,
     encode_bitplanes,
     encode_duplicate,
+    encode_even,
     encode_gaussian,
     encode_latency,
     encode_phase,
@@ -39,6 +41,7 @@ SPIKEGEN = "spikegen.latency"
 Encoder = (
     BitPlaneEncoder
     | DuplicateEncoder
+    | EvenEncoder
     | GaussianEncoder
     | LatencyEncoder
     | PaperBitPlaneEncoder
@@ -66,6 +69,12 @@ class Duplicates(Attrs, frozen=True, tag_field="coding", tag=DuplicateEncoder.co
 
     steps: Positive
     largest: Annotated[float, Meta(ge=0)] | None = None
+
+
+class Evens(Attrs, frozen=True, tag_field="coding", tag=EvenEncoder.coding):
+    """Attributes of even coding."""
+
+    steps: Positive
 
 
 class Gaussians(Attrs, frozen=True, tag_field="coding", tag=GaussianEncoder.coding):
@@ -156,6 +165,8 @@ def encode(node: Node, x: Tensor) -> Tensor:
     coding, steps = node.attrs["coding"], node.attrs["steps"]
     if coding == DuplicateEncoder.coding:
         return encode_duplicate(x, steps)
+    if coding == EvenEncoder.coding:
+        return encode_even(x, steps)
     if coding == GaussianEncoder.coding:
         return encode_gaussian(x, steps, node.attrs["seed"], node.attrs["mode"])
     if coding == PhaseEncoder.coding:
@@ -218,7 +229,16 @@ OPS = (
         encode,
         role="encode",
         sees_time=True,
-        attrs=BitPlanes | Duplicates | Gaussians | Phases | Latencies | Rates | SpikegenLatencies,
+        attrs=(
+            BitPlanes
+            | Duplicates
+            | Evens
+            | Gaussians
+            | Phases
+            | Latencies
+            | Rates
+            | SpikegenLatencies
+        ),
     ),
     Op(
         "decode",
