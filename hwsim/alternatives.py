@@ -12,7 +12,7 @@ from torch import Tensor
 from has8 import given
 from has8.errors import BadInput
 from hwsim.experiments.fidelity import answers_of
-from hwsim.names import APART, DEFAULT_RUN_MODE, RunMode
+from hwsim.names import APART, DEFAULT_RUN_MODE, DEFAULT_TIMING, RunMode, Timing
 from hwsim.price.cost import CostReport, estimate
 from hwsim.program import OnProgress, simulate
 from mapping.hosts.schema import DEFAULT_HOST, Host
@@ -53,6 +53,7 @@ def alternative(
     *,
     host: str | Path | Host = DEFAULT_HOST,
     run_mode: RunMode = DEFAULT_RUN_MODE,
+    timing: Timing = DEFAULT_TIMING,
     batch_size: int = 128,
     on_progress: OnProgress | None = None,
 ) -> Alternative:
@@ -65,12 +66,14 @@ def alternative(
         labels: ``int64[N]``, the right classes.
         host: as :func:`hwsim.estimate` takes it.
         run_mode: as :func:`hwsim.estimate` takes it.
+        timing: as :func:`hwsim.estimate` takes it.
         batch_size: samples at a time.
         on_progress: called after each batch with (samples done, samples in all).
 
     Raises:
         BadInput: if the samples do not fit the mapping, or it cannot run in this mode.
-        UnknownName, TargetError: if there is no such mode, or the host profile cannot be read.
+        UnknownName, TargetError: if there is no such mode or timing, or the host profile cannot be
+            read.
     """
     given.instance(name, str, "a name")
     run = simulate(mapped, x, batch_size=batch_size, apart=APART, on_progress=on_progress)
@@ -79,7 +82,7 @@ def alternative(
         classes = mapped.graph.output.type.shape[-1]
         right = answers == given.labels(labels, len(answers), classes)
         accuracy = float(right.double().mean())
-    return Alternative(name, accuracy, estimate(mapped, run, host, run_mode))
+    return Alternative(name, accuracy, estimate(mapped, run, host, run_mode, timing))
 
 
 def least(alternatives: Sequence[Alternative]) -> tuple[Alternative, float]:

@@ -20,6 +20,15 @@ RUN_MODES: dict[RunMode, str] = {
 
 DEFAULT_RUN_MODE: RunMode = "gated"
 
+Timing = Literal["mean", "events"]
+TIMINGS: dict[Timing, str] = {
+    "mean": "a step lasts as long as its busiest core",
+    "events": "every message of a few samples is followed, from core to core, through queues",
+}
+"""How long a chip step is, and what that means."""
+
+DEFAULT_TIMING: Timing = "mean"
+
 APART = 8
 """Samples that a command also runs one by one, since a mean hides how the busiest core changes."""
 

@@ -206,12 +206,13 @@ def world(tmp_path_factory):
         },
         "alternative": {
             **{"name": "all", **ran, "labels": labels, "host": "jetson-orin-nano"},
-            **{"run_mode": "reset", "batch_size": 2, "on_progress": None},
+            **{"run_mode": "reset", "timing": "mean", "batch_size": 2, "on_progress": None},
         },
         "least": {"alternatives": [hwsim.alternative("all", mapped, images)]},
         "compare": {**ran, "left": "fast", "right": "fast"},
         "estimate": {
-            **{"mapped": mapped, "run": run, "host": "jetson-orin-nano", "run_mode": "reset"}
+            **{"mapped": mapped, "run": run, "host": "jetson-orin-nano", "run_mode": "reset"},
+            "timing": "mean",
         },
         "measure_host": {**{**ran, "host": "jetson-orin-nano", "device": "cpu", "seconds": 0.01}},
         "fault_sweep": {

@@ -110,6 +110,7 @@ def test_every_price_of_a_target_is_a_figure() -> None:
         "chip.mesh_height",
         "chip.cores_per_tile",
         "chip.board_height",
+        "chip.link_buffer",
         *(f"chip.boards.{board}" for board in LOIHI.chip.boards),
     }
 

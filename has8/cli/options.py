@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from has8.data.names import data_names, event_names
-from hwsim.names import DEFAULT_RUN_MODE, RUN_MODES
+from hwsim.names import DEFAULT_RUN_MODE, DEFAULT_TIMING, RUN_MODES, TIMINGS
 from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.integers.methods import METHODS
 
@@ -208,6 +208,15 @@ price_options = _added(
             show_default=True,
             help="How several chip segments take turns: "
             + "; ".join(f"{name}, {meaning}" for name, meaning in RUN_MODES.items())
+            + ".",
+        ),
+        click.option(
+            "--timing",
+            type=click.Choice(list(TIMINGS)),
+            default=DEFAULT_TIMING,
+            show_default=True,
+            help="How long a chip step is: "
+            + "; ".join(f"{name}, {meaning}" for name, meaning in TIMINGS.items())
             + ".",
         ),
     )

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from hwsim.names import RunMode
+from hwsim.names import RunMode, Timing
 from hwsim.price.counts import PopulationCounts
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import constants, settings
@@ -69,6 +69,7 @@ def assumptions(
     without: Sequence[str],
     cited: Iterable[Figure],
     run_mode: RunMode,
+    timing: Timing,
 ) -> tuple[Assumption, ...]:
     """Everything that the prices of a run of this mapping rest on.
 
@@ -80,6 +81,7 @@ def assumptions(
         without: the host's nodes whose operations are not counted.
         cited: the entries of target and hosts that the prices rest on.
         run_mode: how chip segments take turns.
+        timing: how long a chip step is.
 
     Returns:
         Sentences, the main ones first; together they quote every figure of ``cited``.
@@ -91,7 +93,8 @@ def assumptions(
         *_calls(mapped),
     ]
     if mapped.chip_segments:
-        sentences += [*_chip(mapped.target), *_link(mapped.target), *_time(mapped)]
+        sentences += [*_chip(mapped.target), *_link(mapped.target)]
+        sentences += _time(mapped, timing)
         sentences += _turns(mapped, run_mode)
         sentences += _neurons(mapped, populations)
     quoted = {figure for sentence in sentences for figure in sentence.figures}
@@ -201,18 +204,28 @@ def _link(target: Target) -> Iterator[Assumption]:
     )
 
 
-def _time(mapped: Mapped) -> Iterator[Assumption]:
+def _time(mapped: Mapped, timing: Timing) -> Iterator[Assumption]:
     chip = mapped.target.chip
     yield Assumption(
-        "Latency is that of one sample alone, the mean over samples: segments run one after "
-        "another, and a step lasts as long as its busiest core, which is that of the mean activity "
-        "but where samples are counted apart too; a single sample may take longer. "
-        "Where an accounting says so, a core's neurons work while its messages arrive."
+        f"Latency is that of one sample alone, the mean over samples: segments run one after "
+        f"another, and {STEPS[timing]}; a single sample may take longer. "
+        f"Where an accounting says so, a core's neurons work while its messages arrive."
     )
+    unseen = "; waiting within the mesh is not counted" if timing == "mean" else ""
     yield Assumption(
-        "The barrier of each step spans all chips that the mapping uses, and the routers whose "
-        "cores take part; waiting within the mesh is not counted."
+        f"The barrier of each step spans all chips that the mapping uses, and the routers whose "
+        f"cores take part{unseen}."
     )
+    if timing == "events":
+        room = "any number" if chip.link_buffer is None else f"at most {chip.link_buffer:,}"
+        spikes = chip.tile_spikes_per_ns
+        yield Assumption(
+            f"A core goes through its neurons in their order and sends each message as it comes to "
+            f"it, a link passes {spikes:.3g} spikes a nanosecond, {room} wait at a router for a "
+            f"link or for a core, and what the host sends is there when a step begins.",
+            spikes.source or spikes.sheet,
+            spikes.trust,
+        )
     if mapped.placement.chips_used > 1:
         slowdown = chip.chip_link_slowdown
         yield Assumption(
@@ -223,6 +236,14 @@ def _time(mapped: Mapped) -> Iterator[Assumption]:
             slowdown.trust,
         )
 
+
+STEPS: dict[Timing, str] = {
+    "mean": "a step lasts as long as its busiest core, which is that of the mean activity but "
+    "where samples are counted apart too",
+    "events": "a step is as much longer than its busiest core at the mean activity as in the "
+    "samples whose messages were followed",
+}
+"""How long a step is, by timing."""
 
 TURNS: dict[RunMode, str] = {
     "gated": "The host starts the cores of a chip segment with a write each and stops them with "

@@ -18,7 +18,7 @@ import msgspec
 from has8 import given
 from has8.errors import BadInput, UnknownName
 from hwsim.activity import Activity, Overflow
-from hwsim.names import DEFAULT_RUN_MODE, RUN_MODES, RunMode
+from hwsim.names import DEFAULT_RUN_MODE, DEFAULT_TIMING, RUN_MODES, TIMINGS, RunMode, Timing
 from hwsim.price.assumptions import Assumption, assumptions
 from hwsim.price.breakeven import BreakEven, activity_crossing, batch_crossing, crossing
 from hwsim.price.counts import (
@@ -32,7 +32,8 @@ from hwsim.price.counts import (
 )
 from hwsim.price.draws import Draws, draws_of, share_below
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
-from hwsim.price.timing import Latency, host_macs, latency, launches_of
+from hwsim.price.event_timing import event_timing
+from hwsim.price.timing import Latency, MeanTiming, TimingModel, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads, sent_by_port
 from hwsim.program import Run, checked_mapping
 from mapping.graph.ops import OPS
@@ -125,6 +126,7 @@ class CostReport:
         boundaries: spikes between host and chip, and biases that the host writes.
         loads: messages, hops, and the work of each core in each step, by run on the chip.
         run_mode: how chip segments take turns, one of :data:`hwsim.names.RUN_MODES`.
+        timing: how long a chip step is, one of :data:`hwsim.names.TIMINGS`.
         prices: of one sample, by accounting.
         default_accounting: the target's.
         host_only: the same model without the chip.
@@ -147,6 +149,7 @@ class CostReport:
     boundaries: tuple[BoundaryCounts, ...]
     loads: tuple[SegmentLoad, ...]
     run_mode: RunMode
+    timing: Timing
     prices: Mapping[str, Price]
     default_accounting: str
     host_only: HostOnly
@@ -274,6 +277,7 @@ def estimate(
     run: Run,
     host: str | Path | Host = DEFAULT_HOST,
     run_mode: RunMode = DEFAULT_RUN_MODE,
+    timing: Timing = DEFAULT_TIMING,
 ) -> CostReport:
     """Price a run.
 
@@ -284,16 +288,22 @@ def estimate(
         host: the profile of the host: a bundled one's name, a YAML file, or a profile.
         run_mode: how several chip segments take turns: "reset", "gated" or "pipeline", as
             :data:`hwsim.names.RUN_MODES` says. With one chip segment all cost the same.
+        timing: how long a chip step is: "mean" or "events", as :data:`hwsim.names.TIMINGS` says;
+            "events" follows the messages of the samples that are counted apart.
 
     Raises:
-        BadInput: if the run is not one of this mapping, or it cannot run in this mode.
-        UnknownName, TargetError: if there is no such mode, or the host profile cannot be read.
+        BadInput: if the run is not one of this mapping, or it cannot run in this mode, or timing
+            "events" has no sample to follow.
+        UnknownName, TargetError: if there is no such mode or timing, or the host profile cannot be
+            read.
     """
     checked_mapping(mapped)
     activity = given.instance(run, Run, "a run from hwsim.simulate").activity
     _check(mapped, activity)
     if given.instance(run_mode, str, "a run mode") not in RUN_MODES:
         raise UnknownName("run mode", run_mode, RUN_MODES)
+    if given.instance(timing, str, "a timing") not in TIMINGS:
+        raise UnknownName("timing", timing, TIMINGS)
     processor = host if isinstance(host, Host) else load_host(host)
     _check_measured(mapped, processor)
     convention = load_host(CONVENTION)
@@ -303,7 +313,8 @@ def estimate(
     populations = population_counts(mapped, activity, [load.idle for load in loads])
     boundaries = boundary_counts(mapped, activity, sent_by_port(loads))
     target = mapped.target
-    work = _Work(mapped, processor, activity, run.apart, layers, boundaries, loads, run_mode)
+    model = _timing_model(mapped, loads, run.apart, run_mode, timing)
+    work = _Work(mapped, processor, activity, run.apart, layers, boundaries, loads, run_mode, model)
     prices = {name: work.price(accounting) for name, accounting in target.accountings.items()}
     alone = _host_only(mapped, layers, processor)
     literature = convention_uj(layers, activity.samples, convention)
@@ -320,17 +331,30 @@ def estimate(
         boundaries=boundaries,
         loads=loads,
         run_mode=run_mode,
+        timing=timing,
         prices=prices,
         default_accounting=target.default_accounting,
         host_only=alone,
         convention_uj=literature,
         overflow=sum(activity.overflows.values(), Overflow()),
         assumptions=assumptions(
-            mapped, processor, convention, populations, without, cited, run_mode
+            mapped, processor, convention, populations, without, cited, run_mode, timing
         ),
         references={**convention.references, **processor.references, **target.references},
         work=work,
     )
+
+
+def _timing_model(
+    mapped: Mapped,
+    loads: Sequence[SegmentLoad],
+    apart: Sequence[Activity],
+    run_mode: RunMode,
+    timing: Timing,
+) -> TimingModel:
+    if timing == "mean" or not loads:
+        return MeanTiming()
+    return event_timing(mapped, loads, apart, run_mode)
 
 
 def _many(number: int, noun: str) -> str:
@@ -356,6 +380,7 @@ class _Work:
     boundaries: tuple[BoundaryCounts, ...]
     loads: tuple[SegmentLoad, ...]
     run_mode: RunMode
+    timing: TimingModel
 
     def with_figures(self, change: Callable[[Figure], Figure]) -> _Work:
         """The same work at other prices."""
@@ -375,6 +400,7 @@ class _Work:
         time = latency(
             *(self.mapped, self.loads, self.layers, samples, accounting, self.host, messages),
             resets=resets,
+            timing=self.timing,
         )
         events = joined_events(load.events() for load in self.loads)
         chip = chip_energy_pj(events, accounting)
@@ -402,7 +428,8 @@ def _other_modes(work: _Work) -> Iterator[tuple[RunMode, Price]]:
         if mode != work.run_mode:
             with suppress(BadInput):  # one in which it cannot run
                 loads = segment_loads(work.mapped, work.activity, mode, work.apart)
-                other = replace(work, loads=loads, run_mode=mode)
+                model = _timing_model(work.mapped, loads, work.apart, mode, work.timing.name)
+                other = replace(work, loads=loads, run_mode=mode, timing=model)
                 yield mode, other.price(work.mapped.target.accounting())
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.names import Timing
 from hwsim.price.counts import FREE, LayerCounts
-from hwsim.price.traffic import SegmentLoad
-from mapping.chip.wiring import Ints
+from hwsim.price.traffic import NEURONS, ChipLink, SegmentLoad
 from mapping.graph.ir import Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.pooling import OR
@@ -21,9 +22,6 @@ from mapping.targets.arithmetic import FigureArray, interpolate, largest
 from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting, Event
 from mapping.targets.schema import Target
-
-NEURONS: tuple[Event, ...] = ("neuron_access", "neuron_update", "neuron_spike", "message_out")
-"""Events of a core's neurons; the others are those of the messages that reach it."""
 
 NO_TIME = Figure.exact(0.0, "µs")
 
@@ -138,6 +136,7 @@ def latency(
     host: Host,
     messages: int,
     resets: int = 1,
+    timing: TimingModel | None = None,
 ) -> Latency:
     """The mean time of one sample; at the mean activity, where no samples are counted apart.
 
@@ -150,13 +149,14 @@ def latency(
         host: runs the host segments.
         messages: between host and chip, over all samples.
         resets: how often the chip is started and reset for a sample.
+        timing: how long a step is; None is :class:`MeanTiming`.
     """
     runs = {load.segments[0]: load for load in loads}
     macs = host_macs(layers)
     times = []
     for segment in mapped.partition.segments:
         if segment.name in runs:
-            times.append(chip_time(mapped, runs[segment.name], samples, accounting))
+            times.append(chip_time(mapped, runs[segment.name], samples, accounting, timing))
         elif segment.side == "host":
             launches = launches_of(mapped.graph[name] for name in segment.nodes)
             work = host.latency_us(macs.get(segment.name, 0), launches, segment.name)
@@ -172,18 +172,20 @@ def latency(
 
 
 def chip_time(
-    mapped: Mapped, load: SegmentLoad, samples: int, accounting: Accounting
+    mapped: Mapped,
+    load: SegmentLoad,
+    samples: int,
+    accounting: Accounting,
+    timing: TimingModel | None = None,
 ) -> SegmentTime:
     """The time of one run on the chip for one sample.
 
-    A step lasts as long as its busiest core or link between chips needs, plus the longest way of
-    a message, plus the barrier over the routers that take part and all chips that the mapping uses.
+    A step lasts as long as the model of timing says, plus the barrier over the routers that take
+    part and all chips that the mapping uses.
     """
     target = mapped.target
-    busiest = step_ns(load, samples, accounting, target)
-    at_mean = busiest
-    if load.apart:
-        at_mean = step_ns(replace(load, apart=()), samples, accounting, target)
+    busiest = (timing or MeanTiming()).step_ns(load, samples, accounting, target)
+    at_mean = at_mean_ns(load, samples, accounting, target) if load.apart else busiest
     steps = load.steps + load.depth
     barrier = barrier_ns(target, accounting, load.routers, mapped.placement.chips_used)
     work_us, barrier_us = busiest.sum() / 1e3, steps * barrier / 1e3
@@ -198,19 +200,76 @@ def chip_time(
     )
 
 
+class TimingModel(Protocol):
+    """How long the steps of a run on the chip are, and what they wait for, barriers left out.
+
+    Attributes:
+        name: one of :data:`hwsim.names.TIMINGS`.
+    """
+
+    name: ClassVar[Timing]
+
+    def step_ns(
+        self, load: SegmentLoad, samples: int, accounting: Accounting, target: Target
+    ) -> FigureArray:
+        """Nanoseconds of each chip step, the mean over samples: figures ``[steps + depth]``."""
+
+    def waits_ns(
+        self, load: SegmentLoad, accounting: Accounting, target: Target
+    ) -> Sequence[Mapping[str, float]]:
+        """Of each chip step what it waits for, and about how many nanoseconds for each."""
+
+
+class MeanTiming:
+    """A step lasts as long as its busiest core or link, plus the longest way of a message."""
+
+    name: ClassVar[Timing] = "mean"
+
+    def step_ns(
+        self, load: SegmentLoad, samples: int, accounting: Accounting, target: Target
+    ) -> FigureArray:
+        """As :func:`step_ns` says."""
+        return step_ns(load, samples, accounting, target)
+
+    def waits_ns(
+        self, load: SegmentLoad, accounting: Accounting, target: Target
+    ) -> tuple[Mapping[str, float], ...]:
+        """The busiest core or link alone, over all samples."""
+        rows = {f"core {n}": row for n, row in enumerate(_cores_ns(load, accounting).value)}
+        rows |= {link_name(*link): ns.value for link, ns in _links_ns(load, target).items()}
+        names, ns = list(rows), np.array(list(rows.values()))
+        busiest = ns.argmax(0)
+        return tuple({names[n]: float(ns[n, step])} for step, n in enumerate(busiest))
+
+
+def link_name(start: tuple[int, int], end: tuple[int, int]) -> str:
+    """What reports call the link from one router, at x and y, to another."""
+    return f"link {start[0]},{start[1]} to {end[0]},{end[1]}"
+
+
 def step_ns(load: SegmentLoad, samples: int, accounting: Accounting, target: Target) -> FigureArray:
     """Nanoseconds of each chip step without its barrier, figures of shape ``[steps + depth]``.
 
     Where some samples are counted apart, each step is longer than at the mean of all counts by as
     much as the mean of their busiest cores' times is longer than the time at the mean of theirs.
     """
+    even = _busiest_ns(load, accounting, target) / samples
+    return _with_way(even * _unevenness(load, accounting, target), load, accounting)
+
+
+def at_mean_ns(
+    load: SegmentLoad, samples: int, accounting: Accounting, target: Target
+) -> FigureArray:
+    """The same at the mean of all counts."""
+    return step_ns(replace(load, apart=()), samples, accounting, target)
+
+
+def _with_way(steps: FigureArray, load: SegmentLoad, accounting: Accounting) -> FigureArray:
+    """Steps that are longer by the longest way of a message."""
     price = accounting.events
-    busiest = (
-        _busiest_ns(load, accounting, target) / samples * _unevenness(load, accounting, target)
-    )
     x_ns, y_ns = price["hop_east_west"].ns, price["hop_north_south"].ns
     ways = [x * x_ns + y * y_ns for x, y in load.ways]
-    return busiest + largest(*ways) if ways else busiest
+    return steps + largest(*ways) if ways else steps
 
 
 def _unevenness(
@@ -219,26 +278,18 @@ def _unevenness(
     """The mean of samples' maxima by the maximum of their means, step by step; at least 1."""
     if not load.apart:
         return 1.0
-    joint = replace(
-        load,
-        by_core={event: _sum(one.by_core[event] for one in load.apart) for event in load.by_core},
-        chip_links={
-            link: _sum(one.chip_links[link] for one in load.apart if link in one.chip_links)
-            for link in {link for one in load.apart for link in one.chip_links}
-        },
-    )
     maxima = sum(_busiest_ns(one, accounting, target).value for one in load.apart)
-    means = _busiest_ns(joint, accounting, target).value
+    means = _busiest_ns(load.joint(), accounting, target).value
     return np.divide(maxima, means, out=np.ones_like(means), where=means > 0).clip(1)
-
-
-def _sum(counts: Iterable[Ints]) -> Ints:
-    first, *others = counts
-    return sum(others, first)
 
 
 def _busiest_ns(load: SegmentLoad, accounting: Accounting, target: Target) -> FigureArray:
     """Nanoseconds of the busiest core or link in each step, summed over the samples."""
+    return largest(_cores_ns(load, accounting).max(0), *_links_ns(load, target).values())
+
+
+def _cores_ns(load: SegmentLoad, accounting: Accounting) -> FigureArray:
+    """Nanoseconds of each core in each step, ``[cores, steps + depth]``, summed over samples."""
     price = accounting.events
 
     def time(events: Iterable[Event]) -> FigureArray:
@@ -247,11 +298,14 @@ def _busiest_ns(load: SegmentLoad, accounting: Accounting, target: Target) -> Fi
 
     neurons, messages = time(NEURONS), time(event for event in load.by_core if event not in NEURONS)
     cores = largest(neurons, messages) if accounting.overlaps else neurons + messages
-    cores *= accounting.time_error
+    return cores * accounting.time_error
+
+
+def _links_ns(load: SegmentLoad, target: Target) -> Mapping[ChipLink, FigureArray]:
+    """Nanoseconds of each link between chips in each step, ``[steps + depth]``."""
     chip = target.chip
     per_message = (chip.chip_link_slowdown / chip.tile_spikes_per_ns).with_unit("ns")
-    links = [counts * per_message for counts in load.chip_links.values()]
-    return largest(cores.max(0), *links)
+    return {link: counts * per_message for link, counts in load.chip_links.items()}
 
 
 def barrier_ns(target: Target, accounting: Accounting, tiles: int, chips: int = 1) -> Figure:

@@ -25,7 +25,7 @@ from hwsim.activity import Activity
 from hwsim.names import DEFAULT_RUN_MODE, RunMode
 from hwsim.price.turns import Turn, turns
 from mapping.chip.segment import ChipSegment
-from mapping.chip.wiring import Axis, Ints, Shape3, Wiring, shape3, taps
+from mapping.chip.wiring import Axis, Ints, Wiring, shape3, taps
 from mapping.cores.placement import Placement
 from mapping.cores.routes import Route, routes
 from mapping.graph.ops import synapse_of
@@ -43,6 +43,9 @@ CORE_EVENTS: tuple[Event, ...] = (
     "message_out",
 )
 """Events that take a core's time."""
+
+NEURONS: tuple[Event, ...] = ("neuron_access", "neuron_update", "neuron_spike", "message_out")
+"""Of these, the events of a core's neurons; the others are of the messages that reach it."""
 
 ChipLink = tuple[tuple[int, int], tuple[int, int]]
 """A link between neighbouring chips: x and y of the router that it leaves, and that it enters."""
@@ -123,6 +126,20 @@ class SegmentLoad:
             from_ports={port: round(sent * activity) for port, sent in self.from_ports.items()},
             apart=tuple(one.times(activity) for one in self.apart),
             **{name: round(getattr(self, name) * activity) for name in numbers},
+        )
+
+    def joint(self) -> SegmentLoad:
+        """The work of cores and links of the samples that are counted apart, together."""
+        links = {link for one in self.apart for link in one.chip_links}
+        return replace(
+            self,
+            by_core={e: _sum(one.by_core[e] for one in self.apart) for e in self.by_core},
+            chip_links={
+                link: _sum(one.chip_links[link] for one in self.apart if link in one.chip_links)
+                for link in links
+            },
+            ways=frozenset().union(*(one.ways for one in self.apart)),
+            apart=(),
         )
 
     def events(self) -> dict[Event, int]:
@@ -327,10 +344,7 @@ def _arrivals(
     spikes = events.reshape(-1, *route.shape)
     for axis, picked in enumerate(route.indices, 1):
         spikes = spikes[(slice(None),) * axis + (_as_slice(picked),)]
-    first, last = _block(start, stop)
-    per_col = _targets(wires.cols, first[2], last[2])
-    per_row = _targets(wires.rows, first[1], last[1])
-    per_channel = _channel_targets(wires, first[0], last[0])
+    per_channel, per_row, per_col = reached_by(wires, start, stop)
     synops: Ints
     if route.shape == wires.in_shape:
         channels, rows, cols = route.indices
@@ -341,10 +355,19 @@ def _arrivals(
     return _over_neurons(spikes), synops
 
 
-def _block(start: tuple[int, ...], stop: tuple[int, ...]) -> tuple[Shape3, Shape3]:
-    """A tile's first neuron, and one past its last, in three axes."""
-    channel, row, col = (*start, 0, 0)[:3]
-    return (channel, row, col), shape3(stop)
+def reached_by(
+    wires: Wiring, start: tuple[int, ...], stop: tuple[int, ...]
+) -> tuple[Ints, Ints, Ints]:
+    """How many channels, rows and columns of a tile each of the source's reaches.
+
+    Args:
+        wires: between source and population.
+        start: of the tile.
+        stop: of the tile.
+    """
+    (channel, row, col), (end, low, right) = (*start, 0, 0)[:3], shape3(stop)
+    channels = _channel_targets(wires, channel, end)
+    return channels, _targets(wires.rows, row, low), _targets(wires.cols, col, right)
 
 
 @lru_cache(maxsize=4096)
@@ -369,6 +392,11 @@ def _as_slice(indices: Ints) -> slice | Ints:
     if len(indices) and indices[-1] - indices[0] == len(indices) - 1:
         return slice(int(indices[0]), int(indices[-1]) + 1)
     return indices
+
+
+def _sum(counts: Iterable[Ints]) -> Ints:
+    first, *others = counts
+    return sum(others, first)
 
 
 def _over_neurons(counts: NDArray[np.int64]) -> Ints:

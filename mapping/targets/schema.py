@@ -229,6 +229,8 @@ class Chip(Data, frozen=True, kw_only=True):
         boards: chips of each board that was built, by name.
         usable_cores: cores of a chip that networks can use; None where all can.
         board_height: chips from south to north, which are filled column by column; 1 is a row.
+        link_buffer: messages that wait at a router for one link, or for one core, at most; None
+            where no source says.
     """
 
     mesh_width: Positive
@@ -239,6 +241,7 @@ class Chip(Data, frozen=True, kw_only=True):
     boards: Mapping[str, Positive]
     board_height: Positive = 1
     usable_cores: Positive | None = None
+    link_buffer: Positive | None = None
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""

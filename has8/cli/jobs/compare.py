@@ -18,7 +18,7 @@ from has8.data import Data
 from has8.errors import BadInput
 from hwsim.alternatives import alternative
 from hwsim.experiments.host import measure_host
-from hwsim.names import RunMode
+from hwsim.names import RunMode, Timing
 from hwsim.report.alternatives import alternatives_to_dict, render_alternatives
 from mapping import Mapped, load, map_model
 from mapping.hosts.schema import load_host
@@ -44,6 +44,7 @@ def run_compare(
     host: str,
     measure: bool,
     run_mode: RunMode,
+    timing: Timing,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -69,6 +70,7 @@ def run_compare(
                     labels,
                     host=runs_rest,
                     run_mode=run_mode,
+                    timing=timing,
                     batch_size=BATCH,
                     on_progress=done,
                 )

@@ -37,7 +37,7 @@ from hwsim import compare, estimate, measure_host, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.divergence import Comparison
 from hwsim.experiments.fidelity import answers_of, float_answers
-from hwsim.names import APART, RunMode
+from hwsim.names import APART, RunMode, Timing
 from hwsim.program import sample_axis
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
@@ -57,6 +57,7 @@ def run_map(
     host: str,
     measure: bool,
     run_mode: RunMode,
+    timing: Timing,
     partition: str,
     pins: Sequence[tuple[str, Side]],
     data: str | None,
@@ -145,7 +146,7 @@ def run_map(
         if measure:
             stage("measuring the host")
             processor = measure_host(mapped, images, processor)
-        cost = estimate(mapped, run, processor, run_mode)
+        cost = estimate(mapped, run, processor, run_mode, timing)
         save(mapped, outputs.artefact)  # what is done is kept, whatever Lava does
         verified, unverified = None, "not asked for"
         if verify == "lava":
