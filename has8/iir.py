@@ -139,7 +139,7 @@ class Axon(nn.Module):
         return f"shape={tuple(self.a1.shape)}"
 
 
-class _Neuron(nn.Module):
+class Neuron(nn.Module):
     """:func:`stepped` by its constants."""
 
     constants: iir.Constants
@@ -155,7 +155,7 @@ class _Neuron(nn.Module):
         return ", ".join(f"{k}={v:.4g}" for k, v in self.constants._asdict().items())
 
 
-class IIR(_Neuron):
+class IIR(Neuron):
     """A neuron whose reset is a trace of its spikes, over a tensor of all steps.
 
     ``I[t] = alpha I[t-1] + gain x[t]``, ``R[t] = theta R[t-1] + O[t-1]``,
@@ -196,7 +196,7 @@ class IIR(_Neuron):
         self.constants = iir.Constants(gain, alpha, beta, theta, threshold, sigma)
 
 
-class SharedIIR(_Neuron):
+class SharedIIR(Neuron):
     """The papers' neuron with the filter of its inputs in it: a current-based LIF.
 
     It equals an :class:`Axon` that has the same coefficients for all inputs, weights without a

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from has8 import kernels
-from has8.kernels.storage import dense, like, real
+from has8.kernels.storage import dense, like, memory_order, real
 
 
 class Constants(NamedTuple):
@@ -66,28 +66,29 @@ class _Potentials(torch.autograd.Function):
 
 
 class _Spikes(torch.autograd.Function):
-    """Currents to spikes."""
+    """Currents of some steps, merged into the batch, to spikes of so many or more."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, constants: Constants) -> Any:
-        flat = dense(x.flatten(0, 1))
+    def forward(ctx: Any, x: Tensor, constants: Constants, given: int, steps: int) -> Any:
+        flat = dense(x)
+        n = flat.numel() // given
         ctx.save_for_backward(flat)
-        ctx.rule = (constants, len(x))
-        spikes, n = torch.empty_like(flat), flat.numel() // len(x)
-        kernels.call("iir_forward", x.dtype, len(x), n, flat, *constants[:-1], spikes)
-        return spikes.unflatten(0, x.shape[:2])
+        ctx.rule = (constants, (steps, n, n if given == steps else 0))
+        made = len(x) // given * steps
+        spikes = torch.empty(
+            made, *x.shape[1:], dtype=x.dtype, memory_format=memory_order(x)
+        )
+        kernels.call("iir_forward", x.dtype, *ctx.rule[1], flat, *constants[:-1], spikes)
+        return spikes
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (flat,) = ctx.saved_tensors
-        constants, steps = ctx.rule
-        incoming, grad = like(grads[0].flatten(0, 1), flat), torch.empty_like(flat)
-        kernels.call(
-            "iir_backward", flat.dtype, steps, flat.numel() // steps, flat, *constants, incoming,
-            grad,
-        )  # fmt: skip
-        return grad.unflatten(0, (steps, -1)), None
+        constants, sizes = ctx.rule
+        incoming, grad = dense(grads[0].to(flat.dtype)), torch.empty_like(flat)
+        kernels.call("iir_backward", flat.dtype, *sizes, flat, *constants, incoming, grad)
+        return grad, None, None, None
 
 
 def potentials(x: Tensor, a1: Tensor, a2: Tensor, b0: Tensor) -> Tensor:
@@ -98,5 +99,11 @@ def potentials(x: Tensor, a1: Tensor, a2: Tensor, b0: Tensor) -> Tensor:
 
 def spikes(x: Tensor, constants: Constants) -> Tensor:
     """Spikes ``[T, B, ...]`` of the neuron from its currents ``[T, B, ...]``."""
-    out: Tensor = _Spikes.apply(x, constants)
-    return out
+    out: Tensor = _Spikes.apply(x.flatten(0, 1), constants, len(x), len(x))
+    return out.unflatten(0, x.shape[:2])
+
+
+def spikes_of_constant(x: Tensor, constants: Constants, steps: int) -> Tensor:
+    """Spikes ``[T, B, ...]`` from currents ``[B, ...]`` that are the same in all T steps."""
+    out: Tensor = _Spikes.apply(x, constants, 1, steps)
+    return out.unflatten(0, (steps, -1))

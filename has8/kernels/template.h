@@ -329,9 +329,10 @@ static inline void NAME(iir_step)(
     }
 }
 
-/* Spikes[steps, n] of the neuron of has8/iir.py from its currents x[steps, n]. */
+/* Spikes[steps, n] of the neuron of has8/iir.py from its currents, which lie apart elements from
+   step to step: x[steps, n], or with apart = 0 x[n], the same in all steps. */
 void NAME(iir_forward)(
-    long threads, long steps, long n, const S *x, double gain_, double alpha_, double beta_,
+    long threads, long steps, long n, long apart, const S *x, double gain_, double alpha_, double beta_,
     double theta_, double threshold_, S *spikes
 ) {
     const R gain = gain_, alpha = alpha_, beta = beta_, theta = theta_, threshold = threshold_;
@@ -350,8 +351,8 @@ void NAME(iir_forward)(
             for (long t = 0; t < steps; t++) {
                 R *restrict now = membrane[t % 2];
                 NAME(iir_step)(
-                    size, x + t * n + start, gain, alpha, beta, theta, threshold, current, trace,
-                    membrane[(t + 1) % 2], now
+                    size, x + t * apart + start, gain, alpha, beta, theta, threshold, current,
+                    trace, membrane[(t + 1) % 2], now
                 );
                 S *restrict out = spikes + t * n + start;
                 for (long i = 0; i < size; i++) out[i] = now[i] > threshold ? one : zero;
@@ -360,10 +361,10 @@ void NAME(iir_forward)(
     }
 }
 
-/* Gradient of the currents into grad[steps, n], through membrane, current and reset trace, by the
-   Gaussian surrogate of deviation sigma; membranes are computed again. */
+/* Gradient of the currents into grad, of the shape of x, through membrane, current and reset trace,
+   by the Gaussian surrogate of deviation sigma; membranes are computed again. */
 void NAME(iir_backward)(
-    long threads, long steps, long n, const S *x, double gain_, double alpha_, double beta_,
+    long threads, long steps, long n, long apart, const S *x, double gain_, double alpha_, double beta_,
     double theta_, double threshold_, double sigma_, const S *grad_spikes, S *grad
 ) {
     const R gain = gain_, alpha = alpha_, beta = beta_, theta = theta_, threshold = threshold_;
@@ -373,7 +374,7 @@ void NAME(iir_backward)(
     {
         long from, to;
         my_part(blocks, &from, &to);
-        R current[512], trace[512], of_trace[512], of_membrane[512], of_current[512];
+        R current[512], trace[512], of_trace[512], of_membrane[512], of_current[512], sum[512];
         R *membranes = calloc((steps + 1) * length, sizeof(R)); /* of steps -1, 0, ... */
         for (long block = from; block < to; block++) {
             const long start = block * length, size = smaller(length, n - start);
@@ -381,16 +382,16 @@ void NAME(iir_backward)(
             memset(trace, 0, sizeof trace);
             for (long t = 0; t < steps; t++)
                 NAME(iir_step)(
-                    size, x + t * n + start, gain, alpha, beta, theta, threshold, current, trace,
-                    membranes + t * length, membranes + (t + 1) * length
+                    size, x + t * apart + start, gain, alpha, beta, theta, threshold, current,
+                    trace, membranes + t * length, membranes + (t + 1) * length
                 );
             memset(of_trace, 0, sizeof of_trace);
             memset(of_membrane, 0, sizeof of_membrane);
             memset(of_current, 0, sizeof of_current);
+            memset(sum, 0, sizeof sum);
             for (long t = steps - 1; t >= 0; t--) {
                 const R *restrict membrane = membranes + (t + 1) * length;
                 const S *restrict incoming = grad_spikes + t * n + start;
-                S *restrict out = grad + t * n + start;
                 for (long i = 0; i < size; i++) {
                     R over = membrane[i] - threshold, far = over * over * narrow;
                     R slope = FALLING(far < most ? far : most) * height;
@@ -398,8 +399,10 @@ void NAME(iir_backward)(
                     of_membrane[i] = through;
                     of_trace[i] = of_trace[i] * theta - through * threshold;
                     of_current[i] = of_current[i] * alpha + through;
-                    out[i] = STORE(of_current[i] * gain);
+                    sum[i] = of_current[i] * gain + (apart ? 0 : sum[i]);
                 }
+                if (t == 0 || apart)
+                    for (long i = 0; i < size; i++) grad[t * apart + start + i] = STORE(sum[i]);
             }
         }
         free(membranes);

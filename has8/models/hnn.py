@@ -22,7 +22,8 @@ from has8.encoders import (
 )
 from has8.encoders.gaussian import Mode
 from has8.errors import BadInput
-from has8.iir import IIR, Axon, SharedIIR
+from has8.iir import IIR, Axon, Neuron, SharedIIR
+from has8.kernels import iir, paths
 from has8.models.registry import MODELS, MOST_DEPTH
 from has8.registry import Registry
 
@@ -78,6 +79,23 @@ class _Layer(NamedTuple):
             return [nn.Conv2d(self.shape[0], self.width * factor, KERNEL)]
         linear = nn.Linear(math.prod(self.shape), self.width * factor)
         return [linear] if len(self.shape) == 1 else [nn.Flatten(), linear]
+
+
+class SpikingLayers(nn.Sequential):
+    """Layers over time; a neuron behind a duplicate code reads its values without copies."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run them one after the other."""
+        layers = list(self)
+        while layers:
+            layer, *layers = layers
+            neuron = layers[0] if layers and isinstance(layer, DuplicateEncoder) else None
+            if isinstance(neuron, Neuron) and paths.usable(x, layer, neuron):
+                x = iir.spikes_of_constant(x, neuron.constants, len(layer(x)))
+                layers = layers[1:]
+            else:
+                x = layer(x)
+        return x
 
 
 class HNN(nn.Module):
@@ -148,13 +166,13 @@ def _artificial(
 
 def _spiking(
     layers: Sequence[_Layer], encode: nn.Module, shared: bool, direct: bool
-) -> nn.Sequential:
+) -> SpikingLayers:
     """Layers of filters, weights and neurons behind a code; pooling takes the largest potential.
 
     What is the same in every step is computed once, and repeated where a neuron takes it. Shared
     filters are in their neurons, and pooling takes the largest spike.
     """
-    made = nn.Sequential()
+    made = SpikingLayers()
     once = isinstance(encode, DuplicateEncoder) and (shared or direct)
     if not once:
         made.append(encode)
