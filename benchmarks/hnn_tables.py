@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.hnn import COLUMNS, ROWS, TABLES
 from benchmarks.machine import wide_console
 from benchmarks.paper import Setting, choose
-from benchmarks.paper_tables import NONE, moved, percent, run_missing
+from benchmarks.paper_tables import NONE, moved, percent, run_missing, run_options
 from benchmarks.runs import Budget, Plan, Result, find, read_results
 from has8 import Has8Error
 
@@ -101,18 +101,9 @@ def table(title: str, entries: Sequence[Mapping[str, Any]]) -> Table:
 
 @click.command()
 @click.option("--run", "asked", type=click.Choice(list(TABLES)), help="Train what is missing.")
-@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's 100.")
-@click.option("--subset", type=click.IntRange(2), help="Training images, instead of all.")
-@click.option("--batch-size", type=click.IntRange(2), help="Instead of the recipe's 64.")
-@click.option("--seeds", default="0", show_default=True, metavar="N,...", help="One run for each.")
-@click.option("--threads", type=click.IntRange(1), help="Of torch.")
 @click.option("--columns", default="", help=f"Only these: {', '.join(COLUMNS)}.")
-@click.option("--only", multiple=True, metavar="SETTING", help="Only this setting; repeatable.")
-@click.option("--data", help="Train on these data instead of the table's.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where data lie.")
-@click.option("--results", default=RESULTS, type=click.Path(path_type=Path), help="Of the runs.")
-@click.option("--work", default=WORK, type=click.Path(path_type=Path), help="To resume from.")
-@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+@click.option("--seeds", default="0", show_default=True, metavar="N,...", help="One run for each.")
+@run_options(RESULTS, WORK, 64)
 def main(
     asked: str | None,
     seeds: str,

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -52,6 +52,7 @@ PAPER_SIDE = 224
 SIDES = {PAPER_SIDE: 1000, 32: 10}
 """Sides of images, and the classes of a model for such images."""
 NONE = "-"
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def accuracies(settings: Sequence[Setting], results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -263,21 +264,48 @@ def moved(settings: Sequence[Setting], data: str | None) -> tuple[Setting, ...]:
     return tuple(on.values())
 
 
+def run_options(results: Path, work: Path, recipe_batch: int) -> Callable[[F], F]:
+    """The options of a command that trains what is missing in tables, and prints them.
+
+    Args:
+        results: the default folder of the runs' results.
+        work: that of the runs themselves.
+        recipe_batch: images in a step of the recipe, for the help.
+    """
+    folder = click.Path(path_type=Path)
+    options = [
+        click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's 100."),
+        click.option("--subset", type=click.IntRange(2), help="Training images, instead of all."),
+        click.option(
+            "--batch-size", type=click.IntRange(2), help=f"Instead of the recipe's {recipe_batch}."
+        ),
+        click.option(
+            "--precision", default="32", show_default=True, type=click.Choice(["32", "bf16"])
+        ),
+        click.option("--threads", type=click.IntRange(1), help="Of torch."),
+        click.option(
+            "--only", multiple=True, metavar="SETTING", help="Only this setting; repeatable."
+        ),
+        click.option("--data", help="Train on these data instead of the table's."),
+        click.option("--data-root", type=folder, help="Where data lie."),
+        click.option("--results", default=results, type=folder, help="Of the runs."),
+        click.option("--work", default=work, type=folder, help="To resume from."),
+        click.option("--json", "as_json", is_flag=True, help="End with one line of JSON."),
+    ]
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 @click.command()
 @click.option("--run", "table", type=click.Choice(list(TABLES)), help="Train what is missing.")
-@click.option("--epochs", type=click.IntRange(1), help="Instead of the recipe's 100.")
-@click.option("--subset", type=click.IntRange(2), help="Training images, instead of all.")
-@click.option("--batch-size", type=click.IntRange(2), help="Instead of the recipe's 16.")
-@click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's 3407.")
-@click.option("--precision", default="32", show_default=True, type=click.Choice(["32", "bf16"]))
-@click.option("--threads", type=click.IntRange(1), help="Of torch.")
 @click.option("--models", default="", help="Only these: vgg_b16, resnet_b32, baselines, ...")
-@click.option("--only", multiple=True, metavar="SETTING", help="Only this setting; repeatable.")
-@click.option("--data", help="Train on these data instead of the table's.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Where data lie.")
-@click.option("--results", default=RESULTS, type=click.Path(path_type=Path), help="Of the runs.")
-@click.option("--work", default=WORK, type=click.Path(path_type=Path), help="To resume from.")
-@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+@click.option("--seed", type=click.IntRange(0), help="Instead of the recipe's 3407.")
+@run_options(RESULTS, WORK, 16)
 def main(
     table: str | None,
     threads: int | None,

@@ -75,9 +75,7 @@ class _Spikes(torch.autograd.Function):
         ctx.save_for_backward(flat)
         ctx.rule = (constants, (steps, n, n if given == steps else 0))
         made = len(x) // given * steps
-        spikes = torch.empty(
-            made, *x.shape[1:], dtype=x.dtype, memory_format=memory_order(x)
-        )
+        spikes = torch.empty(made, *x.shape[1:], dtype=x.dtype, memory_format=memory_order(x))
         kernels.call("iir_forward", x.dtype, *ctx.rule[1], flat, *constants[:-1], spikes)
         return spikes
 
