@@ -192,7 +192,8 @@ def _check_called(model: nn.Module, layers: Mapping[str, SpikingLayer], images: 
 def _unfit(name: str) -> BadInput:
     return BadInput(
         f"layer {name!r} goes to the chip but is no plain has8.blocks.SpikingLayer that is called "
-        f"once, so it cannot be fine-tuned for it: build it as one"
+        f"once, so its model is not fine-tuned in place: mapping.tune.tune trains any network "
+        f"through the chip's integers, in Python"
     )
 
 

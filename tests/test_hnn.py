@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -16,10 +17,14 @@ from has8.data import ArrayImages
 from has8.errors import BadInput, UnknownName
 from has8.iir import IIR, Axon, SharedIIR, _Fire
 from has8.training import separate
+from has8.training.loop import count_right
 from hwsim import compare, simulate
 from hwsim.backends.lava.backend import Lava
+from hwsim.experiments.cluster import _simulate
 from mapping import load, map_model, save
+from mapping.finetune import prepare
 from mapping.graph.evaluate import evaluate
+from mapping.tune import tune
 
 SIDE = 8
 mlp = partial(
@@ -211,6 +216,41 @@ def test_shared_filters_put_all_spiking_layers_on_the_chip(tmp_path):
         assert compare(mapped, X, "reference", "fast").equal
     again = simulate(load(save(mapped, tmp_path / "net.h8")), X).logits
     assert torch.equal(again, simulate(mapped, X).logits)
+
+
+def test_training_s_evaluation_every_simulator_and_a_cluster_s_shards_draw_the_same():
+    pixels = (X * 255).round().to(torch.uint8)
+    x = pixels / 255
+    for coding in ("gaussian", "poisson"):
+        net = lively(mlp(split=1, coding=coding, shared=True)).eval()
+        mapped = map_model(net, calibration=x)
+        expected = simulate(mapped, x, "reference").logits
+        for batch, backend in ((6, "fast"), (2, "fast"), (4, "reference")):
+            assert torch.equal(simulate(mapped, x, backend, batch_size=batch).logits, expected)
+        shared = (mapped, "fast", 2, ())
+        shards = [_simulate(x[n : n + 3], first=n, shared=shared).logits for n in (0, 3)]
+        assert torch.equal(torch.cat(shards), expected) and expected.any()
+        with torch.no_grad():
+            labels = net(x).argmax(1)
+        for rank, size in ((0, 1), (1, 2)):
+            args = (ArrayImages(pixels, labels), 2, torch.device("cpu"), nullcontext())
+            assert count_right(net, *args, part=(rank, size)) == 6 // size
+        apart = simulate(mapped, x[1:]).logits  # which are other samples: numbers count
+        assert not torch.equal(apart, expected[1:])
+
+
+def test_shared_filters_are_tuned_through_the_chip_s_integers():
+    net = lively(mlp(split=1, shared=True)).eval()
+    with pytest.raises(BadInput, match=r"'spiking.2'.*mapping\.tune\.tune trains"):
+        prepare(net, calibration=X)
+    tuned = tune(net, calibration=X, scales="round")
+    optimizer = torch.optim.SGD(tuned.parameters(), 0.1)
+    F.cross_entropy(tuned(X), torch.arange(6) % 4).backward()
+    assert any(p.grad is not None and p.grad.any() for p in tuned.parameters())
+    optimizer.step()
+    mapped = map_model(tuned.graph, scales=tuned.scales, calibration=X)
+    with torch.no_grad():
+        assert torch.equal(simulate(mapped, X).logits, tuned(X))
 
 
 def test_lava_runs_shared_filters_spike_by_spike():

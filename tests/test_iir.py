@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from has8 import iir, kernels
+from has8.encoders import DuplicateEncoder
 from has8.errors import BadInput
 from has8.iir import IIR, Axon, SharedIIR, dual_exponential, potentials, stepped
 from has8.kernels import iir as compiled
 from has8.kernels import paths
+from has8.models.hnn import SpikingLayers
 from mapping.graph.ops import neuron
 
 needs_kernels = pytest.mark.skipif(not kernels.available(), reason="no C compiler here")
@@ -39,6 +41,20 @@ def both(module, x):
     with paths.plain():
         expected = run()
     return run(), expected
+
+
+@needs_kernels
+@pytest.mark.parametrize("steps", [1, 6])
+def test_a_current_that_is_the_same_in_all_steps_is_read_once(steps):
+    for shape, fires, dtype in (
+        ((3, 600), SharedIIR(), DOUBLE),
+        ((2, 3, 5, 4), IIR(0.7, 0.5, 0.4), DOUBLE),
+        ((2, 70), IIR(), torch.float32),
+    ):
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(3)).to(dtype) * 2
+        (out, grads), (expected, slow) = both(SpikingLayers(DuplicateEncoder(steps), fires), x)
+        assert torch.equal(out, expected) and expected.any()
+        assert torch.allclose(grads[0], slow[0], atol=1e-5)
 
 
 @needs_kernels

@@ -97,11 +97,13 @@ def potentials(x: Tensor, a1: Tensor, a2: Tensor, b0: Tensor) -> Tensor:
 
 def spikes(x: Tensor, constants: Constants) -> Tensor:
     """Spikes ``[T, B, ...]`` of the neuron from its currents ``[T, B, ...]``."""
-    out: Tensor = _Spikes.apply(x.flatten(0, 1), constants, len(x), len(x))
-    return out.unflatten(0, x.shape[:2])
+    out: Tensor = _Spikes.apply(x.flatten(0, 1), constants, len(x), len(x)).unflatten(
+        0, x.shape[:2]
+    )
+    return out
 
 
 def spikes_of_constant(x: Tensor, constants: Constants, steps: int) -> Tensor:
     """Spikes ``[T, B, ...]`` from currents ``[B, ...]`` that are the same in all T steps."""
-    out: Tensor = _Spikes.apply(x, constants, 1, steps)
-    return out.unflatten(0, (steps, -1))
+    out: Tensor = _Spikes.apply(x, constants, 1, steps).unflatten(0, (steps, -1))
+    return out
