@@ -1,14 +1,18 @@
-"""The best side of every layer, where costs are sums over layers and over spikes that cross.
+"""The best side of every layer, where each group of layers on the chip has its cost.
 
-An integer program, solved exactly by HiGHS. Without limits it is a minimum cut, whose linear
-relaxation has whole solutions, so that the solver need not branch; limits make it branch.
+Layers that are on the chip beside each other run as one: their steps last as long as the slowest of
+them, and what passes between them stays there. So costs belong to groups, all that could run as
+one, and a partition is a choice of groups. That is an integer program, solved exactly by HiGHS; for
+a chain of layers it is a shortest path, whose linear relaxation has whole solutions, so that the
+solver need not branch; limits make it branch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -19,6 +23,8 @@ from mapping.partition.segments import Side
 
 Costs = Mapping[str, float]
 """Amounts by what they are of, such as "energy_uj"; what is left out is 0."""
+Layers = frozenset[str]
+"""Layers by name."""
 TOLERANCE = 1e-9
 """How far, of itself, a sum may be off where it is held to a limit."""
 RESOLUTION = 1e-5
@@ -27,65 +33,51 @@ keeps to limits as far as a tenth of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
-    """Spikes of one source that some layers take, and what it costs to bring them across.
-
-    Args:
-        source: the layer that fires; None for the host, such as an encoder.
-        readers: the layers that take them; None for the host, such as a decoder.
-        out: paid once if the source is on the chip and a reader is on the host; at least 0.
-        into: paid once if the source is on the host and a reader is on the chip; at least 0.
-    """
-
-    source: str | None
-    readers: tuple[str | None, ...]
-    out: Costs = field(default_factory=dict)
-    into: Costs = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Costed:
     """Layers that are to be divided between host and chip, with all that it costs.
 
     Args:
-        host: of each layer by name, what it costs on the host.
-        chip: the same on the chip.
-        crossings: spikes between layers.
-        fixed: paid once if any layer is on the chip; at least 0.
-        together: layers of loops over steps, which go to one side.
+        layers: by name, in their order.
+        host: what all costs if every layer is on the host.
+        groups: of layers that can run as one on the chip, what that adds to it; less than 0 where
+            it saves. All layers of a group are linked.
+        links: pairs of layers that run as one if both are on the chip.
+        fixed: added once if any layer is on the chip; at least 0.
+        limits: the most that costs may come to, whatever else limits them.
         pins: layers whose side is given.
     """
 
-    host: Mapping[str, Costs]
-    chip: Mapping[str, Costs]
-    crossings: tuple[Crossing, ...] = ()
+    layers: tuple[str, ...]
+    host: Costs
+    groups: Mapping[Layers, Costs]
+    links: tuple[tuple[str, str], ...] = ()
     fixed: Costs = field(default_factory=dict)
-    together: tuple[tuple[str, ...], ...] = ()
+    limits: Costs = field(default_factory=dict)
     pins: Mapping[str, Side] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What is paid for."""
-        every = [*self.host.values(), *self.chip.values(), self.fixed]
-        every += [costs for c in self.crossings for costs in (c.out, c.into)]
+        every = [self.host, self.fixed, *self.groups.values()]
         return tuple(sorted({name for costs in every for name in costs}))
 
-    def allows(self, on_chip: Collection[str]) -> bool:
-        """Whether layers may be on the chip, all others on the host: pins and loops say so."""
-        pinned = all((side == "chip") == (name in on_chip) for name, side in self.pins.items())
-        return pinned and all(len({n in on_chip for n in loop}) == 1 for loop in self.together)
+    def divided(self, on_chip: Collection[str]) -> tuple[Layers, ...] | None:
+        """The groups in which layers run if they are on the chip and all others on the host.
 
-    def totals(self, on_chip: Collection[str]) -> dict[str, float]:
+        None if pins or what has to stay together say otherwise.
+        """
+        if any((side == "chip") != (name in on_chip) for name, side in self.pins.items()):
+            return None
+        links = nx.Graph()
+        links.add_nodes_from(name for name in self.layers if name in on_chip)
+        links.add_edges_from(pair for pair in self.links if set(pair) <= set(on_chip))
+        found = tuple(frozenset(part) for part in nx.connected_components(links))
+        return found if all(group in self.groups for group in found) else None
+
+    def totals(self, groups: Iterable[Layers]) -> dict[str, float]:
         """What a partition costs: the definition of what :func:`best` makes least."""
-        paid = [self.chip[n] if n in on_chip else self.host[n] for n in self.host]
-        if on_chip:
-            paid.append(self.fixed)
-        for crossing in self.crossings:
-            ends = {reader in on_chip for reader in crossing.readers}
-            if crossing.source in on_chip and False in ends:
-                paid.append(crossing.out)
-            if crossing.source not in on_chip and True in ends:
-                paid.append(crossing.into)
+        chosen = [self.groups[group] for group in groups]
+        paid = [self.host, *chosen, *([self.fixed] if chosen else [])]
         return {name: sum(costs.get(name, 0.0) for costs in paid) for name in self.names}
 
 
@@ -94,18 +86,28 @@ class Division:
     """Layers on the chip, all others on the host.
 
     Args:
-        on_chip: by name.
+        groups: that run as one each.
         totals: what it costs.
         gap: how far, of the objective, a better one could be below it, as proven; 0 if none is.
     """
 
-    on_chip: frozenset[str]
-    totals: Mapping[str, float]
+    groups: tuple[Layers, ...]
+    totals: Costs
     gap: float = 0.0
+
+    @property
+    def on_chip(self) -> Layers:
+        """By name."""
+        return frozenset().union(*self.groups)
 
 
 def best(
-    costed: Costed, objective: Costs, limits: Costs | None = None, *, seconds: float = 60.0
+    costed: Costed,
+    objective: Costs,
+    limits: Costs | None = None,
+    *,
+    without: Collection[Layers] = (),
+    seconds: float = 60.0,
 ) -> Division | None:
     """The partition at which a weighted sum of costs is least.
 
@@ -113,16 +115,17 @@ def best(
         costed: the layers.
         objective: the weight of each cost in the sum, at least 0.
         limits: the most that each cost may come to.
+        without: partitions that are not to be found, by what is on the chip.
         seconds: after which the best so far is given, with the gap that is proven then.
 
     Returns:
-        None if no partition keeps to pins, loops and limits.
+        None if no partition keeps to pins, links and limits.
 
     Raises:
         BadInput: for an objective or a limit of something that nothing costs, or if the time is
             over before any partition was found.
     """
-    limits = limits or {}
+    limits = _stricter(costed.limits, limits or {})
     known = costed.names
     if odd := [name for name in (*objective, *limits) if name not in known]:
         raise BadInput(f"no layer costs {odd[0]!r}: known are {', '.join(known) or 'none'}")
@@ -132,16 +135,20 @@ def best(
     solved = milp(
         weights / scale,
         integrality=np.ones(program.size),
-        bounds=program.bounds,
-        constraints=[*program.constraints, *(program.limit(*item) for item in limits.items())],
+        bounds=Bounds(0, 1),
+        constraints=[
+            *program.constraints,
+            *(program.limit(*item) for item in limits.items()),
+            *map(program.other_than, without),
+        ],
         options={"mip_rel_gap": 0.0, "time_limit": seconds},
     )
     if solved.x is None:
         if solved.status == 1:
             raise BadInput(f"no partition was found in {seconds:g} seconds: allow more time")
         return None
-    on_chip = frozenset(n for n, at in program.layers.items() if solved.x[at] > 0.5)
-    return Division(on_chip, costed.totals(on_chip), float(solved.mip_gap or 0.0))
+    groups = tuple(g for g, chosen in zip(program.groups, solved.x, strict=False) if chosen > 0.5)
+    return Division(groups, costed.totals(groups), float(solved.mip_gap or 0.0))
 
 
 def least_product(
@@ -197,16 +204,18 @@ def front(
 
 
 def flips(costed: Costed, division: Division) -> dict[str, dict[str, float]]:
-    """What a partition would cost if one layer alone, or its loop, were on the other side.
+    """What a partition would cost if one layer alone were on the other side.
 
-    Pinned layers are left out.
+    With what has to go along, as in a loop over steps; layers that cannot go are left out.
     """
-    loops = {name: loop for loop in costed.together for name in loop}
     found = {}
-    for name in costed.host:
-        moved = division.on_chip ^ frozenset(loops.get(name, (name,)))
-        if costed.allows(moved):
-            found[name] = costed.totals(moved)
+    for name in costed.layers:
+        along = sorted((group for group in costed.groups if name in group), key=len)
+        for moved in (frozenset([name]), *along[:1]):
+            groups = costed.divided(division.on_chip ^ moved)
+            if groups is not None:
+                found[name] = costed.totals(groups)
+                break
     return found
 
 
@@ -214,61 +223,41 @@ def _product(division: Division, first: str, second: str) -> float:
     return division.totals[first] * division.totals[second]
 
 
+def _stricter(one: Costs, two: Costs) -> Costs:
+    return {name: min(one.get(name, np.inf), two.get(name, np.inf)) for name in {**one, **two}}
+
+
 class _Program:
-    """Variables, 1 where a layer is on the chip or a cost is paid, and what holds between them."""
+    """Variables, 1 where a group runs on the chip and where any does, and what holds of them."""
 
     def __init__(self, costed: Costed) -> None:
         self.costed = costed
-        self.layers = {name: at for at, name in enumerate(costed.host)}
-        self.paid: list[Costs] = []  # by variable, behind those of the layers
-        rules: list[tuple[int | None, int | None, int]] = []  # from, to, the one that pays
-        any_layer = self._pays(costed.fixed)
-        rules += [(at, None, any_layer) for at in self.layers.values()]
-        for crossing in costed.crossings:
-            source = self._place(crossing.source)
-            readers = [self._place(reader) for reader in crossing.readers]
-            for costs, ends in (
-                (crossing.out, [(source, reader) for reader in readers]),
-                (crossing.into, [(reader, source) for reader in readers]),
-            ):
-                pays = self._pays(costs)
-                rules += [(start, end, pays) for start, end in ends if start is not None]
-        self.size = len(self.layers) + len(self.paid)
-        self.constraints = [self._at_most(rules)] if rules else []
-        for name, first in ((n, loop[0]) for loop in costed.together for n in loop[1:]):
-            row = np.zeros(self.size)
-            row[self.layers[name]], row[self.layers[first]] = 1, -1
-            self.constraints.append(LinearConstraint(row, 0, 0))
-        low, high = np.zeros(self.size), np.ones(self.size)
-        for name, side in costed.pins.items():
-            low[self.layers[name]] = high[self.layers[name]] = side == "chip"
-        self.bounds = Bounds(low, high)
-
-    def _place(self, name: str | None) -> int | None:
-        """The variable of a layer; None for the host, which is never on the chip."""
-        return None if name is None else self.layers[name]
-
-    def _pays(self, costs: Costs) -> int:
-        self.paid.append(costs)
-        return len(self.layers) + len(self.paid) - 1
-
-    def _at_most(self, rules: list[tuple[int | None, int | None, int]]) -> LinearConstraint:
-        """For each rule: from - to - pays <= 0."""
-        entries = [
-            (row, at, value)
-            for row, rule in enumerate(rules)
-            for at, value in zip(rule, (1.0, -1.0, -1.0), strict=True)
-            if at is not None
+        hosted = {name for name, side in costed.pins.items() if side == "host"}
+        self.groups = [group for group in costed.groups if not group & hosted]
+        self.size = len(self.groups) + 1  # the last one says whether any is there
+        places = {name: at for at, name in enumerate(costed.layers)}
+        entries = [(places[name], at) for at, group in enumerate(self.groups) for name in group]
+        rows, columns = zip(*entries, strict=True) if entries else ((), ())
+        shape = (len(places), self.size)
+        self.holds = csr_array((np.ones(len(entries)), (rows, columns)), shape=shape)
+        any_group = np.zeros((len(places), self.size))
+        any_group[:, -1] = 1
+        pinned = [float(costed.pins.get(name) == "chip") for name in costed.layers]
+        self.constraints = [
+            LinearConstraint(self.holds - csr_array(any_group), -np.inf, 0),
+            LinearConstraint(self.holds, pinned, 1),
         ]
-        rows, columns, values = zip(*entries, strict=True)
-        matrix = csr_array((values, (rows, columns)), shape=(len(rules), self.size))
-        return LinearConstraint(matrix, -np.inf, 0)
+        if costed.links:
+            first, second = (
+                self.holds[[places[pair[end]] for pair in costed.links]] for end in (0, 1)
+            )
+            apart = first + second - 2 * first.multiply(second)
+            self.constraints.append(LinearConstraint(csr_array(apart), -np.inf, 1))
 
     def row(self, name: str) -> NDArray[np.float64]:
         """What each variable adds to a cost, on top of that of all layers on the host."""
-        host, chip = self.costed.host, self.costed.chip
-        moved = [chip[n].get(name, 0.0) - host[n].get(name, 0.0) for n in self.layers]
-        return np.array([*moved, *(costs.get(name, 0.0) for costs in self.paid)])
+        paid = [*(self.costed.groups[group] for group in self.groups), self.costed.fixed]
+        return np.array([costs.get(name, 0.0) for costs in paid])
 
     def largest(self, name: str) -> float:
         """The most that one variable changes a cost by, or 1 if none does."""
@@ -276,6 +265,12 @@ class _Program:
 
     def limit(self, name: str, most: float) -> LinearConstraint:
         """A cost is at most so much."""
-        base = sum(costs.get(name, 0.0) for costs in self.costed.host.values())
         row, scale = self.row(name), self.largest(name)
-        return LinearConstraint(row / scale, -np.inf, (most - base) / scale)
+        return LinearConstraint(
+            row / scale, -np.inf, (most - self.costed.host.get(name, 0.0)) / scale
+        )
+
+    def other_than(self, on_chip: Layers) -> LinearConstraint:
+        """The partition is not this one."""
+        inside = np.array([-1.0 if name in on_chip else 1.0 for name in self.costed.layers])
+        return LinearConstraint(inside @ self.holds, 1 - len(on_chip), np.inf)
