@@ -1,6 +1,6 @@
 """How long the exact partition of a network takes, and whether it is the best of all.
 
-Networks are drawn: chains of layers with shortcuts, every cost at random, with and without a limit
+Networks are drawn: chains of layers, every cost at random, with and without a limit
 of cores. Up to 12 layers every partition is tried beside the search.
 """
 
@@ -8,38 +8,47 @@ from __future__ import annotations
 
 import argparse
 import json
-from itertools import product
+from itertools import combinations, compress, product
 from random import Random
 from time import perf_counter
 from typing import Any
 
-from mapping.partition.search import Costed, Crossing, best
+from mapping.partition.search import Costed, best
 
 LAYERS = (4, 8, 12, 50, 200)
+CHAIN = 12
+"""Layers that run as one if all are on the chip; values are between these chains."""
 BRUTE = 12
 """Layers of the largest network whose partitions are all tried."""
 
 
 def drawn(layers: int, seed: int) -> Costed:
-    """A chain with shortcuts over a few layers; energies and times of all at random."""
+    """Chains of layers: what each saves is drawn, and a group lasts as long as its slowest."""
     random = Random(seed)
     names = [f"layer{place}" for place in range(layers)]
+    saved = {name: random.uniform(-40, 100) for name in names}
+    slow = {name: random.uniform(1, 80) for name in names}
+    cores = {name: random.randint(1, 20) for name in names}
+    groups = {
+        frozenset(part): {
+            "energy_uj": 60 + max(slow[n] for n in part) - sum(saved[n] for n in part),
+            "cores": float(sum(cores[n] for n in part)),
+        }
+        for first in range(0, layers, CHAIN)
+        for start, stop in combinations(range(first, min(first + CHAIN, layers) + 1), 2)
+        for part in [names[start:stop]]
+    }
 
-    def costs(most: float, cores: int = 0) -> dict[str, float]:
-        found = {"energy_uj": random.uniform(0, most), "latency_us": random.uniform(0, most)}
-        return {**found, "cores": float(cores)} if cores else found
+    def divide(on_chip: frozenset[str]) -> list[frozenset[str]]:
+        found: list[set[str]] = []
+        for at, name in enumerate(names):
+            if name in on_chip:
+                beside = at % CHAIN > 0 and names[at - 1] in on_chip
+                found = found if beside else [*found, set()]
+                found[-1].add(name)
+        return [frozenset(group) for group in found]
 
-    return Costed(
-        {name: costs(100) for name in names},
-        {name: costs(80, random.randint(1, 20)) for name in names},
-        tuple(
-            Crossing(
-                name, (*names[at + 1 : at + 1 + random.randint(1, 4)], None), costs(40), costs(40)
-            )
-            for at, name in enumerate([None, *names])
-        ),
-        costs(50),
-    )
+    return Costed(tuple(names), {"energy_uj": 100.0 * layers}, groups, divide, {"energy_uj": 50.0})
 
 
 def run(layers: int, limited: bool, seed: int = 0) -> dict[str, Any]:
@@ -53,9 +62,9 @@ def run(layers: int, limited: bool, seed: int = 0) -> dict[str, Any]:
     equal = None
     if layers <= BRUTE:
         sides = product((False, True), repeat=layers)
+        subsets = (frozenset(compress(costed.layers, side)) for side in sides)
         every = (
-            costed.totals({name for name, chip in zip(costed.host, side, strict=True) if chip})
-            for side in sides
+            costed.totals(groups) for groups in map(costed.divided, subsets) if groups is not None
         )
         inside = (t for t in every if all(t[name] <= most for name, most in limits.items()))
         least = min(totals["energy_uj"] for totals in inside)

@@ -20,10 +20,11 @@ from has8.plain import plain
 from has8.training.calibrate import calibrate
 from has8.values import described, value, whole
 from mapping.chip.grid import stored_bits
-from mapping.cores.allocate import allocate
+from mapping.chip.segment import ChipSegment
+from mapping.cores.allocate import Tile, allocate
 from mapping.cores.descent import descend
 from mapping.cores.flows import flows_of
-from mapping.cores.placement import place, seated
+from mapping.cores.placement import Placement, place, seated
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.passes import run_passes
@@ -159,10 +160,7 @@ def map_model(
             )
         parts = cut(graph, target.registers, partition, pins, unfit)
     errors = {name: error for _, of_segment in quantized for name, error in of_segment.items()}
-    on_cores = place(tiles, segments, target)
-    if placement == "descent":
-        seats = descend(flows_of(on_cores, segments), target.chip, placement_seed, on_progress)
-        on_cores = seated(on_cores, seats, target)
+    on_cores = placed(tiles, segments, target, placement, placement_seed, on_progress)
     facts = {
         "has8": version("has8"),
         "model": name_of(model),
@@ -178,6 +176,22 @@ def map_model(
     mapped = Mapped(graph, parts, segments, errors, on_cores, target, facts)
     check_mapped(mapped)
     return mapped
+
+
+def placed(
+    tiles: Sequence[Tile],
+    segments: Sequence[ChipSegment],
+    target: Target,
+    placement: Placing,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Placement:
+    """Places for the cores of tiles; the arguments are those of :func:`map_model`."""
+    on_cores = place(tiles, segments, target)
+    if placement == "snake":
+        return on_cores
+    seats = descend(flows_of(on_cores, segments), target.chip, seed, on_progress)
+    return seated(on_cores, seats, target)
 
 
 def name_of(model: nn.Module | Graph) -> Any:

@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import snntorch as snn
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -450,3 +451,39 @@ class Dropping(nn.Sequential):
 @MODELS.register("dropping")
 def _dropping(*, num_classes: int, in_channels: int) -> nn.Module:
     return Dropping()
+
+
+BRANCHES = ("one", "two", "side", "last")
+"""The layers of :class:`Branches`."""
+
+
+class Branches(nn.Module):
+    """Layers behind each other and beside each other, whose integers are exactly its floats."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        for name, inputs in {"one": 6, "two": 5, "side": 5, "last": 5, "skip": 5}.items():
+            layer = nn.Linear(inputs, 5, bias=False)
+            layer.weight.data = torch.randint(-2, 3, (5, inputs)) / 2
+            setattr(self, f"{name}_fc", layer)
+        rule = {"beta": 1.0, "threshold": 1.25, "reset_mechanism": "zero"}
+        self.neurons = nn.ModuleDict({name: snn.Leaky(**rule) for name in BRANCHES})
+
+    def forward(self, x):
+        membranes = {name: neuron.init_leaky() for name, neuron in self.neurons.items()}
+        counted = []
+
+        def fire(name, current):
+            spikes, membranes[name] = self.neurons[name](current, membranes[name])
+            return spikes
+
+        for step in x:
+            first = fire("one", self.one_fc(step))
+            second, beside = fire("two", self.two_fc(first)), fire("side", self.side_fc(first))
+            counted.append(fire("last", self.last_fc(second + beside) + self.skip_fc(first)))
+        return torch.stack(counted).sum(0)
+
+
+BRANCHES_IN = (torch.rand(7, 8, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+"""What :class:`Branches` takes."""

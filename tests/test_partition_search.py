@@ -2,6 +2,7 @@
 
 from itertools import chain, combinations, islice, pairwise
 
+import networkx as nx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,18 @@ def runs(names, linked):
                 yield frozenset(names[start:stop])
 
 
+def as_one(links):
+    """The rule by which linked layers on the chip run as one."""
+
+    def divide(on_chip):
+        graph = nx.Graph()
+        graph.add_nodes_from(on_chip)
+        graph.add_edges_from(pair for pair in links if on_chip.issuperset(pair))
+        return [frozenset(part) for part in nx.connected_components(graph)]
+
+    return divide
+
+
 @st.composite
 def problems(draw, most=6):
     """Chains of layers, beside each other; what a group costs is no sum over its layers."""
@@ -40,7 +53,7 @@ def problems(draw, most=6):
         tuple(names),
         {"energy": 130.0, "time": 70.0},
         groups,
-        tuple(links),
+        as_one(links),
         {"energy": draw(st.integers(0, 20).map(float))},
         draw(st.sampled_from([{}, {"cores": 30.0}])),
         {names[0]: draw(st.sampled_from(["host", "chip"]))} if draw(st.booleans()) else {},
@@ -61,7 +74,7 @@ def every(costed, limits):
 LIMITS = st.sampled_from([{}, {"cores": 8.0}, {"time": 65.0}, {"cores": 12.0, "energy": 125.0}])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(problems(), LIMITS)
 def test_nothing_is_better_than_what_is_found(costed, limits):
     there = every(costed, limits)
@@ -82,7 +95,7 @@ def test_nothing_is_better_than_what_is_found(costed, limits):
     assert other is None or other.on_chip != found.on_chip
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(problems(5), LIMITS)
 def test_the_front_is_all_that_nothing_dominates(costed, limits):
     there = {(totals["energy"], totals["time"]) for totals in every(costed, limits)}
@@ -108,23 +121,23 @@ def test_twelve_layers():
         }
         for group in runs(names, [True] * 11)
     }
-    links = tuple(pairwise(names))
+    links = as_one([*pairwise(names)])
     costed = Costed(tuple(names), {"energy": 60.0}, groups, links, {"energy": 3.0})
-    for limits in ({}, {"cores": 9.0}):
-        found = best(costed, {"energy": 1.0}, limits)
+    there = every(costed, {})
+    for cores in (30.0, 9.0):
+        found = best(costed, {"energy": 1.0}, {"cores": cores})
         assert found.on_chip and found.gap == 0
-        assert found.totals["energy"] == min(t["energy"] for t in every(costed, limits))
-        other = flips(costed, found)
-        assert set(other) == set(names)
-        assert other["3"] == costed.totals(costed.divided(found.on_chip ^ {"3"}))
+        inside = (totals["energy"] for totals in there if totals["cores"] <= cores)
+        assert found.totals["energy"] == min(inside)
+        assert flips(costed, found.on_chip) == {name: found.on_chip ^ {name} for name in names}
 
 
 def test_a_loop_flips_as_a_whole():
     loop = frozenset(("a", "b"))
-    costed = Costed(("a", "b"), {"energy": 9.0}, {loop: {"energy": -4.0}}, (("a", "b"),))
+    costed = Costed(("a", "b"), {"energy": 9.0}, {loop: {"energy": -4.0}}, as_one([("a", "b")]))
     assert costed.divided({"a"}) is None and best(costed, {"energy": 1.0}).on_chip == loop
     none = best(costed, {"energy": 1.0}, without=[loop])
-    assert not none.on_chip and flips(costed, none) == {name: {"energy": 5.0} for name in loop}
+    assert not none.on_chip and flips(costed, none.on_chip) == dict.fromkeys("ab", loop)
 
 
 def test_a_front_ends_where_the_solver_takes_a_limit_for_kept():
@@ -133,13 +146,13 @@ def test_a_front_ends_where_the_solver_takes_a_limit_for_kept():
         frozenset("a"): {"energy": -6.0, "time": 16.0},
         frozenset("b"): {"energy": 29.0, "time": 20.0},
     }
-    costed = Costed(("a", "b"), {"energy": 10.0, "time": 4.0}, groups)
+    costed = Costed(("a", "b"), {"energy": 10.0, "time": 4.0}, groups, as_one([]))
     points = list(islice(front(costed, "energy", "time"), 9))
     assert [tuple(point.totals.values()) for point in points] == [(4.0, 20.0), (10.0, 4.0)]
 
 
 def test_what_nothing_costs_is_refused_by_name():
-    costed = Costed(("a",), {"energy": 1.0}, {frozenset("a"): {"energy": 1.0}})
+    costed = Costed(("a",), {"energy": 1.0}, {frozenset("a"): {"energy": 1.0}}, as_one([]))
     with pytest.raises(BadInput, match="no layer costs 'enregy': known are energy"):
         best(costed, {"enregy": 1.0})
     with pytest.raises(BadInput, match="no layer costs 'cores'"):

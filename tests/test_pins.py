@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import snntorch as snn
 import torch
+from builders import BRANCHES, BRANCHES_IN, Branches
 from torch import nn
 
 from has8.errors import BadInput
@@ -14,46 +15,14 @@ from hwsim import compare, estimate, simulate
 from mapping import load, load_target, map_model, save
 
 LOIHI = load_target("loihi")
-LAYERS = ("one", "two", "side", "last")
-
-
-class Branches(nn.Module):
-    """Layers behind each other and beside each other, whose integers are exactly its floats."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(1)
-        for name, inputs in {"one": 6, "two": 5, "side": 5, "last": 5, "skip": 5}.items():
-            layer = nn.Linear(inputs, 5, bias=False)
-            layer.weight.data = torch.randint(-2, 3, (5, inputs)) / 2
-            setattr(self, f"{name}_fc", layer)
-        rule = {"beta": 1.0, "threshold": 1.25, "reset_mechanism": "zero"}
-        self.neurons = nn.ModuleDict({name: snn.Leaky(**rule) for name in LAYERS})
-
-    def forward(self, x):
-        membranes = {name: neuron.init_leaky() for name, neuron in self.neurons.items()}
-        counted = []
-
-        def fire(name, current):
-            spikes, membranes[name] = self.neurons[name](current, membranes[name])
-            return spikes
-
-        for step in x:
-            first = fire("one", self.one_fc(step))
-            second, beside = fire("two", self.two_fc(first)), fire("side", self.side_fc(first))
-            counted.append(fire("last", self.last_fc(second + beside) + self.skip_fc(first)))
-        return torch.stack(counted).sum(0)
-
-
-SPIKES = (torch.rand(7, 8, 6, generator=torch.Generator().manual_seed(0)) < 0.5).float()
 
 
 @pytest.fixture(scope="module")
 def branches():
     """The network's graph, what it answers, and its mapping with everything on the chip."""
     net = Branches()
-    mapped = map_model(net, calibration=SPIKES, inputs="spikes")
-    answers = net(SPIKES).detach()
+    mapped = map_model(net, calibration=BRANCHES_IN, inputs="spikes")
+    answers = net(BRANCHES_IN).detach()
     assert answers.any()
     return SimpleNamespace(graph=mapped.graph, answers=answers, mapped=mapped)
 
@@ -61,21 +30,21 @@ def branches():
 def placed(branches, partition="all", target=LOIHI, **pins):
     """The mapping with some layers pinned, and the layers that it has on the chip."""
     pins = {f"neurons.{name}": side for name, side in pins.items()}
-    mapped = map_model(branches.graph, target, partition, pins=pins, calibration=SPIKES)
+    mapped = map_model(branches.graph, target, partition, pins=pins, calibration=BRANCHES_IN)
     nodes = [name for segment in mapped.partition.on_chip for name in segment.nodes]
     return mapped, {name.removeprefix("neurons.") for name in nodes if "neurons." in name}
 
 
-@pytest.mark.parametrize("sides", [*product(("host", "chip"), repeat=len(LAYERS))])
+@pytest.mark.parametrize("sides", [*product(("host", "chip"), repeat=len(BRANCHES))])
 def test_spikes_cross_anywhere_and_the_answers_are_the_same(branches, sides):
     """The law: where the integers are the floats, every partition computes the network."""
-    pins = dict(zip(LAYERS, sides, strict=True))
+    pins = dict(zip(BRANCHES, sides, strict=True))
     mapped, on_chip = placed(branches, **pins)
     assert on_chip == {name for name, side in pins.items() if side == "chip"}
     assert len({segment.name for segment in mapped.partition.segments}) == len(
         mapped.partition.segments
     )
-    run = simulate(mapped, SPIKES)
+    run = simulate(mapped, BRANCHES_IN)
     assert torch.equal(run.logits, branches.answers)
     assert estimate(mapped, run).cores_used == mapped.placement.cores_used
 
@@ -87,7 +56,7 @@ def test_a_segment_that_is_cut_in_two_runs_everywhere_and_comes_back_from_its_fi
     assert [segment.side for segment in mapped.partition.segments] == ["chip", "host"] * 2
     names = [segment.name for segment in mapped.partition.on_chip]
     assert names[0] == branches.mapped.partition.on_chip[0].name != names[1]
-    assert compare(mapped, SPIKES, "fast", "reference").equal
+    assert compare(mapped, BRANCHES_IN, "fast", "reference").equal
     again = load(save(mapped, tmp_path / "m.h8"))
     assert again.partition == mapped.partition
     assert again.provenance["pins"] == {"neurons.two": "host", "neurons.side": "host"}
@@ -104,7 +73,7 @@ def test_names_wildcards_and_modules(branches):
         ({}, ["neurons.two", "side_fc"], {"two", "side"}),
         ({"neurons.two": "host"}, ["neurons.two", "side_fc"], {"side"}),
     ):
-        mapped = map_model(branches.graph, LOIHI, partition, pins=pins, calibration=SPIKES)
+        mapped = map_model(branches.graph, LOIHI, partition, pins=pins, calibration=BRANCHES_IN)
         nodes = [name for segment in mapped.partition.on_chip for name in segment.nodes]
         assert {name[8:] for name in nodes if name.startswith("neurons.")} == expected
     for pins, partition, message in (
@@ -114,7 +83,7 @@ def test_names_wildcards_and_modules(branches):
         ({"neurons.two": "gpu"}, "all", "pins: Invalid enum value 'gpu'"),
     ):
         with pytest.raises(BadInput, match=message):
-            map_model(branches.graph, LOIHI, partition, pins=pins, calibration=SPIKES)
+            map_model(branches.graph, LOIHI, partition, pins=pins, calibration=BRANCHES_IN)
 
 
 class Fed(nn.Module):
@@ -142,19 +111,19 @@ class Fed(nn.Module):
 
 
 def test_a_loop_and_the_neuron_of_its_bias_go_together():
-    whole = map_model(Fed(), calibration=SPIKES, inputs="spikes")
+    whole = map_model(Fed(), calibration=BRANCHES_IN, inputs="spikes")
     assert sum(len(chip.populations) for chip in whole.chip_segments) == 3
     for pins, populations in (({"lif1": "host"}, ["lif2"]), ({"lif2": "host"}, None)):
-        mapped = map_model(whole.graph, pins=pins, calibration=SPIKES)
+        mapped = map_model(whole.graph, pins=pins, calibration=BRANCHES_IN)
         found = [p.name for chip in mapped.chip_segments for p in chip.populations]
         assert found == (populations or ["lif1.bias", "lif1"])
-        assert compare(mapped, SPIKES, "fast", "reference").equal
+        assert compare(mapped, BRANCHES_IN, "fast", "reference").equal
 
 
 def test_what_the_chip_cannot_take_cannot_be_pinned_to_it():
     message = "'neurons.one' is pinned to the chip and .* takes only spikes"
     with pytest.raises(BadInput, match=message):
-        map_model(Branches(), pins={"neurons": "chip"}, calibration=SPIKES / 2, inputs="steps")
+        map_model(Branches(), pins={"neurons": "chip"}, calibration=BRANCHES_IN / 2, inputs="steps")
 
 
 def test_a_layer_that_fits_on_no_core_stays_on_the_host_by_itself(branches):
@@ -170,6 +139,6 @@ def test_a_layer_that_fits_on_no_core_stays_on_the_host_by_itself(branches):
     assert reason == (
         f"it fits on no core: it needs at least {need} input axons and a core has {need - 1}"
     )
-    assert torch.equal(simulate(mapped, SPIKES).logits, branches.answers)
+    assert torch.equal(simulate(mapped, BRANCHES_IN).logits, branches.answers)
     with pytest.raises(BadInput, match="'neurons.last' is pinned to the chip .* fits on no core"):
         placed(branches, target=small, last="chip")

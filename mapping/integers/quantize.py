@@ -87,16 +87,27 @@ def quantize(
         errors[name] = layer_error(
             layer, population, chosen.integers.clipped, registers, chosen.mismatch
         )
+    chip = joined(graph, segment, populations)
+    check_segment(chip, registers)
+    return chip, errors
+
+
+def joined(graph: Graph, segment: Segment, populations: Sequence[Population]) -> ChipSegment:
+    """A chip segment of these populations, with the ports and outputs that the graph gives it.
+
+    Args:
+        graph: after the passes.
+        segment: of side "chip".
+        populations: the integers of its neurons, at least one.
+    """
     ports = tuple(
         Port(name, graph[name].type.shape, "bias" if repeats(graph[name]) else "spikes")
         for name in segment.inputs
     )
-    steps = graph[names[0]].type.steps
+    steps = graph[populations[0].name].type.steps
     assert steps is not None
     spikes, membranes = outputs_of(graph, segment)
-    chip = ChipSegment(segment.name, steps, ports, tuple(populations), spikes, membranes)
-    check_segment(chip, registers)
-    return chip, errors
+    return ChipSegment(segment.name, steps, ports, tuple(populations), spikes, membranes)
 
 
 def outputs_of(graph: Graph, segment: Segment) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,14 +9,13 @@ solver need not branch; limits make it branch.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, eye_array, hstack
 
 from has8.errors import BadInput
 from mapping.partition.segments import Side
@@ -27,6 +26,8 @@ Layers = frozenset[str]
 """Layers by name."""
 TOLERANCE = 1e-9
 """How far, of itself, a sum may be off where it is held to a limit."""
+WHOLE = 1e-7
+"""How far from 0 and 1 a variable of the relaxation may be."""
 RESOLUTION = 1e-5
 """Sums that differ by less than this part of the largest single cost are one on a front: the solver
 keeps to limits as far as a tenth of it."""
@@ -40,8 +41,9 @@ class Costed:
         layers: by name, in their order.
         host: what all costs if every layer is on the host.
         groups: of layers that can run as one on the chip, what that adds to it; less than 0 where
-            it saves. All layers of a group are linked.
-        links: pairs of layers that run as one if both are on the chip.
+            it saves.
+        divide: the groups in which some layers run if they alone are on the chip; what stays on
+            the host all the same, as a loop over steps of which a layer is there, is left out.
         fixed: added once if any layer is on the chip; at least 0.
         limits: the most that costs may come to, whatever else limits them.
         pins: layers whose side is given.
@@ -50,7 +52,7 @@ class Costed:
     layers: tuple[str, ...]
     host: Costs
     groups: Mapping[Layers, Costs]
-    links: tuple[tuple[str, str], ...] = ()
+    divide: Callable[[Layers], Collection[Layers]]
     fixed: Costs = field(default_factory=dict)
     limits: Costs = field(default_factory=dict)
     pins: Mapping[str, Side] = field(default_factory=dict)
@@ -68,11 +70,9 @@ class Costed:
         """
         if any((side == "chip") != (name in on_chip) for name, side in self.pins.items()):
             return None
-        links = nx.Graph()
-        links.add_nodes_from(name for name in self.layers if name in on_chip)
-        links.add_edges_from(pair for pair in self.links if set(pair) <= set(on_chip))
-        found = tuple(frozenset(part) for part in nx.connected_components(links))
-        return found if all(group in self.groups for group in found) else None
+        groups = tuple(self.divide(frozenset(on_chip)))
+        whole = sum(map(len, groups)) == len(on_chip)
+        return groups if whole and all(group in self.groups for group in groups) else None
 
     def totals(self, groups: Iterable[Layers]) -> dict[str, float]:
         """What a partition costs: the definition of what :func:`best` makes least."""
@@ -119,7 +119,7 @@ def best(
         seconds: after which the best so far is given, with the gap that is proven then.
 
     Returns:
-        None if no partition keeps to pins, links and limits.
+        None if no partition keeps to pins, loops and limits.
 
     Raises:
         BadInput: for an objective or a limit of something that nothing costs, or if the time is
@@ -129,30 +129,29 @@ def best(
     known = costed.names
     if odd := [name for name in (*objective, *limits) if name not in known]:
         raise BadInput(f"no layer costs {odd[0]!r}: known are {', '.join(known) or 'none'}")
-    program = _Program(costed)
-    weights = sum((weight * program.row(name) for name, weight in objective.items()), start=0.0)
-    scale = float(np.abs(weights).max(initial=0.0)) or 1.0
-    solved = milp(
-        weights / scale,
-        integrality=np.ones(program.size),
-        bounds=Bounds(0, 1),
-        constraints=[
-            *program.constraints,
-            *(program.limit(*item) for item in limits.items()),
-            *map(program.other_than, without),
-        ],
-        options={"mip_rel_gap": 0.0, "time_limit": seconds},
-    )
-    if solved.x is None:
-        if solved.status == 1:
-            raise BadInput(f"no partition was found in {seconds:g} seconds: allow more time")
-        return None
-    groups = tuple(g for g, chosen in zip(program.groups, solved.x, strict=False) if chosen > 0.5)
-    return Division(groups, costed.totals(groups), float(solved.mip_gap or 0.0))
+    program, refused = _Program(costed, objective, limits), list(without)
+    least: Division | None = None
+    while (bound := program.solved(refused, seconds)) is not None:
+        groups = costed.divided(bound.on_chip)
+        if groups is not None:  # those of the bound, unless it kept apart what would run as one
+            division = Division(groups, costed.totals(groups), bound.gap)
+            if set(groups) == set(bound.groups) or _within(division.totals, limits):
+                least = min(
+                    [division, *([least] if least else [])], key=lambda d: _sum(d.totals, objective)
+                )
+        if least is not None and _sum(least.totals, objective) <= _sum(bound.totals, objective):
+            break
+        refused.append(bound.on_chip)
+    return least
 
 
 def least_product(
-    costed: Costed, first: str, second: str, limits: Costs | None = None
+    costed: Costed,
+    first: str,
+    second: str,
+    limits: Costs | None = None,
+    *,
+    without: Collection[Layers] = (),
 ) -> Division | None:
     """The partition at which the product of two costs is least, such as energy and time.
 
@@ -162,11 +161,11 @@ def least_product(
     Args:
         costed: the layers; both costs of every partition are at least 0.
         first, second: names of the costs.
-        limits: as :func:`best` takes them.
+        limits, without: as :func:`best` takes them.
     """
-    ideal = best(costed, {second: 1.0}, limits)
+    ideal = best(costed, {second: 1.0}, limits, without=without)
     found: Division | None = None
-    for point in front(costed, first, second, limits):
+    for point in front(costed, first, second, limits, without=without):
         if found is None or _product(point, first, second) < _product(found, first, second):
             found = point
         assert ideal is not None
@@ -176,7 +175,12 @@ def least_product(
 
 
 def front(
-    costed: Costed, first: str, second: str, limits: Costs | None = None
+    costed: Costed,
+    first: str,
+    second: str,
+    limits: Costs | None = None,
+    *,
+    without: Collection[Layers] = (),
 ) -> Iterator[Division]:
     """Partitions of which no other has less of one cost and not more of the other.
 
@@ -185,15 +189,16 @@ def front(
     Args:
         costed: the layers.
         first, second: names of the costs.
-        limits: as :func:`best` takes them.
+        limits, without: as :func:`best` takes them.
     """
     limits = dict(limits or {})
-    step = RESOLUTION * _Program(costed).largest(second)
+    changes = (abs(costs.get(second, 0.0)) for costs in (*costed.groups.values(), costed.fixed))
+    step = RESOLUTION * (max(changes, default=0.0) or 1.0)
     before = np.inf
-    while (least := best(costed, {first: 1.0}, limits)) is not None:
+    while (least := best(costed, {first: 1.0}, limits, without=without)) is not None:
         at = least.totals[first]
         inside = {**limits, first: min(at + TOLERANCE * abs(at), limits.get(first, np.inf))}
-        point = best(costed, {second: 1.0}, inside) or least
+        point = best(costed, {second: 1.0}, inside, without=without) or least
         reached = point.totals[second]
         if reached < before:
             yield point
@@ -203,8 +208,8 @@ def front(
         limits[second] = before - step
 
 
-def flips(costed: Costed, division: Division) -> dict[str, dict[str, float]]:
-    """What a partition would cost if one layer alone were on the other side.
+def flips(costed: Costed, on_chip: Layers) -> dict[str, Layers]:
+    """What is on the chip if one layer alone is on the other side, by the layer.
 
     With what has to go along, as in a loop over steps; layers that cannot go are left out.
     """
@@ -212,9 +217,8 @@ def flips(costed: Costed, division: Division) -> dict[str, dict[str, float]]:
     for name in costed.layers:
         along = sorted((group for group in costed.groups if name in group), key=len)
         for moved in (frozenset([name]), *along[:1]):
-            groups = costed.divided(division.on_chip ^ moved)
-            if groups is not None:
-                found[name] = costed.totals(groups)
+            if costed.divided(on_chip ^ moved) is not None:
+                found[name] = on_chip ^ moved
                 break
     return found
 
@@ -227,50 +231,87 @@ def _stricter(one: Costs, two: Costs) -> Costs:
     return {name: min(one.get(name, np.inf), two.get(name, np.inf)) for name in {**one, **two}}
 
 
-class _Program:
-    """Variables, 1 where a group runs on the chip and where any does, and what holds of them."""
+def _within(totals: Costs, limits: Costs) -> bool:
+    return all(totals[name] <= most + TOLERANCE * abs(most) for name, most in limits.items())
 
-    def __init__(self, costed: Costed) -> None:
+
+def _sum(totals: Costs, objective: Costs) -> float:
+    return sum(weight * totals[name] for name, weight in objective.items())
+
+
+class _Program:
+    """Variables, 1 for a group on the chip, a layer on the host, and if any group is on the chip.
+
+    Groups may stand beside each other here although they would run as one, so that its least is at
+    most that of any partition.
+    """
+
+    def __init__(self, costed: Costed, objective: Costs, limits: Costs) -> None:
         self.costed = costed
         hosted = {name for name, side in costed.pins.items() if side == "host"}
         self.groups = [group for group in costed.groups if not group & hosted]
-        self.size = len(self.groups) + 1  # the last one says whether any is there
         places = {name: at for at, name in enumerate(costed.layers)}
+        count, some = len(places), len(self.groups)
         entries = [(places[name], at) for at, group in enumerate(self.groups) for name in group]
         rows, columns = zip(*entries, strict=True) if entries else ((), ())
-        shape = (len(places), self.size)
-        self.holds = csr_array((np.ones(len(entries)), (rows, columns)), shape=shape)
-        any_group = np.zeros((len(places), self.size))
-        any_group[:, -1] = 1
-        pinned = [float(costed.pins.get(name) == "chip") for name in costed.layers]
+        holds = csr_array((np.ones(len(entries)), (rows, columns)), shape=(count, some))
+        # each layer is in one group or on the host; a row less the one above has few entries
+        once = hstack([holds, eye_array(count), csr_array((count, 1))], format="csr")
+        less = eye_array(count) - eye_array(count, k=-1)
+        first = np.zeros(count)
+        first[0] = 1
+        any_group = hstack([csr_array((count, some)), eye_array(count), np.ones((count, 1))])
         self.constraints = [
-            LinearConstraint(self.holds - csr_array(any_group), -np.inf, 0),
-            LinearConstraint(self.holds, pinned, 1),
+            LinearConstraint(less @ once, first, first),
+            LinearConstraint(any_group, 1, np.inf),
+            *(self._limit(*item) for item in limits.items()),
         ]
-        if costed.links:
-            first, second = (
-                self.holds[[places[pair[end]] for pair in costed.links]] for end in (0, 1)
-            )
-            apart = first + second - 2 * first.multiply(second)
-            self.constraints.append(LinearConstraint(csr_array(apart), -np.inf, 1))
-
-    def row(self, name: str) -> NDArray[np.float64]:
-        """What each variable adds to a cost, on top of that of all layers on the host."""
-        paid = [*(self.costed.groups[group] for group in self.groups), self.costed.fixed]
-        return np.array([costs.get(name, 0.0) for costs in paid])
-
-    def largest(self, name: str) -> float:
-        """The most that one variable changes a cost by, or 1 if none does."""
-        return float(np.abs(self.row(name)).max(initial=0.0)) or 1.0
-
-    def limit(self, name: str, most: float) -> LinearConstraint:
-        """A cost is at most so much."""
-        row, scale = self.row(name), self.largest(name)
-        return LinearConstraint(
-            row / scale, -np.inf, (most - self.costed.host.get(name, 0.0)) / scale
+        hosted_by = {"host": 1.0, "chip": 0.0}
+        pins = [hosted_by.get(costed.pins.get(name, ""), np.nan) for name in costed.layers]
+        low, high = np.nan_to_num(pins, nan=0.0), np.nan_to_num(pins, nan=1.0)
+        around = np.zeros(some), np.ones(some)
+        self.bounds = Bounds(
+            np.concatenate([around[0], low, [0]]), np.concatenate([around[1], high, [1]])
+        )
+        weights = sum((weight * self._row(name) for name, weight in objective.items()), start=0.0)
+        self.weights: NDArray[np.float64] = np.asarray(
+            weights / (np.abs(weights).max(initial=0.0) or 1.0)
         )
 
-    def other_than(self, on_chip: Layers) -> LinearConstraint:
+    def solved(self, without: Iterable[Layers], seconds: float) -> Division | None:
+        """The least choice of groups that is none of some partitions; None if there is none."""
+        constraints = [*self.constraints, *map(self._other_than, without)]
+        for whole in (0, 1):  # without limits the relaxation is mostly whole already
+            solved = milp(
+                self.weights,
+                integrality=np.full(len(self.weights), whole),
+                bounds=self.bounds,
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0, "time_limit": seconds},
+            )
+            if solved.x is None or np.abs(solved.x - np.rint(solved.x)).max() < WHOLE:
+                break
+        if solved.x is None:
+            if solved.status == 1:
+                raise BadInput(f"no partition was found in {seconds:g} seconds: allow more time")
+            return None
+        chosen = tuple(group for group, on in zip(self.groups, solved.x, strict=False) if on > 0.5)
+        return Division(chosen, self.costed.totals(chosen), float(solved.mip_gap or 0.0))
+
+    def _row(self, name: str) -> NDArray[np.float64]:
+        """What each variable adds to a cost, on top of that of all layers on the host."""
+        groups = [self.costed.groups[group].get(name, 0.0) for group in self.groups]
+        hosts = [0.0] * len(self.costed.layers)
+        return np.array([*groups, *hosts, self.costed.fixed.get(name, 0.0)])
+
+    def _limit(self, name: str, most: float) -> LinearConstraint:
+        """A cost is at most so much."""
+        row = self._row(name)
+        scale, room = np.abs(row).max(initial=0.0) or 1.0, most - self.costed.host.get(name, 0.0)
+        return LinearConstraint(row / scale, -np.inf, room / scale)
+
+    def _other_than(self, on_chip: Layers) -> LinearConstraint:
         """The partition is not this one."""
-        inside = np.array([-1.0 if name in on_chip else 1.0 for name in self.costed.layers])
-        return LinearConstraint(inside @ self.holds, 1 - len(on_chip), np.inf)
+        moved = [1.0 if name in on_chip else -1.0 for name in self.costed.layers]
+        row = np.array([*(0.0 for _ in self.groups), *moved, 0.0])
+        return LinearConstraint(row, 1.0 - moved.count(-1.0), np.inf)
