@@ -14,7 +14,8 @@ from has8.errors import BadInput
 from hwsim.price.event_timing import event_timing, jobs_of, longest_chain, network_of
 from hwsim.price.messages import messages_of
 from hwsim.price.queues import ENDLESS, Jobs, Network, _plain, times
-from hwsim.price.timing import chip_time, step_ns
+from hwsim.price.steps import steps_of
+from hwsim.price.timing import MeanTiming, chip_time, step_ns
 from hwsim.price.traffic import NEURONS, segment_loads
 from hwsim.price.turns import turns
 from mapping.cores.routes import routes
@@ -197,8 +198,8 @@ def test_where_nothing_waits_a_step_is_its_busiest_core_as_in_the_mean():
     quiet = activity(**{"in": [1, 0], "p0": [0, 0], "p1": [0, 1]})
     (load,), (ours,), (mean,), timing = followed(chain([0, 1]), [quiet])
     assert ours == pytest.approx(mean, rel=1e-12)
-    assert timing.waits_ns(load, SANAFE, SMALL)[0] == {"core 0": 16 + 4 * 3.8}
-    assert timing.waits_ns(load, SANAFE, SMALL)[3] == {"core 1": 4 * 6 + 30 + 5.1}
+    assert timing.waits_ns(load, 1, SANAFE, SMALL)[0] == {"core 0": 16 + 4 * 3.8}
+    assert timing.waits_ns(load, 1, SANAFE, SMALL)[3] == {"core 1": 4 * 6 + 30 + 5.1}
 
 
 def test_a_step_ends_when_its_last_message_is_taken_in():
@@ -208,7 +209,7 @@ def test_a_step_ends_when_its_last_message_is_taken_in():
     sent, hop, taken = 6 + 30 + 5.1, 4.1, 16 + 4 * 3.8
     assert ours[1] == pytest.approx(sent + hop + taken)
     assert mean[1] == pytest.approx(4 * 6 + 30 + 5.1 + hop)
-    waits = timing.waits_ns(load, SANAFE, SMALL)[1]
+    waits = timing.waits_ns(load, 1, SANAFE, SMALL)[1]
     assert waits == pytest.approx({"core 1": taken, "link 0,0 to 1,0": hop, "core 0": sent})
 
 
@@ -221,6 +222,22 @@ def test_the_model_reaches_a_runs_time_and_its_ranges():
     assert time.work_us.low < time.work_us.value < time.work_us.high
     with pytest.raises(BadInput, match="none was run alone: simulate with apart=8"):
         event_timing(mapped, [load], [], "gated")
+
+
+def test_what_a_step_waits_for_by_the_mean_is_its_busiest_core_and_the_longest_way():
+    fires = activity(**{"in": [0, 0], "p0": [1, 0], "p1": [0, 0]})
+    mapped = chain([0, 1])
+    loads, *_, timing = followed(mapped, [fires, fires])
+    for model in (MeanTiming(), timing):
+        steps = list(steps_of(mapped, loads, 2, SANAFE, model))
+        times = model.step_ns(loads[0], 2, SANAFE, SMALL).value / 1e3 + 1.0 + 4.64
+        assert [step.us for step in steps] == pytest.approx(times)
+        assert {step.bottleneck for step in steps} == {"management"}
+        barriers = [(step.waits_us["barrier"], step.waits_us["management"]) for step in steps]
+        assert barriers == [(1.0, 4.64)] * 4  # of two routers
+    (_, second, *_) = steps_of(mapped, loads, 2, SANAFE, MeanTiming())
+    assert second.waits_us["core 0"] == pytest.approx((4 * 6 + 30 + 5.1) / 1e3)
+    assert second.waits_us["way"] == pytest.approx(4.1 / 1e3)
 
 
 def test_links_between_chips_are_slower_and_the_sheet_says_how_many_messages_wait():

@@ -27,7 +27,7 @@ def summary():
     model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(16,))
     images = torch.rand(8, 1, 8, 8)
     mapped = map_model(model, calibration=images)
-    cost = estimate(mapped, simulate(mapped, images))
+    cost = estimate(mapped, simulate(mapped, images, apart=2), timing="events")
     verified = compare(mapped, images[:1], "fast", "reference")
     return summarize(mapped, cost, accuracy_float=0.75, accuracy_mapped=0.625, verified=verified)
 
@@ -65,6 +65,7 @@ KEYS = [
     "energy_uj",
     "latency_us",
     "run_mode",
+    "timing",
     "default_accounting",
     "accountings",
     "host_only",
@@ -120,6 +121,28 @@ def test_the_dictionarys_numbers_agree_with_each_other(summary):
     inbound = [b for b in found["boundaries"] if b["direction"] == "in"]
     assert all(b["message_bytes"] == 4 * b["messages"] >= 4 * b["spikes"] for b in inbound)
     assert inbound[0]["dense_bytes"] == 8 * 8  # an image of 64 pixels in 8 planes of a bit
+
+
+def test_steps_and_throughput_are_those_of_the_latency(summary):
+    cost, found = summary.cost, to_dict(summary)["timing"]
+    time, steps = cost.price.latency, found["steps"]
+    for run in time.segments:
+        if run.side == "chip":
+            own = [step for step in steps if step["segment"] == run.name]
+            assert [step["step"] for step in own] == list(range(run.steps))
+            parts = run.work_us.value, run.barrier_us.value, run.management_us.value
+            assert sum(step["us"] for step in own) == pytest.approx(sum(parts))
+    for step in steps:
+        assert sum(step["waits_us"].values()) == pytest.approx(step["us"])
+        assert max(step["waits_us"].values()) == step["waits_us"][step["bottleneck"]]
+    assert {step["bottleneck"] for step in steps} >= {"management"}
+    assert found["name"] == "events" and {step["waits_us"]["barrier"] for step in steps} == {0.6}
+    busy, rate = found["busy_us"], found["samples_per_s"]
+    assert sum(busy.values()) == pytest.approx(time.total_us.value) == 1e6 / rate["one_by_one"]
+    assert busy[found["bound_by"]] == max(busy.values()) == pytest.approx(1e6 / rate["overlapping"])
+    text = squeezed(page(summary, full=True))
+    assert f"{rate['one_by_one']:,.3g} samples a second one by one, at most" in text
+    assert "Steps on the chip" in text and "management in " in text
 
 
 def test_what_is_unknown_is_null_and_says_why(summary):

@@ -33,6 +33,7 @@ from hwsim.price.counts import (
 from hwsim.price.draws import Draws, draws_of, share_below
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
 from hwsim.price.event_timing import event_timing
+from hwsim.price.steps import Step, steps_of
 from hwsim.price.timing import Latency, MeanTiming, TimingModel, host_macs, latency, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads, sent_by_port
 from hwsim.program import Run, checked_mapping
@@ -178,6 +179,12 @@ class CostReport:
         """
         figures = (*self.price.figures, *self.host_only.figures)
         return _draws(self.work, frozenset().union(*(figure.cited for figure in figures)))
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What each chip step waits for, by the default accounting, in the order of execution."""
+        work, accounting = self.work, self.work.mapped.target.accounting()
+        return tuple(steps_of(work.mapped, self.loads, self.samples, accounting, work.timing))
 
     @property
     def break_even(self) -> tuple[BreakEven, ...]:

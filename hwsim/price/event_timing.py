@@ -57,7 +57,9 @@ class EventTiming:
         longer = self.longer[accounting.description, load.segment]
         return at_mean_ns(load, samples, accounting, target) * longer
 
-    def waits_ns(self, load: SegmentLoad, accounting: Accounting, target: Target) -> Waits:
+    def waits_ns(
+        self, load: SegmentLoad, samples: int, accounting: Accounting, target: Target
+    ) -> Waits:
         """Of each step its longest chain of events, by core and link, mean over the samples."""
         return self.waits[accounting.description, load.segment]
 

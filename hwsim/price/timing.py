@@ -122,6 +122,31 @@ class Latency:
         }
 
     @property
+    def busy_us(self) -> dict[str, Figure | None]:
+        """How long a sample keeps each part of the board: the host, its link, and the chips."""
+        parts = self.parts_us
+        chips = self.chip_us + self.barrier_us + self.management_us + self.sample_us
+        return {"host": parts["host"], "link": self.messages_us + self.exchange_us, "chips": chips}
+
+    @property
+    def period_us(self) -> Figure | None:
+        """The time from one sample to the next if each part begins with the next one at once.
+
+        Samples then overlap: while the chips have one, the host and its link have others. It is the
+        time of the part that is busy longest; None if the host's speed is not known.
+        """
+        first, *others = (self.busy_us[part] for part in ("chips", "link", "host"))
+        if first is None or None in others:
+            return None
+        return largest(first, *(part for part in others if part is not None))
+
+    @property
+    def bound_by(self) -> str:
+        """The part of the board that is busy longest, of those that are known."""
+        known = {name: part.value for name, part in self.busy_us.items() if part is not None}
+        return max(known, key=lambda name: known[name])
+
+    @property
     def total_us(self) -> Figure:
         """All parts that are known."""
         return sum((part for part in self.parts_us.values() if part is not None), NO_TIME)
@@ -215,7 +240,7 @@ class TimingModel(Protocol):
         """Nanoseconds of each chip step, the mean over samples: figures ``[steps + depth]``."""
 
     def waits_ns(
-        self, load: SegmentLoad, accounting: Accounting, target: Target
+        self, load: SegmentLoad, samples: int, accounting: Accounting, target: Target
     ) -> Sequence[Mapping[str, float]]:
         """Of each chip step what it waits for, and about how many nanoseconds for each."""
 
@@ -232,14 +257,17 @@ class MeanTiming:
         return step_ns(load, samples, accounting, target)
 
     def waits_ns(
-        self, load: SegmentLoad, accounting: Accounting, target: Target
+        self, load: SegmentLoad, samples: int, accounting: Accounting, target: Target
     ) -> tuple[Mapping[str, float], ...]:
-        """The busiest core or link alone, over all samples."""
+        """The core or link that is busiest at the mean of all counts, and the longest way."""
         rows = {f"core {n}": row for n, row in enumerate(_cores_ns(load, accounting).value)}
         rows |= {link_name(*link): ns.value for link, ns in _links_ns(load, target).items()}
-        names, ns = list(rows), np.array(list(rows.values()))
-        busiest = ns.argmax(0)
-        return tuple({names[n]: float(ns[n, step])} for step, n in enumerate(busiest))
+        names, ns = list(rows), np.array(list(rows.values())) / samples
+        steps = self.step_ns(load, samples, accounting, target).value
+        way = _longest_way(load, accounting).value
+        return tuple(
+            {names[n]: float(steps[step]) - way, "way": way} for step, n in enumerate(ns.argmax(0))
+        )
 
 
 def link_name(start: tuple[int, int], end: tuple[int, int]) -> str:
@@ -254,7 +282,8 @@ def step_ns(load: SegmentLoad, samples: int, accounting: Accounting, target: Tar
     much as the mean of their busiest cores' times is longer than the time at the mean of theirs.
     """
     even = _busiest_ns(load, accounting, target) / samples
-    return _with_way(even * _unevenness(load, accounting, target), load, accounting)
+    uneven = even * _unevenness(load, accounting, target)
+    return uneven + _longest_way(load, accounting)
 
 
 def at_mean_ns(
@@ -264,12 +293,12 @@ def at_mean_ns(
     return step_ns(replace(load, apart=()), samples, accounting, target)
 
 
-def _with_way(steps: FigureArray, load: SegmentLoad, accounting: Accounting) -> FigureArray:
-    """Steps that are longer by the longest way of a message."""
-    price = accounting.events
-    x_ns, y_ns = price["hop_east_west"].ns, price["hop_north_south"].ns
+def _longest_way(load: SegmentLoad, accounting: Accounting) -> Figure:
+    """Nanoseconds that a message needs for the longest way that any took."""
+    x_ns = accounting.events["hop_east_west"].ns
+    y_ns = accounting.events["hop_north_south"].ns
     ways = [x * x_ns + y * y_ns for x, y in load.ways]
-    return steps + largest(*ways) if ways else steps
+    return largest(*ways) if ways else Figure.exact(0.0, "ns")
 
 
 def _unevenness(

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hwsim.experiments.divergence import Comparison
-from hwsim.names import RUN_MODES
+from hwsim.names import RUN_MODES, TIMINGS
 from hwsim.price.assumptions import Assumption
 from hwsim.price.cost import CostReport, Driver, Price
 from hwsim.price.counts import LayerCounts
@@ -25,7 +25,8 @@ def to_dict(summary: Summary) -> dict[str, Any]:
     of one sample and by the target's default accounting. Keys with ``_range_`` hold the lowest and
     highest of what the same key without it holds; ``likely`` has the 10th and 90th percentile of
     draws of all entries at once, in the same units, and the share of draws in which the board takes
-    less energy than the host alone. ``macs`` are the dense
+    less energy than the host alone. ``timing`` has what each chip step waits for, and samples a
+    second, one after another and where they overlap. ``macs`` are the dense
     multiply-accumulates of one sample on the host, ``synops`` the synaptic operations of one
     sample on the chip. ``hops`` are messages times routers that they pass, one message for each
     neuron and core that it reaches. Keys that end in ``_total`` are exact integers over all
@@ -59,6 +60,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "energy_uj": _energy(cost.energy_uj),
         "latency_us": cost.latency_us.value,
         "run_mode": _run_mode(cost),
+        "timing": _timing(cost),
         **_prices(cost),
         **_counts(cost),
         "assumptions": [_assumption(assumption) for assumption in cost.assumptions],
@@ -94,6 +96,32 @@ def _run_mode(cost: CostReport) -> dict[str, Any]:
             for mode, price in cost.other_modes.items()
         },
     }
+
+
+def _timing(cost: CostReport) -> dict[str, Any]:
+    time = cost.price.latency
+    overlapping = None if time.period_us is None else _a_second(time.period_us)
+    return {
+        "name": cost.timing,
+        "means": TIMINGS[cost.timing],
+        "busy_us": {part: _value(busy) for part, busy in time.busy_us.items()},
+        "samples_per_s": {"one_by_one": _a_second(time.total_us), "overlapping": overlapping},
+        "bound_by": time.bound_by,
+        "steps": [
+            {
+                "segment": step.segment,
+                "step": step.number,
+                "us": step.us,
+                "bottleneck": step.bottleneck,
+                "waits_us": dict(step.waits_us),
+            }
+            for step in cost.steps
+        ],
+    }
+
+
+def _a_second(time_us: Figure) -> float | None:
+    return 1e6 / time_us.value if time_us.value else None
 
 
 def _prices(cost: CostReport) -> dict[str, Any]:

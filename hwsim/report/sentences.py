@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from hwsim.names import RUN_MODES
 from hwsim.price.breakeven import BreakEven
 from hwsim.price.cost import CostReport
+from hwsim.price.steps import Step
 from hwsim.report import units
 from mapping.targets.figures import Figure
 
@@ -15,6 +17,9 @@ FAR = 100.0
 
 LIKELY = 0.9
 """What is so in this share of draws is likely."""
+
+SHOWN = 3
+"""Different waits that are named."""
 
 UNKNOWN = "but not what the host draws while it waits and starts operations"
 
@@ -52,6 +57,36 @@ def turns(cost: CostReport) -> str:
         for mode, price in cost.other_modes.items()
     )
     return f"{RUN_MODES[cost.run_mode]}{''.join(others)}"
+
+
+def throughput(cost: CostReport) -> str:
+    """How many samples a second, one after another and where they overlap."""
+    time = cost.price.latency
+    period, alone = time.period_us, time.total_us.value
+    if period is None or not period.value or not alone:
+        return "not known: the host's speed is not"
+    text = f"{1e6 / alone:,.3g} samples a second one by one"
+    if time.bound_by == "host" and period.value == alone:
+        return text
+    part = {"host": "the host is", "link": "the host's link is", "chips": "the chip is"}
+    bound = part[time.bound_by]
+    return f"{text}, at most {1e6 / period.value:,.3g} if they overlap, when {bound} always busy"
+
+
+def waits(cost: CostReport, steps: Sequence[Step]) -> str:
+    """What some steps wait for longest, the commonest first, such as ``core 5 (head.snn) in 3``."""
+    counts = Counter(step.bottleneck for step in steps)
+    tiles = cost.work.mapped.placement.tiles
+    names = {
+        f"core {core}": ", ".join(dict.fromkeys(t.population for t in tiles if t.core == core))
+        for core in {tile.core for tile in tiles}
+    }
+    found = [
+        f"{name}{f' ({names[name]})' if name in names else ''} in {many:,}"
+        for name, many in counts.most_common(SHOWN)
+    ]
+    rest = sum(counts.values()) - sum(many for _, many in counts.most_common(SHOWN))
+    return ", ".join([*found, *([f"others in {rest:,}"] if rest else [])])
 
 
 def break_even(found: Iterable[BreakEven]) -> str:

@@ -12,7 +12,7 @@ from hwsim.price.cost import CostReport
 from hwsim.price.draws import Draws
 from hwsim.report import units
 from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
-from hwsim.report.sentences import break_even, turns, verdict
+from hwsim.report.sentences import break_even, throughput, turns, verdict, waits
 from hwsim.report.summary import ResetSummary, Summary
 from hwsim.report.units import count, many, percent
 from mapping.targets.figures import Figure
@@ -79,6 +79,9 @@ def render(console: Console, summary: Summary, *, full: bool = False) -> None:
         indented(console, _prices(cost))
         console.print()
     indented(console, facts(_comparison(cost)))
+    if full and cost.steps:
+        heading(console, "Steps on the chip")
+        indented(console, _steps(cost))
     if full:
         _all_assumptions(console, cost)
     else:
@@ -140,6 +143,7 @@ def _headline(summary: Summary) -> Iterator[Row]:
     latency = cost.latency_us
     span = units.behind(latency, units.time, cost.draws["latency"])
     yield "latency", Text.assemble((units.time(latency), "bold"), " a sample", span, without)
+    yield "throughput", Text(throughput(cost))
     if cost.cores_used:
         yield "run mode", Text(f"{cost.run_mode}: {turns(cost)}")
 
@@ -252,6 +256,21 @@ def _add_row(
     values = (Text(text(figure.value)) for figure in others)
     cells = Text(text(first.value)), Text(span, "dim"), *values, Text(share, "dim")
     table.add_row(Text(title), *cells, style=style)
+
+
+def _steps(cost: CostReport) -> Table:
+    """What the steps of each run on the chip wait for longest."""
+    table = empty_table("segment", "steps", "time", "longest wait of the steps", left=1)
+    table.columns[-1].justify = "left"
+    for segment in dict.fromkeys(step.segment for step in cost.steps):
+        own = [step for step in cost.steps if step.segment == segment]
+        table.add_row(
+            Text(segment, SIDE_STYLE["chip"], overflow="fold"),
+            Text(count(len(own))),
+            Text(units.time(sum(step.us for step in own))),
+            Text(waits(cost, own)),
+        )
+    return table
 
 
 def _comparison(cost: CostReport) -> Iterator[Row]:
