@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.bits import listed
-from benchmarks.cost_cases import ASSUMED, CASES, Layer, Stack
+from benchmarks.cost_cases import ASSUMED, CASES, Adaptive, Layer, Stack
 from benchmarks.machine import commit, hardware, versions, wide_console
 from has8 import Has8Error, create_model
 from mapping import load_target, map_model
@@ -37,8 +37,16 @@ PUBLISHED = {
     "n-mnist": "N-MNIST",
     "n-tidigits": "N-TIDIGITS",
     "braille": "Braille",
+    "dvs": "DVS gesture, SANA-FE",
 }
 """Networks whose cores were published, by their names in :mod:`benchmarks.cost_cases`."""
+DVS = Stack(
+    (1, 32, 32),
+    (Layer(16, 3, 2), Layer(32, 3), Layer(64, 3), Layer(11, 3), Layer(11)),
+    ASSUMED,
+    written=True,
+)
+"""The shapes of SANA-FE's DVS gesture network, which it lays on 49 cores (``snn/dvs.yaml``)."""
 SIDES = {f"layers{side}": side for side in (16, 32, 64, 128, 256, 512)}
 """Ten convolutions of 32 to 256 channels, by pixels a side: 3e4 to 3e7 neurons."""
 NETS = (*PUBLISHED, *MODELS, *SIDES)
@@ -50,6 +58,15 @@ def layers(side: int) -> Stack:
     ends = ((256, 2), (256, 2))
     made = tuple(Layer(channels, 3, stride, 1) for channels, stride in (*wide, *ends))
     return Stack((3, side, side), made, ASSUMED)
+
+
+def published_net(name: str) -> tuple[Stack | Adaptive, int | None]:
+    """A network of :data:`PUBLISHED`, and the cores that it was published with."""
+    if name == "dvs":
+        return DVS, 49
+    case = CASES[PUBLISHED[name]]
+    assert case.net is not None
+    return case.net, case.cores
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -77,13 +94,8 @@ def measure(name: str) -> dict[str, Any]:
             mapped.placement,
         )
     else:
-        if name in PUBLISHED:
-            case = CASES[PUBLISHED[name]]
-            assert case.net is not None
-            net, published = case.net, case.cores
-        else:
-            net = layers(SIDES[name])
-        segments = (net.chip(8),)
+        chip, published = published_net(name) if name in PUBLISHED else (layers(SIDES[name]), None)
+        segments = (chip.chip(8),)
         start = time.perf_counter()
         along = place(allocate(segments, target), segments, target)
         placed = seated(along, descend(flows_of(along, segments), target.chip), target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -23,6 +24,8 @@ from mapping.cores.flows import Flows, flows_of, hops, hops_at_random, hops_boun
 from mapping.cores.placement import place, seated, seats_of
 from mapping.targets.schema import Chip
 from mapping.targets.topology import Topology
+
+DOCS = (Path(__file__).parent.parent / "docs" / "mapping.md").read_text(encoding="utf-8")
 
 
 def chip(width: int, height: int, cores: int, board_height: int = 1) -> Chip:
@@ -169,3 +172,15 @@ def test_the_table_of_mappings_has_what_binds_a_networks_cores() -> None:
     assert row["binds"] == "synapse_bits"
     assert row["neurons"] == 2312 + 512 + 10
     assert row["hops_bound"] < row["hops"] < row["hops_snake"]
+
+
+@pytest.mark.parametrize("name", ["mnist", "n-mnist", "dvs"])
+def test_cores_beside_published_ones_are_those_of_the_docs(name: str) -> None:
+    net, published = mapping_benchmark.published_net(name)
+    segment = net.chip(2)
+    placed = place(allocate([segment], LOIHI), [segment], LOIHI)
+    least, binds = placed.cores_bound
+    neurons = sum(layer.size for layer in segment.populations)
+    row = f"| {neurons:,} | {placed.cores_used} | {least} | {binds} | {published} |"
+    (printed,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{name}`"))
+    assert printed.endswith(row)

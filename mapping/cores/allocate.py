@@ -3,8 +3,8 @@
 Every population is cut into equal blocks of channels, rows and columns. What a block takes of a
 core is counted exactly (:mod:`mapping.cores.need`); its output axons depend on how the layers that
 it feeds are cut, so the search goes from the outputs to the inputs, and a beam keeps the best cuts
-of the layers behind it. At equal cores the cut with fewer messages wins. In the end small tiles
-share a core where all limits hold.
+of the layers behind it: those that keep the least room of cores, at equal room those with fewer
+messages. In the end small tiles share a core where all limits hold.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from heapq import heappop, heappush
 from itertools import islice
 from math import prod
 
@@ -30,6 +31,7 @@ from mapping.cores.tilings import (
     classes,
     held,
     layers_of,
+    room,
     tilings,
 )
 from mapping.partition.segments import KEEP
@@ -118,13 +120,13 @@ def _cores(tiles: Iterable[Tile]) -> int:
 class _State:
     """The cuts of the layers behind."""
 
-    tiles: int = 0
+    room: int = 0
     messages: int = 0
     cuts: Mapping[str, Tiling] = field(default_factory=dict)
 
     def plus(self, name: str, cut: Tiling) -> _State:
         cuts = {**self.cuts, name: cut}
-        return _State(self.tiles + cut.tiles, self.messages + cut.messages, cuts)
+        return _State(self.room + cut.room, self.messages + cut.messages, cuts)
 
 
 class _Replay:
@@ -167,7 +169,7 @@ def _search(layers: Sequence[Layer], core: CoreLimits) -> list[Mapping[str, Tili
 
 
 def _cost(state: _State) -> tuple[int, int]:
-    return state.tiles, state.messages
+    return state.room, state.messages
 
 
 def _fed(layer: Layer, names: set[str]) -> bool:
@@ -175,14 +177,43 @@ def _fed(layer: Layer, names: set[str]) -> bool:
 
 
 def _candidates(layer: Layer, core: CoreLimits) -> Iterator[Tiling]:
-    """The cuts whose tiles fit as far as the layer alone decides, fewest tiles first."""
-    limits = core.limits
-    for tiles, messages, block in tilings(layer, core.neurons):
+    """The cuts whose tiles fit as far as the layer alone decides, least room first."""
+    waiting: list[tuple[int, int, Shape3, list[tuple[str, ...]]]] = []
+    for least, messages, block in tilings(layer, core.neurons):
+        while waiting and waiting[0][:2] <= (least, messages):  # what follows keeps more
+            kept, sent, cut, choices = heappop(waiting)
+            yield from (Tiling(cut, axons, kept, sent) for axons in choices)
         places = list(classes(layer, block))
-        if all(_within(held(layer, *place, 0, core), limits) for place in places):
-            for axons in axon_choices(layer, core):
-                if all(axons_in(layer, axons, *p, core) <= core.input_axons for p in places):
-                    yield Tiling(block, axons, tiles, messages)
+        if all(_within(held(layer, *place, 0, core), core.limits) for place in places):
+            choices = [
+                axons
+                for axons in axon_choices(layer, core)
+                if all(axons_in(layer, axons, *p, core) <= core.input_axons for p in places)
+            ]
+            needed = _needed(layer, block, places, core)
+            kept = room(layer, block, needed.__getitem__, core.neurons)
+            heappush(waiting, (kept, messages, block, choices))
+    for kept, sent, cut, choices in sorted(waiting):
+        yield from (Tiling(cut, axons, kept, sent) for axons in choices)
+
+
+def _needed(
+    layer: Layer, block: Shape3, places: Iterable[tuple[Shape3, Shape3]], core: CoreLimits
+) -> dict[Shape3, int]:
+    """Compartments that smaller blocks need, by size: as large a part as of what they lack most.
+
+    They stand behind as many others as there can be, where synapses take most memory.
+    """
+    found: dict[Shape3, int] = {}
+    for start, stop in places:
+        size = shape3([b - a for a, b in zip(start, stop, strict=True)])
+        if size == block:
+            continue
+        others = core.neurons - prod(size) * layer.compartments
+        need = held(layer, start, stop, max(0, others), core)
+        part = max(-(-n * core.neurons // core.limits[name]) for name, n in need.items())
+        found[size] = max(part, found.get(size, 0))
+    return found
 
 
 def _within(need: Mapping[str, int], limits: Mapping[str, int]) -> bool:
@@ -220,13 +251,13 @@ def _does_not_fit(
     closes = _fed(layer, {layer.name, *states[0].cuts})
     choices = list(islice(axon_choices(layer, core), None if closes else 1))
     best: tuple[float, int, str, str] | None = None
-    for tiles, messages, block in tilings(layer, core.neurons):
+    for kept, messages, block in tilings(layer, core.neurons):
         places = list(classes(layer, block))
         parts = [held(layer, *place, 0, core) for place in places]
         need = {name: max(part[name] for part in parts) for name in parts[0]}
         for axons in choices:
             need["input_axons"] = max(axons_in(layer, axons, *place, core) for place in places)
-            cut = Tiling(block, axons, tiles, messages)
+            cut = Tiling(block, axons, kept, messages)
             sent = min(
                 (_sent(layer, layers, state.plus(layer.name, cut), core) for state in states),
                 key=lambda needed: max(needed.values()),

@@ -7,7 +7,7 @@ behind are cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -69,13 +69,13 @@ class Tiling:
     Args:
         block: channels, rows and columns of a block; the last along an axis may be smaller.
         axons: the name of an axon type for each synapse.
-        tiles: how many blocks that makes.
+        room: compartments that its blocks keep from others; see :func:`room`.
         messages: pairs of a source neuron and a block that it reaches.
     """
 
     block: Shape3
     axons: tuple[str, ...]
-    tiles: int
+    room: int
     messages: int
 
 
@@ -109,18 +109,57 @@ def _kinds(population: Population, axis: int) -> tuple[int, ...]:
 
 
 def tilings(layer: Layer, compartments: int) -> list[tuple[int, int, Shape3]]:
-    """Tiles, messages and block of each cut into blocks of at most so many, best first.
+    """Room, messages and block of each cut into blocks of at most so many, best first.
 
-    A block of one neuron is always among them.
+    Blocks are equal, but for the last along an axis: as many of them along each axis as there can
+    be, or as long along one axis as a core allows. A block of one neuron is always among them.
+    The room is what :func:`room` says if nothing is short but compartments.
     """
+    most = compartments // layer.compartments
     sizes = [sorted({-(-extent // n) for n in range(1, extent + 1)}) for extent in layer.shape]
-    found = []
-    for c, h, w in product(*sizes):
-        if c * h * w == 1 or c * h * w * layer.compartments <= compartments:
-            tiles = prod(-(-a // b) for a, b in zip(layer.shape, (c, h, w), strict=True))
-            messages = sum(_messages(wires, (c, h, w)) for wires in layer.wires)
-            found.append((tiles, messages, (c, h, w)))
-    return sorted(found)
+    blocks = {shape3(block) for block in product(*sizes) if prod(block) <= max(1, most)}
+    for axis, extent in enumerate(layer.shape):
+        for block in product(*sizes[:axis], [1], *sizes[axis + 1 :]):
+            longest = min(extent, most // prod(block))
+            if longest:
+                blocks.add(shape3((*block[:axis], longest, *block[axis + 1 :])))
+
+    def own(size: Shape3) -> int:
+        return prod(size) * layer.compartments
+
+    return sorted(
+        (
+            room(layer, block, own, compartments),
+            sum(_messages(wires, block) for wires in layer.wires),
+            block,
+        )
+        for block in blocks
+    )
+
+
+def room(layer: Layer, block: Shape3, needed: Callable[[Shape3], int], compartments: int) -> int:
+    """Compartments that the blocks of a cut keep from others.
+
+    A block keeps a whole core, unless it is smaller than the others: of such a kind as many share a
+    core as it has room for, and each keeps its part of it (harmonic weights: Lee and Lee, A simple
+    on-line bin-packing algorithm, J. ACM 32(3), 1985).
+
+    Args:
+        layer: that is cut.
+        block: of the cut.
+        needed: compartments that a smaller block needs, by its size.
+        compartments: of a core.
+    """
+    parts = [
+        [(extent // size, size)] + [(1, extent % size)] * (extent % size > 0)
+        for extent, size in zip(layer.shape, block, strict=True)
+    ]
+    kept = 0
+    for along in product(*parts):
+        size = shape3([size for _, size in along])
+        least = compartments if size == block else min(needed(size), compartments)
+        kept += prod(count for count, _ in along) * (compartments // (compartments // least))
+    return kept
 
 
 def _messages(wires: Wiring, block: Shape3) -> int:
