@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from has8.errors import DoesNotFit
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.chip.wiring import Wiring, dense, shape3
-from mapping.cores.allocate import Tile, allocate
+from mapping.cores.allocate import Tile, allocate, cuts_of
 from mapping.cores.need import list_words, memory
 from mapping.cores.pack import first_fit, joined
 from mapping.cores.tilings import axon_choices, axons_in, classes, held, layers_of
@@ -299,10 +299,16 @@ def room_of(tiles: Sequence[Tile], seg: ChipSegment, chip: Target) -> int:
     return sum(least[size] for size in sizes)
 
 
-@settings(PATIENT, max_examples=20)
-@given(layers("a", "in", (2, 4, 5)), TIGHT, st.integers(1, 3))
+def best_room(seg: ChipSegment, chip: Target, share: bool) -> int:
+    """What the best cut of a segment's only layer keeps."""
+    (cut,) = cuts_of(layers_of(seg, chip.registers), chip.core, share)[0].values()
+    return cut.room
+
+
+@settings(PATIENT, max_examples=25)
+@given(layers("a", "in", (2, 4, 5)), TIGHT, st.integers(1, 3), st.booleans())
 def test_more_of_anything_never_needs_more_room(
-    layer: Population, small: Target, more: int
+    layer: Population, small: Target, more: int, share: bool
 ) -> None:
     seg = segment(layer, inputs={"in": (2, 4, 5)})
     core = small.core
@@ -316,29 +322,29 @@ def test_more_of_anything_never_needs_more_room(
         ),
     )
     try:
-        before = allocate([seg], small)
+        before = best_room(seg, small, share)
     except DoesNotFit:
         assume(False)
-    assert room_of(allocate([seg], large), seg, large) <= room_of(before, seg, small)
+    assert best_room(seg, large, share) <= before
 
 
-@settings(PATIENT, max_examples=12)
-@given(layers("a", "in", (2, 3, 4)), TIGHT)
-def test_no_other_cut_needs_less_room(layer: Population, chip: Target) -> None:
+@settings(PATIENT, max_examples=25)
+@given(layers("a", "in", (2, 3, 4)), TIGHT, st.booleans())
+def test_no_other_cut_needs_less_room_and_cores_are_no_more_than_blocks(
+    layer: Population, chip: Target, share: bool
+) -> None:
     seg, shape = segment(layer, inputs={"in": (2, 3, 4)}), shape3(layer.shape)
     axes, most = len(layer.shape), chip.core.neurons
-    try:
-        tiles = allocate([seg], chip)
-    except DoesNotFit:
-        tiles = ()
     rooms = []
     even = [{ceil(extent / n) for n in range(1, extent + 1)} for extent in shape]
     for block in product(*(range(1, extent + 1) for extent in shape)):
         odd = [axis for axis in range(3) if block[axis] not in even[axis]]
         longer = [prod(block) // block[axis] * (block[axis] + 1) for axis in odd]
-        if prod(block) > most or len(odd) > 1 or any(size <= most for size in longer):
+        if prod(block) > most or len(odd) > share or any(size <= most for size in longer):
             continue
         starts = list(product(*(range(0, e, b) for e, b in zip(shape, block, strict=True))))
+        if not share and rooms and len(starts) * most >= min(rooms):
+            continue
         stops = [
             tuple(min(a + b, e) for a, b, e in zip(start, block, shape, strict=True))
             for start in starts
@@ -352,9 +358,13 @@ def test_no_other_cut_needs_less_room(layer: Population, chip: Target) -> None:
             )
             needs, limits = needs_of(cut, seg, chip), chip.core.limits
             if all(need[name] <= limits[name] for need in needs for name in need):
-                rooms.append(room_of(cut, seg, chip))
-    assert bool(tiles) == bool(rooms)
-    assert not tiles or room_of(tiles, seg, chip) == min(rooms)
+                rooms.append(room_of(cut, seg, chip) if share else len(cut) * most)
+    if rooms:
+        assert best_room(seg, chip, share) == min(rooms)
+        assert share or len({tile.core for tile in allocate([seg], chip)}) * most <= min(rooms)
+    else:
+        with pytest.raises(DoesNotFit):
+            allocate([seg], chip)
 
 
 @PATIENT
@@ -370,6 +380,18 @@ def test_first_fit_fills_cores_within_limits(amounts: list[tuple[int, int, int]]
         return {**need, "synapse_bits": need["synapse_bits"] + (offset > 5)}
 
     seats = first_fit([lambda o, p=p: later(p, o) for p in range(len(amounts))], limits)
+    share = [max(n / limits[name] for name, n in needs(p).items()) for p in range(len(amounts))]
+    plainly: list[list[int]] = []
+    for this in sorted(range(len(amounts)), key=lambda p: -share[p]):
+        for here in [*plainly, []]:
+            offset = sum(amounts[p][0] for p in here)
+            used = joined([*(seats[p].need for p in here), later(this, offset)])
+            if all(used[name] <= limits[name] for name in used):
+                break
+        plainly += [] if here else [here]
+        here.append(this)
+    assert all(len({seats[p].core for p in here}) == 1 for here in plainly)
+    assert len(plainly) == len({seat.core for seat in seats})
     for core in range(len({seat.core for seat in seats})):
         shared = [seat for seat in seats if seat.core == core]
         used = joined(seat.need for seat in shared)
@@ -484,11 +506,12 @@ def test_the_stem_of_a_residual_network_fills_its_cores() -> None:
 
 
 def test_blocks_that_are_left_over_share_cores() -> None:
-    """Nine blocks of 4 x 4 pixels would each need a core; 4 x 8 pixels fill one."""
-    layer = population("a", (32, 12, 12), conv("a.w", "in", (1, 12, 12), np.zeros((32, 1, 1, 1))))
-    tiles = allocate([segment(layer, inputs={"in": (1, 12, 12)})], LOIHI)
-    assert {tile.size for tile in tiles} == {1024, 512}
-    assert len({tile.core for tile in tiles}) == 32 * 12 * 12 / 1024 + 0.5
+    """Equal blocks would need six cores of 512; 4 x 8 pixels fill one, and half as many share."""
+    layer = population("a", (16, 12, 12), conv("a.w", "in", (1, 12, 12), np.zeros((16, 1, 1, 1))))
+    seg = segment(layer, inputs={"in": (1, 12, 12)})
+    tiles = allocate([seg], target(neurons=512))
+    assert {tile.size for tile in tiles} == {512, 256}
+    assert len({tile.core for tile in tiles}) == 5
 
 
 def test_small_layers_share_a_core() -> None:

@@ -3,8 +3,9 @@
 Every population is cut into equal blocks of channels, rows and columns. What a block takes of a
 core is counted exactly (:mod:`mapping.cores.need`); its output axons depend on how the layers that
 it feeds are cut, so the search goes from the outputs to the inputs, and a beam keeps the best cuts
-of the layers behind it: those that keep the least room of cores, at equal room those with fewer
-messages. In the end small tiles share a core where all limits hold.
+of the layers behind it. At equal tiles the cut with fewer messages wins. In the end small tiles
+share a core where all limits hold. Where that leaves cores that need not be, a second search lets
+the last block along an axis be small enough to share one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heappop, heappush
-from itertools import islice
+from itertools import chain, islice
 from math import prod
 
 import numpy as np
@@ -25,6 +26,7 @@ from mapping.cores.pack import LONGEST, first_fit
 from mapping.cores.tilings import (
     Layer,
     Tiling,
+    alike,
     axon_choices,
     axons_in,
     axons_out,
@@ -101,12 +103,15 @@ def allocate(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...
     tiles: list[Tile] = []
     cores = 0
     for segment in segments:
-        layers = layers_of(segment, target.registers)
-        found = [
-            _tiles(segment.name, blocks_of(layers, cuts, target.core), target.core)
-            for cuts in _search(layers, target.core)
-        ]
-        best = min(found, key=_cores)
+        layers, core = layers_of(segment, target.registers), target.core
+        needed = sum(layer.population.size * layer.compartments for layer in layers)
+        best: list[Tile] = []
+        known: dict[object, Mapping[str, int]] = {}
+        for cuts in chain.from_iterable(cuts_of(layers, core, share) for share in (False, True)):
+            packed = _tiles(segment.name, blocks_of(layers, cuts, core), core, known)
+            best = min(best or packed, packed, key=_cores)
+            if _cores(best) * core.neurons < needed + core.neurons:
+                break  # no cut needs fewer
         tiles += [replace(tile, core=tile.core + cores) for tile in best]
         cores += _cores(best)
     return tuple(tiles)
@@ -147,12 +152,22 @@ class _Replay:
             place += 1
 
 
-def _search(layers: Sequence[Layer], core: CoreLimits) -> list[Mapping[str, Tiling]]:
-    """The best cuts of all layers that were found, best first."""
+def cuts_of(layers: Sequence[Layer], core: CoreLimits, share: bool) -> list[Mapping[str, Tiling]]:
+    """The best cuts of all layers that a search finds, best first.
+
+    Args:
+        layers: of a segment.
+        core: whose limits hold.
+        share: whether blocks that are smaller than the others of their layer keep no more than
+            their part of a core; else each block keeps a whole one, so that there are few.
+
+    Raises:
+        DoesNotFit: if a layer fits on no core, however it is cut.
+    """
     states = [_State()]
     for place in reversed(range(len(layers))):
         layer, ahead = layers[place], {layer.name for layer in layers[:place]}
-        candidates = _Replay(_candidates(layer, core))
+        candidates = _Replay(_candidates(layer, core, share))
         found: dict[object, _State] = {}
         for state in states:
             tried = (state.plus(layer.name, cut) for cut in candidates)
@@ -176,10 +191,10 @@ def _fed(layer: Layer, names: set[str]) -> bool:
     return any(synapse.source in names for synapse in layer.population.synapses)
 
 
-def _candidates(layer: Layer, core: CoreLimits) -> Iterator[Tiling]:
+def _candidates(layer: Layer, core: CoreLimits, share: bool) -> Iterator[Tiling]:
     """The cuts whose tiles fit as far as the layer alone decides, least room first."""
     waiting: list[tuple[int, int, Shape3, list[tuple[str, ...]]]] = []
-    for least, messages, block in tilings(layer, core.neurons):
+    for least, messages, block in tilings(layer, core.neurons, share):
         while waiting and waiting[0][:2] <= (least, messages):  # what follows keeps more
             kept, sent, cut, choices = heappop(waiting)
             yield from (Tiling(cut, axons, kept, sent) for axons in choices)
@@ -190,8 +205,10 @@ def _candidates(layer: Layer, core: CoreLimits) -> Iterator[Tiling]:
                 for axons in axon_choices(layer, core)
                 if all(axons_in(layer, axons, *p, core) <= core.input_axons for p in places)
             ]
-            needed = _needed(layer, block, places, core)
-            kept = room(layer, block, needed.__getitem__, core.neurons)
+            kept = least
+            if share:
+                needed = _needed(layer, block, places, core)
+                kept = room(layer, block, needed.__getitem__, core.neurons)
             heappush(waiting, (kept, messages, block, choices))
     for kept, sent, cut, choices in sorted(waiting):
         yield from (Tiling(cut, axons, kept, sent) for axons in choices)
@@ -251,7 +268,7 @@ def _does_not_fit(
     closes = _fed(layer, {layer.name, *states[0].cuts})
     choices = list(islice(axon_choices(layer, core), None if closes else 1))
     best: tuple[float, int, str, str] | None = None
-    for kept, messages, block in tilings(layer, core.neurons):
+    for kept, messages, block in tilings(layer, core.neurons, False):
         places = list(classes(layer, block))
         parts = [held(layer, *place, 0, core) for place in places]
         need = {name: max(part[name] for part in parts) for name in parts[0]}
@@ -288,6 +305,7 @@ class Block:
         cut: of the layer.
         start: its first neuron, ``(C, H, W)``.
         stop: one past its last.
+        like: start and stop of the first block that takes the same.
         output_axons: that it needs.
     """
 
@@ -295,6 +313,7 @@ class Block:
     cut: Tiling
     start: Shape3
     stop: Shape3
+    like: tuple[Shape3, Shape3]
     output_axons: int
 
     @property
@@ -329,17 +348,34 @@ def blocks_of(layers: Sequence[Layer], cuts: Mapping[str, Tiling], core: CoreLim
     found = []
     for layer in layers:
         cut = cuts[layer.name]
-        sent = axons_out(layer, cut.block, layers, cuts, core)
+        sent, likes = axons_out(layer, cut.block, layers, cuts, core), alike(layer, cut.block)
         for place in np.ndindex(*sent.shape):
             start = [at * size for at, size in zip(place, cut.block, strict=True)]
             stop = [min(a + n, e) for a, n, e in zip(start, cut.block, layer.shape, strict=True)]
-            found.append(Block(layer, cut, shape3(start), shape3(stop), int(sent[place])))
+            (c0, c1), (h0, h1), (w0, w1) = (of[a] for of, a in zip(likes, start, strict=True))
+            like = (c0, h0, w0), (c1, h1, w1)
+            found.append(Block(layer, cut, shape3(start), shape3(stop), like, int(sent[place])))
     return found
 
 
-def _tiles(segment: str, blocks: Sequence[Block], core: CoreLimits) -> list[Tile]:
-    """The blocks on as few cores as first fit finds, counted from 0."""
-    seats = first_fit([partial(block.need, core) for block in blocks], core.limits)
+def _tiles(
+    segment: str,
+    blocks: Sequence[Block],
+    core: CoreLimits,
+    known: dict[object, Mapping[str, int]],
+) -> list[Tile]:
+    """The blocks on as few cores as first fit finds, counted from 0.
+
+    What blocks were found to need is kept in ``known``.
+    """
+
+    def need(block: Block, offset: int) -> Mapping[str, int]:
+        key = block.layer.name, block.cut, block.like, block.output_axons, offset
+        if key not in known:
+            known[key] = block.need(core, offset)
+        return known[key]
+
+    seats = first_fit([partial(need, block) for block in blocks], core.limits)
     tiles = []
     for block, seat in zip(blocks, seats, strict=True):
         start, stop = block.place

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,9 @@ def first_fit(
 ) -> list[Seat]:
     """Put each tile on the first core that has room for it; the largest tiles choose first.
 
+    Many tiles are alike, and so is what they leave of cores: cores that are equally full are looked
+    at together, so that the time grows as the number of tiles.
+
     Args:
         tiles: for each tile, its need as a function of the compartments in front of it, which never
             falls when those grow; alone each fits on a core.
@@ -52,27 +56,34 @@ def first_fit(
     """
     names = tuple(limits)
     have = np.array([limits[name] for name in names])
-    needs = [dict(need(0)) for need in tiles]
-    alone = np.array([[need[name] for name in names] for need in needs]).reshape(-1, len(names))
+    seats = [Seat(0, 0, tile(0)) for tile in tiles]
+    alone = np.array([[seat.need[name] for name in names] for seat in seats])
+    alone = alone.reshape(-1, len(names))
+    kinds: dict[bytes, int] = {}  # cores by how full they are
     used = np.zeros_like(alone)
-    seats = [(0, 0)] * len(tiles)
+    cores: list[list[int]] = [[] for _ in tiles]  # of each kind
+    first = np.full(len(tiles), len(tiles))  # core of each kind
     opened = 0
     for this in np.argsort(-(alone / have).max(1, initial=0), kind="stable"):
-        for core in np.flatnonzero((_plus(used[:opened], alone[this], names) <= have).all(1)):
-            offset = int(used[core, names.index("neurons")])
-            need = dict(tiles[this](offset))
-            amounts = np.array([need[name] for name in names])
-            if (_plus(used[core], amounts, names) <= have).all():
-                needs[this], seats[this] = need, (int(core), offset)
-                used[core] = _plus(used[core], amounts, names)
+        room = (_plus(used[: len(kinds)], alone[this], names) <= have).all(1)
+        fitting = np.flatnonzero(room & (first[: len(kinds)] < len(tiles)))
+        for kind in fitting[np.argsort(first[fitting])]:
+            offset = int(used[kind, names.index("neurons")])
+            need = tiles[this](offset)
+            after = _plus(used[kind], np.array([need[name] for name in names]), names)
+            if (after <= have).all():
+                seats[this] = Seat(heappop(cores[kind]), offset, need)
+                first[kind] = cores[kind][0] if cores[kind] else len(tiles)
                 break
         else:
-            seats[this], used[opened] = (opened, 0), alone[this]
+            seats[this], after = replace(seats[this], core=opened), alone[this]
             opened += 1
-    order = {core: place for place, core in enumerate(dict.fromkeys(core for core, _ in seats))}
-    return [
-        Seat(order[core], offset, need) for (core, offset), need in zip(seats, needs, strict=True)
-    ]
+        kind = kinds.setdefault(after.tobytes(), len(kinds))
+        used[kind] = after
+        heappush(cores[kind], seats[this].core)
+        first[kind] = cores[kind][0]
+    order = {core: place for place, core in enumerate(dict.fromkeys(seat.core for seat in seats))}
+    return [replace(seat, core=order[seat.core]) for seat in seats]
 
 
 def _plus(

@@ -108,28 +108,28 @@ def _kinds(population: Population, axis: int) -> tuple[int, ...]:
     return tuple(kinds.reshape(-1).tolist())
 
 
-def tilings(layer: Layer, compartments: int) -> list[tuple[int, int, Shape3]]:
+def tilings(layer: Layer, compartments: int, share: bool) -> list[tuple[int, int, Shape3]]:
     """Room, messages and block of each cut into blocks of at most so many, best first.
 
     Blocks are equal, but for the last along an axis: as many of them along each axis as there can
-    be, or as long along one axis as a core allows. A block of one neuron is always among them.
-    The room is what :func:`room` says if nothing is short but compartments.
+    be, or, where smaller ones share cores, as long along one axis as a core allows. A block of one
+    neuron is always among them. The room is that of :func:`room`, if only compartments are short.
     """
     most = compartments // layer.compartments
     sizes = [sorted({-(-extent // n) for n in range(1, extent + 1)}) for extent in layer.shape]
     blocks = {shape3(block) for block in product(*sizes) if prod(block) <= max(1, most)}
-    for axis, extent in enumerate(layer.shape):
+    for axis, extent in enumerate(layer.shape) if share else ():
         for block in product(*sizes[:axis], [1], *sizes[axis + 1 :]):
             longest = min(extent, most // prod(block))
             if longest:
                 blocks.add(shape3((*block[:axis], longest, *block[axis + 1 :])))
 
-    def own(size: Shape3) -> int:
-        return prod(size) * layer.compartments
+    def needed(size: Shape3) -> int:
+        return prod(size) * layer.compartments if share else compartments
 
     return sorted(
         (
-            room(layer, block, own, compartments),
+            room(layer, block, needed, compartments),
             sum(_messages(wires, block) for wires in layer.wires),
             block,
         )
@@ -183,20 +183,26 @@ def axon_choices(layer: Layer, core: CoreLimits) -> Iterator[tuple[str, ...]]:
 
 def classes(layer: Layer, block: Shape3) -> Iterator[tuple[Shape3, Shape3]]:
     """Start and stop of one block of each class; blocks of a class take the same."""
-    spans = [
-        _representatives(layer.wires, layer.kinds[axis], axis, extent, size)
-        for axis, (extent, size) in enumerate(zip(layer.shape, block, strict=True))
-    ]
+    spans = [dict.fromkeys(along.values()) for along in alike(layer, block)]
     for (c0, c1), (h0, h1), (w0, w1) in product(*spans):
         yield (c0, h0, w0), (c1, h1, w1)
 
 
+def alike(layer: Layer, block: Shape3) -> list[Mapping[int, tuple[int, int]]]:
+    """For each axis, start and stop of the first block of the same class, by each block's start."""
+    return [
+        _alike(layer.wires, layer.kinds[axis], axis, extent, size)
+        for axis, (extent, size) in enumerate(zip(layer.shape, block, strict=True))
+    ]
+
+
 @lru_cache(maxsize=8192)
-def _representatives(
+def _alike(
     wires: tuple[Wiring, ...], kinds: tuple[int, ...], axis: int, extent: int, size: int
-) -> tuple[tuple[int, int], ...]:
-    """One block of each class along one axis."""
+) -> Mapping[int, tuple[int, int]]:
+    """What :func:`alike` gives for one axis."""
     found: dict[object, tuple[int, int]] = {}
+    of: dict[int, tuple[int, int]] = {}
     for start in range(0, extent, size):
         stop = min(start + size, extent)
         key: list[object] = [stop - start, frozenset(kinds[start:stop])]
@@ -205,8 +211,8 @@ def _representatives(
                 key.append(start % (w.channels_out // w.groups) if w.groups > 1 else 0)
             else:
                 key.append(patterns((w.rows, w.cols)[axis - 1], start, stop).key)
-        found.setdefault(tuple(key), (start, stop))
-    return tuple(found.values())
+        of[start] = found.setdefault(tuple(key), (start, stop))
+    return of
 
 
 def held(
