@@ -70,6 +70,7 @@ def here(monkeypatch, capfd):
         "has8 map --help",
         "has8 simulate --help",
         "has8 compare --help",
+        "has8 trace --help",
         "has8 train --help",
         "has8-map --help",
         "has8-map --version",

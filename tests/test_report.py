@@ -15,6 +15,7 @@ from hwsim import compare, estimate, simulate
 from hwsim.activity import Overflow
 from hwsim.experiments.divergence import Comparison, Divergence
 from hwsim.report import render, summarize, to_dict, units
+from hwsim.report.trace import Trace
 from mapping import map_model
 from mapping.partition.segments import Rejection
 from mapping.targets.figures import Figure
@@ -143,6 +144,43 @@ def test_steps_and_throughput_are_those_of_the_latency(summary):
     text = squeezed(page(summary, full=True))
     assert f"{rate['one_by_one']:,.3g} samples a second one by one, at most" in text
     assert "Steps on the chip" in text and "management in " in text
+
+
+@pytest.mark.parametrize("run_mode", ["gated", "reset"])
+def test_a_trace_has_every_core_and_adds_up_to_the_latency(summary, run_mode):
+    """Two samples, one behind the other; on no track do slices overlap, on none is one too long."""
+    mapped, trace = summary.cost.work.mapped, Trace()
+    costs = []
+    for image in torch.rand(2, 1, 1, 8, 8):
+        run = simulate(mapped, image, apart=1)
+        costs.append(estimate(mapped, run, run_mode=run_mode, timing="events"))
+        trace.add(costs[-1])
+    found = json.loads(json.dumps(trace.to_dict(), allow_nan=False))
+    slices = [event for event in found["traceEvents"] if event["ph"] == "X"]
+    names = {
+        (event["pid"], event["tid"]): event["args"]["name"]
+        for event in found["traceEvents"]
+        if event["name"] == "thread_name"
+    }
+    tracks = {place: [] for place in names}
+    for event in slices:
+        tracks[event["pid"], event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    for spans in tracks.values():
+        ends = [end for _, end in sorted(spans)]
+        starts = [start for start, _ in sorted(spans)]
+        assert all(end <= start + 1e-6 for end, start in zip(ends, starts[1:], strict=False))
+    ends = [sum(one.latency_us.value for one in costs[: n + 1]) for n in range(2)]
+    assert max(event["ts"] + event["dur"] for event in slices) == pytest.approx(ends[1])
+    cores = [name for name in names.values() if name.startswith("core ")]
+    assert len([name for name in cores if name.endswith(" neurons")]) == mapped.placement.cores_used
+    assert any(name.startswith("core 0 (") and name.endswith(" messages") for name in cores)
+    parts = [one.price.latency for one in costs]
+    barriers = [e["dur"] for e in slices if e["name"] == "barrier"]
+    assert sum(barriers) == pytest.approx(sum(part.barrier_us.value for part in parts))
+    chips = [e["dur"] for e in slices if e["name"].startswith("step ")]
+    assert sum(chips) == pytest.approx(sum(part.chip_us.value for part in parts))
+    chain = [e["dur"] for e in slices if names[e["pid"], e["tid"]] == "longest chain"]
+    assert sum(chain) == pytest.approx(sum(chips))
 
 
 def test_what_is_unknown_is_null_and_says_why(summary):

@@ -38,8 +38,8 @@ def here(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
 
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["has8", "simulate", *map(str, arguments)])
+    def call(*arguments, verb="simulate"):
+        monkeypatch.setattr(sys, "argv", ["has8", verb, *map(str, arguments)])
         with pytest.raises(SystemExit) as done:
             main()
         said = capsys.readouterr()
@@ -179,3 +179,15 @@ def test_ray_has_the_time_that_is_asked_for(options, limit, artefact, here, monk
     monkeypatch.setattr("has8.cli.jobs.simulate.agreements_on_ray", on_ray)
     code, _, err = here(artefact, "--samples", 2, "--ray", *options, "--quiet")
     assert (code, err) == (1, f"error: {limit:g} s\n")
+
+
+def test_a_trace_is_a_file_for_perfetto_and_nothing_else_is_written(artefact, here, tmp_path):
+    code, out, err = here(artefact, "-o", "new/trace.json", "--samples", 2, verb="trace")
+    assert code == 0 and "following samples" in err, err
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["trace.json"]
+    found = json.loads((tmp_path / "new" / "trace.json").read_text())
+    slices = [event for event in found["traceEvents"] if event["ph"] == "X"]
+    assert f"new/trace.json: {len(slices):,} slices on" in out
+    assert {event["name"] for event in slices} >= {"host0", "exchange", "step 0", "neurons"}
+    code, _, err = here(artefact, "-o", artefact, verb="trace")
+    assert code == 1 and "is what is to be read: choose another place to write to" in err

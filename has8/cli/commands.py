@@ -8,6 +8,7 @@ from has8.cli.check import check
 from has8.cli.compare import compare
 from has8.cli.map import map_command
 from has8.cli.simulate import simulate
+from has8.cli.trace import trace
 from has8.cli.train import train
 
 
@@ -22,3 +23,4 @@ has8.add_command(check)
 has8.add_command(map_command)
 has8.add_command(simulate)
 has8.add_command(compare)
+has8.add_command(trace)

@@ -185,31 +185,38 @@ partition_options = _added(
 """What goes where."""
 
 
+_host = (
+    click.option(
+        "--host",
+        default=DEFAULT_HOST,
+        show_default=True,
+        help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
+    ),
+    click.option(
+        "--measure-host",
+        "measure",
+        is_flag=True,
+        help="Run the host's layers on this machine, on its GPU where it has one, and price "
+        "the host by the time that they take, and by the power that NVML (NVIDIA) or RAPL "
+        "(CPUs) shows; what is not shown stays that of --host.",
+    ),
+    click.option(
+        "--run-mode",
+        type=click.Choice(list(RUN_MODES)),
+        default=DEFAULT_RUN_MODE,
+        show_default=True,
+        help="How several chip segments take turns: "
+        + "; ".join(f"{name}, {meaning}" for name, meaning in RUN_MODES.items())
+        + ".",
+    ),
+)
+
+host_options = _added(_host)
+"""What runs the rest of a network, and how it and the chip take turns."""
+
 price_options = _added(
     (
-        click.option(
-            "--host",
-            default=DEFAULT_HOST,
-            show_default=True,
-            help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
-        ),
-        click.option(
-            "--measure-host",
-            "measure",
-            is_flag=True,
-            help="Run the host's layers on this machine, on its GPU where it has one, and price "
-            "the host by the time that they take, and by the power that NVML (NVIDIA) or RAPL "
-            "(CPUs) shows; what is not shown stays that of --host.",
-        ),
-        click.option(
-            "--run-mode",
-            type=click.Choice(list(RUN_MODES)),
-            default=DEFAULT_RUN_MODE,
-            show_default=True,
-            help="How several chip segments take turns: "
-            + "; ".join(f"{name}, {meaning}" for name, meaning in RUN_MODES.items())
-            + ".",
-        ),
+        *_host,
         click.option(
             "--timing",
             type=click.Choice(list(TIMINGS)),

@@ -7,8 +7,9 @@ step is than at the mean of their counts, and what it waited for.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -135,24 +136,61 @@ def followed(
         steps: chip steps of the run.
         ways: all routes.
     """
-    found: dict[str, list[Followed]] = {name: [] for name in mapped.target.accountings}
-    neurons = sum(tile.size for tile in mapped.placement.tiles if tile.segment in parts)
-    count = max(1, AT_ONCE // max(1, neurons))
-    for start in range(0, steps, count):
-        some = range(start, min(start + count, steps))
-        messages = messages_of(mapped, parts, ways, some)
+    ends: defaultdict[str, list[Floats]] = defaultdict(list)
+    waits: defaultdict[str, list[Mapping[str, float]]] = defaultdict(list)
+    for messages in _in_pieces(mapped, parts, steps, ways):
         for name, accounting in mapped.target.accountings.items():
             network, jobs = network_of(mapped, accounting), jobs_of(messages, accounting)
             went = times(network, jobs)
-            waits = tuple(longest_chain(network, jobs, went, step) for step in range(len(some)))
-            found[name].append(Followed(went.ends(jobs), waits))
-    return {
-        name: Followed(
-            np.concatenate([part.ends for part in each]),
-            tuple(wait for part in each for wait in part.waits),
+            ends[name].append(went.ends(jobs))
+            some = range(len(messages.first) - 1)
+            waits[name] += [longest_chain(network, jobs, went, step) for step in some]
+    return {name: Followed(np.concatenate(ends[name]), tuple(waits[name])) for name in ends}
+
+
+def journeys(
+    mapped: Mapped, activity: Activity, run_mode: RunMode, accounting: Accounting
+) -> Iterator[tuple[Network, tuple[tuple[Jobs, Times], ...]]]:
+    """When each message of one sample was where, run by run on the chip and step by step.
+
+    Args:
+        mapped: the mapping that ran.
+        activity: of one sample.
+        run_mode: how chip segments take turns.
+        accounting: one of the target's.
+    """
+    ways = tuple(routes(mapped.placement, mapped.chip_segments))
+    network = network_of(mapped, accounting)
+    for turn in turns(mapped, run_mode):
+        pieces = _in_pieces(mapped, turn.parts(activity), turn.steps, ways)
+        every = (jobs_of(messages, accounting) for messages in pieces)
+        yield network, tuple(step for jobs in every for step in _steps(network, jobs))
+
+
+def _steps(network: Network, jobs: Jobs) -> Iterator[tuple[Jobs, Times]]:
+    """Each step's messages, and when they were where."""
+    went = times(network, jobs)
+    for start, stop in pairwise(jobs.first.tolist()):
+        here = slice(start, stop)
+        alone = Jobs(
+            np.array([0, stop - start]),
+            jobs.sender[here],
+            jobs.dest[here],
+            jobs.gap[here],
+            jobs.service[here],
         )
-        for name, each in found.items()
-    }
+        moments = (went.ready, went.sent, went.arrived, went.done)
+        yield alone, Times(*(moment[here] for moment in moments))
+
+
+def _in_pieces(
+    mapped: Mapped, parts: Mapping[str, Part], steps: int, ways: Sequence[Route]
+) -> Iterator[Messages]:
+    """The messages of a run, of as many steps at a time as memory shall hold."""
+    neurons = sum(tile.size for tile in mapped.placement.tiles if tile.segment in parts)
+    count = max(1, AT_ONCE // max(1, neurons))
+    for start in range(0, steps, count):
+        yield messages_of(mapped, parts, ways, range(start, min(start + count, steps)))
 
 
 def jobs_of(messages: Messages, accounting: Accounting) -> Jobs:
