@@ -34,12 +34,15 @@ def normal_draws(steps: int, shape: Sequence[int], seed: int) -> Tensor:
     Returns:
         ``float32[T, B, ...]``, within ±5.8, multiples of ``2**-20``, on the CPU.
     """
-    half = (steps + 1) // 2
-    one, other = rate_draws(2 * half, shape, seed).double().split(half)
-    radius, angle = torch.sqrt(-2 * torch.log1p(-one)), 2 * pi * other
-    normal = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])[:steps]
-    unit = 2.0**-NORMAL_BITS
-    return ((normal / unit).round() * unit).float()
+    half, unit = (steps + 1) // 2, 2.0**-NORMAL_BITS
+    one, other = rate_draws(2 * half, shape, seed).split(half)
+    made = torch.empty(steps, *shape)
+    for sample in range(shape[0]):  # one at a time stays in the cache
+        radius = one[:, sample].double().neg_().log1p_().mul_(-2).sqrt_()
+        angle = other[:, sample].double().mul_(2 * pi)
+        normal = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)])[:steps]
+        made[:, sample] = normal.div_(unit).round_().mul_(unit)
+    return made
 
 
 def encode_gaussian(x: Tensor, steps: int, seed: int | None = None, mode: Mode = "hw") -> Tensor:
