@@ -8,9 +8,14 @@ spiking ones (S); its code stands between the two.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from benchmarks.paper import Setting
+from has8.models.hnn import HNN
 
 ROWS: Mapping[str, Mapping[int, str]] = {
     "hnn_mlp": {
@@ -83,3 +88,49 @@ TABLES: Mapping[str, tuple[Setting, ...]] = {
     "mlp": tuple(_settings("hnn_mlp")),
     "cnn": tuple(_settings("hnn_cnn")),
 }
+
+
+STEPS = 25
+OPERATION_NJ, UPDATE_NJ = 0.02711, 0.081
+"""Of a synaptic operation, and of the update of a neuron."""
+STEP_S, RATE_HZ = 0.0381, 0.5
+"""Length of a step and the rate at which a spiking neuron is taken to fire."""
+
+
+def released_energy_nj(model: nn.Module, image: Tensor) -> float:
+    """Nanojoules of one image by the convention of the authors' repository: no measurement.
+
+    A layer of N neurons with C synapses each takes ``E_o N C f T dt + E_u N T``. Artificial layers
+    have T = 1 and f dt = 1; spiking ones T = 25 and f = 0.5 Hz, but f dt = 1 where values come in:
+    in the first of them. Pooling costs nothing.
+
+    Args:
+        model: hnn_mlp or hnn_cnn.
+        image: ``[1, C, H, W]``.
+    """
+    if not isinstance(model, HNN):
+        raise TypeError("the convention is one of hybrid networks")
+    sizes: list[tuple[bool, int, int]] = []
+
+    def note(spiking: bool, layer: nn.Linear | nn.Conv2d, x: Any, out: Tensor) -> None:
+        sizes.append((spiking, out[0].numel(), out[0].numel() * layer.weight[0].numel()))
+
+    hooks = [
+        layer.register_forward_hook(partial(note, part is model.spiking))
+        for part in (model.artificial, model.spiking)
+        for layer in part.modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    ]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    total, before = 0.0, False
+    for spiking, neurons, synapses in sizes:
+        steps = STEPS if spiking else 1
+        fired = RATE_HZ * STEP_S if spiking and before else 1.0  # f dt
+        total += OPERATION_NJ * synapses * fired * steps + UPDATE_NJ * neurons * steps
+        before = spiking
+    return total

@@ -220,7 +220,18 @@ def missing_runs(settings: Iterable[Setting], plan: Plan) -> Iterator[Run]:
     """The runs that no result with the same setting and budget stands for, in order.
 
     The folder of results is read again before each, so that one that another process has
-    finished meanwhile is not repeated. Each data set is loaded once.
+    finished meanwhile is not repeated.
+
+    Raises:
+        BadInput: as :func:`planned_runs` does.
+    """
+    for run in planned_runs(settings, plan):
+        if all(r.budget != run.budget for r in find(read_results(plan.results), run.setting)):
+            yield run
+
+
+def planned_runs(settings: Iterable[Setting], plan: Plan) -> Iterator[Run]:
+    """One run for each setting, in order. Each data set is loaded once.
 
     Raises:
         BadInput: if data cannot be had, or a value of the plan is out of range.
@@ -230,12 +241,9 @@ def missing_runs(settings: Iterable[Setting], plan: Plan) -> Iterator[Run]:
         if setting.data not in loaded:
             loaded[setting.data] = load_data(setting.data, plan.data_root, preprocess="paper")
         data = loaded[setting.data]
-        images = len(data.train)
-        config = plan.config(setting, images)
-        budget = plan.budget(setting, config, images)
-        actual = replace(setting, data=data.name)
-        if all(r.budget != budget for r in find(read_results(plan.results), actual)):
-            yield Run(actual, config, budget, data)
+        config = plan.config(setting, len(data.train))
+        budget = plan.budget(setting, config, len(data.train))
+        yield Run(replace(setting, data=data.name), config, budget, data)
 
 
 def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
