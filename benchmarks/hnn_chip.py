@@ -190,26 +190,31 @@ def main(
     """Print what is known of each mapped network; with --run, train and map what is missing."""
     if threads is not None:
         torch.set_num_threads(threads)
-    log = Console(stderr=True)
     try:
         if asked is not None:
             settings = moved(choose(SETTINGS[asked], (), only), data)
             plan = Plan(table="hnn_chip", results=results / "training", **budget)
+            log = Console(stderr=True)
             run_missing(settings, plan, log)
             for run in planned_runs(settings, plan):
-                if not (path := results / f"{run.name}.json").exists():
+                path = results / f"{run.name}.json"
+                if not path.exists():
                     log.print(f"{run.setting.name}: mapping", soft_wrap=True)
-                    content = msgspec.json.encode(asdict(measure(run, plan, samples, lava)))
-                    write_whole(path, lambda file, text=content: file.write(text + b"\n"))
+                    _write(path, measure(run, plan, samples, lava))
         found = read_all(results, Result)
     except Has8Error as error:
         raise click.ClickException(str(error)) from error
     known = {name: [one for one in found if f"hnn_{name}" in one.setting] for name in SETTINGS}
-    for name, rows in known.items():
-        wide_console().print(table(name, sorted(rows, key=lambda one: (one.coding, one.split))))
+    for name, ones in known.items():
+        wide_console().print(table(name, sorted(ones, key=lambda one: (one.coding, one.split))))
     if as_json:
-        rows = {name: [asdict(one) for one in ones] for name, ones in known.items()}
-        click.echo(json.dumps({"benchmark": "hnn_chip", **rows}))
+        plain = {name: [asdict(one) for one in ones] for name, ones in known.items()}
+        click.echo(json.dumps({"benchmark": "hnn_chip", **plain}))
+
+
+def _write(path: Path, result: Result) -> None:
+    content = msgspec.json.format(msgspec.json.encode(asdict(result)))
+    write_whole(path, lambda file: file.write(content + b"\n"))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,15 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+import torch
 from click.testing import CliRunner
 
 from has8 import create_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # no part of the installed packages
 
-from benchmarks import hnn, hnn_tables
+from benchmarks import hnn, hnn_chip, hnn_tables
 
 
 def test_the_tables_have_the_paper_s_numbers_and_run_what_is_missing(tmp_path):
@@ -35,3 +37,33 @@ def test_the_tables_have_the_paper_s_numbers_and_run_what_is_missing(tmp_path):
     paper = {(s.model, s.family, s.options["split"]): s.paper for s in settings.values()}
     assert paper["hnn_mlp", "duplicate-separate", 2] == 99.17
     assert paper["hnn_cnn", "poisson-released", 6] == paper["hnn_cnn", "poisson", 6] == 31.32
+
+
+def test_the_released_convention_of_energy_by_hand():
+    """N neurons of C synapses in T steps: 0.02711 nJ N C f T dt + 0.081 nJ N T."""
+    image = torch.zeros(1, 1, 28, 28)
+
+    def energy(split):
+        model = create_model("hnn_mlp", num_classes=10, in_channels=1, split=split)
+        return hnn.released_energy_nj(model, image)
+
+    artificial = 0.02711 * (784 * 500 + 500 * 500 + 500 * 10) + 0.081 * (500 + 500 + 10)
+    assert energy(3) == pytest.approx(artificial)
+    values_in = 25 * (0.02711 * 500 * 500 + 0.081 * 500)
+    spikes_in = 25 * (0.02711 * 500 * 10 * 0.5 * 0.0381 + 0.081 * 10)
+    front = 0.02711 * 784 * 500 + 0.081 * 500
+    assert energy(1) == pytest.approx(front + values_in + spikes_in)
+
+
+def test_trained_networks_are_mapped_and_priced_by_command(tmp_path):
+    common = ["--run", "mlp", "--data", "digits", "--epochs", "1", "--subset", "32", "--json"]
+    common += ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
+    only = ["--only", "hnn_mlp-duplicate-shared-2", "--samples", "20", "--lava", "0"]
+    done = CliRunner().invoke(hnn_chip.main, [*common, *only])
+    assert done.exit_code == 0, done.output
+    (entry,) = json.loads(done.stdout.splitlines()[-1])["mlp"]
+    assert (entry["row"], entry["on_chip"], entry["spiking"]) == ("A784-A500-S10", 1, 1)
+    low, high = entry["board_uj"][1:]
+    assert low < entry["board_uj"][0] < high and entry["messages"] > 0
+    again = CliRunner().invoke(hnn_chip.main, [*common, *only]).stdout.splitlines()[-1]
+    assert json.loads(again)["mlp"] == [entry]
