@@ -68,9 +68,8 @@ OBSERVED = {
         "nearest neighbours": 66.0,
         "RelNet": 18.95,
     },
-    "step_us": {"MNIST of NxTF's notebook": 3.44},
 }
-"""What was read off directly: milliwatts of a chip, microseconds of a step's management."""
+"""What was read off directly, in milliwatts of a chip."""
 
 Entries = Mapping[str, float]
 """Values of the fitted entries."""
@@ -97,6 +96,8 @@ class Row:
         contained_held_out: whether it lies within the other range.
         factor: best over measured.
         factor_held_out: the same of the entries fitted to others.
+        factor_own: the same of the sheet, but for what the network's own board told of its entries
+            otherwise than by this measurement; None where it told nothing.
         source: of the measurement.
         cores: that has8 takes; None where there is no network.
         cores_published: None where that is not known.
@@ -116,6 +117,7 @@ class Row:
     contained_held_out: bool
     factor: float
     factor_held_out: float
+    factor_own: float | None
     source: str
     cores: int | None
     cores_published: int | None
@@ -223,15 +225,16 @@ def observed(entries: Entries, accounting: str = "") -> dict[str, dict[str, floa
     """What each network says of each entry, by the entry's name and the network's.
 
     Read off directly (:data:`OBSERVED`), or what makes a best price equal to the measurement that
-    tells the entry, if all others are ``entries``.
+    tells the entry, if all others are ``entries``; where it tells several, all by one factor.
     """
     found: dict[str, dict[str, float]] = {name: dict(OBSERVED.get(name, {})) for name in ENTRIES}
     for case in CASES.values():
         at = best_parts(case, entries, accounting)
         for m in (m for m in case.measured if m.tells):
-            part = at[PARTS[m.tells]]
-            others = sum(at[name] for name in m.parts) - part
-            found[m.tells][case.name] = entries[m.tells] * (m.value - others) / part
+            told = sum(at[PARTS[entry]] for entry in m.tells)
+            others = sum(at[name] for name in m.parts) - told
+            for entry in m.tells:
+                found[entry][case.name] = entries[entry] * (m.value - others) / told
     return found
 
 
@@ -273,6 +276,24 @@ def fitted(without: frozenset[str] = frozenset(), accounting: str = "") -> dict[
         if all(abs(found[name][1] / value - 1) < 1e-9 for name, value in entries.items()):
             return found
         entries = {name: (value * found[name][1]) ** 0.5 for name, value in entries.items()}
+
+
+def own_board(case: Case, measured: Measured) -> float | None:
+    """Best over measured if the entries are those of the network's own board.
+
+    So it would be for a user who measured the board: what it told of an entry is in the sheet's
+    place, unless this measurement told it or it is not above zero. None where it told nothing else.
+    """
+    entries = {name: figure.value for name, figure in stated().items()}
+    own = {
+        entry: of[case.name]
+        for entry, of in observed(entries).items()
+        if entry not in measured.tells and of.get(case.name, 0.0) > 0
+    }
+    if not own:
+        return None
+    at = best_parts(case, {**entries, **own})
+    return sum(at[name] for name in measured.parts) / measured.value
 
 
 def paths(accounting: str = "") -> dict[str, str]:
@@ -329,6 +350,7 @@ def _row(case: Case, m: Measured, sheet: Target, others: Target) -> Row:
         contained_held_out=held_out[0] <= m.value <= held_out[2],
         factor=best / m.value,
         factor_held_out=held_out[1] / m.value,
+        factor_own=own_board(case, m),
         source=case.source,
         cores=ran(case.name)[0].placement.cores_used if case.net else None,
         cores_published=case.cores,
@@ -340,15 +362,15 @@ def held_to(found: Sequence[Row]) -> list[str]:
     """The rows in Markdown."""
     lines = [
         "| network | measured | low / best / high | within | best / measured "
-        "| fitted to the others | within | best / measured |",
-        "|---|---|---|---|---:|---|---|---:|",
+        "| fitted to the others | within | best / measured | own board |",
+        "|---|---|---|---|---:|---|---|---:|---:|",
     ]
     for row in found:
         lines.append(
             f"| {row.name}, {row.what} {row.quantity} | {row.measured:.3g} {row.unit} "
             f"| {_range(row.low, row.best, row.high)} | {_yes(row.contained)} | {row.factor:.2f} "
             f"| {_range(*row.held_out)} | {_yes(row.contained_held_out)} "
-            f"| {row.factor_held_out:.2f} |"
+            f"| {row.factor_held_out:.2f} | {_factor(row.factor_own)} |"
         )
     return lines
 
@@ -363,7 +385,7 @@ TESTS = {
 
 def tally(found: Sequence[Row]) -> list[str]:
     """How many rows are near enough, in Markdown."""
-    lines = ["| | the sheet | fitted to the others |", "|---|---:|---:|"]
+    lines = ["| | the sheet | fitted to the others | own board |", "|---|---:|---:|---:|"]
     for test, (what, most) in TESTS.items():
         asked = [row for row in found if what in (None, row.what)]
 
@@ -372,7 +394,9 @@ def tally(found: Sequence[Row]) -> list[str]:
 
         sheet = sum(near(row.factor, row.contained) for row in asked)
         others = sum(near(row.factor_held_out, row.contained_held_out) for row in asked)
-        lines.append(f"| {test} | {sheet} of {len(asked)} | {others} of {len(asked)} |")
+        own = [near(row.factor_own, True) for row in asked if row.factor_own is not None]
+        by_own = f"{sum(own)} of {len(own)}" if most else "-"
+        lines.append(f"| {test} | {sheet} of {len(asked)} | {others} of {len(asked)} | {by_own} |")
     return lines
 
 
@@ -413,6 +437,10 @@ def entries() -> list[str]:
 
 def _range(*ends: float) -> str:
     return " / ".join(f"{x:.0f}" if x >= 999.5 else f"{x:.3g}" for x in ends)
+
+
+def _factor(factor: float | None) -> str:
+    return "-" if factor is None else f"{factor:.2f}"
 
 
 def _yes(contained: bool) -> str:

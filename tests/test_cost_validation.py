@@ -41,6 +41,7 @@ KEYS = {
     "contained_held_out",
     "factor",
     "factor_held_out",
+    "factor_own",
     "source",
     "cores",
     "cores_published",
@@ -150,10 +151,28 @@ def test_what_a_measurement_tells_makes_the_best_price_that_measurement():
     entries = {name: best for name, (_, best, _) in validation.fitted().items()}
     said = validation.observed(entries)
     told = [(case, m) for case in CASES.values() for m in case.measured if m.tells]
-    assert {m.tells for _, m in told} == set(validation.PARTS)
+    assert {entry for _, m in told for entry in m.tells} == set(validation.PARTS)
     for case, m in told:
-        at = validation.best_parts(case, {**entries, m.tells: said[m.tells][case.name]})
+        own = {entry: said[entry][case.name] for entry in m.tells}
+        at = validation.best_parts(case, {**entries, **own})
         assert sum(at[part] for part in m.parts) == pytest.approx(m.value)
+        factors = {value / entries[entry] for entry, value in own.items()}
+        assert max(factors) == pytest.approx(min(factors))  # one factor for all that it tells
+
+
+def test_figures_of_a_board_itself():
+    """Keyword spotting's processors drew 70 mW; what a measurement tells is not used on it."""
+    (time, dynamic, _) = CASES["keyword spotting"].measured
+    case = CASES["keyword spotting"]
+    at = validation.best_parts(
+        case,
+        {entry: figure.value for entry, figure in validation.stated().items()}
+        | {"embedded_mw": 70.0, "static_mw": 29.7},
+    )
+    exact = (at["events"] + 70.0 * time.value * 1e-3) / dynamic.value
+    assert validation.own_board(case, dynamic) == pytest.approx(exact, rel=1e-3)
+    (only,) = CASES["ten layers of 256"].measured
+    assert validation.own_board(CASES["ten layers of 256"], only) is None
 
 
 @pytest.mark.parametrize("written", [False, True])
