@@ -61,7 +61,7 @@ def test_at_a_break_even_the_board_takes_what_the_host_alone_does(ran):
     places = {item.what: item for item in one.cost.break_even}
     assert set(places) == {"activity", "link.message_us", "idle_w", "batch"}
     time = places["link.message_us"]
-    assert time.value is not None and time.below and time.now == 3.6
+    assert time.value is not None and time.below and time.now == 1.85
     board, alone = energies(with_message_us(mapped, time.value), run, host)
     assert board == pytest.approx(alone, rel=1e-9)
     near = with_message_us(mapped, time.value * 1.01)  # where the others turn nearby too
@@ -158,7 +158,7 @@ def test_the_least_is_so_in_a_share_of_the_draws(ran):
     best, share = least(every)
     assert best.board_uj.value == min(one.board_uj.value for one in every)
     totals = np.array([one.cost.draws["total"] for one in every])
-    assert share == (totals.argmin(0) == every.index(best)).mean() > 0.5
+    assert share == (totals.argmin(0) == every.index(best)).mean() > 1 / len(every)
     assert least(every[:1]) == (every[0], 1.0)
     with pytest.raises(BadInput, match="nothing to compare"):
         least([])
