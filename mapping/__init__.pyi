@@ -1,5 +1,7 @@
 from .artifact import load as load
 from .artifact import save as save
+from .export.netx import write_netx as write_netx
+from .export.nir import write_nir as write_nir
 from .graph.trace.netx import read_netx as read_netx
 from .graph.trace.nir import read_nir as read_nir
 from .mapped import Mapped as Mapped
@@ -26,4 +28,6 @@ __all__ = [
     "save",
     "save_model",
     "target_names",
+    "write_netx",
+    "write_nir",
 ]

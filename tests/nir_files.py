@@ -56,7 +56,8 @@ def written(path: Path, content: Any) -> Path:
 
 def small(path: Path) -> Path:
     """A file of one layer."""
-    return written(path, chain(*fully((3, 4)), lif(4)))
+    (layer,) = fully((3, 4))
+    return written(path, chain(nir.Linear(weight=layer.weight), lif(4)))
 
 
 def stepped(

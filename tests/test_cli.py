@@ -71,6 +71,7 @@ def here(monkeypatch, capfd):
         "has8 simulate --help",
         "has8 compare --help",
         "has8 trace --help",
+        "has8 export --help",
         "has8 train --help",
         "has8-map --help",
         "has8-map --version",

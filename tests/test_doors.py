@@ -66,6 +66,8 @@ FIT: dict[str, set[str]] = {
     "dt of read_nir": {"None", "a fraction"},
     "reset of read_nir": {"None"},
     "readout of read_nir": {"None"},
+    "segment": {"None"},
+    "dt of write_nir": {"a fraction"},
     "window_us": {"None"},
     "steps of Data": {"None"},
     "clip_norm": {"None", "a fraction"},
@@ -122,6 +124,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("doors")
     images = torch.rand(4, 1, 8, 8, generator=torch.manual_seed(0))
     labels = torch.tensor([0, 1, 2, 0])
+    rows = mapping.map_model(mapping.read_nir(small_nir(folder / "some.nir"), steps=4))
     part = ArrayImages((images * 255).byte(), labels)
     data = has8.Data("some", part, part, (1, 8, 8), ("a", "b", "c"))
     model = has8.calibrate(has8.create_model("has8_vgg", **options()), images)
@@ -186,7 +189,7 @@ def world(tmp_path_factory):
             **{"clear_every": 0, "coding": "spikes", "seed": 0, "readout": "count"},
         },
         "read_nir": {
-            **{"path": small_nir(folder / "some.nir"), "steps": 4, "dt": 1e-4, "decay": "euler"},
+            **{"path": folder / "some.nir", "steps": 4, "dt": 1e-4, "decay": "euler"},
             **{"reset": "zero", "coding": "spikes", "seed": 0, "readout": "count"},
         },
         "over_time": {"net": step, "steps": 2, "readout": "count", "input": "rate", "seed": 0},
@@ -196,6 +199,8 @@ def world(tmp_path_factory):
             **{"inputs": "values", "output": 0, "provenance": {}},
         },
         "target_names": {},
+        "write_netx": {"mapped": rows, "path": folder / "n.net", "segment": "chip"},
+        "write_nir": {"mapped": rows, "path": folder / "n.nir", "segment": "chip", "dt": 1.0},
         "Faults": defaults(hwsim.Faults),
         "Faulty": {"inner": Fast(), "faults": hwsim.Faults()},
         "Lava": {"timeout_s": 600.0},

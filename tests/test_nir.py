@@ -96,7 +96,7 @@ def test_a_loop_takes_a_step_behind_its_neurons(tmp_path: Path, reset: Any) -> N
 
 def test_a_loop_runs_on_the_chip(tmp_path: Path) -> None:
     path = written(tmp_path / "some.nir", loop(steps=8, reset="zero"))
-    mapped = map_model(read_nir(path), "loihi")
+    mapped = map_model(read_nir(path), placement="snake")
     (chip,) = mapped.chip_segments
     assert {p.name for p in chip.populations} >= {"a", "b"}
     assert chip.loop() is not None
@@ -211,7 +211,7 @@ def test_braille_is_that_of_its_equations_and_loops_on_the_chip(name: str, reset
     read = read_nir(path, steps=60, reset=reset, readout="spikes")
     assert torch.equal(evaluate(read, x), torch.from_numpy(held["lif2"]))
     assert held["lif2"].mean() > 0.02
-    mapped = map_model(read, "loihi")
+    mapped = map_model(read, placement="snake")
     (chip,) = mapped.chip_segments
     assert {"lif1.lif", "lif2"} <= {p.name for p in chip.populations}
     same = (simulate(mapped, x.float()).logits == torch.from_numpy(held["lif2"])).float().mean()
@@ -222,7 +222,7 @@ def test_braille_is_that_of_its_equations_and_loops_on_the_chip(name: str, reset
 def test_event_digits_on_the_chip() -> None:
     test = load_data("nmnist", root=FOLDER.parent.parent, steps=50, window_us=1000).test
     x, labels = test.tensors(2)
-    mapped = map_model(read_nir(FOLDER / "cnn_sinabs.nir", steps=50), "loihi")
+    mapped = map_model(read_nir(FOLDER / "cnn_sinabs.nir", steps=50), placement="snake")
     (chip,) = mapped.chip_segments
     assert sum(p.size for p in chip.populations) == 8970
     assert mapped.placement.cores_used == 10

@@ -6,6 +6,7 @@ import click
 
 from has8.cli.check import check
 from has8.cli.compare import compare
+from has8.cli.export import export
 from has8.cli.map import map_command
 from has8.cli.simulate import simulate
 from has8.cli.trace import trace
@@ -24,3 +25,4 @@ has8.add_command(map_command)
 has8.add_command(simulate)
 has8.add_command(compare)
 has8.add_command(trace)
+has8.add_command(export)

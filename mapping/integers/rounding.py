@@ -344,26 +344,29 @@ def kept(layer: FloatLayer, name: str, mantissa: int, registers: Registers, bits
     most = bias.abs() + round((layer.written or 0.0) * mantissa) * 2**registers.threshold_shift
     (mantissas,), (exponent,), outside = _bias(bias[None], most[None], registers)
     fitting = [_fitting(weight, registers, bits) for weight in weights]
-    if not all(fitting) or int(outside) or bool((mantissas * 2.0**exponent != bias).any()):
+    if None in fitting or int(outside) or bool((mantissas * 2.0**exponent != bias).any()):
         raise BadInput(
             f"the integers of layer {name!r} are not all on the target's grids of {bits}-bit "
             f"weights and of biases, and they are not to be rounded again"
         )
-    modes = tuple(modes[0] for modes in fitting)
-    scale = Scale((mantissa,) * len(bias), (0,) * len(weights), modes)
+    exponents = tuple(places for places, _ in filter(None, fitting))
+    modes = tuple(mode for _, mode in filter(None, fitting))
+    scale = Scale((mantissa,) * len(bias), exponents, modes)
     worst = sum(float(largest_drive(weight).max()) for weight in weights)
     reach = worst * layer.current_reach(registers) * 2**registers.synapse_shift
-    return Integers(scale, weights, mantissas, exponent, 0, math.ceil(reach))
+    held = tuple(weight / 2.0**places for weight, places in zip(weights, exponents, strict=True))
+    return Integers(scale, held, mantissas, exponent, 0, math.ceil(reach))
 
 
-def _fitting(weight: Tensor, registers: Registers, bits: int) -> list[str]:
-    """The sign modes whose grids hold all of some whole weights."""
+def _fitting(weight: Tensor, registers: Registers, bits: int) -> tuple[int, str] | None:
+    """The least exponent, and a sign mode of it, whose grid holds all of some whole weights."""
     grids = {mode: weight_grid(registers, bits, mode) for mode in registers.sign_modes}
-    return [
-        mode
-        for mode, (low, high, step) in grids.items()
-        if bool(((weight >= low) & (weight <= high) & (weight % step == 0)).all())
-    ]
+    for exponent in range(registers.weight_exp_max + 1):
+        scaled = weight / 2.0**exponent
+        for mode, (low, high, step) in grids.items():
+            if bool(((scaled >= low) & (scaled <= high) & (scaled % step == 0)).all()):
+                return exponent, mode
+    return None
 
 
 def _each(x: Tensor, weight: Tensor) -> Tensor:

@@ -204,9 +204,13 @@ class _Reader:
 
     def _spikes(self, layer: Layer, coding: Coding, seed: int) -> Node:
         """The input of a network whose first layer takes spikes."""
-        if layer["type"] != "dense":
+        if "inShape" in layer:  # of mapping.write_netx
+            shape = tuple(int(size) for size in layer["inShape"])
+        elif layer["type"] == "dense":
+            shape = (_whole(layer, "inFeatures"),)
+        else:
             raise ValueError(f"its first layer, {layer['type']!r}, does not say what it takes")
-        return self.made.input("input", (_whole(layer, "inFeatures"),), coding, seed)
+        return self.made.input("input", shape, coding, seed)
 
     def _layer(self, source: Node, place: int, layer: Layer, late: bool) -> Node:
         """A layer's neurons, behind the synapses from ``source``."""

@@ -70,8 +70,8 @@ def read_nir(
         reset: None takes the metadata "reset" of each neuron or of the file, else "zero".
         coding: of the input.
         seed: of the draws of "rate".
-        readout: None counts the spikes of the last neurons, or reads their membranes after the
-            last step where they do not fire.
+        readout: None takes the metadata "readout", else counts the spikes of the last neurons, or
+            reads their membranes after the last step where they do not fire.
 
     Returns:
         The graph, for :func:`mapping.map_model` and :func:`mapping.save_model`.
@@ -121,6 +121,8 @@ def read_as_told(
         if dt is None:
             timed = any(hasattr(node, name) for node in nodes.values() for name in TIMES)
             dt = float(said.get("dt", STEP_S if timed else 1.0))
+        if readout is None and "readout" in said:
+            readout = value(said["readout"], Readout, "readout")
         general = reset or str(said.get("reset", "zero"))
         reader = _Reader(nodes, edges, Builder(steps), Steps(dt, decay, reset, general))
         graph, readout = reader.graph(coding, seed, readout)

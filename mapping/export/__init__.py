@@ -1,0 +1,1 @@
+"""Chip segments as files of other tools: a file each."""

@@ -1,0 +1,26 @@
+"""Which of a mapping's chip segments is written."""
+
+from __future__ import annotations
+
+from has8.errors import BadInput
+from has8.values import described
+from mapping.chip.segment import ChipSegment
+from mapping.mapped import Mapped
+
+
+def one_segment(mapped: Mapped, name: str | None) -> ChipSegment:
+    """The chip segment of a name, or the only one.
+
+    Raises:
+        BadInput: if there is none of that name, or several and no name.
+    """
+    names = [segment.name for segment in mapped.chip_segments]
+    if name is None and len(names) == 1:
+        return mapped.chip_segments[0]
+    if name not in names:
+        what = "several" if name is None and names else "none" if name is None else "others"
+        raise BadInput(
+            f"segment must be one of {', '.join(names) or 'none'}: the mapping has {what}"
+            + ("" if name is None else f" than {described(name)}")
+        )
+    return mapped.chip_segment(str(name))
