@@ -17,6 +17,8 @@ settings.register_profile(
 )
 settings.load_profile("busy")  # no test depends on how fast something is
 torch.set_num_threads(1)  # tests run in several processes
+# A seed of no device but the CPU: without one, torch.manual_seed keeps a trace of the stack for it.
+torch.manual_seed = torch.default_generator.manual_seed
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that children can be interrupted
 

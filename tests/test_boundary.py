@@ -16,19 +16,22 @@ from has8.cli import map_main
 
 DIGITS = Path(__file__).parent.parent / "examples" / "models" / "digits.pt"
 
-# Sends this process a signal, as Ctrl-C does, when a module is about to be imported. What Python
-# code then raises is swallowed, as some imports do.
-AT_IMPORT = """
+# Sends this process a signal, as Ctrl-C does, when a module is about to be imported or a file to be
+# opened. What Python code then raises is swallowed, as some imports do.
+AT = """
 import os, signal, sys
+def at(name):
+    if name == {name!r}:
+        try:
+            os.kill(os.getpid(), signal.{signal})
+        except KeyboardInterrupt:
+            if not {swallow}:
+                raise
 class Finder:
     def find_spec(self, name, *rest):
-        if name == {module!r}:
-            try:
-                os.kill(os.getpid(), signal.{signal})
-            except KeyboardInterrupt:
-                if not {swallow}:
-                    raise
+        at(name)
 sys.meta_path.insert(0, Finder())
+sys.addaudithook(lambda event, about: event == "open" and at(os.path.basename(str(about[0]))))
 from has8.cli import map_main
 map_main()
 """
@@ -48,17 +51,17 @@ def command(code: str, *arguments: object) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("module", "swallow"),
+    ("name", "swallow"),
     [
         ("click", True),
         ("mapping.targets.schema", True),
         ("has8.cli.jobs.map", True),
         ("torch", True),
-        ("sklearn.datasets", False),  # the job is under way
+        ("digits.csv.gz", False),  # the job is under way
     ],
 )
-def test_an_interrupt_is_one_word_in_every_stage(tmp_path, module, swallow):
-    code = AT_IMPORT.format(module=module, swallow=swallow, signal="SIGINT")
+def test_an_interrupt_is_one_word_in_every_stage(tmp_path, name, swallow):
+    code = AT.format(name=name, swallow=swallow, signal="SIGINT")
     done = subprocess.run(
         command(code, DIGITS, "--quiet", "--out", tmp_path), capture_output=True, text=True
     )
@@ -67,7 +70,7 @@ def test_an_interrupt_is_one_word_in_every_stage(tmp_path, module, swallow):
 
 
 def test_a_process_that_is_told_to_end_says_so_by_its_exit_code(tmp_path):
-    code = AT_IMPORT.format(module="has8.cli.jobs.map", swallow=False, signal="SIGTERM")
+    code = AT.format(name="has8.cli.jobs.map", swallow=False, signal="SIGTERM")
     done = subprocess.run(command(code, DIGITS, "--out", tmp_path), capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
     assert not list(tmp_path.iterdir())

@@ -198,6 +198,11 @@ def sorted_graph(nodes: Iterable[Node], output: str) -> Graph:
     what feeds a delay does not bind its place.
     """
     by_name = {node.name: node for node in nodes}
+    if _in_order(by_name.values()):
+        needed = {output}
+        for node in reversed(by_name.values()):
+            needed.update(node.inputs if node.name in needed else ())
+        return Graph(tuple(node for name, node in by_name.items() if name in needed))
     position = {name: place for place, name in enumerate(by_name)}
     graph = nx.DiGraph()
     graph.add_nodes_from(by_name)
@@ -216,6 +221,16 @@ def sorted_graph(nodes: Iterable[Node], output: str) -> Graph:
     return Graph(tuple(by_name[name] for name in [*names, output]))
 
 
+def _in_order(nodes: Iterable[Node]) -> bool:
+    """Whether each node stands behind all that feed it."""
+    seen: set[str] = set()
+    for node in nodes:
+        if not seen.issuperset(node.inputs):
+            return False
+        seen.add(node.name)
+    return True
+
+
 def unique_name(name: str, taken: Container[str]) -> str:
     """A name that is not taken, numbered where a module or function is used again."""
     candidate, count = name, 1
@@ -225,5 +240,6 @@ def unique_name(name: str, taken: Container[str]) -> str:
 
 
 def renamed_inputs(node: Node, mapping: Mapping[str, str]) -> Node:
-    """The node with its inputs renamed; names that ``mapping`` lacks stay."""
-    return replace(node, inputs=tuple(mapping.get(name, name) for name in node.inputs))
+    """The node with its inputs renamed, itself if none is; names that ``mapping`` lacks stay."""
+    inputs = tuple(mapping.get(name, name) for name in node.inputs)
+    return node if inputs == node.inputs else replace(node, inputs=inputs)

@@ -134,9 +134,11 @@ def with_figures(value: Any, change: Callable[[Figure], Figure]) -> Any:
     if isinstance(value, Data):
         parts = {name: getattr(value, name) for name in value.__struct_fields__}
         made = {name: with_figures(part, change) for name, part in parts.items()}
-        return msgspec.structs.replace(value, **made)
+        changed = {name: part for name, part in made.items() if part is not parts[name]}
+        return msgspec.structs.replace(value, **changed) if changed else value
     if isinstance(value, Mapping):
-        return {key: with_figures(item, change) for key, item in value.items()}
+        entries = {key: with_figures(item, change) for key, item in value.items()}
+        return entries if any(entries[key] is not item for key, item in value.items()) else value
     return value
 
 
@@ -381,7 +383,7 @@ def _place_figure(
         raise _EntryError(path, f"expected a Figure, found {figure!r}; write Figure.exact(...)")
     if figure.unit != unit.name:
         raise _EntryError(path, f"is in {unit.name or 'no unit'}, not in {figure.unit or 'none'}")
-    for number in (figure.value, figure.low, figure.high):
+    for number in {figure.value, figure.low, figure.high}:
         _number(unit, number, path)
     citations.pop(path, None)
     if figure.source:
