@@ -1,17 +1,23 @@
 """CoLaNET: each rule by hand, the compiled form equal to the plain one, and that it learns."""
 
+import json
 from dataclasses import fields, replace
 
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from has8 import load_data
+from has8 import create_model, load_checkpoint, load_data
+from has8.cli.train import train
 from has8.colanet import RULES, CoLaNET, Rule, answers, compiled, plain
 from has8.colanet.plain import Network, Neuron, draw, weight, winner
 from has8.colanet.state import State
-from has8.errors import BadInput, UnknownName
+from has8.errors import BadInput, Has8Error, UnknownName
+from has8.training import local
+from hwsim import agreement, compare
+from mapping import map_model
 
 RULE = Rule(
     columns=2,
@@ -258,3 +264,82 @@ def test_what_cannot_be_learned_is_refused_and_changes_nothing():
         replace(RULE, lowest=0.5)
     with pytest.raises(BadInput):
         CoLaNET.from_dict({**net.to_dict(), "seeds": torch.zeros(2)})
+
+
+OPTIONS = ["columns=3", "copies=2", "highest=1", "lowest=-1", "anti_hebb=-0.5", "dopamine=0.5"]
+
+
+def learn_by_command(out, *more: str) -> dict:
+    options = [word for option in OPTIONS for word in ("--option", option)]
+    arguments = ["colanet", "--data", "digits", *options, "--out", str(out), "--json", *more]
+    done = CliRunner().invoke(train, arguments, catch_exceptions=False)
+    return json.loads(done.stdout) if done.exit_code == 0 else {"exit code": done.exit_code}
+
+
+def test_a_run_that_was_interrupted_comes_to_the_same_model(tmp_path, monkeypatch):
+    whole = learn_by_command(tmp_path / "whole", "--subset", "300", "--quiet")
+    monkeypatch.setattr(local, "SAVE_EVERY", 60)
+    learn, calls = CoLaNET.learn, []
+
+    def interrupted(net, *arguments):
+        calls.append(net.shown)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        learn(net, *arguments)
+
+    monkeypatch.setattr(CoLaNET, "learn", interrupted)
+    assert learn_by_command(tmp_path / "parts", "--subset", "300") == {"exit code": 130}
+    parts = learn_by_command(tmp_path / "parts", "--subset", "300")
+    assert calls == [0, 60, 120, 120, 180, 240, 285]
+    files = [load_checkpoint(result["model"]) for result in (whole, parts)]
+    one, other = (file.model.state_dict() for file in files)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert whole["test_accuracy"] == parts["test_accuracy"] > 0.7
+    assert files[0].provenance["colanet"]["anti_hebb"] == -0.5
+    with pytest.raises(BadInput, match="belongs to another run .other seed.* start over with"):
+        learn_by_command(tmp_path / "parts", "--subset", "300", "--seed", "1")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--epochs", "3"], "leave out --epochs"),
+        (["--from", "x.pt"], "leave out --from"),
+        (["--option", "depth=3"], "no option 'depth'; its options are rule, copies, columns"),
+        (["--option", "rule=minst"], "did you mean 'mnist'"),
+        (["--subset", "0"], "subset must be a whole number of at least 1"),
+    ],
+)
+def test_what_belongs_to_gradients_is_refused(tmp_path, more, message):
+    with pytest.raises(Has8Error, match=message):
+        learn_by_command(tmp_path, *more)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_chip_runs_what_was_learned_and_lava_agrees_in_every_spike(digits):
+    images, labels, tests, right = digits
+    rule = replace(
+        RULES.get("mnist"), columns=2, highest=1.0, lowest=-1.0, anti_hebb=-0.5, dopamine=0.5
+    )
+    few = labels < 3
+    net = CoLaNET(64, 3, rule, copies=1)
+    net.learn(images[few], labels[few])
+    model = local.classifier(net, (1, 8, 8))
+    kept = right < 3
+    with torch.no_grad():
+        counts = model(tests[kept])
+    assert (answers(counts) == right[kept]).float().mean() > 0.9
+    mapped = map_model(model, target="loihi", calibration=images[:32])
+    assert [segment.side for segment in mapped.partition.segments] == ["host", "chip", "host"]
+    assert agreement(mapped, tests[kept], labels=right[kept]).accuracy > 0.9
+    assert compare(mapped, tests[kept][:1], "fast", "lava").equal
+
+
+def test_a_spike_inhibits_the_others_of_its_column_and_copy_alone():
+    model = create_model(
+        "colanet", num_classes=2, in_channels=1, size=[1, 1], columns=2, copies=2, steps=2
+    )
+    with torch.no_grad():
+        model.drive.weight.fill_(0.0)
+        model.drive.bias.copy_(torch.tensor([2.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]))
+        assert model(torch.zeros(1, 1, 1, 1)).tolist() == [[2 + 0 + 1 + 1, 1 + 1 + 1 + 1]]

@@ -123,10 +123,15 @@ def train(**options: Any) -> None:
     With --quantize, a trained model is fine-tuned as a chip would run it, spike by spike; has8-map
     then maps the result with the very integers that it was trained with.
 
+    The model colanet learns by local rules instead, each image once: its options are rule, copies
+    and any constant of the rule (docs/colanet.md); --seed, --subset and those of data, place and
+    output count, no others.
+
     \b
     has8 train has8_vgg --data digits --base 16 --depth 2 --option head=[64]
     has8 train has8_resnet_b32 --data photos/ --image-size 64 --recipe paper
     has8 train hnn_mlp --data mnist --recipe hnn --option split=2 --separate ann.pt
+    has8 train colanet --data mnist --option copies=15 --option columns=20
     has8 train --quantize loihi --weight-bits 2 --from model.pt --data cifar10
     """
     do("train:run_train", options)

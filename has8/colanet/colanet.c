@@ -235,6 +235,9 @@ static void free_memory(struct memory *m) {
     free(m);
 }
 
+// Memory whose vectors lie in one line of the cache each.
+static void *aligned(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
+
 // Weights and thresholds, which follow from the resources.
 static void derive(const struct rule *rule, struct net *net) {
     for (long n = 0; n < net->neurons; n++) {
@@ -257,7 +260,7 @@ void colanet(long threads, long copies, long objects, long steps, long inputs, l
     for (long c = 0; c < copies; c++) {
         struct memory *m = new_memory(neurons, inputs);
         struct net net = {inputs, classes, columns, neurons, resource + c * neurons * inputs,
-                          malloc((size_t)(neurons * inputs) * sizeof(double)),
+                          aligned((size_t)(neurons * inputs) * sizeof(double)),
                           malloc((size_t)neurons * sizeof(double)),
                           stability + c * neurons, unspent + c * neurons};
         derive(&rule, &net);

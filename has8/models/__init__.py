@@ -8,7 +8,8 @@ from typing import Any, get_type_hints
 from torch import nn
 
 from has8.errors import BadInput
-from has8.models import has8_resnet as _has8_resnet  # these register what they hold
+from has8.models import colanet as _colanet  # these register what they hold
+from has8.models import has8_resnet as _has8_resnet
 from has8.models import has8_vgg as _has8_vgg
 from has8.models import hnn as _hnn
 from has8.models import resnet as _resnet
@@ -18,7 +19,7 @@ from has8.values import value
 
 __all__ = ["MODELS", "create_model", "model_names", "model_options"]
 
-_FILES = (_has8_resnet, _has8_vgg, _hnn, _resnet, _sew_resnet)
+_FILES = (_colanet, _has8_resnet, _has8_vgg, _hnn, _resnet, _sew_resnet)
 
 
 def create_model(name: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:

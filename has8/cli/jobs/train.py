@@ -12,6 +12,7 @@ import click
 from torch import nn
 
 from has8.cli.inputs import find_data
+from has8.cli.jobs.local import LOCAL, learn_locally, refuse
 from has8.cli.progress import epochs
 from has8.cli.quantization import Quantize
 from has8.data import Data, load_data
@@ -20,7 +21,7 @@ from has8.text import file_name, printable
 from has8.training.checkpoint import load as load_checkpoint
 from has8.training.fit import fit
 from has8.training.hardware import Hardware
-from has8.training.history import History
+from has8.training.history import Epoch, History
 from has8.training.new_model import new_model, recipe_options
 from has8.training.processes import first_process_first, is_first_process
 from has8.training.recipes import RECIPES, TrainConfig
@@ -75,6 +76,24 @@ def run_train(
     **settings: Any,
 ) -> None:
     """Do what the options of :func:`has8.cli.train.train` ask for."""
+    if model == LOCAL:
+        others = {
+            **{"from": start, "separate": separate, "quantize": quantize, "recipe": recipe},
+            **{"weight_bits": weight_bits, "scales": scales, "base": base, "depth": depth},
+            **{"devices": devices, "num_nodes": num_nodes, "compile": compiled or None},
+        }
+        seed, subset = (settings.pop(name) for name in ("seed", "subset"))
+        refuse({**others, **settings})
+        source = load_data(data, data_root, image_size, preprocess=preprocess or "crop")
+        folder = out or Path("runs") / file_name(f"{model}-{source.name}")
+        learned = learn_locally(
+            source, _options(options), folder, seed or 0, subset, resume=not restart, quiet=quiet
+        )
+        subject = Subject(model, learned.model, source, {})
+        epoch = Epoch(1, 0.0, 0.0, learned.test_accuracy, learned.seconds)
+        result = _result(subject, "local rules", folder, History((epoch,)))
+        click.echo(json.dumps(result) if as_json else _summary(result))
+        return
     tuning = Quantize(quantize, weight_bits, scales, per_channel)
     tuning.check(start)
     recipe = recipe or ("modern" if start is None else "finetune")

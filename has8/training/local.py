@@ -1,0 +1,159 @@
+"""Learning by local rules: a CoLaNET sees each image once, and becomes a model file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from has8.colanet import CoLaNET, Rule
+from has8.data import Data, batches
+from has8.errors import BadInput
+from has8.files import write_whole
+from has8.models import create_model
+from has8.models.colanet import colanet_state
+from has8.training import checkpoint
+from has8.training.fit import evaluate
+from has8.training.run_folder import MODEL
+from has8.values import whole
+
+STATE, FORMAT, VERSION = "colanet.pt", "has8-colanet", 1
+"""All that learning goes on from."""
+BATCH = 500
+SAVE_EVERY = 5_000
+"""Images between two states on disk."""
+HELD_BACK, MOST_HELD_BACK = 20, 2_000
+"""One image of so many chooses the excitability before it is learned; and at most so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What learning has come to.
+
+    Args:
+        model: the classifier that is in the model file.
+        net: the network that has learned.
+        test_accuracy: of the classifier, on the held-out images, in [0, 1].
+        seconds: wall time since the run began or was resumed.
+    """
+
+    model: nn.Module
+    net: CoLaNET
+    test_accuracy: float
+    seconds: float
+
+
+def learn(
+    data: Data,
+    rule: Rule,
+    *,
+    out: Path,
+    copies: int = 10,
+    seed: int = 0,
+    subset: int | None = None,
+    resume: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Learned:
+    """Show a CoLaNET every image once, in an order by the seed, and write ``OUT/model.pt``.
+
+    The last twentieth of them chooses the excitability, and is learned then. No held-out image has
+    any part in it. What was interrupted goes on from ``OUT/colanet.pt``, and comes to the same.
+
+    Args:
+        data: images in [0, 1].
+        rule: constants.
+        out: the folder of the results.
+        copies: networks whose counts are merged.
+        seed: of the order and of the noise.
+        subset: learn so many images only; None for all.
+        resume: go on from what is there; False starts over.
+        on_progress: called with images learned, and images in all.
+
+    Raises:
+        BadInput: if what is there belongs to another run, or there are no images.
+        CheckpointError: if it is damaged.
+    """
+    if subset is not None:
+        subset = whole(subset, "subset", 1)
+    start, inputs = time.perf_counter(), torch.Size(data.input_shape).numel()
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:subset]
+    identity = {
+        "colanet": asdict(rule), "copies": copies, "seed": seed, "subset": subset,
+        "data": data.name, "input_shape": list(data.input_shape), "preprocess": data.preprocess,
+        "train_images": len(data.train), "class_names": list(data.class_names),
+    }  # fmt: skip
+    net = CoLaNET(inputs, len(data.class_names), rule, copies=copies, seed=seed)
+    if resume and (out / STATE).exists():
+        net = _read(out / STATE, identity)
+    held = max(1, min(len(order) // HELD_BACK, MOST_HELD_BACK))
+    while net.shown < len(order):
+        end = min(net.shown + SAVE_EVERY, len(order))
+        if net.shown < len(order) - held:
+            end = min(end, len(order) - held)
+        elif net.shown == len(order) - held:
+            net.choose_excitability(*_tensors(data, order[-held:]))
+        for images, labels in batches(data.train, BATCH, indices=order[net.shown : end]):
+            net.learn(images, labels)
+            if on_progress is not None:
+                on_progress(net.shown, len(order))
+        saved = {"format": FORMAT, "version": VERSION, "identity": identity, **net.to_dict()}
+        write_whole(out / STATE, partial(torch.save, saved))
+    model = classifier(net, data.input_shape)
+    accuracy = evaluate(model, data.test)
+    facts = {**identity, "excitability": net.excitability, "epoch": 1, "test_accuracy": accuracy}
+    checkpoint.save(
+        out / MODEL,
+        model,
+        input_shape=data.input_shape,
+        class_names=data.class_names,
+        provenance=facts,
+    )
+    return Learned(model, net, accuracy, time.perf_counter() - start)
+
+
+def classifier(net: CoLaNET, input_shape: tuple[int, int, int]) -> nn.Module:
+    """The network as a model that can be saved and mapped, in evaluation mode.
+
+    Args:
+        net: a network that has learned.
+        input_shape: ``(C, H, W)`` of a sample; ``(N, 1, 1)`` of an embedding.
+    """
+    model = create_model(
+        "colanet",
+        num_classes=net.classes,
+        in_channels=input_shape[0],
+        size=list(input_shape[1:]),
+        columns=net.rule.columns,
+        copies=len(net.state.seeds),
+        steps=net.rule.steps,
+        membrane_steps=float(net.rule.membrane_steps),
+    )
+    model.load_state_dict(model.state_dict() | colanet_state(net))
+    return model.eval()
+
+
+def _tensors(data: Data, indices: Tensor) -> tuple[Tensor, Tensor]:
+    images, labels = zip(*batches(data.train, BATCH, indices=indices), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def _read(path: Path, identity: dict[str, Any]) -> CoLaNET:
+    saved = checkpoint.read_plain(path, FORMAT, VERSION)
+    there = saved.get("identity")
+    differ = [
+        key
+        for key, value in identity.items()
+        if not isinstance(there, dict) or there.get(key) != value
+    ]
+    if differ:
+        raise BadInput(
+            f"{path} belongs to another run (other {', '.join(differ)}): choose another folder "
+            "with --out, or start over with --restart"
+        )
+    return CoLaNET.from_dict(saved)
