@@ -14,7 +14,7 @@ from has8.errors import BadInput
 from hwsim.experiments.fidelity import answers_of
 from hwsim.names import APART, DEFAULT_RUN_MODE, DEFAULT_TIMING, RunMode, Timing
 from hwsim.price.cost import CostReport, estimate
-from hwsim.program import OnProgress, simulate
+from hwsim.program import OnProgress, Run, simulate
 from mapping.hosts.schema import DEFAULT_HOST, Host
 from mapping.mapped import Mapped
 from mapping.targets.figures import Figure
@@ -77,6 +77,20 @@ def alternative(
     """
     given.instance(name, str, "a name")
     run = simulate(mapped, x, batch_size=batch_size, apart=APART, on_progress=on_progress)
+    return judged(name, mapped, run, labels, host=host, run_mode=run_mode, timing=timing)
+
+
+def judged(
+    name: str,
+    mapped: Mapped,
+    run: Run,
+    labels: Tensor | None = None,
+    *,
+    host: str | Path | Host = DEFAULT_HOST,
+    run_mode: RunMode = DEFAULT_RUN_MODE,
+    timing: Timing = DEFAULT_TIMING,
+) -> Alternative:
+    """Price a mapping that ran; the arguments and the errors are those of :func:`alternative`."""
     answers, accuracy = answers_of(mapped.graph, run.logits), None
     if labels is not None:
         classes = mapped.graph.output.type.shape[-1]

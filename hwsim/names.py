@@ -37,3 +37,13 @@ FAULT_NAMES = ("weight-bitflips", "dead-neurons", "dropped-spikes")
 
 RAY_TIMEOUT_S = 3600.0
 """Seconds in which a Ray cluster must finish a shard, unless the caller says otherwise."""
+
+Objective = Literal["energy", "latency", "edp", "cores", "accuracy"]
+OBJECTIVES: dict[Objective, str] = {
+    "energy": "the least energy of the whole board",
+    "latency": "the least time of a sample",
+    "edp": "the least energy times time",
+    "cores": "the fewest cores, and of equals the least energy",
+    "accuracy": "the most right answers, of partitions that are best in something else",
+}
+"""What a partition can be chosen by."""

@@ -7,6 +7,7 @@ import click
 from has8.cli.check import check
 from has8.cli.compare import compare
 from has8.cli.export import export
+from has8.cli.explore import explore
 from has8.cli.map import map_command
 from has8.cli.simulate import simulate
 from has8.cli.trace import trace
@@ -24,5 +25,6 @@ has8.add_command(check)
 has8.add_command(map_command)
 has8.add_command(simulate)
 has8.add_command(compare)
+has8.add_command(explore)
 has8.add_command(trace)
 has8.add_command(export)

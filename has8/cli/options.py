@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from has8.data.names import data_names, event_names
-from hwsim.names import DEFAULT_RUN_MODE, DEFAULT_TIMING, RUN_MODES, TIMINGS
+from hwsim.names import DEFAULT_RUN_MODE, DEFAULT_TIMING, OBJECTIVES, RUN_MODES, TIMINGS
 from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.integers.methods import METHODS
 
@@ -164,34 +164,62 @@ preparation_options = _added(
 """What is done to data before a network takes them; mappings keep it."""
 
 
-partition_options = _added(
+pin_option = click.option(
+    "--pin",
+    "pins",
+    type=Pin(),
+    multiple=True,
+    help="Have layers on one side, NAME=host or NAME=chip: a node, a module around it, or a "
+    "wildcard, 'blocks.*=host'; of several that fit one layer the last rules.",
+)
+partition_option = click.option(
+    "--partition",
+    default="all",
+    show_default=True,
+    help="all, none, or names of chip segments or layers, separated by commas; or auto, what is "
+    "best by --objective within the limits.",
+)
+
+
+def _limit(name: str, kind: Any, what: str) -> Callable[[Command], Command]:
+    return click.option(f"--{name}", type=kind, help=f"Choose a partition of {what}.")
+
+
+objective_options = _added(
     (
         click.option(
-            "--partition",
-            default="all",
+            "--objective",
+            type=click.Choice(list(OBJECTIVES)),
+            default="energy",
             show_default=True,
-            help="all, none, or names of chip segments or layers, separated by commas.",
+            help="What a partition is chosen by: "
+            + "; ".join(f"{name}, {meaning}" for name, meaning in OBJECTIVES.items())
+            + ".",
         ),
-        click.option(
-            "--pin",
-            "pins",
-            type=Pin(),
-            multiple=True,
-            help="Have layers on one side, NAME=host or NAME=chip: a node, a module around it, or "
-            "a wildcard, 'blocks.*=host'; of several that fit one layer the last rules.",
+        _limit("max-cores", click.IntRange(min=0), "at most so many cores"),
+        _limit("max-chips", click.IntRange(min=0), "at most so many chips"),
+        _limit("max-latency-us", click.FloatRange(min=0), "at most so many microseconds a sample"),
+        _limit("max-energy-uj", click.FloatRange(min=0), "at most so many microjoules a sample"),
+        _limit(
+            "min-accuracy", click.FloatRange(0, 1), "at least this share of right answers, 0..1"
         ),
     )
 )
+"""What a partition is chosen by, and within which limits."""
+
+partition_options = _added((partition_option, pin_option, objective_options))
 """What goes where."""
+
+host_option = click.option(
+    "--host",
+    default=DEFAULT_HOST,
+    show_default=True,
+    help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
+)
 
 
 _host = (
-    click.option(
-        "--host",
-        default=DEFAULT_HOST,
-        show_default=True,
-        help=f"What runs the rest: {', '.join(host_names())}, or a YAML file.",
-    ),
+    host_option,
     click.option(
         "--measure-host",
         "measure",

@@ -77,6 +77,32 @@ def pinned(graph: Graph, pins: Pins, rejected: Mapping[str, str]) -> dict[str, S
     return sides
 
 
+def called(graph: Graph, on_chip: Sequence[str], layers: Sequence[str]) -> str:
+    """What a partition is called: "all", "none", or the fewest names that --partition takes.
+
+    Args:
+        graph: that is cut.
+        on_chip: its layers on the chip, by their neurons.
+        layers: all that can be there.
+    """
+    if not on_chip or len(on_chip) == len(layers):
+        return "all" if on_chip else "none"
+    paths = {
+        neuron: {p for n in (neuron, *current_nodes(graph, neuron)) for p in _containing(n)}
+        for neuron in _neurons(graph, (node.name for node in graph))
+    }
+    names: list[str] = []
+    left = list(on_chip)
+    while left:
+        for path in reversed(_containing(left[0])):
+            named = [neuron for neuron, known in paths.items() if path in known]
+            if set(named) <= set(on_chip):
+                break
+        names.append(path)
+        left = [neuron for neuron in left[1:] if neuron not in named]
+    return ",".join(names)
+
+
 def unkept(layer: str, reason: str) -> BadInput:
     """The error for a layer that is pinned to the chip and cannot be there."""
     return BadInput(f"{layer!r} is pinned to the chip and has to stay on the host: {reason}")

@@ -9,27 +9,24 @@ from typing import Any
 
 import click
 from msgspec import to_builtins
-from msgspec.structs import replace
 from torch import Tensor
 
-from has8 import Checkpoint
-from has8.cli.inputs import check_classes, find_data, partition_names
+from has8.cli.inputs import check_classes, partition_names
 from has8.cli.jobs.networks import (
     READ,
     Coding,
-    check_steps,
     fitting,
     open_network,
     prepared_for,
-    steps_axis_of,
     with_loop,
 )
-from has8.cli.options import BATCH, CALIBRATION, DEFAULT_BITS
+from has8.cli.jobs.prepared import data_for, in_steps, limits_of, scales_for
+from has8.cli.options import BATCH, CALIBRATION
 from has8.cli.outputs import DIGEST, Outputs
-from has8.cli.preparation import PLAIN, PREPARATION, laid_out
+from has8.cli.preparation import PLAIN, PREPARATION
 from has8.cli.progress import stages
 from has8.cli.stdout import show
-from has8.errors import BackendError
+from has8.errors import BackendError, BadInput
 from has8.files import write_whole
 from has8.steps import Readout
 from has8.text import printable
@@ -37,15 +34,21 @@ from hwsim import compare, estimate, measure_host, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.divergence import Comparison
 from hwsim.experiments.fidelity import answers_of, float_answers
-from hwsim.names import APART, RunMode, Timing
+from hwsim.exploration import Limits, choose
+from hwsim.names import (
+    APART,
+    DEFAULT_RUN_MODE,
+    DEFAULT_TIMING,
+    Objective,
+    RunMode,
+    Timing,
+)
 from hwsim.program import sample_axis
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
-from mapping.finetune import quantization_of
 from mapping.graph.resets import changed_resets
 from mapping.hosts.schema import load_host
 from mapping.integers.methods import Method
-from mapping.integers.rounding import Scales
 from mapping.partition.segments import Side
 from mapping.pipeline import Placing, Reset
 
@@ -60,6 +63,7 @@ def run_map(
     timing: Timing,
     partition: str,
     pins: Sequence[tuple[str, Side]],
+    objective: Objective,
     data: str | None,
     data_root: Path | None,
     samples: int,
@@ -85,6 +89,9 @@ def run_map(
     **preparation: Any,
 ) -> None:
     """Do what the options of :func:`has8.cli.map.map_command` ask for."""
+    limits = limits_of(preparation)
+    auto = partition == "auto"
+    _check_choice(auto, limits, objective, measure=measure, run_mode=run_mode, timing=timing)
     chip, processor = load_target(target), load_host(host)
     network = open_network(model, weights, args)
     how = prepared_for(network, preparation)
@@ -92,27 +99,16 @@ def run_map(
     others = Path(target), Path(host)
     outputs = Outputs(network.file, out, others, network.weights, network.told, network.called)
     outputs.check(verify=verify != "none", overwrite=overwrite)
-    source = find_data(
-        data,
-        data_root,
-        training=network.training,
-        input_shape=network.shape,
-        class_names=network.class_names,
-        preparation=how,
-    )
-    how = how.for_data(source.name)
-    check_steps(how.inputs, how, readout)
-    bits, chosen = _scales(network.checkpoint, chip.name, weight_bits, scales, per_channel)
+    how, source = data_for(network, how, data, data_root, readout)
+    bits, chosen = scales_for(network.checkpoint, chip.name, weight_bits, scales, per_channel)
     with stages(quiet) as stage, fitting(network, source):
         done = stage("mapping")
-        if not how.steps_axis:
-            axis = steps_axis_of(network, how.inputs, source.train.tensors(2)[0])
-            how, source = replace(how, steps_axis=axis), laid_out(source, axis)
+        how, source = in_steps(network, how, source)
         calibration, _ = source.train.tensors(CALIBRATION)
         mapped = map_model(
             network.model,
             chip,
-            partition_names(partition),
+            "all" if auto else partition_names(partition),
             pins=dict(pins),
             calibration=calibration,
             weight_bits=bits,
@@ -135,12 +131,26 @@ def run_map(
         )
         check_classes(mapped.graph, source)
         images, labels = source.test.tensors(samples)
+        run = None
+        if auto:
+            choice, run = choose(
+                mapped,
+                images,
+                labels,
+                host=processor,
+                objective=objective,
+                limits=limits,
+                pins=dict(pins),
+                batch_size=BATCH,
+                on_stage=stage,
+            )
+            mapped = choice.mapped
         done = stage("float model")
         answers = float_answers(mapped, images, batch_size=BATCH, on_progress=done)
         trained = None
         if changed_resets(mapped.graph):
             trained = float_answers(mapped, images, batch_size=BATCH, trained=True)
-        run = simulate(
+        run = run or simulate(
             mapped, images, batch_size=BATCH, apart=APART, on_progress=stage("chip simulation")
         )
         if measure:
@@ -174,20 +184,24 @@ def run_map(
         raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
 
 
-def _scales(
-    checkpoint: Checkpoint | None,
-    chip: str,
-    weight_bits: int | None,
-    scales: Method | None,
-    per_channel: bool,
-) -> tuple[int, Method | Scales]:
-    """Bits and scales: as told, else as the model was fine-tuned for this chip, else the usual."""
-    tuned = None if checkpoint is None else quantization_of(checkpoint.provenance)
-    told = weight_bits is not None or scales is not None or per_channel
-    if tuned is not None and tuned.target == chip and not told:
-        return tuned.weight_bits, tuned.scales
-    method: Method = "search" if per_channel else "round"
-    return DEFAULT_BITS if weight_bits is None else weight_bits, scales or method
+def _check_choice(
+    auto: bool,
+    limits: Limits,
+    objective: Objective,
+    *,
+    measure: bool,
+    run_mode: RunMode,
+    timing: Timing,
+) -> None:
+    """Refuse what goes with ``--partition auto`` only, and what does not go with it."""
+    if not auto and (limits != Limits() or objective != "energy"):
+        raise BadInput("an objective and limits choose a partition: add --partition auto")
+    if auto and (measure or run_mode != DEFAULT_RUN_MODE or timing != DEFAULT_TIMING):
+        raise BadInput(
+            f"--partition auto chooses by the host's profile, run mode {DEFAULT_RUN_MODE!r} and "
+            f"timing {DEFAULT_TIMING!r}: leave others out, and price NAME.h8 by them with has8 "
+            f"compare"
+        )
 
 
 def _accuracy(answers: Tensor, labels: Tensor) -> float:
