@@ -179,8 +179,8 @@ def test_cores_beside_published_ones_are_those_of_the_docs(name: str) -> None:
     net, published = mapping_benchmark.published_net(name)
     segment = net.chip(2)
     placed = place(allocate([segment], LOIHI), [segment], LOIHI)
-    least, binds = placed.cores_bound
+    least = placed.cores_bound
     neurons = sum(layer.size for layer in segment.populations)
-    row = f"| {neurons:,} | {placed.cores_used} | {least} | {binds} | {published} |"
+    row = f"| {neurons:,} | {placed.cores_used} | {least.cores} | {least.resource} | {published} |"
     (printed,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{name}`"))
     assert printed.endswith(row)

@@ -101,7 +101,13 @@ def test_the_dictionary_survives_json_and_keeps_its_keys(summary):
 def test_the_dictionarys_numbers_agree_with_each_other(summary):
     found = to_dict(summary)
     bound = found["cores_lower_bound"]
-    assert 1 <= bound["cores"] <= found["cores_used"] and bound["resource"] in found["utilisation"]
+    assert 1 <= bound["cores"] <= found["cores_used"]
+    assert set(bound["by_resource"]) == set(found["utilisation"])
+    assert bound["by_resource"][bound["resource"]] == max(bound["by_resource"].values())
+    for name, share in found["utilisation"].items():
+        if name != "list_words":
+            used = found["cores_used"] * share["mean"]
+            assert used <= bound["by_resource"][name] + 1e-9
     assert found["hops"]["bound"] <= found["hops"]["placed"] <= found["hops"]["snake"]
     for name, price in found["accountings"].items():
         energy = dict(price["energy_uj"])

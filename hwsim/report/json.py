@@ -47,8 +47,8 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "quantization_error": {name: asdict(error) for name, error in summary.errors.items()},
         "cores_used": cost.cores_used,
         "cores_lower_bound": {
-            "cores": summary.cores_bound[0],
-            "resource": summary.cores_bound[1] if summary.cores_bound[0] else None,
+            **asdict(summary.cores_bound),
+            "resource": summary.cores_bound.resource if summary.cores_bound.cores else None,
         },
         "chips_used": cost.chips_used,
         "hops": asdict(summary.hops),

@@ -10,6 +10,7 @@ from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
 from mapping.chip.neurons import settings, subtracts
 from mapping.cores.flows import Hops, hops_of
+from mapping.cores.placement import CoresBound
 from mapping.graph.ops import OPS
 from mapping.graph.resets import changed_resets
 from mapping.integers.errors import LayerError
@@ -81,7 +82,7 @@ class Summary:
         errors: what quantisation costs each population on the chip, by name.
         provenance: what the mapping was made from.
         reset: what resets cost.
-        cores_bound: cores that the tiles take at least, and the resource that binds.
+        cores_bound: cores that the tiles take at least, by each resource.
         hops: of this placement and of others, where each neuron sends one message to each core that
             it reaches.
     """
@@ -98,7 +99,7 @@ class Summary:
     errors: Mapping[str, LayerError] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     reset: ResetSummary = ResetSummary(0, 0, ())
-    cores_bound: tuple[int, str] = (0, "")
+    cores_bound: CoresBound = field(default_factory=CoresBound)
     hops: Hops = NO_HOPS
 
     def __repr__(self) -> str:

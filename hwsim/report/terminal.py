@@ -108,8 +108,8 @@ def _headline(summary: Summary) -> Iterator[Row]:
         resource, (_, peak) = max(summary.utilisation.items(), key=lambda item: item[1][1])
         used = f"{many(cost.cores_used, 'core')} on {many(cost.chips_used, 'chip')}"
         fullest = f"the fullest has {percent(peak)} of its {resource.replace('_', ' ')} in use"
-        least, binds = summary.cores_bound
-        bound = f"at least {least:,} by {binds.replace('_', ' ')}"
+        least = summary.cores_bound
+        bound = f"at least {least.cores:,} by {least.resource.replace('_', ' ')}"
         yield "chip", Text(f"{used}, {bound}; {fullest}")
         if hops := summary.hops.snake:
             there = f"{summary.hops.placed:,} hops between cores if each neuron fires once"

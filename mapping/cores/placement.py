@@ -7,8 +7,9 @@ places (:mod:`mapping.cores.descent`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,21 @@ class Core:
 
 
 @dataclass(frozen=True, slots=True)
+class CoresBound:
+    """Cores that tiles take at least, however they are packed; none by default.
+
+    Args:
+        cores: of all segments together.
+        resource: that most of them are short of.
+        by_resource: cores that each resource alone asks for.
+    """
+
+    cores: int = 0
+    resource: str = ""
+    by_resource: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Which core holds what.
 
@@ -76,12 +92,11 @@ class Placement:
         """The same of some cores, given by their places in ``cores``."""
         some = [self.cores[number] for number in cores]
         routers = {(core.chip, core.x, core.y) for core in some}
-        chips = [chip for chip, _, _ in routers]
-        return max((chips.count(chip) for chip in set(chips)), default=0)
+        return max(Counter(chip for chip, _, _ in routers).values(), default=0)
 
     @property
-    def cores_bound(self) -> tuple[int, str]:
-        """Cores that these tiles take at least, and the resource that most of them are short of.
+    def cores_bound(self) -> CoresBound:
+        """Cores that these tiles take at least.
 
         A segment's tiles need as much of each resource as they need in sum, and two segments never
         share a core. Cut otherwise, layers may need less of anything but neurons.
@@ -97,7 +112,7 @@ class Placement:
         }
         short = {name: sum(each[name] for each in cores.values()) for name in self.limits}
         least = sum(max(each.values()) for each in cores.values())
-        return least, max(short, key=lambda name: short[name])
+        return CoresBound(least, max(short, key=lambda name: short[name]), short)
 
     @property
     def utilisation(self) -> dict[str, float]:
@@ -179,8 +194,9 @@ def seats_of(placement: Placement, target: Target) -> list[int]:
 
 def _check_neurons(tiles: Sequence[Tile], segments: Iterable[ChipSegment]) -> None:
     """Each neuron must be on exactly one tile."""
-    seen: dict[tuple[str, str], NDArray[np.int64]] = {
-        (segment.name, population.name): np.zeros(population.shape, dtype=np.int64)
+    once = "the tiles must hold each neuron of {!r} exactly once"
+    seen: dict[tuple[str, str], NDArray[np.bool_]] = {
+        (segment.name, population.name): np.zeros(population.shape, dtype=bool)
         for segment in segments
         for population in segment.populations
     }
@@ -188,7 +204,10 @@ def _check_neurons(tiles: Sequence[Tile], segments: Iterable[ChipSegment]) -> No
         key = tile.segment, tile.population
         if key not in seen:
             raise BadInput(f"a tile belongs to population {tile.population!r}, which is unknown")
-        seen[key][tuple(map(slice, tile.start, tile.stop))] += 1
-    for (_, name), times in seen.items():
-        if (times != 1).any():
-            raise BadInput(f"the tiles must hold each neuron of {name!r} exactly once")
+        block = seen[key][tuple(map(slice, tile.start, tile.stop))]
+        if block.any():
+            raise BadInput(once.format(tile.population))
+        block[...] = True
+    for (_, name), there in seen.items():
+        if not there.all():
+            raise BadInput(once.format(name))
