@@ -231,6 +231,12 @@ def test_learning_goes_on_where_it_stood_also_from_a_file(digits):
     assert not torch.equal(at_once.state.resource, other.state.resource)
 
 
+def test_no_two_copies_share_a_draw_even_if_their_neurons_are_shifted():
+    seeds = CoLaNET(64, 10, copies=3).state.seeds.tolist()
+    draws = [draw(seed, 5, 1, neuron) for seed in seeds for neuron in range(200)]
+    assert len(set(draws)) == len(draws)
+
+
 def test_without_a_compiler_it_is_the_plain_rule(digits, monkeypatch):
     images, labels, *_ = digits
     nets = [CoLaNET(64, 10, columns=1, copies=1) for _ in range(2)]

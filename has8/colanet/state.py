@@ -9,8 +9,6 @@ from torch import Tensor
 
 from has8.colanet.rule import Rule
 
-_STRIDE = 1_000_003
-
 
 @dataclass(frozen=True, slots=True)
 class State:
@@ -34,7 +32,7 @@ class State:
         neurons = classes * rule.columns
         zeros = torch.zeros(copies, neurons, dtype=torch.float64)
         resource = zeros.new_full((copies, neurons, inputs), rule.first_resource)
-        seeds = seed * _STRIDE + torch.arange(copies)
+        seeds = torch.randint(2**62, (copies,), generator=torch.Generator().manual_seed(seed))
         return cls(resource, zeros, zeros.clone(), seeds)
 
     def weights(self, rule: Rule) -> Tensor:
