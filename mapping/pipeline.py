@@ -143,8 +143,11 @@ def map_model(
         pins=pins,
     )
     unfit: dict[str, str] = {}
+    known: dict[str, Rounded] = {}
     while True:
-        chosen = choose_scales(graph, parts, target, calibration, weight_bits, scales, per_channel)
+        chosen = choose_scales(
+            graph, parts, target, calibration, weight_bits, scales, per_channel, known
+        )
         quantized = [
             quantize(graph, segment, target.registers, weight_bits=weight_bits, scales=chosen)
             for segment in parts.on_chip
@@ -158,7 +161,11 @@ def map_model(
                 f"it fits on no core: it needs at least {error.need:,} {error.resource} and a core "
                 f"has {error.have:,}"
             )
+        before = {part.nodes for part in parts.on_chip}
         parts = cut(graph, target.registers, partition, pins, unfit)
+        as_before = (part.nodes for part in parts.on_chip if part.nodes in before)
+        rounded = ((name, chosen.get(name)) for nodes in as_before for name in nodes)
+        known = {name: found for name, found in rounded if isinstance(found, Rounded)}
     errors = {name: error for _, of_segment in quantized for name, error in of_segment.items()}
     on_cores = placed(tiles, segments, target, placement, placement_seed, on_progress)
     facts = {
@@ -422,6 +429,7 @@ def choose_scales(
     weight_bits: int,
     scales: Method | Scales,
     per_channel: bool,
+    known: Mapping[str, Rounded] | None = None,
 ) -> Mapping[str, Scale | Rounded]:
     """The scale of each population on the chip, by name, or its integers where they are known.
 
@@ -433,6 +441,7 @@ def choose_scales(
         weight_bits: bits of a weight.
         scales: a method, or the scales themselves.
         per_channel: whether a search may give channels different thresholds.
+        known: what a search found in segments that are as they were in another partition.
 
     Raises:
         BadInput: if an option is out of range, or a layer at any scale.
@@ -475,6 +484,7 @@ def choose_scales(
         calibration,
         weight_bits=weight_bits,
         thresholds=target.core.threshold_configs if per_channel else 1,
+        known=known,
     )
 
 

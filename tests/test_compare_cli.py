@@ -65,6 +65,10 @@ def test_three_partitions_of_one_mapping(artefact, here):
 def test_two_files_on_a_page(artefact, here, tmp_path):
     other = tmp_path / "other.h8"
     other.write_bytes(artefact.read_bytes())
+    options = ("--partition", "head", "--pin", "head.snn.1=host", "--samples", 4, "--json")
+    code, out, _ = here(artefact, *options)
+    (one,) = json.loads(out)["alternatives"]
+    assert code == 0 and (one["name"], one["cores_used"]) == ("head", 1) and one["messages"] > 0
     code, out, err = here(artefact, other, "--samples", 10, "--host", "a100")
     assert code == 0 and "digits" in err and "other" in err
     assert "digits, other on loihi with a100, 10 samples" in out
@@ -90,6 +94,7 @@ def test_files_of_one_name_are_told_apart_by_their_folders(artefact, here, tmp_p
         (["missing.h8"], "missing.h8"),
         (["{artefact}", "--partition", "block9"], "block9"),
         (["{artefact}", "--host", "abacus"], "abacus"),
+        (["{artefact}", "--pin", "head=host"], "add --partition all"),
         (["{artefact}", "--data", "mnist0"], "mnist0"),
     ],
 )

@@ -10,6 +10,7 @@ import torch
 from builders import BRANCHES, BRANCHES_IN, Branches
 from torch import nn
 
+import mapping.integers.search
 from has8.errors import BadInput
 from hwsim import compare, estimate, simulate
 from mapping import load, load_target, map_model, save
@@ -142,3 +143,21 @@ def test_a_layer_that_fits_on_no_core_stays_on_the_host_by_itself(branches):
     assert torch.equal(simulate(mapped, BRANCHES_IN).logits, branches.answers)
     with pytest.raises(BadInput, match="'neurons.last' is pinned to the chip .* fits on no core"):
         placed(branches, target=small, last="chip")
+
+
+def test_scales_of_segments_that_stay_are_searched_once(branches, monkeypatch):
+    searched, search = [], mapping.integers.search._search_layer
+    monkeypatch.setattr(
+        "mapping.integers.search._search_layer",
+        lambda run, name, levels: searched.append(name) or search(run, name, levels),
+    )
+    core = msgspec.structs.replace(LOIHI.core, input_axons=6)
+    mapped = map_model(
+        branches.graph,
+        msgspec.structs.replace(LOIHI, core=core),
+        pins={"neurons.two": "host", "neurons.side": "host"},
+        calibration=BRANCHES_IN,
+        scales="search",
+    )
+    assert searched == ["neurons.one", "neurons.last"]  # which then fits on no core
+    assert [p.name for chip in mapped.chip_segments for p in chip.populations] == ["neurons.one"]

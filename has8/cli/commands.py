@@ -6,8 +6,8 @@ import click
 
 from has8.cli.check import check
 from has8.cli.compare import compare
-from has8.cli.export import export
 from has8.cli.explore import explore
+from has8.cli.export import export
 from has8.cli.map import map_command
 from has8.cli.simulate import simulate
 from has8.cli.trace import trace

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from has8.cli.boundary import do
-from has8.cli.options import data_options, price_options
+from has8.cli.options import data_options, pin_option, price_options
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,6 +23,7 @@ from has8.cli.options import data_options, price_options
     help="Map each NAME.h8 anew with these parts on the chip: all, none, or names of segments or "
     "layers separated by commas; once for each partition to compare.",
 )
+@pin_option
 @data_options
 @price_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")

@@ -73,6 +73,7 @@ def search_scales(
     *,
     weight_bits: int = 8,
     thresholds: int = 1,
+    known: Mapping[str, Rounded] | None = None,
 ) -> dict[str, Rounded]:
     """Each population on the chip, rounded at the scale that was found; deterministic.
 
@@ -83,6 +84,7 @@ def search_scales(
         images: ``float32[N, C, H, W]`` that stand for the data; a few hundred.
         weight_bits: bits of a weight.
         thresholds: how many different thresholds a population may have.
+        known: what was found for all populations of some segments in another partition.
 
     Raises:
         BadInput: if a layer's biases and currents are out of range at any scale, or the target's
@@ -96,6 +98,9 @@ def search_scales(
             inputs = {name: values[name] for name in segment.inputs}
             names = [name for name in segment.nodes if graph[name].op == "neuron"]
             for name in names:
+                if known is not None and name in known:
+                    found[name] = known[name]
+                    continue
                 layer = layer_of(graph, name)
                 # The same in every step: of an image where the host writes it, else of all. And
                 # where membranes are read, equal spikes say little of them.

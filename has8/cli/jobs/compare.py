@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import click
+from torch import Tensor
 
 from has8.cli.inputs import partition_names
 from has8.cli.jobs.simulate import artefact_data
@@ -22,6 +24,8 @@ from hwsim.names import RunMode, Timing
 from hwsim.report.alternatives import alternatives_to_dict, render_alternatives
 from mapping import Mapped, load, map_model
 from mapping.hosts.schema import load_host
+from mapping.partition.pins import Pins
+from mapping.partition.segments import Side
 from mapping.pipeline import takes
 
 
@@ -38,6 +42,7 @@ def run_compare(
     *,
     artefacts: Sequence[Path],
     partitions: Sequence[str],
+    pins: Sequence[tuple[str, Side]],
     data: str | None,
     data_root: Path | None,
     samples: int,
@@ -50,17 +55,27 @@ def run_compare(
 ) -> None:
     """Do what the options of :func:`has8.cli.compare.compare` ask for."""
     processor = load_host(host)
+    if pins and not partitions:
+        raise BadInput("--pin moves layers of partitions that are mapped anew: add --partition all")
     candidates = list(_candidates(artefacts, partitions))
-    sources = [artefact_data(one.mapped, data, data_root) for one in candidates]
-    if len({source.name for source in sources}) > 1:
-        names = ", ".join(dict.fromkeys(source.name for source in sources))
+
+    @cache
+    def data_of(mapped: Mapped) -> Data:
+        return artefact_data(mapped, data, data_root)
+
+    @cache
+    def tests_of(mapped: Mapped) -> tuple[Tensor, Tensor]:
+        return data_of(mapped).test.tensors(samples)
+
+    if len({data_of(one.mapped).name for one in candidates}) > 1:
+        names = ", ".join(dict.fromkeys(data_of(one.mapped).name for one in candidates))
         raise BadInput(f"the mappings run different data ({names}): name one with --data")
     found = []
     with stages(quiet) as stage:
-        for candidate, source in zip(candidates, sources, strict=True):
+        for candidate in candidates:
             done = stage(candidate.name)
-            mapped = _mapped(candidate, source)
-            images, labels = source.test.tensors(samples)
+            mapped = _mapped(candidate, data_of(candidate.mapped), dict(pins))
+            images, labels = tests_of(candidate.mapped)
             runs_rest = measure_host(mapped, images, processor) if measure else processor
             found.append(
                 alternative(
@@ -107,7 +122,7 @@ def _names(artefacts: Sequence[Path]) -> dict[Path, str]:
     }
 
 
-def _mapped(candidate: _Candidate, source: Data) -> Mapped:
+def _mapped(candidate: _Candidate, source: Data, pins: Pins) -> Mapped:
     """The mapping, made anew where another partition is asked for."""
     before, partition = candidate.mapped, candidate.partition
     if partition is None:
@@ -118,6 +133,7 @@ def _mapped(candidate: _Candidate, source: Data) -> Mapped:
         before.graph,
         before.target,
         partition_names(partition),
+        pins=pins,
         calibration=calibration,
         weight_bits=facts.get("weight_bits", 8),
         scales=facts.get("scales", "round"),
