@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
-
 from has8 import given
 from has8.errors import BadInput, UnknownName
 from hwsim.activity import Activity, Overflow
@@ -395,6 +393,11 @@ class _Work:
         mapped = replace(self.mapped, target=target)
         return replace(self, mapped=mapped, host=with_figures(self.host, change))
 
+    def with_entries(self, *entries: Figure) -> _Work:
+        """The same work with other figures in the places of these."""
+        at = {(entry.sheet, entry.path): entry for entry in entries}
+        return self.with_figures(lambda figure: at.get((figure.sheet, figure.path), figure))
+
     @property
     def board_uj(self) -> Figure:
         """The whole board's energy by the default accounting."""
@@ -443,8 +446,10 @@ def _other_modes(work: _Work) -> Iterator[tuple[RunMode, Price]]:
 def _draws(work: _Work, entries: Iterable[Figure]) -> Mapping[str, Draws]:
     names = ("events", "cores", "total", "host_only", "latency")
 
-    def prices(change: Callable[[Figure], Figure]) -> Sequence[float]:
-        changed = work.with_figures(change)
+    exact = work.with_figures(_without_range)
+
+    def prices(entries: Sequence[Figure]) -> Sequence[float]:
+        changed = exact.with_entries(*entries)
         price = changed.price(changed.mapped.target.accounting())
         alone = _host_only(changed.mapped, changed.layers, changed.host).energy_uj
         energy = price.energy_uj
@@ -457,11 +462,10 @@ def _draws(work: _Work, entries: Iterable[Figure]) -> Mapping[str, Draws]:
 def _drivers(work: _Work, total: Figure) -> tuple[Driver, ...]:
     """Each entry that has a range, with what the total would be if no other had one."""
 
-    def alone(entry: Figure) -> Driver:
-        def change(figure: Figure) -> Figure:
-            return figure if figure == entry else _without_range(figure)
+    exact = work.with_figures(_without_range)
 
-        found = work.with_figures(change).board_uj
+    def alone(entry: Figure) -> Driver:
+        found = exact.with_entries(entry).board_uj
         return Driver(entry, found.low, found.high)
 
     ranged = [figure for figure in total.cited if figure.low < figure.high]
@@ -487,12 +491,7 @@ def _break_even(work: _Work) -> tuple[BreakEven, ...]:
     for entry in (entry for entry in entries if entry is not None and entry.value > 0):
 
         def at(number: float, entry: Figure = entry) -> float:
-            def change(figure: Figure) -> Figure:
-                if figure != entry:
-                    return figure
-                return msgspec.structs.replace(figure, value=number, low=number, high=number)
-
-            return excess(exact.with_figures(change))
+            return excess(exact.with_entries(entry.at(number)))
 
         value, below = crossing(at, entry.value)
         most = exact.host.power_w if entry == exact.host.idle_w else None
@@ -512,7 +511,7 @@ def _places(found: tuple[float | None, bool], unit: str) -> tuple[float | None, 
 
 
 def _without_range(figure: Figure) -> Figure:
-    return msgspec.structs.replace(figure, low=figure.value, high=figure.value)
+    return figure.at(figure.value)
 
 
 def _messages(loads: Iterable[SegmentLoad], boundaries: Iterable[BoundaryCounts]) -> int:

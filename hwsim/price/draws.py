@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from zlib import crc32
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,7 +48,7 @@ def drawn(figure: Figure) -> Draws:
 
 
 def draws_of(
-    prices: Callable[[Callable[[Figure], Figure]], Sequence[float]], entries: Iterable[Figure]
+    prices: Callable[[Sequence[Figure]], Sequence[float]], entries: Iterable[Figure]
 ) -> tuple[Draws, ...]:
     """What several prices are in each draw.
 
@@ -57,7 +56,7 @@ def draws_of(
     prices tell all others; exact but where a link between chips and a core are equally slow.
 
     Args:
-        prices: of sheets whose figures a function has changed.
+        prices: with these figures in the places of the sheets', all without ranges.
         entries: those that have a range.
     """
     ordered = sorted(entries, key=lambda e: (e.sheet, e.path))  # the same sums in each process
@@ -65,11 +64,7 @@ def draws_of(
     share = {e: (drawn(e) - e.value) / (end - e.value) for e, end in ranged.items()}
 
     def at(*moved: Figure) -> NDArray[np.float64]:
-        def change(figure: Figure) -> Figure:
-            value = ranged[figure] if figure in moved else figure.value
-            return msgspec.structs.replace(figure, value=value, low=value, high=value)
-
-        return np.array(prices(change))[:, None]
+        return np.array(prices([entry.at(ranged[entry]) for entry in moved]))[:, None]
 
     base = at()
     alone: Mapping[Figure, NDArray[np.float64]] = {entry: at(entry) - base for entry in ranged}

@@ -85,6 +85,10 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
         """The same figure in another unit: what a conversion by hand ends with."""
         return computed(self.value, self.low, self.high, unit, self.cited)
 
+    def at(self, value: float) -> Figure:
+        """The same entry with another value and no range."""
+        return msgspec.structs.replace(self, value=value, low=value, high=value)
+
     @overload
     def __add__(self, other: Figure | float) -> Figure: ...
     @overload
