@@ -58,7 +58,7 @@ def braille(path: Path, reset: str) -> None:
         print(f"{what}: {100 * same:.1f} % of the answers, counts off by {moved:.1f}")
 
     print(f"\n{path.name}, reset {reset}, mean count {before.mean():.1f}")
-    for other in {"zero", "subtract", "subtract_at_once"} - {reset}:
+    for other in ("zero", "refractory", "subtract", "subtract_at_once"):
         row(f"reset {other}", evaluate(read_nir(path, steps=STEPS, reset=other), x.double()))
     for dt in (5e-5, 2e-4):
         with_dt = {"steps": STEPS, "reset": reset, "dt": dt, "decay": "exponential"}

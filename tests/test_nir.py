@@ -9,8 +9,10 @@ from typing import Any
 import nir
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
 from nir_files import chain, cuba, fully, graph, lif, small, stepped, written
+from torch import nn
 
 from has8 import load_data
 from has8.cli.jobs.networks import open_network
@@ -184,6 +186,32 @@ def test_the_command_line_tells_it_from_other_files(tmp_path: Path) -> None:
     assert network.facts["read"]["dt"] == 1e-4
     with pytest.raises(BadInput, match="--args of a network in NIR are steps, dt, .*, not 'delay'"):
         open_network(path, args='{"delay": 1}')
+
+
+@pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph:DeprecationWarning")
+def test_what_snntorch_writes_is_read_as_it_runs(tmp_path: Path) -> None:
+    """Of a recurrent network: its neurons lose a step's input when they reset to zero."""
+    pytest.importorskip("nirtorch", reason="nirtorch is in the group oracles")
+    from snntorch.export_nir import export_to_nir
+
+    torch.manual_seed(0)
+    usual = {"init_hidden": True, "reset_mechanism": "zero", "threshold": torch.full((5,), 0.4)}
+    decays = {"alpha": torch.full((5,), 0.5), "beta": torch.full((5,), 0.9)}
+    net = nn.Sequential(
+        nn.Linear(4, 5),
+        snn.RSynaptic(linear_features=5, **decays, **usual),
+        nn.Linear(5, 5),
+        snn.Synaptic(**decays, **usual),
+    )
+    path = written(tmp_path / "some.nir", export_to_nir(net, torch.zeros(1, 4), ignore_dims=[0]))
+    x = spikes(20, 2, 4)
+    with torch.no_grad():
+        answer = torch.stack([net(arriving) for arriving in x.float()])
+    assert 0.02 < answer.mean() < 0.5
+    read = read_nir(path, steps=20, reset="refractory", readout="spikes")
+    assert torch.equal(evaluate(read, x).float(), answer)
+    other = read_nir(path, steps=20, readout="spikes")
+    assert not torch.equal(evaluate(other, x).float(), answer)
 
 
 @DATA

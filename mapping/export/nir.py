@@ -40,7 +40,7 @@ def write_nir(
     """Write a chip segment as a network in NIR.
 
     The metadata have "steps", "dt", "reset" of each neuron and "readout", which NIR itself has no
-    place for; :func:`mapping.read_nir` takes them.
+    place for; :func:`mapping.read_nir` takes them, and other tools let all neurons reset to zero.
 
     Args:
         mapped: from :func:`mapping.map_model`.
@@ -126,8 +126,8 @@ class _Writer:
         """A population and the synapses that feed it."""
         name, neuron = population.name, population.neuron
         assert isinstance(neuron, Lif)
-        if neuron.refractory or neuron.clear_every:
-            raise BadInput(f"neurons {name!r} rest or are cleared within a sample: NIR has neither")
+        if neuron.clear_every:
+            raise BadInput(f"neurons {name!r} are cleared within a sample: NIR has no such")
         bias = _scaled(neuron.bias, neuron.bias_exp - self.registers.synapse_shift)
         synapses = list(population.synapses)
         if np.any(bias) and np.any(self._left(neuron)[0]):
@@ -178,7 +178,7 @@ class _Writer:
             if lasting:
                 each |= {"tau_syn": self.dt / (1 - alpha), "w_in": 1 / (1 - alpha)}
         arrays = {k: np.broadcast_to(v, population.shape).astype(float) for k, v in each.items()}
-        facts = {"reset": neuron.reset}
+        facts = {"reset": "refractory" if neuron.refractory else neuron.reset}
         return getattr(self.nir, kind if silent else f"{kind}F")(**arrays, metadata=facts)
 
     def _feeds(self, name: str) -> bool:

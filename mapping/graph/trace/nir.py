@@ -129,7 +129,8 @@ def read_as_told(
         verify_graph(graph)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the network in {path} cannot be read: {error}") from None
-    resets = sorted({node.attrs["reset"] for node in graph if node.op == "neuron"})
+    neurons = [node.attrs for node in graph if node.op == "neuron"]
+    resets = sorted({"refractory" if n["refractory"] else n["reset"] for n in neurons})
     return graph, {
         "steps": steps,
         "dt": dt,

@@ -17,8 +17,9 @@ from mapping.graph.ops.op import pair, single
 
 Decay = Literal["euler", "exponential"]
 """What is left after a step dt of a time constant tau: ``1 - dt / tau`` or ``exp(-dt / tau)``."""
-NirReset = Literal["zero", "subtract", "subtract_at_once"]
-"""What a membrane does after a spike; "zero" is what NIR defines, to ``v_reset``."""
+NirReset = Literal["zero", "refractory", "subtract", "subtract_at_once"]
+"""What a membrane does after a spike; "zero" is what NIR defines, to ``v_reset``. "refractory" does
+that and loses what arrives in the next step, as all of snnTorch's neurons but ``Leaky`` do."""
 SPIKING = ("IF", "LIF", "CubaLIF", "Threshold")
 SILENT = ("I", "LI", "CubaLI")
 """Neurons that do not fire: their membranes are what they make."""
@@ -93,7 +94,8 @@ class Steps:
             each = {"alpha": 0.0, "beta": 0.0, "gain": 1.0, "threshold": node.threshold}
             return [*drive, ("neuron", *_constants(each, "zero"))]
         reset = "none" if kind in SILENT else self._reset(node)
-        base = np.asarray(node.v_reset if reset == "zero" else 0.0, float)
+        zero = reset in ("zero", "refractory")
+        base = np.asarray(node.v_reset if zero else 0.0, float)
         alpha, gain = np.zeros(()), np.asarray(node.r, float)
         if kind.startswith("Cuba"):
             alpha = self._left(node.tau_syn)
@@ -199,7 +201,9 @@ def _constants(
     each: Mapping[str, Any], reset: str
 ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
     """Attributes and tensors of a neuron: numbers, or arrays where it has several values."""
-    attrs: dict[str, Any] = {"model": "lif", "reset": reset, "refractory": 0}
+    rests = reset == "refractory"
+    attrs: dict[str, Any] = {"model": "lif", "reset": "zero" if rests else reset}
+    attrs["refractory"] = int(rests)
     tensors = {}
     for name, constant in each.items():
         array = np.asarray(constant, float)
