@@ -151,7 +151,7 @@ def test_scales_of_segments_that_stay_are_searched_once(branches, monkeypatch):
         "mapping.integers.search._search_layer",
         lambda run, name, levels: searched.append(name) or search(run, name, levels),
     )
-    core = msgspec.structs.replace(LOIHI.core, input_axons=6)
+    core = msgspec.structs.replace(LOIHI.core, input_axons=2)
     mapped = map_model(
         branches.graph,
         msgspec.structs.replace(LOIHI, core=core),
