@@ -212,6 +212,8 @@ def broken(kind, folder):
         return [DIGITS, "--host", "jetson-orin"], "did you mean 'jetson-orin-nano'"
     if kind == "too many bits":
         return [DIGITS, "--weight-bits", 9, "--partition", "none"], "9 bits cannot be stored"
+    if kind == "unknown board":
+        return [DIGITS, "--board", "kapoho"], "did you mean 'kapoho-bay'"
     if kind == "unknown data":
         return [DIGITS, "--data", "digit"], "did you mean 'digits'"
     return [DIGITS, "--samples", "many"], "'many' is not a valid integer"
@@ -229,6 +231,7 @@ def broken(kind, folder):
         "too big",
         "unwritable",
         "unknown segment",
+        "unknown board",
         "unknown data",
         "unknown host",
         "mapped already",

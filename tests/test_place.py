@@ -384,6 +384,19 @@ def test_chips_on_a_board_of_two_rows() -> None:
     assert Topology.of(LOIHI.chip).route(core(0, 7, 1), core(1, 8, 1))[0].chips == (0, 1)
 
 
+def test_chips_lie_as_on_the_board_that_was_chosen_and_there_are_no_more_of_them() -> None:
+    tiles, segment = row(8 * 128)
+    board = LOIHI.on_board("nahuku-8")
+    placement = place(tiles, [segment], board)
+    check_placement(placement, [segment], board)
+    corners = {c.chip: (c.x, c.y) for c in placement.cores if c.index == 0}
+    assert corners == {n: (8 * (n // 2), 4 * (n % 2)) for n in range(8)}
+    tiles, segment = row(8 * 128 + 1)
+    with pytest.raises(BadInput, match="needs 9 chips and board 'nahuku-8' has 8: take a larger"):
+        place(tiles, [segment], board)
+    assert place(tiles, [segment], LOIHI).chips_used == 9
+
+
 def test_utilisation() -> None:
     first = population("a", (1024,), linear("a.w", "in", (4,), np.zeros((1024, 4))))
     second = population("b", (512,), linear("b.w", "in", (4,), np.zeros((512, 4))))

@@ -111,7 +111,11 @@ def test_every_price_of_a_target_is_a_figure() -> None:
         "chip.cores_per_tile",
         "chip.board_height",
         "chip.link_buffer",
-        *(f"chip.boards.{board}" for board in LOIHI.chip.boards),
+        *(
+            f"chip.boards.{name}.{part}"
+            for name in LOIHI.chip.boards
+            for part in ("chips", "height")
+        ),
     }
 
 
@@ -515,6 +519,8 @@ def test_missing_files_and_unknown_names(tmp_path: Path) -> None:
         load_target("loihy")
     with pytest.raises(UnknownName, match=r"unknown host 'jetson': did you mean 'jetson-tx1'\?"):
         load_host("jetson")
+    with pytest.raises(UnknownName, match=r"unknown board 'nahuk': did you mean 'nahuku'\?"):
+        LOIHI.on_board("nahuk")
 
 
 @pytest.mark.parametrize(

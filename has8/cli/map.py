@@ -27,6 +27,11 @@ from mapping.targets.schema import target_names
     show_default=True,
     help=f"{', '.join(target_names())}, or a YAML file.",
 )
+@click.option(
+    "--board",
+    help="Chips as they lie on one of the target's boards, and no more of them.  [default: as many "
+    "as it takes, in a row]",
+)
 @price_options
 @partition_options
 @data_options

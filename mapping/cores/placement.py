@@ -141,8 +141,8 @@ def place(tiles: Sequence[Tile], segments: Iterable[ChipSegment], target: Target
         target: whose chips to use.
 
     Raises:
-        BadInput: if the tiles do not hold every neuron of the segments exactly once, or ask
-            more of a core than it has.
+        BadInput: if the tiles do not hold every neuron of the segments exactly once, ask more of a
+            core than it has, or take more chips than the target's board has.
     """
     _check_neurons(tiles, segments)
     held: dict[int, list[int]] = {}
@@ -151,6 +151,7 @@ def place(tiles: Sequence[Tile], segments: Iterable[ChipSegment], target: Target
     if sorted(held) != list(range(len(held))):
         raise BadInput("the cores of the tiles must count from 0 without gaps")
     limits, topology = target.core.limits, Topology.of(target.chip)
+    _check_chips(len(held), target)
     cores = []
     for number in range(len(held)):
         used = joined(tiles[at].need for at in held[number])
@@ -190,6 +191,16 @@ def seats_of(placement: Placement, target: Target) -> list[int]:
     if None in seats:
         raise BadInput("the cores of the placement are not on the first places of its chips")
     return seats
+
+
+def _check_chips(cores: int, target: Target) -> None:
+    """There must be no more chips than on the board, if one was chosen."""
+    board, chips = target.chip.board, -(-cores // target.chip.cores)
+    if board is not None and chips > target.chip.boards[board].chips:
+        raise BadInput(
+            f"the network needs {chips:,} chips and board {board!r} has "
+            f"{target.chip.boards[board].chips}: take a larger board, or keep layers on the host"
+        )
 
 
 def _check_neurons(tiles: Sequence[Tile], segments: Iterable[ChipSegment]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from has8.errors import UnknownName
 from mapping.targets.figures import Figure
@@ -217,6 +218,23 @@ class CoreLimits(Data, frozen=True, kw_only=True):
         }
 
 
+class Board(Data, frozen=True, kw_only=True):
+    """Chips on a grid that is filled column by column; each has links to those beside it.
+
+    Args:
+        chips: of the board.
+        height: chips from south to north; 1 is a row.
+    """
+
+    chips: Positive
+    height: Positive
+
+    def __post_init__(self) -> None:
+        """Check what single ranges cannot."""
+        if self.chips % self.height:
+            raise ValueError(f"{self.chips} chips do not fill columns of {self.height}")
+
+
 class Chip(Data, frozen=True, kw_only=True):
     """One chip and the boards that carry it.
 
@@ -226,9 +244,12 @@ class Chip(Data, frozen=True, kw_only=True):
         cores_per_tile: neuron cores at one router.
         tile_spikes_per_ns: spikes that cross one tile border in a nanosecond.
         chip_link_slowdown: how many times slower a link between chips is than one within.
-        boards: chips of each board that was built, by name.
+        boards: those that were built, by name.
         usable_cores: cores of a chip that networks can use; None where all can.
         board_height: chips from south to north, which are filled column by column; 1 is a row.
+            Where a board is chosen, its own.
+        board: the board that carries the chips, one of ``boards``; None where there are as many
+            chips as a network needs.
         link_buffer: messages that wait at a router for one link, or for one core, at most; None
             where no source says.
     """
@@ -238,8 +259,9 @@ class Chip(Data, frozen=True, kw_only=True):
     cores_per_tile: Positive
     tile_spikes_per_ns: Annotated[Figure, Unit("spikes/ns", AboveZero)]
     chip_link_slowdown: Annotated[Figure, Unit("", AtLeastOne)]
-    boards: Mapping[str, Positive]
+    boards: Mapping[str, Board]
     board_height: Positive = 1
+    board: str | None = None
     usable_cores: Positive | None = None
     link_buffer: Positive | None = None
 
@@ -247,6 +269,8 @@ class Chip(Data, frozen=True, kw_only=True):
         """Check what single ranges cannot."""
         if self.cores > self.mesh_width * self.mesh_height * self.cores_per_tile:
             raise ValueError(f"usable_cores is {self.cores}, more than the mesh has")
+        if self.board is not None and self.board not in self.boards:
+            raise ValueError(f"board {self.board!r} is not described")
 
     @property
     def cores(self) -> int:
@@ -282,6 +306,18 @@ class Target(Sheet, frozen=True, kw_only=True):
         super().__post_init__()
         if self.default_accounting not in self.accountings:
             raise ValueError(f"default_accounting {self.default_accounting!r} is not described")
+
+    def on_board(self, name: str) -> Target:
+        """The same chips on one of the boards that were built: no more of them, and as they lie.
+
+        Raises:
+            UnknownName: if there is no board of that name.
+        """
+        boards = self.chip.boards
+        if name not in boards:
+            raise UnknownName("board", name, boards)
+        height = boards[name].height
+        return replace(self, chip=replace(self.chip, board=name, board_height=height))
 
     def accounting(self, name: str | None = None) -> Accounting:
         """The energy model called ``name``, or the default one.

@@ -57,6 +57,7 @@ def run_map(
     *,
     model: str,
     target: str,
+    board: str | None,
     host: str,
     measure: bool,
     run_mode: RunMode,
@@ -93,6 +94,7 @@ def run_map(
     auto = partition == "auto"
     _check_choice(auto, limits, objective, measure=measure, run_mode=run_mode, timing=timing)
     chip, processor = load_target(target), load_host(host)
+    chip = chip if board is None else chip.on_board(board)
     network = open_network(model, weights, args)
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
@@ -127,6 +129,7 @@ def run_map(
                 "training": dict(network.training),
                 **{key: network.facts[key] for key in ("model", READ) if key in network.facts},
                 **({} if how == PLAIN else {PREPARATION: to_builtins(how)}),
+                **({} if board is None else {"board": board}),
             },
         )
         check_classes(mapped.graph, source)
