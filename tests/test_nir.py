@@ -158,6 +158,26 @@ def test_what_a_file_leaves_open_is_told_or_read_off_it_and_reported(tmp_path: P
     assert read_as_told(written(tmp_path / "if.nir", unit), steps=5)[1]["dt"] == 1
 
 
+def test_each_neuron_has_its_delay(tmp_path: Path) -> None:
+    (layer,) = fully((3, 4))
+    late = np.array([0, 2e-4, 2e-4])
+    read = read_nir(
+        written(tmp_path / "some.nir", chain(nir.Delay(late), layer, lif(4), steps=9)),
+        readout="spikes",
+    )
+    x = spikes(9, 2, 3)
+    shifted = x.clone()
+    shifted[2:, :, 1:], shifted[:2, :, 1:] = x[:-2, :, 1:], 0
+    alone = read_nir(
+        written(tmp_path / "alone.nir", chain(layer, lif(4), steps=9)), readout="spikes"
+    )
+    held = evaluate(alone, shifted)
+    assert held.any()
+    assert torch.equal(evaluate(read, x), held)
+    (chip,) = map_model(read, placement="snake").chip_segments
+    assert sorted(synapse.delay for _, synapse in chip.synapses()) == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("nodes", "words"),
     [
@@ -166,7 +186,7 @@ def test_what_a_file_leaves_open_is_told_or_read_off_it_and_reported(tmp_path: P
         ([cuba(3, v_leak=0.5)], "its v_leak must be its v_reset, since its currents last"),
         (
             [nir.Delay(np.full(3, 1.5e-4)), lif(3)],
-            "node .delay. .Delay.: its delay must be one whole",
+            "node .delay. .Delay.: its delays must be whole numbers",
         ),
         ([nir.Linear(weight=np.ones((2, 2, 3))), lif((2, 2))], "node 'linear' \\(Linear\\)"),
     ],

@@ -34,6 +34,7 @@ from mapping.graph.trace.nir_nodes import (
     SILENT,
     SPIKING,
     Decay,
+    Layer,
     NirReset,
     Steps,
     kind_of,
@@ -201,7 +202,7 @@ class _Reader:
         made: the nodes in the making.
         how: these are taken in steps.
         names: of the node of a graph that stands for one of the file.
-        delays: the steps of each Delay that has some.
+        delays: of each Delay, :meth:`Steps.delays`.
     """
 
     nodes: Mapping[str, Any]
@@ -209,16 +210,16 @@ class _Reader:
     made: Builder
     how: Steps
     names: dict[str, str] = field(default_factory=dict)
-    delays: dict[str, int] = field(default_factory=dict)
+    delays: dict[str, list[tuple[int, list[Layer]]]] = field(default_factory=dict)
 
     def graph(self, coding: Coding, seed: int, readout: Readout | None) -> tuple[Graph, Readout]:
         """All nodes, what feeds the first and what reads the last, and how."""
         (start,) = self._only("Input")
         (end,) = self._only("Output")
         for name, node in self.nodes.items():
-            with self._named(name):
-                if steps := self.how.delay(node):
-                    self.delays[name] = steps
+            if kind_of(node) == "Delay":
+                with self._named(name):
+                    self.delays[name] = self.how.delays(node)
         late = self._late(start)
         shape = shape_of(self.nodes[start])
         self.names[start] = self.made.input(start, shape, coding, seed).name
@@ -250,7 +251,7 @@ class _Reader:
         far = nx.single_source_shortest_path_length(flow, start)
         if lost := sorted(self.nodes.keys() - far.keys()):
             raise ValueError(f"nothing reaches {lost[0]!r} from its input")
-        flow.remove_nodes_from(self.delays)
+        flow.remove_nodes_from(self._holding())
         late = set()
         for loop in map(flow.subgraph, nx.strongly_connected_components(flow)):
             neurons = {n for n in loop if kind_of(self.nodes[n]) in SPIKING + SILENT}
@@ -268,12 +269,16 @@ class _Reader:
         flow = self._flow()
         circles = [part for part in nx.strongly_connected_components(flow) if len(part) > 1]
         inner = [e for e in flow.edges if any(set(e) <= part for part in circles)]
-        flow.remove_edges_from([*late, *(e for e in inner if e[1] in self.delays)])
+        flow.remove_edges_from([*late, *(e for e in inner if e[1] in self._holding())])
         try:
             order = list(nx.lexicographical_topological_sort(flow, key=lambda n: place[n]))
         except nx.NetworkXUnfeasible:
             raise ValueError("it has a loop without neurons") from None
         return [name for name in order if name != start]
+
+    def _holding(self) -> set[str]:
+        """The Delays that let nothing through in the step in which it comes."""
+        return {name for name, parts in self.delays.items() if min(late for late, _ in parts)}
 
     def _add(self, name: str, late: Collection[tuple[str, str]]) -> None:
         """The nodes that a node of the file is."""
@@ -281,7 +286,7 @@ class _Reader:
         edges = sorted(edge for edge in self.edges if edge[1] == name)
         with self._named(name):
             if name in self.delays:
-                self.names[name] = self._delayed(name, edges, self.delays[name])
+                self.names[name] = self._delayed(name, edges)
                 return
             sources = [self._source(edge, edge in late) for edge in edges]
             current, *others = sources
@@ -309,6 +314,8 @@ class _Reader:
 
     def _after(self, source: str, steps: int, name: str) -> str:
         """What a node made some steps before; the node may come later."""
+        if not steps:
+            return self.names[source]
         signal = None
         if source not in self.names:
             kind = Kind.SPIKE if kind_of(self.nodes[source]) in SPIKING else Kind.VALUE
@@ -316,10 +323,16 @@ class _Reader:
         inputs = (self.names.get(source, source),)
         return self.made.add(name, "delay", inputs, {"steps": steps}, signal=signal).name
 
-    def _delayed(self, name: str, edges: Sequence[tuple[str, str]], steps: int) -> str:
+    def _delayed(self, name: str, edges: Sequence[tuple[str, str]]) -> str:
         if len(edges) != 1:
             raise ValueError("it must have one source")
-        return self._after(edges[0][0], steps, name)
+        total = ""
+        for steps, layers in self.delays[name]:
+            part = self._after(edges[0][0], steps, name)
+            for op, attrs, tensors in layers:
+                part = self.made.add(f"{name}.{op}", op, (part,), attrs, tensors).name
+            total = self.made.add(f"{name}.sum", "add", (total, part)).name if total else part
+        return total
 
     def _read_out(self, answer: Node, readout: Readout) -> Node:
         """What reads the last node."""

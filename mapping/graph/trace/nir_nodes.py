@@ -44,19 +44,21 @@ class Steps:
     reset: NirReset | None
     general: str
 
-    def delay(self, node: Any) -> int:
-        """The steps of a Delay; 0 of anything else.
+    def delays(self, node: Any) -> list[tuple[int, list[Layer]]]:
+        """The steps of a Delay, with the layers that keep what is so late; of all there are none.
 
         Raises:
-            ValueError: if they are not whole, or differ.
+            ValueError: if they are not whole.
         """
-        if kind_of(node) != "Delay":
-            return 0
-        found = np.unique(np.asarray(node.delay, float)) / self.dt
-        steps = round(float(found[0]))
-        if len(found) > 1 or steps < 0 or abs(found[0] - steps) > 1e-3:
-            raise ValueError(f"its delay must be one whole number of steps of {self.dt} s")
-        return steps
+        exact = np.asarray(node.delay, float) / self.dt
+        steps = np.rint(exact).astype(int)
+        if steps.min() < 0 or abs(exact - steps).max() > 1e-3:
+            raise ValueError(f"its delays must be whole numbers of steps of {self.dt} s")
+        several = np.unique(steps).tolist()
+        if len(several) == 1:
+            return [(several[0], [])]
+        source = Signal(shape_of(node))
+        return [(late, _scale(_tensor(steps == late), source)) for late in several]
 
     def layers(self, node: Any, source: Signal) -> list[Layer]:
         """What a node is, one behind the other; nothing where it only passes on.
@@ -83,7 +85,7 @@ class Steps:
             return [("flatten", {"start": start, "end": end}, {})]
         if kind == "Scale":
             return _scale(_tensor(node.scale), source)
-        if kind in ("Input", "Output", "Delay"):
+        if kind in ("Input", "Output"):
             return []
         raise ValueError("has8 does not read this type")
 
@@ -104,7 +106,7 @@ class Steps:
         beta = np.ones(()) if tau is None else self._left(tau)
         gain = gain * (self.dt if tau is None else 1 - beta)
         threshold = np.asarray(getattr(node, "v_threshold", 1.0), float) - base
-        if np.any(threshold <= 0) or np.any(gain <= 0):
+        if not (np.all(threshold > 0) and np.all(gain > 0)):
             raise ValueError("its threshold must be above its v_reset, and its r and w_in above 0")
         if tau is not None and np.any(pull := node.v_leak - base):
             if np.any(alpha):
@@ -116,7 +118,8 @@ class Steps:
 
     def _left(self, tau: Array) -> Array:
         """What is left of something after a step."""
-        part = self.dt / np.asarray(tau, float)
+        with np.errstate(all="ignore"):
+            part = self.dt / np.asarray(tau, float)
         left: Array = np.exp(-part) if self.decay == "exponential" else 1 - part
         if not bool((left >= 0).all() and (left <= 1).all()):
             raise ValueError(f"its time constant must be a step at least, {self.dt} s: pass dt")
