@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from scipy.optimize import minimize
+from torch import Tensor
 
 
 def linear_probe(
@@ -18,30 +22,26 @@ def linear_probe(
         tests: features to classify.
         classes: K.
         decay: weight of half the squared weights, beside the mean cross entropy.
-        steps: iterations.
+        steps: most iterations.
 
     Returns:
         ``int64`` of each test.
     """
     mean = x.mean(0)
     scale = (x - mean).std()
-    x, tests = (x - mean) / scale, (tests - mean) / scale
-    model = nn.Linear(x.shape[1], classes)
-    nn.init.zeros_(model.weight)
-    nn.init.zeros_(model.bias)
-    optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=steps, line_search_fn="strong_wolfe", history_size=20
-    )
+    x, tests = ((F.pad((part - mean) / scale, (0, 1), value=1.0)) for part in (x, tests))
+    right = F.one_hot(labels, classes).to(x)
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), labels) + decay / 2 * model.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+    def loss(flat: Any) -> tuple[float, Any]:
+        weights = torch.from_numpy(flat).to(x).view(-1, classes)
+        scores = (x @ weights).log_softmax(1)
+        value = -(scores * right).sum() / len(x) + decay / 2 * weights.square().sum()
+        gradient = x.T @ (scores.exp() - right) / len(x) + decay * weights
+        return float(value), gradient.double().flatten().numpy()
 
-    optimizer.step(closure)
-    with torch.no_grad():
-        return model(tests).argmax(1)
+    start = np.zeros(x.shape[1] * classes)
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps})
+    return (tests @ torch.from_numpy(found.x).to(x).view(-1, classes)).argmax(1)
 
 
 def class_means(x: Tensor, labels: Tensor, tests: Tensor, classes: int) -> Tensor:
