@@ -22,6 +22,7 @@ from has8.errors import BadInput
 from has8.files import write_whole
 from has8.training.hardware import Hardware
 from has8.training.history import Report
+from has8.training.memory import keep_pages
 from has8.training.new_model import new_model, recipe_options
 from has8.training.recipes import RECIPES
 from has8.training.run_folder import MODEL
@@ -260,6 +261,7 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
                 "not there: run that setting first, within the same budget"
             )
         keep_artificial(model, load_checkpoint(trained).model)
+    keep_pages()
     history = fit(
         model,
         run.data,

@@ -38,6 +38,7 @@ from has8 import Has8Error, create_model
 from has8.errors import BadInput
 from has8.models.hnn import HNN
 from has8.surrogate import SLOPES
+from has8.training.memory import keep_pages
 
 MODELS = ("has8_resnet_b32", "has8_vgg_b16", "hnn_mlp")
 SPLITS = {"hnn_mlp": 0, "hnn_cnn": 4}
@@ -220,6 +221,7 @@ def peak_mib(name: str, variant: str, settings: Settings) -> float | None:
 
 def _peak(name: str, variant: str, settings: Settings) -> float | None:
     torch.set_num_threads(settings.threads)
+    keep_pages()
     step = step_of(build(name, variant, settings), settings)
     if settings.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -334,6 +336,7 @@ def main(models: str, memory: bool, as_json: bool, **options: Any) -> None:
     """Measure has8 against the same nets on snnTorch and SpikingJelly."""
     settings = Settings(**options)
     torch.set_num_threads(settings.threads)
+    keep_pages()
     console, log = wide_console(), Console(stderr=True)
     skipped = [reason for reason in map(missing, LIBRARIES) if reason]
     for reason in skipped:
