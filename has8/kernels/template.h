@@ -271,7 +271,8 @@ void NAME(psp_backward)(
     long threads, long steps, long rows, long size, const S *x, const R *a1, const R *a2,
     const R *b0, const S *grad_psp, S *grad, double *sums
 ) {
-    const long share = size / (4 * threads), most = share < 64 ? 64 : smaller(share, 512);
+    const long share = ((size + threads - 1) / threads + 15) & ~15L; /* whole vectors */
+    const long most = share < 64 ? 64 : smaller(share, 512);
     const long length = smaller(size, most), chunks = (size + length - 1) / length, n = rows * size;
 #pragma omp parallel num_threads(threads)
     {
