@@ -1,7 +1,7 @@
 """A program for an interpreter that has Lava: its bit-approximate learning, step by step.
 
 ``python learning_in_lava.py IN.npz OUT.npz ...`` reads the spikes of both layers, what the
-second one sends, first weights and a rule, and writes weights, delays, tags and traces after each step.
+second one sends, first weights and a rule, and writes weights, delays, tags and traces.
 """
 
 import json

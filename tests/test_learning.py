@@ -46,6 +46,17 @@ RULES = {
         impulses=(16.5, 0.0),
         time_constants=(10.0, 0.0),
     ),
+    "by_neuron": LearningRule(
+        {
+            "w": [
+                Product("u", (*factors("t", "y2"), Factor("w", -100), Factor("w", -100)), 1, -4),
+                Product("y0", (*factors("x1", "y1"), Factor("w", -100)), -1, -3),
+            ],
+            "t": [Product("y0", factors("x1")), Product("y0", factors("t"), -1)],
+        },
+        impulses=(127.0, 0.0),
+        time_constants=(10.0, 0.0),
+    ),
     "other": LearningRule(
         {
             "d": [Product("x0", (Factor("y1", -60), Factor("x2")), 2, -1)],
@@ -67,7 +78,7 @@ def drawn() -> dict:
     return {
         "pre": rng.random((60, 7)) < 0.4,
         "post": rng.random((60, 5)) < 0.3,
-        "sent": rng.integers(0, 128, (60, 3, 5)),
+        "sent": rng.integers(0, 128, (60, 3, 5)) * (rng.random((60, 1, 5)) < 0.5),
         "weights": rng.integers(-120, 120, (5, 7)),
     }
 

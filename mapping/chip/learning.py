@@ -90,6 +90,12 @@ class Product:
         if self.dependency not in ("x0", "y0", "u") or not fits:
             raise BadInput(f"no learning engine holds {self}")
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is 0 where the neuron behind neither fires nor sends anything."""
+        sent = any(f.variable in ("y1", "y2", "y3") and not f.constant for f in self.factors)
+        return self.dependency == "y0" or sent
+
     def __str__(self) -> str:
         """As Lava writes it."""
         head = [str(self.mantissa), f"2^{self.exponent}"]
@@ -142,6 +148,9 @@ class LearningEngine:
         weights = np.array(weights, np.int64)
         self.variables = {"w": weights, **{name: np.zeros_like(weights) for name in ("d", "t")}}
         self.traces = np.zeros((2, weights.shape[1]), np.int64)
+        self._by_neuron = all(
+            product.waits for products in rule.changes.values() for product in products
+        )
         self._decays, self._impulses = (np.random.default_rng(seed + n) for n in range(2))
         self._sent = np.random.default_rng(seed + 2)
         self._rounding = np.random.default_rng(_ROUNDING_SEED)
@@ -171,12 +180,17 @@ class LearningEngine:
             "x1": self.traces[:1], "x2": self.traces[1:],
             **{f"y{n + 1}": behind[n][:, None] for n in range(3)},
         }  # fmt: skip
-        known.update(self.variables)
+        # Where nothing can change, nothing is computed: whole numbers are not rounded.
+        rows = np.flatnonzero(post | behind.any(0)) if self._by_neuron else slice(None)
+        for name in ("y0", "y1", "y2", "y3"):
+            known[name] = known[name][rows]
+        known.update({name: values[rows] for name, values in self.variables.items()})
         changed = {
             name: _changed(name, products, known, draw)
             for name, products in self.rule.changes.items()
         }
-        self.variables.update(changed)
+        for name, values in changed.items():
+            self.variables[name][rows] = values
 
     def _traces(self, pre: Any, decay: float, impulse: int) -> Ints:
         """Traces decay, and spikes raise them; both are rounded by chance."""
@@ -231,4 +245,5 @@ def _product(product: Product, known: Mapping[str, Ints]) -> Ints:
 def _rounded(values: Any, draw: float) -> Ints:
     """The whole number below, or the one above where the draw is less than what is left."""
     below = np.floor(values)
-    return (below + (draw < values - below)).astype(np.int64)
+    rounded: Ints = (below + (draw < values - below)).astype(np.int64)
+    return rounded
