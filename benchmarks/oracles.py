@@ -57,6 +57,7 @@ class SanaFe:
         hops: routers that packets pass along x, and along y.
         energy_pj: picojoules by part: "synapse", "soma" and "network".
         time_us: microseconds of all steps, with their barriers.
+        steps_us: of each step.
     """
 
     fired: Mapping[str, Ints]
@@ -66,6 +67,7 @@ class SanaFe:
     hops: tuple[int, int]
     energy_pj: Mapping[str, float]
     time_us: float
+    steps_us: NDArray[np.float64]
 
 
 def package(name: str) -> Any:
@@ -171,6 +173,7 @@ def sana_fe(
     mapped: Mapped,
     inputs: Mapping[str, Tensor],
     cores_of: Mapping[str, Ints] | None = None,
+    timing: str = "detailed",
 ) -> SanaFe:
     """One sample of a mapping in SANA-FE, each neuron on the core that has8 gave it.
 
@@ -184,6 +187,7 @@ def sana_fe(
             and lie on the chip's last core.
         cores_of: SANA-FE's number of each neuron's core, ``int64[*shape]`` by population, in
             place of the mapping's.
+        timing: SANA-FE's model of time: "simple", "detailed" or "cycle".
     """
     sanafe, (chip,) = package("sanafe"), mapped.chip_segments
     architecture = _loihi(sum(prod(port.shape) for port in chip.inputs))
@@ -208,7 +212,8 @@ def sana_fe(
     simulator.load(net)
     with redirect_stdout(io.StringIO()):
         late = max(chip.depths().values()) if chip.inputs else 0
-        found = simulator.sim(chip.steps + late, spike_trace=True, message_trace=True)
+        traces = dict.fromkeys(("spike_trace", "message_trace", "perf_trace"), True)
+        found = simulator.sim(chip.steps + late, timing_model=timing, **traces)
     return _found(chip, inputs, found)
 
 
@@ -310,4 +315,5 @@ def _found(chip: ChipSegment, inputs: Mapping[str, Tensor], found: Any) -> SanaF
         (along_x, along_y),
         {part: found["energy"][part] * 1e12 for part in ("synapse", "soma", "network")},
         found["sim_time"] * 1e6,
+        np.array(found["perf_trace"]["sim_time"], float) * 1e6,
     )

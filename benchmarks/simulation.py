@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.machine import hardware, versions, wide_console
-from benchmarks.timing import MEBIBYTE, forget_peak, in_turn, resident
+from benchmarks.stopwatch import MEBIBYTE, forget_peak, in_turn, resident
 from benchmarks.training import MODELS, OURS, build
 from benchmarks.training import Settings as NetSettings
 from has8 import Has8Error, load_data

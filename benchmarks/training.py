@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from benchmarks.layers import recorded, replay
 from benchmarks.machine import hardware, versions, wide_console
 from benchmarks.plain import LIBRARIES, forms, missing, rewritten
-from benchmarks.timing import MEBIBYTE, in_turn, resident, wait
+from benchmarks.stopwatch import MEBIBYTE, in_turn, resident, wait
 from has8 import Has8Error, create_model
 from has8.errors import BadInput
 from has8.models.hnn import HNN

@@ -28,6 +28,7 @@ from benchmarks import (  # noqa: E402
     plain,
     runs,
     simulation,
+    stopwatch,
     timing,
     training,
 )
@@ -210,7 +211,7 @@ def test_a_replay_makes_the_same_calls_and_touches_no_weights():
 def test_every_piece_of_work_runs_once_a_round():
     order = []
     work = {name: partial(order.append, name) for name in "ab"}
-    times = timing.in_turn(work, 3, "cpu")
+    times = stopwatch.in_turn(work, 3, "cpu")
     assert order == list("ab") * 4  # one round more, to warm up
     assert {name: len(found) for name, found in times.items()} == {"a": 3, "b": 3}
     assert training._ratio([2.0, 9.0, 6.0], [1.0, 3.0, 2.0]) == 3
@@ -453,7 +454,7 @@ def test_training(tiny):
 
 
 def test_peak_memory_is_that_of_a_training_step_in_a_process_of_its_own():
-    if timing.resident("VmHWM") is None:
+    if stopwatch.resident("VmHWM") is None:
         pytest.skip("this system does not tell peak memory")
     found = training.peak_mib("has8_resnet_b32", "snntorch", SMALL)
     assert 50 < found < 1000
@@ -513,3 +514,18 @@ def test_what_a_loop_costs_is_a_table_and_one_line_of_json(monkeypatch):
 def test_the_partition_benchmark_tries_every_partition():
     found = search_partition(6, limited=True)
     assert found["equal_to_brute_force"] is True and found["gap"] == 0
+
+
+def test_steps_are_timed_by_both_models_beside_what_was_measured(monkeypatch):
+    """Of a short run; each network whose steps were measured has a reason for what is left."""
+    case = replace(timing.CASES["N-TIDIGITS"], steps=9)
+    monkeypatch.setattr(timing, "CASES", {case.name: case})
+    (row,) = timing.measured()
+    total = next(m for m in case.measured if m.quantity == "time").value
+    assert (row.name, row.steps, row.there_us) == (case.name, 9, total / 9)
+    assert 1 + 4.73 < row.mean_us < row.events_us * 1.05 < 20
+    (line,) = list(timing.table(iter([row])))[2:]
+    assert line.startswith(f"| N-TIDIGITS | board | {row.there_us:.4g} | {row.mean_us:.4g} | ")
+    monkeypatch.undo()
+    times = {c.name for c in timing.CASES.values() for m in c.measured if m.quantity == "time"}
+    assert set(timing.WHY) == times - {"keyword spotting"}  # ten exchanges a sample

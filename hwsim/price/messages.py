@@ -132,10 +132,10 @@ class _Neurons:
         box[...] = np.arange(here.start, here.stop).reshape(box.shape)
         self.visits[here] = each
         rows, spikes = _rows(part, part.events, name, self.steps)
-        self.spikes[rows, here] = spikes[every].reshape(len(spikes), -1)
+        self.spikes[rows, here] = spikes[every].reshape(-1, tile.size)
         updated = _rows(part, part.updated, name, self.steps)[1] if name in part.updated else None
         self.updates[rows, here] = (
-            each if updated is None else each * updated[every].reshape(len(updated), -1)
+            each if updated is None else each * updated[every].reshape(-1, tile.size)
         )
 
     def _accumulate(self, counts: Ints) -> None:
@@ -213,7 +213,7 @@ def _to_host(parts: Mapping[str, Part], steps: range, neurons: _Neurons) -> Iter
             if (part.chip.name, name) not in neurons.column:  # a membrane, which the host reads
                 continue
             rows, events = _rows(part, part.events, name, steps)
-            step, flat = np.nonzero(events.reshape(len(events), -1))
+            step, flat = np.nonzero(events.reshape(-1, part.chip.population(name).size))
             nowhere, none = np.full(len(flat), -1), np.full(len(flat), _HOST)
             column = neurons.column[part.chip.name, name][flat]
             yield step + rows.start, column, nowhere, none, np.zeros(len(flat), np.int64)
