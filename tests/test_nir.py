@@ -204,6 +204,7 @@ def test_the_command_line_tells_it_from_other_files(tmp_path: Path) -> None:
     network = open_network(path, args='{"steps": 6}')
     assert (network.shape, network.inputs, network.steps) == ((3,), "spikes", 6)
     assert network.facts["read"]["dt"] == 1e-4
+    assert open_network(path, steps=6).steps == 6
     with pytest.raises(BadInput, match="--args of a network in NIR are steps, dt, .*, not 'delay'"):
         open_network(path, args='{"delay": 1}')
 

@@ -55,7 +55,7 @@ def run_check(
 ) -> None:
     """Do what the options of :func:`has8.cli.check.check` ask for."""
     chip = load_target(target)
-    network = open_network(model, weights, args)
+    network = open_network(model, weights, args, preparation["steps"])
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     if data is not None and input_shape is not None:

@@ -52,7 +52,7 @@ def run_explore(
     """Do what the options of :func:`has8.cli.explore.explore` ask for."""
     limits = limits_of(preparation)
     chip, processor = load_target(target), load_host(host)
-    network = open_network(model, weights, args)
+    network = open_network(model, weights, args, preparation["steps"])
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     how, source = data_for(network, how, data, data_root, readout)

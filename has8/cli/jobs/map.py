@@ -95,7 +95,7 @@ def run_map(
     _check_choice(auto, limits, objective, measure=measure, run_mode=run_mode, timing=timing)
     chip, processor = load_target(target), load_host(host)
     chip = chip if board is None else chip.on_board(board)
-    network = open_network(model, weights, args)
+    network = open_network(model, weights, args, preparation["steps"])
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     others = Path(target), Path(host)

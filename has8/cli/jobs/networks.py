@@ -93,7 +93,9 @@ class Network:
         return None if self.checkpoint is None else self.checkpoint.class_names
 
 
-def open_network(model: str, weights: Path | None = None, args: str | None = None) -> Network:
+def open_network(
+    model: str, weights: Path | None = None, args: str | None = None, steps: int | None = None
+) -> Network:
     """A network by what the user calls it.
 
     Args:
@@ -102,6 +104,7 @@ def open_network(model: str, weights: Path | None = None, args: str | None = Non
         weights: a state dictionary for ``FILE.py:NAME``.
         args: its arguments, or those of :func:`mapping.read_netx` or :func:`mapping.read_nir`, a
             JSON object.
+        steps: of a sample, for a file that another tool wrote; ``args`` rule.
 
     Raises:
         CheckpointError: if a file cannot be read.
@@ -116,7 +119,7 @@ def open_network(model: str, weights: Path | None = None, args: str | None = Non
         return Network(made, Path(file), name, read, f"{name} {args or ''}")
     path = Path(model)
     if weights is None and path.suffix != ".py" and is_hdf5(path):
-        return _exported(path, args)
+        return _exported(path, args, steps)
     if weights is not None or args is not None:
         raise BadInput("--weights and --args are for a network of your own, FILE.py:NAME")
     if model.endswith(".py"):
@@ -252,7 +255,7 @@ def fitting(network: Network, source: Data) -> Iterator[None]:
         ) from error
 
 
-def _exported(path: Path, args: str | None) -> Network:
+def _exported(path: Path, args: str | None, steps: int | None) -> Network:
     """A network that another tool wrote, read as ``args`` say."""
     nir, arguments = is_nir(path), _arguments(args)
     known = {n: p.default for n, p in signature(read_nir if nir else read_netx).parameters.items()}
@@ -260,19 +263,21 @@ def _exported(path: Path, args: str | None) -> Network:
     if odd := arguments.keys() - known.keys():
         what = "in NIR" if nir else "of Lava-DL"
         raise BadInput(f"--args of a network {what} are {', '.join(known)}, not {min(odd)!r}")
+    if steps is not None:
+        arguments = {"steps": steps, **arguments}
     if nir:
         graph, told = read_as_told(path, **arguments)
     else:
         graph = read_netx(path, **arguments)
         readouts = {"decode": "count", "last_membrane": "membrane_last"}
         readout = readouts.get(graph.output.op, "spikes")
-        steps = next(node.type.steps for node in graph if node.op == "neuron")
-        told = {**known, **arguments, "steps": steps, "readout": readout}
+        taken = next(node.type.steps for node in graph if node.op == "neuron")
+        told = {**known, **arguments, "steps": taken, "readout": readout}
     signal = graph.input.type
     return Network(
         graph,
         path,
-        told=args or "",
+        told=f"{args or ''} {steps or ''}".strip(),
         shape=signal.shape,
         inputs=takes(graph),
         steps=signal.steps,
