@@ -1,19 +1,34 @@
 """How long the exact partition of a network takes, and whether it is the best of all.
 
-Networks are drawn: chains of layers, every cost at random, with and without a limit
-of cores. Up to 12 layers every partition is tried beside the search.
+The bundled models on a few images of their data, networks with drawn weights, and drawn costs of
+chains of layers, with and without limits. Up to 12 layers every partition is tried beside the
+search.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from itertools import combinations, compress, product
+from itertools import combinations, compress, pairwise, product
+from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import Any
 
-from mapping.partition.search import Costed, best
+import snntorch as snn
+import torch
+from torch import nn
+
+from has8 import create_model, load_checkpoint, load_data, over_time
+from hwsim import simulate
+from hwsim.price.choices import ENERGY, choices_of
+from mapping import map_model
+from mapping.hosts.schema import load_host
+from mapping.partition.search import Costed, Costs, best
+
+MODELS = Path(__file__).parent.parent / "examples" / "models"
+NETS = ("digits", "cifar10", "hnn_mlp", "chain")
+CALIBRATION = 64
 
 LAYERS = (4, 8, 12, 50, 200)
 CHAIN = 12
@@ -52,30 +67,92 @@ def drawn(layers: int, seed: int) -> Costed:
 
 
 def run(layers: int, limited: bool, seed: int = 0) -> dict[str, Any]:
-    """Search one network, and try all its partitions if these are few."""
-    costed = drawn(layers, seed)
+    """Search one drawn network, and try all its partitions if these are few."""
     limits = {"cores": 4.0 * layers} if limited else {}
+    return {"net": "drawn", "limited": limited, **searched(drawn(layers, seed), limits)}
+
+
+def searched(costed: Costed, limits: Costs | None = None) -> dict[str, Any]:
+    """The best partition of one problem, held to all partitions there are if these are few."""
     begin = perf_counter()
-    found = best(costed, {"energy_uj": 1.0}, limits)
+    found = best(costed, {ENERGY: 1.0}, limits)
     seconds = perf_counter() - begin
-    assert found is not None, "nothing on the chip keeps to the limit"
+    assert found is not None, "nothing keeps to the limit"
     equal = None
-    if layers <= BRUTE:
-        sides = product((False, True), repeat=layers)
+    if len(costed.layers) <= BRUTE:
+        sides = product((False, True), repeat=len(costed.layers))
         subsets = (frozenset(compress(costed.layers, side)) for side in sides)
         every = (
             costed.totals(groups) for groups in map(costed.divided, subsets) if groups is not None
         )
-        inside = (t for t in every if all(t[name] <= most for name, most in limits.items()))
-        least = min(totals["energy_uj"] for totals in inside)
-        equal = abs(found.totals["energy_uj"] - least) <= 1e-9 * least
+        held = {**costed.limits, **(limits or {})}
+        inside = (t for t in every if all(t[name] <= most for name, most in held.items()))
+        least = min(totals[ENERGY] for totals in inside)
+        equal = abs(found.totals[ENERGY] - least) <= 1e-9 * least
     return {
-        "layers": layers,
-        "limited": limited,
+        "layers": len(costed.layers),
+        "groups": len(costed.groups),
         "on_chip": len(found.on_chip),
         "seconds": seconds,
         "gap": found.gap,
         "equal_to_brute_force": equal,
+    }
+
+
+def chain() -> nn.Module:
+    """A network of its own loop: eight fully connected layers of snnTorch's neurons."""
+    torch.manual_seed(0)
+    sizes = (64, 48, 48, 48, 48, 48, 48, 48, 10)
+    parts = [
+        part
+        for wide, narrow in pairwise(sizes)
+        for part in (nn.Linear(wide, narrow), snn.Leaky(beta=0.9, threshold=0.2, init_hidden=True))
+    ]
+    return over_time(nn.Sequential(*parts), input="steps")
+
+
+def net(name: str, samples: int = 4) -> dict[str, Any]:
+    """Price and search a network: a bundled model on its data, or one with drawn weights and data.
+
+    Args:
+        name: of :data:`NETS`.
+        samples: that it runs.
+    """
+    if name == "chain":
+        spikes = (
+            torch.rand(8, samples, 64, generator=torch.Generator().manual_seed(0)) < 0.3
+        ).float()
+        mapped = map_model(chain(), calibration=spikes, inputs="spikes")
+        x = spikes
+    elif name == "hnn_mlp":
+        torch.manual_seed(0)
+        x = torch.rand(samples, 1, 28, 28)
+        model = create_model(
+            name, num_classes=10, in_channels=1, coding="duplicate", split=1, shared=True
+        )
+        mapped = map_model(model.eval(), calibration=x)
+    else:
+        checkpoint = load_checkpoint(MODELS / f"{name}.pt")
+        data = load_data(str(checkpoint.provenance["data"]))
+        x, _ = data.test.tensors(samples)
+        mapped = map_model(checkpoint.model, calibration=data.train.tensors(CALIBRATION)[0])
+    run = simulate(mapped, x, apart=1)
+    begin = perf_counter()
+    choices = choices_of(mapped, run, load_host())
+    seconds = perf_counter() - begin
+    front = choices.front(ENERGY, "latency_us")
+    return {
+        "net": name,
+        "limited": False,
+        **searched(choices.costed),
+        "pricing_seconds": seconds,
+        "front": [
+            {
+                "on_chip": sorted(point.on_chip),
+                **{k: point.totals[k] for k in ("energy_uj", "latency_us", "cores")},
+            }
+            for point in front
+        ],
     }
 
 
@@ -84,15 +161,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     as_json = parser.parse_args().json
-    found = [run(layers, limited) for layers in LAYERS for limited in (False, True)]
+    found = [net(name) for name in NETS]
+    found += [run(layers, limited) for layers in LAYERS for limited in (False, True)]
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    print("layers  cores limited  on chip  seconds  proven gap  equal to brute force")
+    print("net       limited  layers  groups  on chip  seconds  gap  equal to brute force  front")
     for one in found:
         print(
-            f"{one['layers']:6}  {one['limited']!s:13}  {one['on_chip']:7}  {one['seconds']:7.3f}"
-            f"  {one['gap']:10.1g}  {one['equal_to_brute_force']}"
+            f"{one['net']:8}  {one['limited']!s:7}  {one['layers']:6}  {one['groups']:6}  "
+            f"{one['on_chip']:7}  {one['seconds']:7.3f}  {one['gap']:3.1g}  "
+            f"{one['equal_to_brute_force']!s:20}  {len(one['front']) if 'front' in one else '-'}"
         )
 
 

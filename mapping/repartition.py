@@ -31,8 +31,7 @@ def repartition(mapped: Mapped, on_chip: Collection[str], placement: Placing = "
         placement: as :func:`mapping.map_model` takes it, with the seed of ``mapped``.
 
     Raises:
-        BadInput: for a layer that it does not have on the chip, or one of a loop over steps of
-            which another is not to be there.
+        BadInput: for a layer that it does not have on the chip, or that goes with another one.
         DoesNotFit: if a layer fits on no core when it runs with these.
     """
     populations = {p.name: p for chip in mapped.chip_segments for p in chip.populations}
@@ -46,7 +45,10 @@ def repartition(mapped: Mapped, on_chip: Collection[str], placement: Placing = "
     )
     there = [name for names in layers for name in names]
     if lost := sorted(set(on_chip) - set(there)):
-        raise BadInput(f"{lost[0]!r} is in a loop over steps, whose layers go together")
+        raise BadInput(
+            f"{lost[0]!r} goes together with others: the layers of a loop over steps, or the one "
+            f"whose bias it is"
+        )
     tiles = allocate(segments, target)
     seed = mapped.provenance.get("placement_seed", 0)
     facts = {key: fact for key, fact in mapped.provenance.items() if key != "pins"}

@@ -138,7 +138,13 @@ def choices_of(
         raise BadInput("a measured host knows one mapping alone: choose by its profile instead")
     activity, *apart = (told(mapped.graph, one) for one in (run.activity, *run.apart))
     run = replace(run, activity=activity, apart=tuple(apart))
-    groups = groups_of(mapped.graph, layers)
+
+    @cache
+    def divide(on_chip: Layers) -> tuple[Layers, ...]:
+        parts = (frozenset(part.nodes) for part in parted(mapped, on_chip).on_chip)
+        return tuple(part & on_chip for part in parts)
+
+    groups = [group for group in groups_of(mapped.graph, layers) if divide(group) == (group,)]
     known = Choices(mapped, run, host, ())
     alone, reports = known.price(()), {}
     for done, group in enumerate(groups):
@@ -150,11 +156,6 @@ def choices_of(
             if on_progress is not None:
                 on_progress(done + 1, len(groups))
     pins = {name: side for name, side in (sides or {}).items() if name in layers}
-
-    @cache
-    def divide(on_chip: Layers) -> tuple[Layers, ...]:
-        parts = (frozenset(part.nodes) for part in parted(mapped, on_chip).on_chip)
-        return tuple(part & on_chip for part in parts)
 
     def problem(chips: int, several: bool) -> Costed:
         base, fixed = _base(known, alone, chips)
