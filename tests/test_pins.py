@@ -13,7 +13,9 @@ from torch import nn
 import mapping.integers.search
 from has8.errors import BadInput
 from hwsim import compare, estimate, simulate
+from hwsim.price.choices import choices_of
 from mapping import load, load_target, map_model, save
+from mapping.hosts.schema import load_host
 
 LOIHI = load_target("loihi")
 
@@ -119,6 +121,14 @@ def test_a_loop_and_the_neuron_of_its_bias_go_together():
         found = [p.name for chip in mapped.chip_segments for p in chip.populations]
         assert found == (populations or ["lif1.bias", "lif1"])
         assert compare(mapped, BRANCHES_IN, "fast", "reference").equal
+    choices = choices_of(whole, simulate(whole, BRANCHES_IN, apart=1), load_host())
+    assert frozenset(["lif1.bias"]) not in choices.costed.groups
+    for group in choices.costed.groups:
+        cost = choices.price(group)
+        found = choices.totals(group)["energy_uj"], choices.totals(group)["latency_us"]
+        assert found == pytest.approx((cost.energy_uj.total.value, cost.latency_us.value), rel=1e-9)
+    with pytest.raises(BadInput, match="'lif1.bias' goes together with others"):
+        choices.price(["lif1.bias"])
 
 
 def test_what_the_chip_cannot_take_cannot_be_pinned_to_it():
