@@ -88,13 +88,23 @@ def affine(node: nir.Affine) -> torch.nn.Linear:
     return layer
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Mapped:
+    """Two layers without biases."""
+    first, second = (nir.Linear(weight=layer.weight) for layer in fully((6, 8, 5), 4))
+    path = tmp_path_factory.mktemp("own") / "own.nir"
+    return mapped(read_nir(written(path, chain(first, lif(8), second, lif(5), steps=9))))
+
+
 @pytest.mark.parametrize("tool", ["nirtorch", "snntorch"])
+@pytest.mark.parametrize("name", [HEAD, "chip"])
 def test_other_tools_read_it_with_the_same_spikes(
-    digits: Mapped, tmp_path: Path, tool: str, capsys: Any
+    digits: Mapped, own: Mapped, tmp_path: Path, tool: str, name: str
 ) -> None:
     nirtorch = pytest.importorskip("nirtorch", reason="nirtorch is in the group oracles")
-    x, spikes = ran(digits, HEAD)
-    content = nir.read(write_nir(digits, tmp_path / "some.nir", segment=HEAD))
+    some = digits if name == HEAD else own
+    x, spikes = ran(some, name)
+    content = nir.read(write_nir(some, tmp_path / "some.nir", segment=name))
     if tool == "nirtorch":
         nodes = {nir.LIF: Steps, nir.Affine: affine}
         net = nirtorch.nir_to_torch(content, nodes, dtype=torch.float64)
