@@ -92,7 +92,7 @@ def event_timing(
     waits: dict[tuple[str, str], Waits] = {}
     for turn, load in zip(turns(mapped, run_mode), loads, strict=True):
         found = [followed(mapped, turn.parts(one), turn.steps, ways) for one in apart]
-        joint = load.joint()
+        joint = load.joint
         for name, accounting in target.accountings.items():
             key = accounting.description, load.segment
             even = at_mean_ns(joint, len(apart), accounting, target).value

@@ -307,14 +307,14 @@ def _unevenness(
     """The mean of samples' maxima by the maximum of their means, step by step; at least 1."""
     if not load.apart:
         return 1.0
-    maxima = sum(_busiest_ns(one, accounting, target).value for one in load.apart)
-    means = _busiest_ns(load.joint(), accounting, target).value
+    maxima = _busiest_ns(load.each, accounting, target).value.sum(0)
+    means = _busiest_ns(load.joint, accounting, target).value
     return np.divide(maxima, means, out=np.ones_like(means), where=means > 0).clip(1)
 
 
 def _busiest_ns(load: SegmentLoad, accounting: Accounting, target: Target) -> FigureArray:
     """Nanoseconds of the busiest core or link in each step, summed over the samples."""
-    return largest(_cores_ns(load, accounting).max(0), *_links_ns(load, target).values())
+    return largest(_cores_ns(load, accounting).max(-2), *_links_ns(load, target).values())
 
 
 def _cores_ns(load: SegmentLoad, accounting: Accounting) -> FigureArray:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ ChipLink = tuple[tuple[int, int], tuple[int, int]]
 """A link between neighbouring chips: x and y of the router that it leaves, and that it enters."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SegmentLoad:
     """The events of one run on the chip, summed over the samples; all exact.
 
@@ -128,6 +128,24 @@ class SegmentLoad:
             **{name: round(getattr(self, name) * activity) for name in numbers},
         )
 
+    @cached_property
+    def each(self) -> SegmentLoad:
+        """Work of the samples that are counted apart, whose axis stands in front in all counts."""
+        idle = np.zeros(self.steps + self.depth, np.int64)
+        return replace(
+            self,
+            by_core={
+                event: np.stack([one.by_core[event] for one in self.apart])
+                for event in self.by_core
+            },
+            chip_links={
+                link: np.stack([one.chip_links.get(link, idle) for one in self.apart])
+                for link in {link for one in self.apart for link in one.chip_links}
+            },
+            apart=(),
+        )
+
+    @cached_property
     def joint(self) -> SegmentLoad:
         """The work of cores and links of the samples that are counted apart, together."""
         links = {link for one in self.apart for link in one.chip_links}
