@@ -158,11 +158,11 @@ class CostReport:
     references: Mapping[str, str]
     work: _Work = field(compare=False)
 
-    @property
+    @cached_property
     def drivers(self) -> tuple[Driver, ...]:
         """What makes the range of its energy, by the default accounting, the widest first.
 
-        Found by pricing the board again for each entry, at each call.
+        Found by pricing the board again for each entry, when first asked for.
         """
         return _drivers(self.work, self.energy_uj.total)
 
@@ -184,11 +184,11 @@ class CostReport:
         work, accounting = self.work, self.work.mapped.target.accounting()
         return tuple(steps_of(work.mapped, self.loads, self.samples, accounting, work.timing))
 
-    @property
+    @cached_property
     def break_even(self) -> tuple[BreakEven, ...]:
         """Where the board costs as much as the host alone, by the default accounting.
 
-        Found by pricing both again and again, at each call.
+        Found by pricing both again and again, when first asked for.
         """
         return _break_even(self.work) if self.loads else ()
 
