@@ -152,6 +152,11 @@ def test_what_a_file_leaves_open_is_told_or_read_off_it_and_reported(tmp_path: P
     each.metadata = {"reset": "subtract_at_once"}
     own = read_nir(written(tmp_path / "own.nir", chain(into, each, steps=3)))
     assert own["lif"].attrs["reset"] == "subtract_at_once"
+    both = written(tmp_path / "both.nir", chain(into, lif(4), fully((4, 2))[0], lif(2), steps=3))
+    mixed = read_nir(both, reset={"*": "refractory", "lif_1": "zero"})
+    assert [mixed[name].attrs["refractory"] for name in ("lif", "lif_1")] == [1, 0]
+    with pytest.raises(BadInput, match="no neuron is called 'x': they are lif, lif_1"):
+        read_nir(both, reset={"x": "zero"})
     rate = read_nir(plain, steps=5, coding="rate", readout="membrane_max")
     assert [node.op for node in rate] == ["input", "encode", "linear", "membrane", "largest"]
     unit = chain(into, nir.IF(r=np.ones(4), v_threshold=np.ones(4)))

@@ -16,6 +16,7 @@ import importlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import networkx as nx
 import numpy as np
 import torch
 
-from has8 import values
+from has8 import given, values
 from has8.errors import BadInput, CheckpointError
 from has8.reading import regular_file
 from has8.steps import Readout
@@ -52,7 +53,7 @@ def read_nir(
     steps: int | None = None,
     dt: float | None = None,
     decay: Decay = "euler",
-    reset: NirReset | None = None,
+    reset: NirReset | dict[str, NirReset] | None = None,
     coding: Coding = "spikes",
     seed: int = 0,
     readout: Readout | None = None,
@@ -68,7 +69,8 @@ def read_nir(
         dt: how long a step is, in seconds; None takes the file's metadata "dt", else 1e-4, or 1
             where the file has no time constant.
         decay: what is left after a step.
-        reset: None takes the metadata "reset" of each neuron or of the file, else "zero".
+        reset: of all neurons, or by their names or wildcards, of which the last that fits rules;
+            None takes the metadata "reset" of each neuron or of the file, else "zero".
         coding: of the input.
         seed: of the draws of "rate".
         readout: None takes the metadata "readout", else counts the spikes of the last neurons, or
@@ -99,7 +101,7 @@ def read_as_told(
     steps: int | None = None,
     dt: float | None = None,
     decay: Decay = "euler",
-    reset: NirReset | None = None,
+    reset: NirReset | dict[str, NirReset] | None = None,
     coding: Coding = "spikes",
     seed: int = 0,
     readout: Readout | None = None,
@@ -107,7 +109,10 @@ def read_as_told(
     """What :func:`read_nir` gives, and each argument as it was taken."""
     path = values.path(path, "a network in NIR")
     decay, coding = value(decay, Decay, "decay"), value(coding, Coding, "coding")
-    reset = None if reset is None else value(reset, NirReset, "reset")
+    if isinstance(reset, str):
+        reset = {"*": reset}
+    rules = given.instance({} if reset is None else reset, dict, "reset as a word or a dictionary")
+    rules = value(rules, dict[str, NirReset], "reset")
     readout = None if readout is None else value(readout, Readout, "readout")
     seed = whole(seed, "seed", 0)
     dt = None if dt is None else seconds(dt, "dt")
@@ -124,19 +129,17 @@ def read_as_told(
             dt = float(said.get("dt", STEP_S if timed else 1.0))
         if readout is None and "readout" in said:
             readout = value(said["readout"], Readout, "readout")
-        general = reset or str(said.get("reset", "zero"))
-        reader = _Reader(nodes, edges, Builder(steps), Steps(dt, decay, reset, general))
+        resets = _resets(nodes, rules, said.get("reset", "zero"))
+        reader = _Reader(nodes, edges, Builder(steps), Steps(dt, decay, resets))
         graph, readout = reader.graph(coding, seed, readout)
         verify_graph(graph)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"the network in {path} cannot be read: {error}") from None
-    neurons = [node.attrs for node in graph if node.op == "neuron"]
-    resets = sorted({"refractory" if n["refractory"] else n["reset"] for n in neurons})
     return graph, {
         "steps": steps,
         "dt": dt,
         "decay": decay,
-        "reset": " and ".join(resets) or general,
+        "reset": " and ".join(sorted(set(resets.values()))) or "zero",
         "coding": coding,
         "seed": seed,
         "readout": readout,
@@ -169,6 +172,31 @@ def _content(path: Path) -> Any:
         except Exception as error:  # a broken file can raise anything
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise CheckpointError(f"{path} is no network in NIR or is damaged: {reason}") from None
+
+
+def _resets(
+    nodes: Mapping[str, Any], rules: Mapping[str, NirReset], general: str
+) -> dict[str, NirReset]:
+    """The reset of each neuron that fires.
+
+    Args:
+        nodes: of the file.
+        rules: of names or wildcards.
+        general: of neurons that no rule fits, and that do not say their own.
+
+    Raises:
+        BadInput: if a rule fits none, or a word is no reset.
+    """
+    firing = {name: node for name, node in nodes.items() if kind_of(node) in SPIKING}
+    found = {}
+    for name, node in firing.items():
+        fitting = [reset for rule, reset in rules.items() if fnmatchcase(name, rule)]
+        said = fitting[-1] if fitting else node.metadata.get("reset", general)
+        found[name] = value(said, NirReset, f"the reset of {name!r}")
+    lost = [rule for rule in rules if not any(fnmatchcase(name, rule) for name in firing)]
+    if lost and lost != ["*"]:
+        raise BadInput(f"reset: no neuron is called {lost[0]!r}: they are {', '.join(firing)}")
+    return found
 
 
 def _flat(graph: Any, prefix: str = "") -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -292,7 +320,7 @@ class _Reader:
             current, *others = sources
             for other in others:
                 current = self.made.add(f"{name}.sum", "add", (current, other)).name
-            layers = self.how.layers(node, self.made.nodes[current].type)
+            layers = self.how.layers(name, node, self.made.nodes[current].type)
             for place, (op, attrs, tensors) in enumerate(layers, 1):
                 own = name if place == len(layers) else f"{name}.{op}"
                 current = self.made.add(own, op, (current,), attrs, tensors).name

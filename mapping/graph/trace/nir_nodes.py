@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from has8.values import value
 from mapping.graph.ir import Kind, Signal
 from mapping.graph.ops.op import pair, single
 
@@ -35,14 +34,12 @@ class Steps:
     Args:
         dt: of a step, in seconds.
         decay: what is left after one.
-        reset: of all neurons; None if each may say its own.
-        general: the reset of those that do not.
+        resets: of each neuron that fires, by its name.
     """
 
     dt: float
     decay: Decay
-    reset: NirReset | None
-    general: str
+    resets: Mapping[str, NirReset]
 
     def delays(self, node: Any) -> list[tuple[int, list[Layer]]]:
         """The steps of a Delay, with the layers that keep what is so late; of all there are none.
@@ -60,10 +57,11 @@ class Steps:
         source = Signal(shape_of(node))
         return [(late, _scale(_tensor(steps == late), source)) for late in several]
 
-    def layers(self, node: Any, source: Signal) -> list[Layer]:
+    def layers(self, name: str, node: Any, source: Signal) -> list[Layer]:
         """What a node is, one behind the other; nothing where it only passes on.
 
         Args:
+            name: of the node.
             node: of the file.
             source: what it takes.
 
@@ -72,7 +70,7 @@ class Steps:
         """
         kind = kind_of(node)
         if kind in SPIKING + SILENT:
-            return self._neuron(node, source)
+            return self._neuron(node, source, self.resets.get(name, "none"))
         if kind in ("Affine", "Linear"):
             return [("linear", {}, {"weight": _tensor(node.weight), **_bias(node)})]
         if kind in ("Conv1d", "Conv2d"):
@@ -89,13 +87,12 @@ class Steps:
             return []
         raise ValueError("has8 does not read this type")
 
-    def _neuron(self, node: Any, source: Signal) -> list[Layer]:
+    def _neuron(self, node: Any, source: Signal, reset: str) -> list[Layer]:
         """A neuron, behind what its leak adds to its current. Membranes count from its reset."""
         kind, drive = kind_of(node), _currents(source)
         if kind == "Threshold":
             each = {"alpha": 0.0, "beta": 0.0, "gain": 1.0, "threshold": node.threshold}
             return [*drive, ("neuron", *_constants(each, "zero"))]
-        reset = "none" if kind in SILENT else self._reset(node)
         zero = reset in ("zero", "refractory")
         base = np.asarray(node.v_reset if zero else 0.0, float)
         alpha, gain = np.zeros(()), np.asarray(node.r, float)
@@ -124,10 +121,6 @@ class Steps:
         if not bool((left >= 0).all() and (left <= 1).all()):
             raise ValueError(f"its time constant must be a step at least, {self.dt} s: pass dt")
         return left
-
-    def _reset(self, node: Any) -> str:
-        found = self.reset or node.metadata.get("reset", self.general)
-        return str(value(found, NirReset, "reset"))
 
 
 def kind_of(node: Any) -> str:
