@@ -12,6 +12,9 @@ from .experiments.fidelity import Agreement as Agreement
 from .experiments.fidelity import agreement as agreement
 from .experiments.host import measure_host as measure_host
 from .experiments.recording import Recording as Recording
+from .exploration import Exploration as Exploration
+from .exploration import Limits as Limits
+from .exploration import explore as explore
 from .price.cost import CostReport as CostReport
 from .price.cost import estimate as estimate
 from .program import Run as Run
@@ -23,14 +26,17 @@ __all__ = [
     "Alternative",
     "Comparison",
     "CostReport",
+    "Exploration",
     "Faults",
     "Faulty",
+    "Limits",
     "Recording",
     "Run",
     "agreement",
     "alternative",
     "compare",
     "estimate",
+    "explore",
     "fault_sweep",
     "least",
     "measure_host",

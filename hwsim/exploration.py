@@ -11,17 +11,18 @@ from torch import Tensor
 
 from has8 import given
 from has8.errors import BadInput, UnknownName
-from has8.values import whole
+from has8.values import check_fields, described, value, whole
 from hwsim.activity import Activity
 from hwsim.alternatives import Alternative, judged
 from hwsim.names import APART, OBJECTIVES, Objective
 from hwsim.price.choices import CORES, ENERGY, LATENCY, Choices, choices_of
-from hwsim.program import OnProgress, Run, checked_mapping, checked_samples, simulate
+from hwsim.program import OnProgress, Run, checked_mapping, checked_samples, sample_axis, simulate
 from mapping.hosts.schema import DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped
 from mapping.partition.groups import Layers
 from mapping.partition.pins import Pins, called, pinned
 from mapping.partition.search import Costs, flips
+from mapping.partition.segments import Side
 from mapping.repartition import layers_of, repartition
 
 OnStage = Callable[[str], OnProgress]
@@ -53,6 +54,9 @@ class Limits:
         latency_us: microseconds of a sample.
         energy_uj: microjoules of a sample, of the whole board with its host.
         accuracy: share of the samples, 0..1.
+
+    Raises:
+        BadInput: if one is less than 0, or the accuracy above 1.
     """
 
     cores: int | None = None
@@ -60,6 +64,14 @@ class Limits:
     latency_us: float | None = None
     energy_uj: float | None = None
     accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        count = (lambda n: n >= 0, "a whole number of at least 0")
+        amount = (lambda x: 0 <= x < np.inf, "a number of at least 0")
+        share = (lambda x: 0 <= x <= 1, "a share, 0 to 1")
+        counts = dict.fromkeys(("cores", "chips"), count)
+        amounts = dict.fromkeys(("latency_us", "energy_uj"), amount)
+        check_fields(self, {**counts, **amounts, "accuracy": share})
 
     def costs(self, cores_of_chip: int) -> dict[str, float]:
         """Those of costs."""
@@ -182,8 +194,8 @@ def explore(
             not fit.
         UnknownName, TargetError: if there is no such objective, or the host cannot be read.
     """
+    most = whole(most, "most", 1)
     search = _Search(mapped, x, labels, host, objective, limits, pins, batch_size, on_stage)
-    whole(most, "most", 1)
     return search.front(most)
 
 
@@ -228,13 +240,20 @@ class _Search:
         x = checked_samples(mapped, x, batch_size, (), 0, None)
         if given.instance(objective, str, "an objective") not in OBJECTIVES:
             raise UnknownName("objective", objective, OBJECTIVES)
-        self.objective, self.limits = objective, Limits() if limits is None else limits
-        if labels is None and (objective == "accuracy" or self.limits.accuracy is not None):
+        limits = Limits() if limits is None else limits
+        self.objective, self.limits = objective, given.instance(limits, Limits, "hwsim.Limits")
+        if labels is not None:
+            samples, classes = x.shape[sample_axis(mapped)], mapped.graph.output.type.shape[-1]
+            labels = given.labels(labels, samples, classes)
+        elif objective == "accuracy" or limits.accuracy is not None:
             raise BadInput("accuracy needs labels")
+        if on_stage is not None and not callable(on_stage):
+            raise BadInput(f"on_stage must be a function, or None, not {described(on_stage)}")
         self.x, self.labels, self.batch_size = x, labels, batch_size
         self.host = host if isinstance(host, Host) else load_host(host)
         self.stage = on_stage or (lambda _: lambda done, total: None)
-        sides = pinned(mapped.graph, pins or {}, {})
+        pins = given.instance({} if pins is None else pins, dict, "pins as a dictionary")
+        sides = pinned(mapped.graph, value(pins, dict[str, Side], "pins"), {})
         run = self._run(mapped, "all on the chip")
         pricing = self.stage("pricing partitions")
         self.choices: Choices = choices_of(mapped, run, self.host, sides, pricing)

@@ -50,6 +50,13 @@ FIT: dict[str, set[str]] = {
     "remeasure": {"True"},
     "compile": {"True"},
     "on_progress": {"None", "a function", "a class", "a module"},
+    "on_stage": {"None", "a function", "a class", "a module"},
+    "limits": {"None"},
+    "cores": {"None"},
+    "chips": {"None"},
+    "latency_us": {"None", "a fraction"},
+    "energy_uj": {"None", "a fraction"},
+    "accuracy": {"None"},
     "provenance": {"None"},
     "hardware": {"None"},
     "out": {"None", "text"},
@@ -103,6 +110,7 @@ RESULTS = {
         "Checkpoint",
         "Comparison",
         "CostReport",
+        "Exploration",
         "History",
         "Mapped",
     ),
@@ -223,6 +231,11 @@ def world(tmp_path_factory):
         "fault_sweep": {
             **{**ran, "labels": labels, "faults": hwsim.Faults(), "severities": (1.0,)},
             **{"backend": "fast", "batch_size": 2, "first": 0, "on_progress": None},
+        },
+        "Limits": defaults(hwsim.Limits),
+        "explore": {
+            **{**ran, "labels": labels, "host": "jetson-orin-nano", "objective": "energy"},
+            **{"limits": None, "pins": {}, "most": 1, "batch_size": 2, "on_stage": None},
         },
         "simulate": {
             **{**ran, "backend": "fast", "batch_size": 2, "record": ["spikes"], "first": 0},
