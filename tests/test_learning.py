@@ -2,13 +2,18 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from has8 import load_data
+from has8.colanet import RULES as RULES_BY_NAME
+from has8.colanet import CoLaNET
 from has8.errors import BackendError, BadInput
 from hwsim.backends.lava.interpreter import lava_python
+from hwsim.experiments.learning import OnChip, learning_rule
 from mapping.chip.learning import Factor, LearningEngine, LearningRule, Product
 
 
@@ -132,3 +137,47 @@ def test_every_step_equals_lavas_bit_approximate_model(tmp_path):
 def test_what_no_engine_holds_is_refused(wrong):
     with pytest.raises(BadInput):
         wrong()
+
+
+RULE = replace(
+    RULES_BY_NAME.get("mnist"), columns=3, highest=0.6, lowest=-1.0, anti_hebb=-0.5, dopamine=0.5
+)
+
+
+def test_a_rule_as_products_moves_a_weight_as_its_curve_does():
+    """One spike of a neuron whose only synapse has just seen one, at several weights."""
+    unit = 1.0 / 256
+    for weight in (-100, 0, 60):
+        engine = LearningEngine(learning_rule(RULE), np.array([[weight]]), seed=0)
+        moved = []
+        for _ in range(300):
+            engine.variables["w"][:] = weight
+            engine.traces[:] = 0
+            engine.step([True], [True], [[8], [0], [0]])
+            moved.append(engine.variables["w"][0, 0] - weight)
+        slope = ((0.6 - weight * unit) / 1.6) ** 2
+        assert np.mean(moved) == pytest.approx(-0.5 / unit * slope, rel=0.15)
+    marked = LearningEngine(learning_rule(RULE), np.array([[0]]), seed=0)
+    marked.step([True], [True], [[0], [0], [0]])
+    assert (marked.variables["w"][0, 0], marked.variables["t"][0, 0]) == (0, 127)
+    marked.step([False], [False], [[0], [8], [0]])
+    assert marked.variables["w"][0, 0] == pytest.approx(0.5 / unit * (0.6 / 1.6) ** 2, rel=0.15)
+
+
+def test_a_chip_learns_what_the_full_rule_learns():
+    data = load_data("digits")
+    images, labels = data.train.tensors(250)
+    tests, right = data.test.tensors(120)
+    few, kept = labels < 3, right < 3
+    accuracies = []
+    for net in (CoLaNET(64, 3, RULE, copies=2), OnChip(64, 3, RULE, copies=2)):
+        net.learn(images[few], labels[few])
+        accuracies.append(float((net.counts(tests[kept]).argmax(1) == right[kept]).float().mean()))
+    assert min(accuracies) > 0.85
+    weights = net.engines[0].variables["w"]
+    assert weights.min() >= -256 and weights.max() <= 154 and len(np.unique(weights)) > 50
+    assert not np.array_equal(weights, net.engines[1].variables["w"])
+    with pytest.raises(BadInput, match="lateral=True"):
+        OnChip(4, 2, replace(RULE, lateral=False))
+    with pytest.raises(BadInput, match="below the magnitude of the lowest"):
+        learning_rule(replace(RULE, highest=2.0))
