@@ -1,0 +1,87 @@
+"""Draw docs/hybrid_networks.svg: accuracy of mapped hybrid networks by their energy and latency.
+
+uv run python docs/hybrid_picture.py
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "hnn_chip"
+WIDTH, HEIGHT, LEFT, TOP, APART = 300, 230, 48, 34, 62
+COLOURS = {"duplicate": "#0072b2", "gaussian": "#d55e00", "poisson": "#009e73"}
+AXES: dict[str, Callable[[dict[str, Any]], list[float]]] = {
+    "energy of an image on the board, mJ": lambda one: [x / 1000 for x in one["board_uj"]],
+    "latency of an image, ms": lambda one: [x / 1000 for x in one["latency_us"]],
+}
+
+
+def main() -> None:
+    """Two panels; a line is the range of a figure, and a number the artificial layers."""
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("hnn_mlp*.json"))]
+    accuracies = [100 * one["mapped_accuracy"] for one in results]
+    low, high = math.floor(min(accuracies)) - 1, math.ceil(max(accuracies)) + 1
+    parts = [
+        line
+        for number, (title, values) in enumerate(AXES.items())
+        for line in _panel(LEFT + number * (WIDTH + APART), title, values, results, (low, high))
+    ]
+    legend = [
+        f'<circle cx="{LEFT + 8 + 90 * n}" cy="14" r="5" fill="{colour}"/>'
+        f'<text x="{LEFT + 18 + 90 * n}" y="18">{name}</text>'
+        for n, (name, colour) in enumerate(COLOURS.items())
+    ]
+    size = f'width="{LEFT + 2 * WIDTH + APART + 16}" height="{TOP + HEIGHT + 44}"'
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">',
+        '<rect width="100%" height="100%" fill="white"/>',
+        *legend,
+        *parts,
+        "</svg>",
+    ]
+    (ROOT / "docs" / "hybrid_networks.svg").write_text("\n".join(svg) + "\n")
+
+
+def _panel(
+    left: int,
+    title: str,
+    values: Callable[[dict[str, Any]], list[float]],
+    results: list[dict[str, Any]],
+    accuracies: tuple[int, int],
+) -> Iterator[str]:
+    ends = [math.log10(end) for one in results for end in values(one)]
+    first, last = math.floor(min(ends)), math.ceil(max(ends))
+    low, high = accuracies
+
+    def across(value: float) -> float:
+        return left + WIDTH * (math.log10(value) - first) / (last - first)
+
+    def up(percent: float) -> float:
+        return TOP + HEIGHT * (high - percent) / (high - low)
+
+    frame = f'x="{left}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}"'
+    yield f'<rect {frame} fill="none" stroke="#888"/>'
+    for power in range(first, last + 1):
+        yield f'<text x="{across(10.0**power):.1f}" y="{TOP + HEIGHT + 16}" text-anchor="middle">'
+        yield f"{10.0**power:g}</text>"
+    for percent in range(low, high + 1, 2):
+        yield f'<text x="{left - 6}" y="{up(percent) + 4:.1f}" text-anchor="end">{percent} %</text>'
+    below = f'x="{left + WIDTH / 2}" y="{TOP + HEIGHT + 36}"'
+    yield f'<text {below} text-anchor="middle">{title}</text>'
+    for one in results:
+        value, least, most = values(one)
+        y, colour = up(100 * one["mapped_accuracy"]), COLOURS[one["coding"]]
+        yield f'<line x1="{across(least):.1f}" x2="{across(most):.1f}" y1="{y:.1f}" y2="{y:.1f}"'
+        yield f' stroke="{colour}" stroke-opacity="0.4" stroke-width="2"/>'
+        yield f'<circle cx="{across(value):.1f}" cy="{y:.1f}" r="7" fill="{colour}"/>'
+        yield f'<text x="{across(value):.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="white">'
+        yield f"{one['split']}</text>"
+
+
+if __name__ == "__main__":
+    main()
