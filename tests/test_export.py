@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from netx_files import NEURON, small
+from netx_files import written as netx_written
 from nir_files import chain, cuba, fully, graph, lif, written
 
 from has8 import load_checkpoint
@@ -22,6 +24,7 @@ from mapping.chip.segment import ChipSegment
 from mapping.chip.wiring import Axis, Wiring
 from mapping.export.nir import matrix
 from mapping.graph.evaluate import evaluate
+from mapping.graph.trace.netx import LARGEST_THRESHOLD
 
 ROOT = Path(__file__).parents[1]
 HEAD = "head.snn"
@@ -172,6 +175,19 @@ def test_a_segment_as_a_network_of_lava_dl_is_the_same_integers(tmp_path: Path) 
     assert same_integers(*chosen.chip_segments, *again.chip_segments)
     other = mapped(read, weight_bits=6)
     assert not same_integers(*chosen.chip_segments, *other.chip_segments)
+
+
+def test_a_network_of_lava_dl_comes_back_as_it_was(tmp_path: Path) -> None:
+    last = {**NEURON, "vThMant": LARGEST_THRESHOLD}
+    for place, neuron in enumerate((NEURON, last)):
+        *layers, final = small()
+        path = netx_written(tmp_path / f"{place}.net", [*layers, {**final, "neuron": neuron}])
+        held = mapped(read_netx(path), "loihi2")
+        assert held.chip_segments[0].inputs[0].kind == "bias"
+        again = read_netx(write_netx(held, tmp_path / f"again{place}.net"))
+        assert same_integers(*held.chip_segments, *mapped(again, "loihi2").chip_segments)
+        x = torch.rand(3, 2, 7, 6, generator=torch.manual_seed(1))
+        assert torch.equal(evaluate(again, x), evaluate(read_netx(path), x))
 
 
 def test_what_a_format_cannot_hold_is_refused(digits: Mapped, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from has8.files import write_whole
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.export.segment import one_segment
+from mapping.graph.ir import Graph
+from mapping.graph.trace.netx import LARGEST_THRESHOLD
 from mapping.mapped import Mapped
 from mapping.targets.schema import Registers
 
@@ -28,7 +30,8 @@ def write_netx(mapped: Mapped, path: str | Path, *, segment: str | None = None) 
     """Write a chip segment as a network of Lava-DL.
 
     The format has layers in a row, linear or convolutions, whose neurons are alike and reset to
-    zero, and whole biases. :func:`mapping.read_netx` with ``delay=0`` gives the same integers.
+    zero, and whole biases. :func:`mapping.read_netx` gives the same integers, with the delay from
+    layer to layer that the segment has.
 
     Args:
         mapped: from :func:`mapping.map_model`.
@@ -44,7 +47,7 @@ def write_netx(mapped: Mapped, path: str | Path, *, segment: str | None = None) 
     """
     chip = one_segment(given.instance(mapped, Mapped, "a mapping from mapping.map_model"), segment)
     path = values.path(path, "the new file")
-    layers = list(_layers(chip, mapped.target.registers))
+    layers = list(_layers(mapped.graph, chip, mapped.target.registers))
     try:
         h5py = importlib.import_module("h5py")
     except ImportError:
@@ -65,7 +68,7 @@ def _put(group: Any, entries: Mapping[str, Any]) -> None:
             group[name] = item
 
 
-def _layers(chip: ChipSegment, registers: Registers) -> Iterator[Mapping[str, Any]]:
+def _layers(graph: Graph, chip: ChipSegment, registers: Registers) -> Iterator[Mapping[str, Any]]:
     """The layers in order.
 
     Raises:
@@ -74,31 +77,58 @@ def _layers(chip: ChipSegment, registers: Registers) -> Iterator[Mapping[str, An
     r = registers
     if (r.synapse_shift, r.threshold_shift, r.decay_bits) != (SHIFT, SHIFT, DECAY_BITS):
         raise BadInput("the target's registers are no Loihi's: write the segment as NIR")
-    before, ends = [port.name for port in chip.inputs if port.kind == "spikes"], {*chip.outputs}
+    row, last = [port.name for port in chip.inputs], chip.populations[-1]
+    delays = set()
     for population in chip.in_order():
-        sources = [(synapse.source, synapse.delay) for synapse in population.synapses]
-        if sources != [(name, 0) for name in before]:
-            raise _unheld(population.name, "layers that are no row, each of the one before")
+        name, last = population.name, population
+        if row != [synapse.source for synapse in population.synapses] and row != [population.bias]:
+            raise _unheld(name, "layers that are no row, each of the one before")
+        (before,), row = row, [name]
+        if population.bias is not None:
+            yield {**_input(graph, population), "neuron": _neuron(chip, population, registers)}
+            continue
         (synapse,) = population.synapses
-        shape = chip.shape_of(synapse.source)
-        dense = synapse.wiring.full
-        if dense and len(shape) > 1:
-            yield {"type": [b"flatten"], "shape": (int(np.prod(shape)),)}
-        layer = _dense(synapse) if dense else _conv(synapse, shape)
-        yield {
-            **({} if synapse.source not in _ports(chip) else {"inShape": shape}),
-            **layer,
-            **_biases(population, registers),
-            "shape": population.shape,
-            "neuron": _neuron(population, registers),
-        }
-        before = [population.name]
-    if {*before} != ends or chip.membranes:
-        raise _unheld(chip.name, "other answers than the spikes of its last layer")
+        first = before == chip.inputs[0].name
+        delays |= {synapse.delay} if not first else set()
+        if len(delays) > 1 or (first and synapse.delay):
+            raise _unheld(name, "delays that differ from layer to layer")
+        yield from _layer(chip, population, synapse, registers, first=first)
+    assert isinstance(last.neuron, Lif)
+    largest = int(np.max(last.neuron.threshold)) == LARGEST_THRESHOLD
+    if {last.name} != {*chip.outputs, *chip.membranes} or (chip.membranes and not largest):
+        raise _unheld(chip.name, "other answers than those of its last layer")
 
 
-def _ports(chip: ChipSegment) -> set[str]:
-    return {port.name for port in chip.inputs}
+def _layer(
+    chip: ChipSegment,
+    population: Population,
+    synapse: Synapse,
+    registers: Registers,
+    *,
+    first: bool,
+) -> Iterator[Mapping[str, Any]]:
+    """A layer, behind what makes a vector of an image for it."""
+    shape, dense = chip.shape_of(synapse.source), synapse.wiring.full
+    if dense and len(shape) > 1:
+        yield {"type": [b"flatten"], "shape": (int(np.prod(shape)),)}
+    yield {
+        **({"inShape": shape} if first else {}),
+        **(_dense(synapse) if dense else _conv(synapse, shape)),
+        **_biases(population),
+        "shape": population.shape,
+        "neuron": _neuron(chip, population, registers),
+    }
+
+
+def _input(graph: Graph, population: Population) -> Mapping[str, Any]:
+    """An input layer: the mantissas that the host writes are ``2 weight x - weight + bias``."""
+    written = graph[graph[str(population.bias)].inputs[0]]
+    tensors = written.tensors if written.op == "one_to_one" else {}
+    if len(tensors) != 2 or any(len(tensor.unique()) > 1 for tensor in tensors.values()):
+        raise _unheld(population.name, "values that the host does not make with one factor")
+    weight = float(tensors["weight"][0]) / 2
+    layer = {"weight": weight, "bias": float(tensors["bias"][0]) + weight}
+    return {"type": [b"input"], "shape": population.shape, **layer}
 
 
 def _unheld(name: str, what: str) -> BadInput:
@@ -137,7 +167,7 @@ def _conv(synapse: Synapse, shape: tuple[int, ...]) -> Mapping[str, Any]:
     }
 
 
-def _biases(population: Population, registers: Registers) -> Mapping[str, Any]:
+def _biases(population: Population) -> Mapping[str, Any]:
     """The bias of each channel, in units of a weight; nothing where all are 0."""
     assert isinstance(population.neuron, Lif)
     bias = np.broadcast_to(population.neuron.bias << population.neuron.bias_exp, population.shape)
@@ -149,12 +179,13 @@ def _biases(population: Population, registers: Registers) -> Mapping[str, Any]:
     return {"bias": each[:, 0] >> SHIFT}
 
 
-def _neuron(population: Population, registers: Registers) -> Mapping[str, Any]:
+def _neuron(chip: ChipSegment, population: Population, registers: Registers) -> Mapping[str, Any]:
     neuron = population.neuron
     assert isinstance(neuron, Lif)
     one = [np.unique(x) for x in (neuron.du, neuron.dv, neuron.threshold)]
-    alike = all(len(values) == 1 for values in one) and population.bias is None
-    if not alike or neuron.reset != "zero" or neuron.refractory or neuron.clear_every:
+    resets = ("zero", "none") if population.name in chip.membranes else ("zero",)
+    plain = neuron.reset in resets and not neuron.refractory and not neuron.clear_every
+    if max(map(len, one)) > 1 or not plain:
         raise _unheld(population.name, "neurons that differ or do not just reset to zero")
     du, dv, threshold = (int(values[0]) for values in one)
     return {
