@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.timing`` times every network of :mod:`benchmarks.cost_cases` whose steps were
 measured, and, where sanafe is installed, its DVS network on the same cores as SANA-FE has it.
-``--cycle`` also runs SANA-FE's model that simulates the mesh cycle by cycle, which takes minutes a
-step; ``--steps`` says how many of the DVS network's there are.
+``--cycle`` also runs SANA-FE's model that simulates the mesh cycle by cycle, which takes minutes for a
+few steps; ``--steps`` says how many of the DVS network's there are.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ WHY = {
     "MNIST of NxTF's notebook": "rates assumed; input and reset are in both",
     "CIFAR-10 of NxTF's notebook": "full buffers stop cores that send to several others, without "
     "which it were 48; the rest is not explained",
-    "sequential MNIST": "one core for all: nothing waits; management was fitted to it among others",
+    "sequential MNIST": "on two cores hardly anything waits; management was fitted to it among "
+    "others",
     "Braille": "most of a step is management, which was fitted to it among others",
     "N-TIDIGITS": "rates assumed; delays of axons, which take a core longer, are not counted",
     "N-MNIST": "spikes that the board writes are most of a step; fitted to it among others",

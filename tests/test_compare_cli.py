@@ -43,12 +43,13 @@ def here(monkeypatch, capsys, tmp_path):
 def test_three_partitions_of_one_mapping(artefact, here):
     parts = ("all", "blocks.0.snn, head.snn", "none")
     options = [word for part in parts for word in ("--partition", part)]
-    mode = ("--run-mode", "reset")
+    mode = ("--run-mode", "reset", "--timing", "events")
     code, out, err = here(artefact, *options, *mode, "--samples", 40, "--json")
     assert code == 0, err
     report = json.loads(out)
     assert (report["model"], report["samples"]) == ("digits", 40)
-    assert {one["run_mode"] for one in report["alternatives"]} == {"reset"}
+    modes = {(one["run_mode"], one["timing"]) for one in report["alternatives"]}
+    assert modes == {("reset", "events")}
     assert {one["target"] for one in report["alternatives"]} == {"loihi"}
     assert [one["name"] for one in report["alternatives"]] == list(parts)
     everything, some, nothing = report["alternatives"]
@@ -56,7 +57,8 @@ def test_three_partitions_of_one_mapping(artefact, here):
     assert everything["macs"] < some["macs"] < nothing["macs"]
     # mapped anew from its file, the whole partition is what the file holds
     images, labels = load_data("digits").test.tensors(40)
-    found = alternative("all", load(artefact), images, labels, run_mode="reset")
+    modes = {"run_mode": "reset", "timing": "events"}
+    found = alternative("all", load(artefact), images, labels, **modes)
     assert everything["accuracy"] == found.accuracy
     assert everything["energy_uj"]["total"][1] == found.board_uj.value
     assert report["least"]["name"] in parts

@@ -153,6 +153,7 @@ def _plain(one: Alternative, first: Alternative) -> dict[str, Any]:
         "target": cost.target,
         "host": cost.host,
         "run_mode": cost.run_mode,
+        "timing": cost.timing,
         "accuracy": one.accuracy,
         "energy_uj": {
             "events": _ends(cost.energy_uj.events),
