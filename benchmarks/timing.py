@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.timing`` times every network of :mod:`benchmarks.cost_cases` whose steps were
 measured, and, where sanafe is installed, its DVS network on the same cores as SANA-FE has it.
-``--cycle`` also runs SANA-FE's model that simulates the mesh cycle by cycle, which takes minutes for a
-few steps; ``--steps`` says how many of the DVS network's there are.
+``--cycle`` also runs SANA-FE's model that simulates the mesh cycle by cycle, which takes minutes
+for a few steps; ``--steps`` says how many of the DVS network's there are.
 """
 
 from __future__ import annotations
