@@ -19,6 +19,7 @@ import hwsim
 import mapping
 from has8.data import ArrayImages, ImageDataset
 from has8.errors import BadInput, Has8Error
+from has8.models.pretrained import Encoder
 from has8.training.hardware import Hardware
 from hwsim.backends.fast.backend import Fast
 from hwsim.backends.lava.backend import Lava
@@ -136,6 +137,10 @@ def world(tmp_path_factory):
     part = ArrayImages((images * 255).byte(), labels)
     data = has8.Data("some", part, part, (1, 8, 8), ("a", "b", "c"))
     model = has8.calibrate(has8.create_model("has8_vgg", **options()), images)
+    encoder = Encoder("test_efficientnet")
+    torch.save(encoder.body.state_dict(), folder / "encoder.pth")
+    pixels = ArrayImages(torch.zeros(1, 3, 160, 160, dtype=torch.uint8), [0])
+    photographs = has8.Data("some", pixels, pixels, (3, 160, 160), ("a", "b"))
     mapped = mapping.map_model(model, calibration=images)
     run = hwsim.simulate(mapped, images)
     step = nn.Sequential(nn.Linear(4, 3), snn.Leaky(0.5, init_hidden=True))
@@ -162,6 +167,8 @@ def world(tmp_path_factory):
             **{"name": "digits", "root": None, "image_size": 8, "preprocess": "crop"},
             **{"steps": None, "binning": "time", "window_us": None},
         },
+        "embed": {"data": photographs, "encoder": encoder, "on_progress": None},
+        "pretrained": {"name": "test_efficientnet", "weights": folder / "encoder.pth"},
         "model_names": {},
         "model_options": {"name": "has8_vgg"},
         "save_checkpoint": {

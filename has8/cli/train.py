@@ -9,7 +9,7 @@ import click
 
 from has8.cli.boundary import do
 from has8.cli.options import FOLDER, data_root_option, quantization_options
-from has8.data.names import AUGMENTATIONS, PREPROCESSES, data_names
+from has8.data.names import AUGMENTATIONS, data_names
 from has8.training.hardware import ACCELERATORS, PRECISIONS
 from has8.training.recipes import RECIPES, TrainConfig
 from mapping.targets.schema import target_names
@@ -54,9 +54,10 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
 @click.option("--image-size", type=int, help="Resize images to so many pixels a side.")
 @click.option(
     "--preprocess",
-    type=click.Choice(PREPROCESSES),
+    metavar="NAME",
     help="How images in folders become squares: crop takes the centre square, paper squeezes all "
-    "of the image.  [default: paper for the paper's recipes, else crop]",
+    "of the image, bicubic-0.875 takes the centre of that part.  [default: paper for the "
+    "paper's recipes, else crop]",
 )
 @click.option(
     "--recipe",

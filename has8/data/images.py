@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from has8 import given
-from has8.data.names import PREPROCESSES
+from has8.data.names import PREPROCESSES, crop_of
 from has8.data.pictures import read_square
 from has8.errors import BadInput
 from has8.values import described
@@ -110,7 +110,8 @@ class FolderImages(ImageDataset):
         size: side in pixels.
         flip: whether an image keeps its class when mirrored.
         preprocess: "crop" resizes the centre square; "paper" resizes the whole image, which
-            squeezes its longer side. Both are bilinear and antialiased.
+            squeezes its longer side; "bicubic-0.875" and the like are in
+            :func:`has8.data.names.crop_of`. All are antialiased.
     """
 
     def __init__(
@@ -195,10 +196,13 @@ def check_preprocess(preprocess: str) -> None:
     """Refuse what is no way to prepare an image.
 
     Raises:
-        BadInput: for a name that is not in :data:`has8.data.PREPROCESSES`.
+        BadInput: for what :func:`has8.data.names.crop_of` does not know.
     """
-    if preprocess not in PREPROCESSES:
-        raise BadInput(f"preprocess must be {' or '.join(PREPROCESSES)}, not {preprocess!r}")
+    if not isinstance(preprocess, str) or crop_of(preprocess) is None:
+        raise BadInput(
+            f"preprocess must be {', '.join(PREPROCESSES)} or a filter and a part such as "
+            f"bicubic-0.875, not {described(preprocess)}"
+        )
 
 
 def spread(total: int, count: int | None) -> Tensor:

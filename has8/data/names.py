@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PREPROCESSES = ("crop", "paper")
-"""How an image file becomes a square; see :class:`has8.data.FolderImages`."""
+"""How an image file becomes a square; see :func:`crop_of`."""
+FILTERS = ("bilinear", "bicubic")
 AUGMENTATIONS = ("none", "flip", "crop", "resized")
 """What :func:`has8.data.batches` can do to training images."""
 
@@ -102,6 +103,26 @@ EVENTS = {
         ),
     ),
 }
+
+
+def crop_of(preprocess: str) -> tuple[str, float] | None:
+    """What a way to prepare an image file says; None for what is no such way.
+
+    "crop" takes the centre square, bilinear; "paper" squeezes the whole image, which it says by a
+    part of 0; "bicubic-0.875" takes the centre square of 0.875 of the shorter side, as encoders
+    trained on ImageNet ask for (there: the shorter side to 256, of which the centre 224).
+
+    Returns:
+        The filter, antialiased, and the part of the shorter side that remains, in (0, 1].
+    """
+    if preprocess in PREPROCESSES:
+        return "bilinear", float(preprocess == "crop")
+    name, _, part = preprocess.partition("-")
+    try:
+        kept = float(part)
+    except ValueError:
+        return None
+    return (name, kept) if name in FILTERS and 0 < kept <= 1 else None
 
 
 def data_names() -> list[str]:

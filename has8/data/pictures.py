@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from has8.data.listing import open_image
+from has8.data.names import crop_of
 from has8.errors import BadInput
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
@@ -47,17 +48,20 @@ def read_square(file: Path, size: int, preprocess: str) -> Tensor:
     Args:
         file: the picture; its format is told by what it holds, not by its name.
         size: side in pixels.
-        preprocess: see :class:`has8.data.FolderImages`.
+        preprocess: see :func:`has8.data.names.crop_of`.
 
     Raises:
         BadInput: if it is no whole picture of one of FORMATS, too large, or holds values that no
             range is known for: integers outside 0..65535, floats outside [0, 1].
     """
     picture = _read(file)
-    if preprocess == "crop":
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+    crop = crop_of(preprocess)
+    assert crop is not None
+    resampling = Image.Resampling[crop[0].upper()]
+    if crop[1]:
+        picture = ImageOps.fit(picture, (size, size), resampling, bleed=(1 - crop[1]) / 2)
     else:
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        picture = picture.resize((size, size), resampling)
     if picture.mode == "F":
         grey = torch.from_numpy(np.array(picture)).clamp_(0, 1)  # rounding may step over 1
         return grey.expand(3, size, size)

@@ -18,7 +18,15 @@ from torch import Tensor
 from has8.data.events import Binning
 from has8.data.folders import find_known, read_folder
 from has8.data.images import ArrayImages, ImageDataset, check_preprocess
-from has8.data.names import ARRAYS, EVENTS, FOLDERS, PREPROCESSES, data_names, event_names
+from has8.data.names import (
+    ARRAYS,
+    EVENTS,
+    FOLDERS,
+    PREPROCESSES,
+    crop_of,
+    data_names,
+    event_names,
+)
 from has8.data.recordings import load_events
 from has8.errors import BadInput, UnknownName
 from has8.values import Rules, check_fields, path, value, whole
@@ -63,7 +71,7 @@ class Data:
                 lambda names: len(names) > 0,
                 "strings, one for each label",
             ),
-            "preprocess": (PREPROCESSES.__contains__, f"one of {', '.join(PREPROCESSES)}"),
+            "preprocess": (crop_of, f"{', '.join(PREPROCESSES)}, or such as bicubic-0.875"),
             "steps": (lambda steps: steps > 0, "a whole number above 0, or None"),
         }
         check_fields(self, rules)
@@ -114,6 +122,8 @@ def load_data(
         preprocess: for image files only. "crop" takes the centre square. "paper" resizes the
             whole image to a square. It stands for the HAS-8 authors' Resize(224), which keeps the
             aspect ratio, so that images of different shapes could not be batched.
+            "bicubic-0.875" takes the centre square of 0.875 of the shorter side, as encoders of
+            :func:`has8.pretrained` ask for; "bilinear" and other parts as well.
         steps: T, for recordings of events, which need it.
         binning: for events: steps by "time" or by "count"; see :func:`has8.data.bin_events`.
         window_us: for events by time: microseconds of a step; None for a T-th of each recording.

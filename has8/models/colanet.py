@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from has8.colanet import CoLaNET
 from has8.encoders import EvenEncoder
 from has8.errors import BadInput
+from has8.models.pretrained import Encoder, Saturation
 from has8.models.registry import MODELS
 
 INHIBITION = 16.0
@@ -32,6 +33,7 @@ class CoLaNETClassifier(nn.Module):
         copies: networks whose counts are merged.
         steps: T.
         membrane_steps: tau; a potential keeps ``1 - 1 / tau`` of itself in a step.
+        front: what makes the N values of an image; None where the image is the values.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class CoLaNETClassifier(nn.Module):
         copies: int,
         steps: int,
         membrane_steps: float,
+        front: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.front = front or nn.Identity()
         neurons = copies * num_classes * columns
         self.by_class = (copies, num_classes, columns)
         self.encode = EvenEncoder(steps)
@@ -56,8 +60,8 @@ class CoLaNETClassifier(nn.Module):
             self.lif = snn.Leaky(beta, threshold=threshold, reset_mechanism="zero")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values ``[B, ...]`` in [0, 1] to counts of spikes ``[B, K]``."""
-        spikes = self.encode(x.flatten(1)).unsqueeze(3)
+        """Values or images ``[B, ...]`` in [0, 1] to counts of spikes ``[B, K]``."""
+        spikes = self.encode(self.front(x).flatten(1)).unsqueeze(3)
         membrane, record = self.lif.init_leaky(), []
         fired = torch.zeros(len(x), self.drive.out_channels, 1, device=x.device)
         for now in spikes:
@@ -76,6 +80,8 @@ def colanet(
     copies: int = 10,
     steps: int = 10,
     membrane_steps: float = 3.0,
+    encoder: str | None = None,
+    saturation: float = 1.0,
 ) -> nn.Module:
     """See :class:`CoLaNETClassifier`; ``has8 train colanet`` trains it by local rules.
 
@@ -84,17 +90,29 @@ def colanet(
         in_channels: channels of the image, whose values lie in [0, 1].
         size: (H, W) of the image; (1, 1) for an embedding of ``in_channels`` values.
         columns, copies, steps, membrane_steps: see :class:`CoLaNETClassifier`.
+        encoder: a frozen encoder that makes embeddings of images of ``size``, by its name for
+            :func:`has8.pretrained`; its weights are those of the model's file.
+        saturation: the value of an embedding that is coded as 1, above 0.
 
     Raises:
         BadInput: for an option out of range.
+        UnknownName: for an unknown encoder.
     """
     if len(size) != 2 or min(*size, columns, copies, steps) < 1 or membrane_steps < 1:
         raise BadInput(
             f"colanet needs a size of two numbers, and columns, copies, steps and membrane_steps "
             f"of at least 1, not size={list(size)}, {columns}, {copies}, {steps}, {membrane_steps}"
         )
-    inputs = in_channels * prod(size)
-    return CoLaNETClassifier(inputs, num_classes, columns, copies, steps, membrane_steps)
+    inputs, front = in_channels * prod(size), None
+    if encoder is not None:
+        embedding = Encoder(encoder)
+        if (in_channels, *size) != (3, embedding.size, embedding.size) or not saturation > 0:
+            raise BadInput(
+                f"encoder {encoder!r} takes images of 3 channels and {embedding.size} pixels a side, "
+                f"and a saturation above 0, not {in_channels}, {list(size)} and {saturation}"
+            )
+        inputs, front = embedding.features, nn.Sequential(embedding, Saturation(saturation))
+    return CoLaNETClassifier(inputs, num_classes, columns, copies, steps, membrane_steps, front)
 
 
 def colanet_state(net: CoLaNET) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from has8.errors import BadInput
 from has8.files import write_whole
 from has8.models import create_model
 from has8.models.colanet import colanet_state
+from has8.models.pretrained import Encoder
 from has8.training import checkpoint
 from has8.training.fit import evaluate
 from has8.training.run_folder import MODEL
@@ -117,13 +118,21 @@ def learn(
     return Learned(model, net, accuracy, time.perf_counter() - start)
 
 
-def classifier(net: CoLaNET, input_shape: tuple[int, int, int]) -> nn.Module:
+def classifier(
+    net: CoLaNET,
+    input_shape: tuple[int, int, int],
+    encoder: Encoder | None = None,
+    saturation: float = 1.0,
+) -> nn.Module:
     """The network as a model that can be saved and mapped, in evaluation mode.
 
     Args:
         net: a network that has learned.
         input_shape: ``(C, H, W)`` of a sample; ``(N, 1, 1)`` of an embedding.
+        encoder: what made the embeddings that it has learned, of images of that shape.
+        saturation: what embeddings were divided by.
     """
+    front = {"encoder": encoder.name, "saturation": saturation} if encoder is not None else {}
     model = create_model(
         "colanet",
         num_classes=net.classes,
@@ -133,8 +142,12 @@ def classifier(net: CoLaNET, input_shape: tuple[int, int, int]) -> nn.Module:
         copies=len(net.state.seeds),
         steps=net.rule.steps,
         membrane_steps=float(net.rule.membrane_steps),
+        **front,
     )
-    model.load_state_dict(model.state_dict() | colanet_state(net))
+    learned = colanet_state(net)
+    if encoder is not None:
+        learned |= {f"front.0.{key}": tensor for key, tensor in encoder.state_dict().items()}
+    model.load_state_dict(model.state_dict() | learned)
     return model.eval()
 
 

@@ -5,15 +5,15 @@ What such layers make of the images stays the same in all epochs, so it is compu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from has8.data import Batch, Data, ImageDataset
+from has8.data import Data
 from has8.errors import BadInput
 from has8.models.hnn import HNN
+from has8.training.features import made_by
 
 CACHE_BYTES = 1 << 30
 """Features that take no more than this are computed once and kept in memory."""
@@ -92,37 +92,8 @@ def spiking_part(model: nn.Module, data: Data, augment: str) -> tuple[nn.Module,
         size = front(torch.zeros(1, *data.input_shape, device=device)).numel() * 4
     if size * (len(data.train) + len(data.test)) > CACHE_BYTES:
         return model, data
-    train, test = (Features(part, front, device) for part in (data.train, data.test))
+    train, test = (made_by(front, part, BATCH, device) for part in (data.train, data.test))
     return model.spiking, replace(data, train=train, test=test)
-
-
-class Features(ImageDataset):
-    """What layers make of the images of a data set, computed once.
-
-    Args:
-        images: the data set.
-        front: the layers, in evaluation mode.
-        device: that they are on.
-    """
-
-    flip = False
-
-    def __init__(self, images: ImageDataset, front: nn.Module, device: torch.device) -> None:
-        chunks = torch.arange(len(images)).split(BATCH)
-        made, labels = [], []
-        with torch.no_grad():
-            for batch, known in images.read(chunks):
-                made.append(front(batch.to(device)).cpu())
-                labels.append(known)
-        self.features, self.labels = torch.cat(made), torch.cat(labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, chunks: Iterable[Tensor]) -> Iterator[Batch]:
-        """See :meth:`has8.data.ImageDataset.read`; features have the shape that layers gave."""
-        for indices in chunks:
-            yield self.features.index_select(0, indices), self.labels[indices]
 
 
 def _weights(artificial: nn.Sequential) -> list[tuple[int, nn.Module]]:
