@@ -62,6 +62,7 @@ FIT: dict[str, set[str]] = {
     "hardware": {"None"},
     "out": {"None", "text"},
     "path": {"text"},
+    "weights": {"None"},
     "model": {"a module"},
     "net": {"a module"},
     "x of calibrate": {"None"},

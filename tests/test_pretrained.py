@@ -48,8 +48,9 @@ def data():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HAS8_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "features"
+    """Of embeddings alone: compiled kernels are used again."""
+    monkeypatch.setattr(features, "cache_folder", tmp_path.joinpath)
+    return tmp_path / "features"
 
 
 def test_an_encoder_gives_what_the_network_gives_in_front_of_its_classifier(encoder, weights):

@@ -71,7 +71,10 @@ class Data:
                 lambda names: len(names) > 0,
                 "strings, one for each label",
             ),
-            "preprocess": (crop_of, f"{', '.join(PREPROCESSES)}, or such as bicubic-0.875"),
+            "preprocess": (
+                lambda way: crop_of(way) is not None,
+                f"{', '.join(PREPROCESSES)}, or such as bicubic-0.875",
+            ),
             "steps": (lambda steps: steps > 0, "a whole number above 0, or None"),
         }
         check_fields(self, rules)

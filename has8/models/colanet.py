@@ -108,8 +108,8 @@ def colanet(
         embedding = Encoder(encoder)
         if (in_channels, *size) != (3, embedding.size, embedding.size) or not saturation > 0:
             raise BadInput(
-                f"encoder {encoder!r} takes images of 3 channels and {embedding.size} pixels a side, "
-                f"and a saturation above 0, not {in_channels}, {list(size)} and {saturation}"
+                f"encoder {encoder!r} takes images of 3 channels and {embedding.size} pixels a "
+                f"side, and a saturation above 0, not {in_channels}, {list(size)} and {saturation}"
             )
         inputs, front = embedding.features, nn.Sequential(embedding, Saturation(saturation))
     return CoLaNETClassifier(inputs, num_classes, columns, copies, steps, membrane_steps, front)

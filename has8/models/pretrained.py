@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,8 @@ class Encoder(nn.Module):
         timm, self.name = _timm(), values.value(name, str, "name")
         inside = NAMES.get(name, name)
         if not timm.is_model(inside):
-            raise UnknownName("encoder", name, [*NAMES, *timm.list_models()])
+            near = get_close_matches(inside, timm.list_models(), n=5)
+            raise UnknownName("encoder", name, [*NAMES, *near])
         body = timm.create_model(inside, pretrained=False, num_classes=0)
         asked = timm.data.resolve_model_data_config(body)
         (channels, self.size, width), filter_ = asked["input_size"], asked["interpolation"]

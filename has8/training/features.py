@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from has8 import given
 from has8.data import Batch, Data, ImageDataset
 from has8.data.digest import digest
 from has8.errors import BadInput
@@ -82,6 +83,7 @@ def embed(
             f"embed takes the data of has8.load_data and an encoder of has8.pretrained, not "
             f"{described(data)} and {described(encoder)}"
         )
+    given.callback(on_progress)
     shape = (3, encoder.size, encoder.size)
     if data.input_shape != shape:
         raise BadInput(
