@@ -325,7 +325,8 @@ def other_values(sheet, entry):
     now = json.loads(msgspec.json.encode(sheet))
     for key in entry:
         now = now[key]
-    for other in other_figures(now) if isinstance(now, dict) else (now - 1, now + 1, now * 1000):
+    is_figure = isinstance(now, dict)
+    for other in other_figures(now) if is_figure else (now - 1, now + 1, now * 2, now * 1000):
         with suppress(msgspec.ValidationError):
             if changed(sheet, {entry: other}) != sheet:
                 yield other
