@@ -25,6 +25,7 @@ from mapping.cores.allocate import Tile, allocate
 from mapping.cores.descent import descend
 from mapping.cores.flows import flows_of
 from mapping.cores.placement import Placement, place, seated
+from mapping.cores.spread import spread
 from mapping.graph.evaluate import evaluate
 from mapping.graph.ir import Graph, Kind, Signal
 from mapping.graph.passes import run_passes
@@ -54,6 +55,8 @@ Reset = Literal["trained", "zero"]
 """Each neuron's reset as it was trained, or to zero."""
 Placing = Literal["descent", "snake"]
 """Cores where their messages have short ways, or along a snake in the order of the layers."""
+Allocation = Literal["cores", "latency"]
+"""As few cores as can be, or all cores of as few chips where that ends steps sooner."""
 CHECKED = 16
 """Samples of a model with a loop on which the graph is held against it."""
 
@@ -72,6 +75,7 @@ def map_model(
     inputs: Given = "values",
     output: int = 0,
     reset: Reset = "trained",
+    allocation: Allocation = "cores",
     placement: Placing = "descent",
     placement_seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -108,6 +112,8 @@ def map_model(
         reset: "trained" keeps each neuron's; "zero" lets those that were trained to reset by
             subtraction reset to zero, which takes fewer compartments of most chips and computes
             something else: reports say what that alone costs.
+        allocation: "cores" takes the fewest cores; "latency" deals out all cores of the chips that
+            these need, where that shortens the estimated time of a sample.
         placement: "descent" swaps cores until their messages, one for each neuron, pass few
             routers; "snake" puts them in the order of the layers.
         placement_seed: of the descent's random swaps, at least 0.
@@ -124,6 +130,7 @@ def map_model(
             to the chip cannot be there.
     """
     target = target if isinstance(target, Target) else load_target(target)
+    allocation = value(allocation, Allocation, "allocation")
     placement = value(placement, Placing, "placement")
     placement_seed = whole(placement_seed, "placement_seed", 0)
     given.callback(on_progress)
@@ -154,7 +161,7 @@ def map_model(
         ]
         segments = tuple(integers for integers, _ in quantized)
         try:
-            tiles = allocate(segments, target)
+            tiles = allocated(segments, target, allocation)
             break
         except DoesNotFit as error:
             unfit[layer_with(graph, error.layer)] = (
@@ -176,6 +183,7 @@ def map_model(
         "weight_bits": weight_bits,
         "scales": scales if isinstance(scales, str) else "given",
         "per_channel": per_channel,
+        **({} if allocation == "cores" else {"allocation": allocation}),
         "placement": placement,
         "placement_seed": placement_seed,
         **added,
@@ -183,6 +191,13 @@ def map_model(
     mapped = Mapped(graph, parts, segments, errors, on_cores, target, facts)
     check_mapped(mapped)
     return mapped
+
+
+def allocated(
+    segments: Sequence[ChipSegment], target: Target, allocation: Allocation
+) -> tuple[Tile, ...]:
+    """The tiles of segments; the arguments are those of :func:`map_model`."""
+    return spread(segments, target) if allocation == "latency" else allocate(segments, target)
 
 
 def placed(

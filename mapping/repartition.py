@@ -6,12 +6,11 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from has8.errors import BadInput
-from mapping.cores.allocate import allocate
 from mapping.integers.quantize import joined
 from mapping.mapped import Mapped
 from mapping.partition.cut import cut
 from mapping.partition.segments import Partition
-from mapping.pipeline import Placing, placed
+from mapping.pipeline import Placing, allocated, placed
 from mapping.verify import check_mapped
 
 CHOSEN = "it costs less on the host"
@@ -49,7 +48,7 @@ def repartition(mapped: Mapped, on_chip: Collection[str], placement: Placing = "
             f"{lost[0]!r} goes together with others: the layers of a loop over steps, or the one "
             f"whose bias it is"
         )
-    tiles = allocate(segments, target)
+    tiles = allocated(segments, target, mapped.provenance.get("allocation", "cores"))
     seed = mapped.provenance.get("placement_seed", 0)
     facts = {key: fact for key, fact in mapped.provenance.items() if key != "pins"}
     moved = replace(

@@ -60,6 +60,14 @@ from mapping.targets.schema import target_names
     "compartments, other results, both in the report.",
 )
 @click.option(
+    "--allocate",
+    "allocation",
+    type=click.Choice(["cores", "latency"]),
+    default="cores",
+    show_default=True,
+    help="As few cores as can be, or all cores of as few chips where that ends steps sooner.",
+)
+@click.option(
     "--placement",
     type=click.Choice(["descent", "snake"]),
     default="descent",

@@ -81,6 +81,12 @@ class Tile:
         return prod(b - a for a, b in zip(self.start, self.stop, strict=True))
 
     @property
+    def corner(self) -> Shape3:
+        """Its first neuron, in three axes."""
+        c, h, w = (*self.start, 0, 0)[:3]
+        return c, h, w
+
+    @property
     def compartments(self) -> int:
         """How many compartments its neurons take."""
         return self.need["neurons"]

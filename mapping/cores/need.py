@@ -108,13 +108,29 @@ def list_words(synapses: Ints, bits: Ints | int, header: Ints | int, packing: Pa
 
 def input_axons(wires: Wiring, start: Shape3, stop: Shape3, axon: AxonType) -> int:
     """Input axons that a block needs: one for each source neuron, or pixel, that reaches it."""
+    if axon.input_per == "neuron":
+        return sources(wires, start, stop)
     rows = patterns(wires.rows, start[1], stop[1])
     cols = patterns(wires.cols, start[2], stop[2])
-    pixels = len(rows.reached) * len(cols.reached)
-    if axon.input_per == "pixel":
-        return pixels
+    return len(rows.reached) * len(cols.reached)
+
+
+def sources(wires: Wiring, start: Shape3, stop: Shape3) -> int:
+    """How many source neurons reach a block."""
+    rows = patterns(wires.rows, start[1], stop[1])
+    cols = patterns(wires.cols, start[2], stop[2])
     first, last = wires.groups_of(start[0], stop[0])
+    pixels = len(rows.reached) * len(cols.reached)
     return pixels * (last - first) * (wires.channels_in // wires.groups)
+
+
+def synapses(wires: Wiring, start: Shape3, stop: Shape3) -> int:
+    """How many synapses end in a block."""
+    pixels = 1
+    for axis, begin, end in zip((wires.rows, wires.cols), start[1:], stop[1:], strict=True):
+        found = patterns(axis, begin, end)
+        pixels *= int(found.count[found.pattern].sum())
+    return pixels * (stop[0] - start[0]) * (wires.channels_in // wires.groups)
 
 
 def axon_types(wires: Wiring, source: Shape3, axons: Mapping[str, AxonType]) -> tuple[str, ...]:

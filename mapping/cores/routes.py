@@ -95,7 +95,7 @@ class _Grid:
     def __init__(self, tiles: Sequence[Tile], segment: str, population: Population) -> None:
         self.shape = shape3(population.shape)
         self.places = {
-            _corner(tile): at
+            tile.corner: at
             for at, tile in enumerate(tiles)
             if (tile.segment, tile.population) == (segment, population.name)
         }
@@ -129,11 +129,5 @@ class _Grid:
 
 def _masks(synapse: Synapse, tile: Tile) -> tuple[Ints, Ints, Ints]:
     """Channels, rows and columns of the source that reach a tile."""
-    channels, rows, cols = reach(synapse.wiring, _corner(tile), shape3(tile.stop))
+    channels, rows, cols = reach(synapse.wiring, tile.corner, shape3(tile.stop))
     return np.flatnonzero(channels), np.flatnonzero(rows), np.flatnonzero(cols)
-
-
-def _corner(tile: Tile) -> Shape3:
-    """The first neuron of a tile, in three axes."""
-    c, h, w = (*tile.start, 0, 0)[:3]
-    return c, h, w

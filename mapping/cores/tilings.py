@@ -25,9 +25,52 @@ from mapping.chip.wiring import (
     patterns,
     shape3,
 )
-from mapping.cores.need import axon_types, input_axons, memory
+from mapping.cores.need import axon_types, input_axons, memory, sources, synapses
 from mapping.cores.pack import LONGEST
 from mapping.targets.schema import CoreLimits, Registers
+
+WORK = "work"
+"""The name of a core's work in a step among its resources, where that is limited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How long a core may work in a step, and how long it does, in picoseconds.
+
+    Args:
+        most: that it may.
+        neuron: for each of its neurons.
+        synapse: for each synapse that ends there, on average.
+        message: for each source neuron that reaches it, on average.
+    """
+
+    most: int
+    neuron: float
+    synapse: float
+    message: float
+
+    def of(self, layer: Layer, start: Shape3, stop: Shape3) -> int:
+        """Of a block."""
+        time = self.neuron * prod(b - a for a, b in zip(start, stop, strict=True))
+        for wires in layer.wires:
+            time += self.synapse * synapses(wires, start, stop)
+            time += self.message * sources(wires, start, stop)
+        return round(time)
+
+
+class Working(CoreLimits, frozen=True, kw_only=True):
+    """What one neuron core holds, and how long it may work in a step.
+
+    Args:
+        work: of the core.
+    """
+
+    work: Work
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limit of each resource, work among them."""
+        return {**super().limits, WORK: self.work.most}
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +280,7 @@ def held(
         LONGEST: max((part.longest for part in parts), default=0),
         "synapse_formats": sum(part.formats for part in parts),
         **{table: _entries(layer, names, start, stop) for table, names in tables.items()},
+        **({WORK: core.work.of(layer, start, stop)} if isinstance(core, Working) else {}),
     }
 
 

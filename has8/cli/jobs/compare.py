@@ -139,6 +139,7 @@ def _mapped(candidate: _Candidate, source: Data, pins: Pins) -> Mapped:
         scales=facts.get("scales", "round"),
         per_channel=facts.get("per_channel", False),
         inputs=takes(before.graph),
+        allocation=facts.get("allocation", "cores"),
         placement=facts.get("placement", "snake"),
         placement_seed=facts.get("placement_seed", 0),
     )

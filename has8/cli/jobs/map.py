@@ -50,7 +50,7 @@ from mapping.graph.resets import changed_resets
 from mapping.hosts.schema import load_host
 from mapping.integers.methods import Method
 from mapping.partition.segments import Side
-from mapping.pipeline import Placing, Reset
+from mapping.pipeline import Allocation, Placing, Reset
 
 
 def run_map(
@@ -71,6 +71,7 @@ def run_map(
     verify: str,
     verify_samples: int,
     reset: Reset,
+    allocation: Allocation,
     placement: Placing,
     placement_seed: int,
     weight_bits: int | None,
@@ -119,6 +120,7 @@ def run_map(
             inputs=how.inputs or "values",
             output=output,
             reset=reset,
+            allocation=allocation,
             placement=placement,
             placement_seed=placement_seed,
             on_progress=done,
