@@ -194,6 +194,7 @@ def world(tmp_path_factory):
                 "inputs": "values",
                 "output": 0,
                 "reset": "trained",
+                "allocation": "latency",
                 "placement": "descent",
                 "placement_seed": 0,
                 "on_progress": None,
