@@ -4,7 +4,8 @@ A step lasts as long as its busiest core. What a core does in one is estimated f
 before anything runs: its neurons, and, where each source fires in :data:`RATE` of the steps, its
 synapses and messages. That is one more limit of a core, which falls until the cores are used up;
 and since a spike from the host is a message for each tile that it reaches, cuts that cost more
-messages than they save work are left out.
+messages than they save work are left out, even if the host's neurons fire in every step: encoders
+may be dense.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def _option(segment: ChipSegment, target: Target, most: int) -> Option:
     for tile in tiles:
         cores[tile.core] = cores.get(tile.core, 0) + tile.need[WORK]
     busiest = max(cores.values(), default=0)
-    sent = RATE * _from_host(segment, tiles) * target.link.message_us.value
+    sent = _from_host(segment, tiles) * target.link.message_us.value
     return Option(len(cores), segment.steps * (busiest / 1e6 + sent), tiles, busiest)
 
 
