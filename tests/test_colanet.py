@@ -1,7 +1,9 @@
 """CoLaNET: each rule by hand, the compiled form equal to the plain one, and that it learns."""
 
 import json
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from has8.training import local
 from hwsim import agreement, compare
 from mapping import map_model
 
+PAGE = Path(__file__).parent.parent / "docs" / "colanet.md"
 RULE = Rule(
     columns=2,
     membrane_steps=2,
@@ -349,3 +352,9 @@ def test_a_spike_inhibits_the_others_of_its_column_and_copy_alone():
         model.drive.weight.fill_(0.0)
         model.drive.bias.copy_(torch.tensor([2.0, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9]))
         assert model(torch.zeros(1, 1, 1, 1)).tolist() == [[2 + 0 + 1 + 1, 1 + 1 + 1 + 1]]
+
+
+def test_the_page_runs_as_it_stands(capsys):
+    (code,) = re.findall("```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(compile(code, str(PAGE), "exec"), {})
+    assert 0.7 < float(capsys.readouterr().out.strip()[7:-1]) < 1

@@ -7,8 +7,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from benchmarks import colanet, colanet_tables
+from benchmarks import colanet, colanet_chip, colanet_tables
 from benchmarks.probes import class_means, linear_probe
+from has8 import load_data
 from has8.colanet import compiled
 
 
@@ -50,3 +51,28 @@ def test_the_compiled_rule_is_measured_beside_the_plain_one(monkeypatch):
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["times"] == pytest.approx(found["plain_ms"] / found["compiled_ms"])
+
+
+class Forty:
+    """The first forty images of a part."""
+
+    def __init__(self, part):
+        self.part = part
+
+    def __len__(self):
+        return 40
+
+    def tensors(self, count):
+        return self.part.tensors(count)
+
+
+def test_the_form_for_chips_is_measured_beside_the_full_rule(monkeypatch):
+    digits = load_data("digits")
+    few = SimpleNamespace(train=Forty(digits.train), test=Forty(digits.test))
+    monkeypatch.setattr(colanet_chip, "load_data", lambda _: few)
+    monkeypatch.setattr(colanet_chip, "HELD_BACK", 10)
+    done = CliRunner().invoke(colanet_chip.main, ["--copies", "1", "--json"])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout.splitlines()[-1])["runs"]
+    assert {"seed", "copies", "full", "chip"} == found.keys()
+    assert all(0 <= found[name] <= 100 for name in ("full", "chip"))
