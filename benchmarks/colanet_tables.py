@@ -25,18 +25,22 @@ from torch import Tensor
 
 from benchmarks.machine import commit, hardware, wide_console
 from benchmarks.probes import class_means, linear_probe
-from has8 import Has8Error, load_data
+from has8 import Has8Error, embed, load_data, pretrained
 from has8.colanet import RULES, answers
 from has8.data import Data
 from has8.files import write_whole
-from has8.training.local import learn
+from has8.training.features import saturated
+from has8.training.local import SATURATION, learn
 
 RESULTS = Path(__file__).parent / "results" / "colanet"
 WORK = Path("runs") / "colanet_tables"
 COPIES = (1, 2, 5, 10, 15)
 """Numbers of copies in a table; the first so many of a run are merged."""
-RULE = {"mnist": "mnist_tuned", "fashion_mnist": "mnist_tuned", "digits": "mnist_tuned"}
-"""The rule of each data set, on pixels."""
+RULE = {"mnist": "mnist_tuned", "fashion_mnist": "mnist_tuned", "digits": "mnist_tuned",
+        "caltech101": "embedding"}  # fmt: skip
+"""The rule of each data set."""
+ENCODER = {"caltech101": "efficientnet_lite0"}
+"""What makes embeddings of images; those of other data sets are learned as pixels."""
 
 
 def accuracy(found: Tensor, labels: Tensor) -> float:
@@ -44,8 +48,17 @@ def accuracy(found: Tensor, labels: Tensor) -> float:
     return 100 * float((found == labels).float().mean())
 
 
+def inputs(name: str, root: Path | None) -> Data:
+    """A data set's pixels or embeddings, in [0, 1]."""
+    if name not in ENCODER:
+        return load_data(name, root)
+    encoder = pretrained(ENCODER[name])
+    size, way = encoder.size, encoder.preprocess
+    return saturated(embed(load_data(name, root, size, preprocess=way), encoder), SATURATION)
+
+
 def run(data: Data, rule: str, *, copies: int, columns: int | None, seed: int, work: Path,
-        subset: int | None, console: Console) -> dict[str, Any]:  # fmt: skip
+        subset: int | None, console: Console, encoder: str = "pixels") -> dict[str, Any]:  # fmt: skip
     """One run, and what stands beside it: a row of the table."""
     chosen = RULES.get(rule)
     chosen = chosen if columns is None else replace(chosen, columns=columns)
@@ -63,7 +76,7 @@ def run(data: Data, rule: str, *, copies: int, columns: int | None, seed: int, w
     classes = len(data.class_names)
     return {
         "data": data.name,
-        "encoder": "pixels",
+        "encoder": encoder,
         "rule": rule,
         "constants": asdict(chosen),
         "columns": chosen.columns,
@@ -163,13 +176,14 @@ def main(
     console = Console(stderr=True)
     try:
         for seed in map(int, seeds.split(",") if asked else ()):
-            data, name = load_data(str(asked), data_root), rule or RULE[str(asked)]
+            data, name = inputs(str(asked), data_root), rule or RULE[str(asked)]
             file = (
                 results / f"{asked}-{name}-{columns or 'M'}x{copies}-{subset or 'all'}-{seed}.json"
             )
             if not file.exists():
                 found = run(data, name, copies=copies, columns=columns, seed=seed, work=work,
-                            subset=subset, console=console)  # fmt: skip
+                            subset=subset, console=console,
+                            encoder=ENCODER.get(str(asked), "pixels"))  # fmt: skip
                 text = json.dumps(found, indent=1) + "\n"
                 write_whole(file, lambda out, text=text: out.write(text.encode()))  # type: ignore[misc]
     except Has8Error as error:

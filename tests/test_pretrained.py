@@ -1,14 +1,18 @@
 """Encoders that others have trained: their images, weights, embeddings on disk, and mapping."""
 
+import json
 import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
-from has8 import Data, create_model, embed, load_data, pretrained
+from has8 import Data, create_model, embed, evaluate, load_checkpoint, load_data, pretrained
+from has8.cli.jobs import train as job
+from has8.cli.train import train
 from has8.colanet import CoLaNET
 from has8.data import ArrayImages
 from has8.errors import BadInput, UnknownName
@@ -162,6 +166,29 @@ def test_an_encoder_without_weights_says_where_they_come_from(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(BadInput, match=r"come with timm: pip install 'has8\[encoders\]'"):
         pretrained(SMALL)
+
+
+def test_training_learns_embeddings_and_writes_a_model_of_photographs(
+    encoder, data, tmp_path, monkeypatch
+):
+    for number, colour in enumerate(("red", "blue")):
+        (tmp_path / "photos" / colour).mkdir(parents=True)
+        for place in range(6):
+            picture = Image.new("RGB", (8, 8), colour)
+            picture.putpixel((number, place), (place, 0, 0))
+            picture.save(tmp_path / "photos" / colour / f"{place}.png")
+    monkeypatch.setattr(job, "pretrained", lambda name: encoder)
+    asked = ["colanet", "--data", str(tmp_path / "photos"), "--encoder", SMALL, "--json"]
+    ran = CliRunner().invoke(train, [*asked, "--option", "copies=1", "--out", str(tmp_path / "o")])
+    assert ran.exit_code == 0, ran.output
+    found = load_checkpoint(tmp_path / "o" / "model.pt")
+    assert found.input_shape == (3, 160, 160) and found.provenance["encoder"] == SMALL
+    assert found.provenance["preprocess"] == encoder.preprocess
+    source = load_data(str(tmp_path / "photos"), image_size=160, preprocess=encoder.preprocess)
+    right = json.loads(ran.stdout)["test_accuracy"]
+    assert evaluate(found.model, source.test) == right
+    other = CliRunner().invoke(train, ["has8_vgg", "--data", "digits", "--encoder", SMALL])
+    assert other.exit_code == 1 and "--encoder is for colanet" in str(other.exception)
 
 
 def test_an_encoder_stays_on_the_host_of_a_mapping_with_its_price(encoder, data):

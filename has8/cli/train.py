@@ -60,6 +60,12 @@ _EPILOG = "\n\n".join(f"Recipe {name}: {_settings(config)}." for name, config in
     "paper's recipes, else crop]",
 )
 @click.option(
+    "--encoder",
+    metavar="NAME",
+    help="Learn the embeddings that this pretrained encoder makes of the images, such as "
+    "efficientnet_lite0 (colanet only).",
+)
+@click.option(
     "--recipe",
     type=click.Choice(list(RECIPES)),
     help="All settings at once (see below); the options that follow change single ones.  "
@@ -133,6 +139,7 @@ def train(**options: Any) -> None:
     has8 train has8_resnet_b32 --data photos/ --image-size 64 --recipe paper
     has8 train hnn_mlp --data mnist --recipe hnn --option split=2 --separate ann.pt
     has8 train colanet --data mnist --option copies=15 --option columns=20
+    has8 train colanet --data photos/ --encoder efficientnet_lite0
     has8 train --quantize loihi --weight-bits 2 --from model.pt --data cifar10
     """
     do("train:run_train", options)

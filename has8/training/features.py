@@ -17,7 +17,7 @@ from has8.data import Batch, Data, ImageDataset
 from has8.data.digest import digest
 from has8.errors import BadInput
 from has8.files import cache_folder, write_whole
-from has8.models.pretrained import Encoder
+from has8.models.pretrained import Encoder, Saturation
 from has8.values import described
 
 PART = 64
@@ -108,6 +108,15 @@ def embed(
         rows, labels = (torch.cat(part) for part in zip(*found, strict=True))
         parts.append(Features(rows[:, :, None, None], labels))
     return replace(data, train=parts[0], test=parts[1], input_shape=(encoder.features, 1, 1))
+
+
+def saturated(data: Data, top: float) -> Data:
+    """Embeddings as values in [0, 1], of which ``top`` and all above it become 1."""
+    into = Saturation(top)
+    train, test = (
+        made_by(into, part, 1024, torch.device("cpu")) for part in (data.train, data.test)
+    )
+    return replace(data, train=train, test=test)
 
 
 def _made(file: Path | None, images: ImageDataset, indices: Tensor, encoder: Encoder) -> Batch:

@@ -11,6 +11,7 @@ from has8.cli.progress import stages
 from has8.colanet import RULES, Rule
 from has8.data import Data
 from has8.errors import BadInput
+from has8.models.pretrained import Encoder
 from has8.training.local import Learned, learn
 
 LOCAL = "colanet"
@@ -37,6 +38,7 @@ def learn_locally(
     out: Path,
     seed: int,
     subset: int | None,
+    encoder: Encoder | None,
     *,
     resume: bool,
     quiet: bool,
@@ -46,8 +48,8 @@ def learn_locally(
     Raises:
         BadInput: for an option that no rule has.
     """
-    asked = dict(options)
-    rule, copies = RULES.get(asked.pop("rule", "mnist")), asked.pop("copies", 10)
+    asked, default = dict(options), "mnist" if encoder is None else "embedding"
+    rule, copies = RULES.get(asked.pop("rule", default)), asked.pop("copies", 10)
     known = [field.name for field in fields(Rule)]
     for name in asked:
         if name not in known:
@@ -62,6 +64,7 @@ def learn_locally(
             copies=copies,
             seed=seed,
             subset=subset,
+            encoder=encoder,
             resume=resume,
             on_progress=begin(f"learning {data.name}"),
         )

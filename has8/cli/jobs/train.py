@@ -17,6 +17,7 @@ from has8.cli.progress import epochs
 from has8.cli.quantization import Quantize
 from has8.data import Data, load_data
 from has8.errors import BadInput, TrainingError
+from has8.models.pretrained import pretrained
 from has8.text import file_name, printable
 from has8.training.checkpoint import load as load_checkpoint
 from has8.training.fit import fit
@@ -61,6 +62,7 @@ def run_train(
     data_root: Path | None,
     image_size: int | None,
     preprocess: str | None,
+    encoder: str | None,
     recipe: str | None,
     options: tuple[str, ...],
     base: int | None,
@@ -85,16 +87,21 @@ def run_train(
         }
         seed, subset = (settings.pop(name) for name in ("seed", "subset"))
         refuse({**others, **settings})
-        source = load_data(data, data_root, image_size, preprocess=preprocess or "crop")
+        front = None if encoder is None else pretrained(encoder)
+        size, way = (image_size, "crop") if front is None else (front.size, front.preprocess)
+        source = load_data(data, data_root, image_size or size, preprocess=preprocess or way)
         folder = out or Path("runs") / file_name(f"{model}-{source.name}")
         learned = learn_locally(
-            source, _options(options), folder, seed or 0, subset, resume=not restart, quiet=quiet
-        )
+            source, _options(options), folder, seed or 0, subset, front,
+            resume=not restart, quiet=quiet,
+        )  # fmt: skip
         subject = Subject(model, learned.model, source, {})
         epoch = Epoch(1, 0.0, 0.0, learned.test_accuracy, learned.seconds)
         result = _result(subject, "local rules", folder, History((epoch,)))
         click.echo(json.dumps(result) if as_json else _summary(result))
         return
+    if encoder is not None:
+        raise BadInput(f"--encoder is for {LOCAL}, which learns embeddings: leave it out")
     tuning = Quantize(quantize, weight_bits, scales, per_channel)
     tuning.check(start)
     recipe = recipe or ("modern" if start is None else "finetune")
