@@ -58,7 +58,8 @@ def inputs(name: str, root: Path | None) -> Data:
 
 
 def run(data: Data, rule: str, *, copies: int, columns: int | None, seed: int, work: Path,
-        subset: int | None, console: Console, encoder: str = "pixels") -> dict[str, Any]:  # fmt: skip
+        subset: int | None, console: Console, encoder: str = "pixels",
+        ) -> dict[str, Any]:  # fmt: skip
     """One run, and what stands beside it: a row of the table."""
     chosen = RULES.get(rule)
     chosen = chosen if columns is None else replace(chosen, columns=columns)
