@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from itertools import combinations, compress, pairwise, product
+from itertools import chain, combinations, compress, pairwise, product
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -99,7 +99,7 @@ def searched(costed: Costed, limits: Costs | None = None) -> dict[str, Any]:
     }
 
 
-def chain() -> nn.Module:
+def fully_connected() -> nn.Module:
     """A network of its own loop: eight fully connected layers of snnTorch's neurons."""
     torch.manual_seed(0)
     sizes = (64, 48, 48, 48, 48, 48, 48, 48, 10)
@@ -122,7 +122,7 @@ def net(name: str, samples: int = 4) -> dict[str, Any]:
         spikes = (
             torch.rand(8, samples, 64, generator=torch.Generator().manual_seed(0)) < 0.3
         ).float()
-        mapped = map_model(chain(), calibration=spikes, inputs="spikes")
+        mapped = map_model(fully_connected(), calibration=spikes, inputs="spikes")
         x = spikes
     elif name == "hnn_mlp":
         torch.manual_seed(0)
@@ -161,17 +161,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON")
     as_json = parser.parse_args().json
-    found = [net(name) for name in NETS]
-    found += [run(layers, limited) for layers in LAYERS for limited in (False, True)]
+    nets = (net(name) for name in NETS)
+    runs = (run(layers, limited) for layers in LAYERS for limited in (False, True))
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps([*nets, *runs], indent=2))
         return
     print("net       limited  layers  groups  on chip  seconds  gap  equal to brute force  front")
-    for one in found:
+    for one in chain(nets, runs):
         print(
             f"{one['net']:8}  {one['limited']!s:7}  {one['layers']:6}  {one['groups']:6}  "
             f"{one['on_chip']:7}  {one['seconds']:7.3f}  {one['gap']:3.1g}  "
-            f"{one['equal_to_brute_force']!s:20}  {len(one['front']) if 'front' in one else '-'}"
+            f"{one['equal_to_brute_force']!s:20}  {len(one['front']) if 'front' in one else '-'}",
+            flush=True,
         )
 
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from builders import BRANCHES_IN, Branches
@@ -122,6 +123,8 @@ def test_the_commands(monkeypatch, capsys, tmp_path):
             "best": found.best.measured.name,
             "layers": found.layers,
             "cores": [choice.measured.cost.cores_used for choice in found.front],
+            "energy": [choice.amounts[0] for choice in found.choices],
+            "expected": [choice.expected["energy_uj"] for choice in found.choices],
         },
     )
 
@@ -137,6 +140,9 @@ def test_the_commands(monkeypatch, capsys, tmp_path):
     report = json.loads(out)
     assert report["best"] == "head" and "blocks.0.snn.neuron" in report["layers"]
     assert report["model"] == "digits" and max(report["cores"]) == 1
+    assert len(report["energy"]) > 2 and report["expected"] != report["energy"]
+    assert report["expected"] == pytest.approx(report["energy"], rel=0.01)
+    assert np.array_equal(np.argsort(report["expected"]), np.argsort(report["energy"]))
     assert "pricing partitions ..." in err
     auto = ("--partition", "auto", "--max-cores", 1, "--verify", "none", "--out", tmp_path)
     code, out, err = call("map", DIGITS, *auto, "--json")
