@@ -133,7 +133,9 @@ def choices_of(
     """
     layers = layers_of(mapped)
     if not layers:
-        raise BadInput("no layer can be on the chip, so that there is nothing to choose: see why")
+        raise BadInput(
+            "no layer can be on the chip, and has8 check says why: there is nothing to choose"
+        )
     if host.measured:
         raise BadInput("a measured host knows one mapping alone: choose by its profile instead")
     activity, *apart = (told(mapped.graph, one) for one in (run.activity, *run.apart))
