@@ -18,7 +18,7 @@ from has8.values import described, whole
 
 CHUNK = 500
 """Objects that are coded at once."""
-FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.7)
+FACTORS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.7, 2.0, 2.4)
 """Excitabilities that :meth:`CoLaNET.choose_excitability` tries, in parts of the noise."""
 
 
