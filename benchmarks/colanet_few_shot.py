@@ -1,8 +1,8 @@
 """New classes from 1, 5 and 20 photographs: CoLaNET, class by class, beside other classifiers.
 
 ``python -m benchmarks.colanet_few_shot`` learns all but ten of Caltech-101's 64 largest classes,
-then the ten others one after another. The linear probe and the nearest class mean get all photographs
-of the old classes again; a probe that goes on with the new ones alone forgets the old classes.
+then the ten others one after another. The linear probe and the nearest class mean are fitted to all
+photographs of the old classes again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def few_shot(data: Data, copies: int, seed: int) -> list[dict[str, float]]:
     net.learn(known[:-HELD_BACK], names[:-HELD_BACK])
     net.choose_excitability(known[-HELD_BACK:], names[-HELD_BACK:])
     net.learn(known[-HELD_BACK:], names[-HELD_BACK:])
-    saved, rows = net.to_dict(), []
+    saved, rows = net.to_dict(), list[dict[str, float]]()
     for shots in SHOTS:
         shown = torch.cat([(labels == label).nonzero()[:shots, 0] for label in new])
         net = CoLaNET.from_dict(deepcopy(saved))
@@ -49,7 +49,7 @@ def few_shot(data: Data, copies: int, seed: int) -> list[dict[str, float]]:
             "probe": linear_probe(*everything, tests, classes),
             "class_mean": class_means(*everything, tests, classes),
         }
-        row = {"seed": seed, "shots": shots}
+        row: dict[str, float] = {"seed": seed, "shots": shots}
         for name, answer in found.items():
             for part, chosen in (("old", ~fresh), ("new", fresh)):
                 row[f"{name}_{part}"] = accuracy(answer[chosen], right[chosen])
