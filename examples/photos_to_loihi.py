@@ -38,7 +38,8 @@ def main(name: str, out: Path) -> None:
         print(
             f"{target}: {energy.total.value / 1e3:.3f} mJ "
             f"({energy.total.low / 1e3:.3f} to {energy.total.high / 1e3:.3f}), of which the host "
-            f"{energy.host.value / 1e3:.3f}, in {report.latency_us.value / 1e3:.2f} ms; {HOST} "
+            f"computes and launches {(energy.host + energy.launching).value / 1e3:.3f} and waits "
+            f"{energy.waiting.value / 1e3:.3f}, in {report.latency_us.value / 1e3:.2f} ms; {HOST} "
             f"alone: {alone.energy_uj.value / 1e3:.3f} mJ"
             + (f" in {alone.latency_us.value / 1e3:.2f} ms" if alone.latency_us else "")
         )
