@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ def _made(file: Path | None, images: ImageDataset, indices: Tensor, encoder: Enc
 
 def _kept(file: Path | None, count: int, encoder: Encoder) -> Batch | None:
     """What an earlier run has kept; None if nothing, or nothing whole, is there."""
-    with suppress(OSError, ValueError, KeyError, EOFError):
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
         if file is not None:
             with np.load(file, allow_pickle=False) as kept:
                 rows, labels = (torch.from_numpy(kept[name]) for name in ("features", "labels"))
