@@ -137,7 +137,7 @@ def _kept(file: Path | None, count: int, encoder: Encoder) -> Batch | None:
     """What an earlier run has kept; None if nothing, or nothing whole, is there."""
     with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile):
         if file is not None:
-            with np.load(file, allow_pickle=False) as kept:
+            with file.open("rb") as raw, np.load(raw, allow_pickle=False) as kept:
                 rows, labels = (torch.from_numpy(kept[name]) for name in ("features", "labels"))
             if rows.shape == (count, encoder.features) and labels.shape == (count,):
                 return rows, labels
