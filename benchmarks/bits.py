@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.machine import ROOT, commit, hardware, wide_console
-from benchmarks.runs import read_all
+from benchmarks.runs import read_all, write_result
 from has8 import Has8Error, load_checkpoint, load_data
 from has8.data import Data
 from has8.errors import BadInput
-from has8.files import write_whole
 from has8.training.fit import fit
 from has8.training.hardware import Hardware
 from has8.training.recipes import RECIPES, TrainConfig
@@ -203,9 +201,7 @@ def perform(plan: Plan, bits: int | None, method: str) -> Result:
         torch=str(torch.__version__),
         commit=source,
     )
-    content = msgspec.json.format(msgspec.json.encode(asdict(result)))
-    target = plan.results / f"{plan.name(bits, method)}.json"
-    write_whole(target, lambda file: file.write(content + b"\n"))
+    write_result(plan.results / f"{plan.name(bits, method)}.json", asdict(result))
     return result
 
 

@@ -13,6 +13,7 @@ import click
 import torch
 
 from benchmarks.machine import commit, hardware
+from benchmarks.runs import seeds_option
 from has8 import load_data
 from has8.colanet import RULES, CoLaNET, answers
 from has8.colanet.network import FACTORS
@@ -51,17 +52,15 @@ def run(seed: int, copies: int) -> dict[str, Any]:
 
 @click.command()
 @click.option("--copies", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--seeds", default="0", show_default=True, metavar="N,...", help="One run for each.")
+@seeds_option
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def main(copies: int, seeds: str, as_json: bool) -> None:
+def main(copies: int, seeds: tuple[int, ...], as_json: bool) -> None:
     """Print the accuracies of both, and the products."""
-    if not all(seed.isdecimal() for seed in seeds.split(",")):
-        raise click.ClickException(f"--seeds takes whole numbers, such as 0,1,2, not {seeds!r}")
     rule = learning_rule(RULE)
     for variable, products in rule.changes.items():
         click.echo(f"d{variable} = {' + '.join(map(str, products))}")
     runs = []
-    for seed in map(int, seeds.split(",")):
+    for seed in seeds:
         runs.append(run(seed, copies))
         found = runs[-1]
         click.echo(

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from benchmarks.machine import commit, hardware, wide_console
 from benchmarks.probes import class_means, linear_probe
+from benchmarks.runs import seeds_option, write_result
 from has8 import Has8Error, embed, load_data, pretrained
 from has8.colanet import RULES, answers
 from has8.data import Data
-from has8.files import write_whole
 from has8.training.features import saturated
 from has8.training.local import SATURATION, learn
 
@@ -149,7 +149,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> Table:
 @click.option("--rule", type=click.Choice(RULES.names()), help="Instead of the table's.")
 @click.option("--copies", type=click.IntRange(1), default=10, show_default=True)
 @click.option("--columns", type=click.IntRange(1), help="Microcolumns, instead of the rule's.")
-@click.option("--seeds", default="0", show_default=True, metavar="N,...", help="One run for each.")
+@seeds_option
 @click.option("--subset", type=click.IntRange(1), help="Training images, instead of all.")
 @click.option("--threads", type=click.IntRange(1), help="Of torch and of the rule.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where data lie.")
@@ -161,7 +161,7 @@ def main(
     rule: str | None,
     copies: int,
     columns: int | None,
-    seeds: str,
+    seeds: tuple[int, ...],
     subset: int | None,
     threads: int | None,
     data_root: Path | None,
@@ -172,11 +172,9 @@ def main(
     """Print the table of all runs; with --run, do first what is missing."""
     if threads is not None:
         torch.set_num_threads(threads)
-    if not all(seed.isdecimal() for seed in seeds.split(",")):
-        raise click.ClickException(f"--seeds takes whole numbers, such as 0,1,2, not {seeds!r}")
     console = Console(stderr=True)
     try:
-        for seed in map(int, seeds.split(",") if asked else ()):
+        for seed in seeds if asked else ():
             data, name = inputs(str(asked), data_root), rule or RULE[str(asked)]
             file = (
                 results / f"{asked}-{name}-{columns or 'M'}x{copies}-{subset or 'all'}-{seed}.json"
@@ -185,8 +183,7 @@ def main(
                 found = run(data, name, copies=copies, columns=columns, seed=seed, work=work,
                             subset=subset, console=console,
                             encoder=ENCODER.get(str(asked), "pixels"))  # fmt: skip
-                text = json.dumps(found, indent=1) + "\n"
-                write_whole(file, lambda out, text=text: out.write(text.encode()))  # type: ignore[misc]
+                write_result(file, found)
     except Has8Error as error:
         raise click.ClickException(str(error)) from error
     found_rows = rows([json.loads(file.read_text()) for file in sorted(results.glob("*.json"))])

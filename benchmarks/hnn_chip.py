@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -26,10 +25,9 @@ from benchmarks.hnn import ROWS, TABLES, released_energy_nj
 from benchmarks.machine import wide_console
 from benchmarks.paper import Setting, choose
 from benchmarks.paper_tables import moved, run_missing, run_options
-from benchmarks.runs import Plan, Run, planned_runs, read_all
+from benchmarks.runs import Plan, Run, planned_runs, read_all, write_result
 from has8 import Has8Error, load_checkpoint
 from has8.errors import BadInput
-from has8.files import write_whole
 from has8.training.run_folder import MODEL
 from hwsim import alternative, compare
 from hwsim.experiments.fidelity import float_answers
@@ -200,7 +198,7 @@ def main(
                 path = results / f"{run.name}.json"
                 if not path.exists():
                     log.print(f"{run.setting.name}: mapping", soft_wrap=True)
-                    _write(path, measure(run, plan, samples, lava))
+                    write_result(path, asdict(measure(run, plan, samples, lava)))
         found = read_all(results, Result)
     except Has8Error as error:
         raise click.ClickException(str(error)) from error
@@ -210,11 +208,6 @@ def main(
     if as_json:
         plain = {name: [asdict(one) for one in ones] for name, ones in known.items()}
         click.echo(json.dumps({"benchmark": "hnn_chip", **plain}))
-
-
-def _write(path: Path, result: Result) -> None:
-    content = msgspec.json.format(msgspec.json.encode(asdict(result)))
-    write_whole(path, lambda file: file.write(content + b"\n"))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from benchmarks.hnn import COLUMNS, ROWS, TABLES
 from benchmarks.machine import wide_console
 from benchmarks.paper import Setting, choose
 from benchmarks.paper_tables import NONE, moved, percent, run_missing, run_options
-from benchmarks.runs import Budget, Plan, Result, find, read_results
+from benchmarks.runs import Budget, Plan, Result, find, read_results, seeds_option
 from has8 import Has8Error
 
 RESULTS = Path(__file__).parent / "results" / "hnn"
@@ -102,11 +102,11 @@ def table(title: str, entries: Sequence[Mapping[str, Any]]) -> Table:
 @click.command()
 @click.option("--run", "asked", type=click.Choice(list(TABLES)), help="Train what is missing.")
 @click.option("--columns", default="", help=f"Only these: {', '.join(COLUMNS)}.")
-@click.option("--seeds", default="0", show_default=True, metavar="N,...", help="One run for each.")
+@seeds_option
 @run_options(RESULTS, WORK, 64)
 def main(
     asked: str | None,
-    seeds: str,
+    seeds: tuple[int, ...],
     threads: int | None,
     columns: str,
     only: tuple[str, ...],
@@ -118,15 +118,13 @@ def main(
     """Print the paper's tables beside ours; with --run, train first what is missing."""
     if threads is not None:
         torch.set_num_threads(threads)
-    if not all(seed.isdecimal() for seed in seeds.split(",")):
-        raise click.ClickException(f"--seeds takes whole numbers, such as 0,1,2, not {seeds!r}")
     try:
         if asked is not None:
             families = tuple(filter(None, columns.split(",")))
             settings = moved(choose(TABLES[asked], families, only), data)
             # Networks that others take their artificial layers of come first.
             settings = tuple(sorted(settings, key=lambda setting: setting.after is not None))
-            for seed in map(int, seeds.split(",")):
+            for seed in seeds:
                 plan = Plan(table=f"hnn_{asked}", results=results, seed=seed, **budget)
                 run_missing(settings, plan, Console(stderr=True))
         found = read_results(results)

@@ -6,11 +6,12 @@ setting and the whole budget, so that a short run never stands for a long one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import click
 import msgspec
 import torch
 
@@ -285,6 +286,27 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
         commit=source,
         after=setting.after,
     )
-    content = msgspec.json.format(msgspec.json.encode(asdict(result)))
-    write_whole(plan.results / f"{run.name}.json", lambda file: file.write(content + b"\n"))
+    write_result(plan.results / f"{run.name}.json", asdict(result))
     return result
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result as indented JSON, whole or not at all."""
+    content = msgspec.json.format(msgspec.json.encode(result))
+    write_whole(path, lambda file: file.write(content + b"\n"))
+
+
+def _seeds(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    if not all(seed.isdecimal() for seed in value.split(",")):
+        raise click.ClickException(f"--seeds takes whole numbers, such as 0,1,2, not {value!r}")
+    return tuple(map(int, value.split(",")))
+
+
+seeds_option = click.option(
+    "--seeds",
+    default="0",
+    show_default=True,
+    metavar="N,...",
+    callback=_seeds,
+    help="One run for each.",
+)

@@ -7,9 +7,13 @@ from typing import Any
 import click
 
 from has8.cli.boundary import do
-from has8.cli.options import data_root_option, network_options, preparation_options
+from has8.cli.options import (
+    data_root_option,
+    network_options,
+    preparation_options,
+    target_option,
+)
 from has8.data.names import data_names, event_names
-from mapping.targets.schema import target_names
 
 
 class Shape(click.ParamType):  # type: ignore[type-arg]
@@ -30,12 +34,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
-@click.option(
-    "--target",
-    default="loihi",
-    show_default=True,
-    help=f"{', '.join(target_names())}, or a YAML file.",
-)
+@target_option
 @click.option("--input-shape", type=Shape(), help="Of one sample, in place of --data.")
 @click.option(
     "--data",

@@ -15,18 +15,13 @@ from has8.cli.options import (
     pin_option,
     preparation_options,
     quantization_options,
+    target_option,
 )
-from mapping.targets.schema import target_names
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
-@click.option(
-    "--target",
-    default="loihi",
-    show_default=True,
-    help=f"{', '.join(target_names())}, or a YAML file.",
-)
+@target_option
 @host_option
 @pin_option
 @objective_options

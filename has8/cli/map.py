@@ -15,18 +15,13 @@ from has8.cli.options import (
     preparation_options,
     price_options,
     quantization_options,
+    target_option,
 )
-from mapping.targets.schema import target_names
 
 
 @click.command("map", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
-@click.option(
-    "--target",
-    default="loihi",
-    show_default=True,
-    help=f"{', '.join(target_names())}, or a YAML file.",
-)
+@target_option
 @click.option(
     "--board",
     help="Chips as they lie on one of the target's boards, and no more of them.  [default: as many "

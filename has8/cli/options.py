@@ -16,6 +16,7 @@ from has8.data.names import data_names, event_names
 from hwsim.names import DEFAULT_RUN_MODE, DEFAULT_TIMING, OBJECTIVES, RUN_MODES, TIMINGS
 from mapping.hosts.schema import DEFAULT_HOST, host_names
 from mapping.integers.methods import METHODS
+from mapping.targets.schema import target_names
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 BATCH = 100
@@ -210,6 +211,12 @@ objective_options = _added(
 partition_options = _added((partition_option, pin_option, objective_options))
 """What goes where."""
 
+target_option = click.option(
+    "--target",
+    default="loihi",
+    show_default=True,
+    help=f"{', '.join(target_names())}, or a YAML file.",
+)
 host_option = click.option(
     "--host",
     default=DEFAULT_HOST,

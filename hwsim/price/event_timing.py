@@ -33,6 +33,9 @@ from mapping.targets.topology import Topology
 AT_ONCE = 1 << 22
 """Messages and neurons times steps that are in memory at a time, about."""
 
+NO_PAUSE_NS = 1e-6
+"""What is not longer is rounding."""
+
 Waits = tuple[Mapping[str, float], ...]
 
 
@@ -241,7 +244,7 @@ def longest_chain(network: Network, jobs: Jobs, went: Times, step: int) -> dict[
     if dest[last] >= 0:
         own = np.flatnonzero(dest == dest[last])
         own = own[np.argsort(done[own], kind="stable")]
-        paused = np.flatnonzero((done - jobs.service[some])[own][1:] > done[own][:-1] + _ROUNDING)
+        paused = np.flatnonzero((done - jobs.service[some])[own][1:] > done[own][:-1] + NO_PAUSE_NS)
         first = int(own[paused[-1] + 1 if len(paused) else 0])
         arrived = float(went.arrived[some][first])
         path[f"core {dest[last]}"] += float(done[last]) - arrived
@@ -253,14 +256,10 @@ def longest_chain(network: Network, jobs: Jobs, went: Times, step: int) -> dict[
     before = before[before <= last]
     stopped = float(held[before].sum())
     path[f"core {sender[last]}"] += float(sent[last]) - stopped
-    if stopped > _ROUNDING:
+    if stopped > NO_PAUSE_NS:
         longest = int(before[held[before].argmax()])
         path[_busiest_link(network, sender, dest, longest)] += stopped
     return dict(path)
-
-
-_ROUNDING = 1e-6
-"""Nanoseconds that are no pause."""
 
 
 def _busiest_link(network: Network, sender: Ints, dest: Ints, message: int) -> str:

@@ -156,12 +156,12 @@ def _plain(one: Alternative, first: Alternative) -> dict[str, Any]:
         "timing": cost.timing,
         "accuracy": one.accuracy,
         "energy_uj": {
-            "events": _ends(cost.energy_uj.events),
-            "cores": _ends(cost.energy_uj.cores),
-            "total": _ends(cost.energy_uj.total),
+            "events": ends(cost.energy_uj.events),
+            "cores": ends(cost.energy_uj.cores),
+            "total": ends(cost.energy_uj.total),
         },
-        "host_only_uj": _ends(cost.host_only.energy_uj),
-        "latency_us": _ends(cost.latency_us),
+        "host_only_uj": ends(cost.host_only.energy_uj),
+        "latency_us": ends(cost.latency_us),
         "cores_used": cost.cores_used,
         "chips_used": cost.chips_used,
         "synops": cost.synops,
@@ -175,5 +175,6 @@ def _plain(one: Alternative, first: Alternative) -> dict[str, Any]:
     }
 
 
-def _ends(figure: Figure) -> list[float]:
+def ends(figure: Figure) -> list[float]:
+    """Low, best and high."""
     return [figure.low, figure.value, figure.high]

@@ -14,10 +14,10 @@ from hwsim.names import OBJECTIVES
 from hwsim.price.choices import CORES, ENERGY, LATENCY
 from hwsim.price.draws import likely
 from hwsim.report import units
+from hwsim.report.alternatives import ends
 from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
 from hwsim.report.sentences import break_even, verdict
 from hwsim.report.units import percent
-from mapping.targets.figures import Figure
 
 BAR = 16
 """Characters of the longest bar."""
@@ -136,18 +136,14 @@ def _plain(choice: Choice) -> dict[str, Any]:
         "name": one.name,
         "on_chip": list(choice.on_chip),
         "accuracy": one.accuracy,
-        "energy_uj": _ends(one.board_uj),
-        "latency_us": _ends(cost.latency_us),
+        "energy_uj": ends(one.board_uj),
+        "latency_us": ends(cost.latency_us),
         "likely": {name: list(likely(cost.draws[name])) for name in ("total", "latency")},
         "cores_used": cost.cores_used,
         "chips_used": cost.chips_used,
         "messages": one.messages,
         "expected": {"energy_uj": choice.expected[ENERGY], "latency_us": choice.expected[LATENCY]},
-        "host_only_uj": _ends(cost.host_only.energy_uj),
+        "host_only_uj": ends(cost.host_only.energy_uj),
         "pays": cost.pays,
         "break_even": [asdict(item) for item in cost.break_even],
     }
-
-
-def _ends(figure: Figure) -> list[float]:
-    return [figure.low, figure.value, figure.high]

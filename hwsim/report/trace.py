@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from hwsim.price.cost import CostReport
-from hwsim.price.event_timing import journeys, longest_chain
+from hwsim.price.event_timing import NO_PAUSE_NS, journeys, longest_chain
 from hwsim.price.queues import Floats, Jobs, Network, Times
 from hwsim.price.timing import SegmentTime, barrier_ns
 from hwsim.price.traffic import SegmentLoad
+from mapping.mapped import Mapped
 
 HOST, LINK, STEPS, MESH, CHIPS = range(1, 6)
 """Numbers of the processes: of the chips the first one's, which the others' follow."""
@@ -27,9 +28,6 @@ PROCESSES = {
     STEPS: "chip steps",
     MESH: "messages under way",
 }
-
-_ROUNDING = 1e-6
-"""Nanoseconds that are no pause."""
 
 
 @dataclass
@@ -110,12 +108,12 @@ class Trace:
     ) -> None:
         """One run on the chip, step by step."""
         mapped = cost.work.mapped
-        chips = mapped.placement.chips_used
+        chips, cores, names = mapped.placement.chips_used, mapped.placement.cores, _names(mapped)
         barrier = barrier_ns(mapped.target, mapped.target.accounting(), load.routers, chips)
         for number, (jobs, went) in enumerate(steps):
             end = float(went.ends(jobs)[0]) / 1e3
-            for core in range(len(network.where)):
-                self._core(cost, core, jobs, went)
+            for core, name in enumerate(names):
+                self._core(CHIPS + cores[core].chip, core, name, jobs, went)
             self._mesh(network, jobs, went)
             chain, at = longest_chain(network, jobs, went, 0), self.now
             for name, ns in reversed(chain.items()):
@@ -130,12 +128,8 @@ class Trace:
             self._last(STEPS, 0, "steps", "barrier", barrier.value / 1e3)
             self._last(STEPS, 0, "steps", "management", mapped.target.link.step_us.value)
 
-    def _core(self, cost: CostReport, core: int, jobs: Jobs, went: Times) -> None:
+    def _core(self, pid: int, core: int, name: str, jobs: Jobs, went: Times) -> None:
         """What a core does in a step: its neurons, and the messages that it takes in."""
-        placement = cost.work.mapped.placement
-        pid = CHIPS + placement.cores[core].chip
-        layers = dict.fromkeys(tile.population for tile in placement.tiles if tile.core == core)
-        name = f"core {core} ({', '.join(layers)})"
         own = np.flatnonzero(jobs.sender == core)
         starts, ends = (went.ready - jobs.gap)[own], went.ready[own]
         for start, end, _ in _joined(starts, ends):
@@ -163,12 +157,20 @@ class Trace:
                 self._slice(MESH, router, track, "under way", *place, messages=messages)
 
 
+def _names(mapped: Mapped) -> list[str]:
+    """What each core is called, with its layers."""
+    layers: list[dict[str, None]] = [{} for _ in mapped.placement.cores]
+    for tile in mapped.placement.tiles:
+        layers[tile.core][tile.population] = None
+    return [f"core {core} ({', '.join(own)})" for core, own in enumerate(layers)]
+
+
 def _joined(starts: Floats, ends: Floats) -> Iterator[tuple[float, float, int]]:
     """Intervals that meet or overlap as one, in the order of their starts, and how many each is."""
     if not len(starts):
         return
     reach = np.maximum.accumulate(ends)
-    first = np.flatnonzero(np.append(True, starts[1:] > reach[:-1] + _ROUNDING))
+    first = np.flatnonzero(np.append(True, starts[1:] > reach[:-1] + NO_PAUSE_NS))
     stops = np.append(first[1:], len(starts))
     for start, stop in zip(first.tolist(), stops.tolist(), strict=True):
         yield float(starts[start]), float(reach[stop - 1]), stop - start

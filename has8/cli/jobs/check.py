@@ -12,7 +12,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from has8.cli.inputs import find_data
 from has8.cli.jobs.networks import (
     Coding,
     Network,
@@ -23,7 +22,8 @@ from has8.cli.jobs.networks import (
     steps_axis_of,
     with_loop,
 )
-from has8.cli.preparation import Preparation, laid_out
+from has8.cli.jobs.prepared import data_for, in_steps
+from has8.cli.preparation import Preparation
 from has8.cli.stdout import show
 from has8.errors import BadInput
 from has8.steps import Readout
@@ -62,18 +62,10 @@ def run_check(
         raise BadInput("--input-shape is in place of --data: give one of them")
     options: dict[str, Any] = {"inputs": how.inputs or "values", "output": output}
     if data is not None:
-        source = find_data(
-            data,
-            data_root,
-            training=network.training,
-            input_shape=network.shape,
-            class_names=network.class_names,
-            preparation=how,
-        )
-        options["inputs"] = how.for_data(source.name).inputs
-        check_steps(options["inputs"], how, readout)
-        axis = steps_axis_of(network, options["inputs"], source.train.tensors(2)[0])
-        calibration, _ = laid_out(source, axis).train.tensors(EXAMPLES)
+        how, source = data_for(network, how, data, data_root, readout)
+        how, source = in_steps(network, how, source)
+        options["inputs"] = how.inputs
+        calibration, _ = source.train.tensors(EXAMPLES)
         with fitting(network, source):
             found = check_model(network.model, chip, calibration=calibration, **options)
     else:

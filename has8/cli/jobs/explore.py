@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from has8.cli.inputs import check_classes
+from has8.cli.jobs.asked import limits_of, scales_for
 from has8.cli.jobs.networks import Coding, fitting, open_network, prepared_for, with_loop
-from has8.cli.jobs.prepared import data_for, in_steps, limits_of, scales_for
+from has8.cli.jobs.prepared import data_for, in_steps
 from has8.cli.options import BATCH, CALIBRATION
 from has8.cli.progress import stages
 from has8.cli.stdout import show

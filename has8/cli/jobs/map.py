@@ -12,6 +12,7 @@ from msgspec import to_builtins
 from torch import Tensor
 
 from has8.cli.inputs import check_classes, partition_names
+from has8.cli.jobs.asked import limits_of, scales_for
 from has8.cli.jobs.networks import (
     READ,
     Coding,
@@ -20,7 +21,7 @@ from has8.cli.jobs.networks import (
     prepared_for,
     with_loop,
 )
-from has8.cli.jobs.prepared import data_for, in_steps, limits_of, scales_for
+from has8.cli.jobs.prepared import data_for, in_steps
 from has8.cli.options import BATCH, CALIBRATION
 from has8.cli.outputs import DIGEST, Outputs
 from has8.cli.preparation import PLAIN, PREPARATION
