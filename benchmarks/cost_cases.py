@@ -1,9 +1,9 @@
 """Networks whose energy or time somebody measured on a Loihi 1, built from has8's own types.
 
 Shapes, steps and cores are published, weights are not needed: a price follows from who spikes when,
-and from where the neurons lie. Where spikes were not published, a neuron fires in 5 % of all steps,
-and the lowest and highest figures are those at 2 % and at 10 %: one assumption for all networks,
-made before anything was compared.
+and from where the neurons lie. Where spikes were not published, rates are those that published code
+aims at; where it says nothing, a neuron fires in 5 % of all steps, and the lowest and highest
+figures are those at 2 % and at 10 %.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ import numpy as np
 
 from hwsim.activity import Activity
 from hwsim.price.counts import boundary_counts
-from hwsim.price.traffic import SegmentLoad, segment_loads
+from hwsim.price.event_timing import jobs_of, network_of
+from hwsim.price.messages import messages_of
+from hwsim.price.queues import Floats, times
+from hwsim.price.traffic import NEURONS, SegmentLoad, segment_loads
+from hwsim.price.turns import turns
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
-from mapping.chip.wiring import Axis, Wiring, dense, shape3
+from mapping.chip.wiring import Axis, Ints, Wiring, dense, shape3
 from mapping.cores.allocate import allocate
 from mapping.cores.placement import Placement, place
+from mapping.cores.routes import routes
 from mapping.graph.ir import Graph, Node, Signal
 from mapping.mapped import Mapped
 from mapping.partition.segments import Partition, Segment
-from mapping.targets.prices import Event
+from mapping.targets.prices import Accounting, Event
 from mapping.targets.schema import Reset, Target
 
 Rates = tuple[float, float, float]
@@ -35,12 +40,25 @@ Rates = tuple[float, float, float]
 ASSUMED: Rates = (0.02, 0.05, 0.10)
 """Where nobody published them."""
 
+REGULATED: Rates = (0.004, 0.01, 0.02)
+"""Of neurons that were trained to fire 10 times in 1,000 steps, with as much play."""
+
+NENGO: Rates = (0.059, 0.068, 0.079)
+"""Of neurons with Nengo's default gains and biases, without input, in steps of 1 ms.
+
+Largest rates are drawn between 200 and 400 Hz, intercepts between -1 and 0.9 or 1; a neuron rests
+for 1 or 2 ms after a spike. Lowest and highest of the four, and the geometric mean of these two.
+"""
+
 ON_CHIP = ("chip", "barrier", "management")
 STEPS = (*ON_CHIP, "messages")
 """What makes a step long: work and barriers, and the messages that board processors write."""
 RUNNING = ("events", "embedded")
-CORES = ("events", "used_cores", "embedded")
-BOARD = ("events", "used_cores", "other_cores", "embedded")
+CORES = ("used_cores", *RUNNING)
+BOARD = ("used_cores", "other_cores", *RUNNING)
+
+AT_ONCE = 64
+"""Steps whose messages are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +166,7 @@ class Adaptive:
     def rates(self) -> Mapping[str, Rates]:
         """Of each port's and population's spikes; thresholds and outputs send none."""
         inputs = same(0.0299)
-        hidden = {"plain": ASSUMED, "adaptive": ASSUMED}
+        hidden = dict.fromkeys(("plain", "adaptive"), REGULATED)
         return {"input": inputs, "relay": inputs, "thresholds": NEVER, "output": NEVER, **hidden}
 
     def chip(self, steps: int) -> ChipSegment:
@@ -211,6 +229,8 @@ class Case:
         times: the parts of the time for which power was drawn.
         exchanges: with the host, for each that has8 would count.
         stand_in: the case whose network stands for one that is not known.
+        others: the population that serves other networks as well: what it takes in is counted, its
+            neurons are not. No core may hold another population with it.
     """
 
     name: str
@@ -228,6 +248,7 @@ class Case:
     times: tuple[str, ...] = STEPS
     exchanges: int = 1
     stand_in: str = ""
+    others: str = ""
 
 
 def mapped(case: Case, target: Target) -> Mapped:
@@ -274,14 +295,38 @@ def load(case: Case, mapped: Mapped, level: int) -> tuple[SegmentLoad, int]:
     """What the chip does in one sample, and its messages between board and chip."""
     happened = activity(case, mapped, level)
     (found,) = segment_loads(mapped, happened)
-    by_core = dict(found.by_core)
-    synapses = [event for event in by_core if event.startswith("synop")]
-    for event in synapses:
-        counts = np.rint(by_core.pop(event) * case.stored).astype(np.int64)
-        kind: Event = "synop_sparse" if case.sparse else event
-        by_core[kind] = by_core.get(kind, 0) + counts
+    by_core = as_stored(case, found.by_core)
+    cores = [tile.core for tile in mapped.placement.tiles if tile.population == case.others]
+    for event in NEURONS:
+        by_core[event] = by_core[event].copy()
+        by_core[event][cores] = 0
     messages = sum(b.messages for b in boundary_counts(mapped, happened, found.from_ports))
     return replace(found, by_core=by_core), messages
+
+
+def as_stored(case: Case, events: Mapping[Event, Ints]) -> dict[Event, Ints]:
+    """Events whose synapses are those that the published network stored, and as it did."""
+    found: dict[Event, Ints] = {}
+    for event, counts in events.items():
+        synapses = event.startswith("synop")
+        kind: Event = "synop_sparse" if synapses and case.sparse else event
+        kept = np.rint(counts * case.stored).astype(np.int64) if synapses else counts
+        found[kind] = found.get(kind, 0) + kept
+    return found
+
+
+def followed(case: Case, mapped: Mapped, level: int, accounting: Accounting) -> Floats:
+    """Nanoseconds of each chip step of one sample if every message is followed."""
+    (turn,) = turns(mapped, "gated")
+    parts = turn.parts(activity(case, mapped, level))
+    ways = tuple(routes(mapped.placement, mapped.chip_segments))
+    network, ends = network_of(mapped, accounting), []
+    for start in range(0, turn.steps, AT_ONCE):
+        some = range(start, min(start + AT_ONCE, turn.steps))
+        found = messages_of(mapped, parts, ways, some)
+        jobs = jobs_of(replace(found, events=as_stored(case, found.events)), accounting)
+        ends.append(times(network, jobs).ends(jobs))
+    return np.concatenate(ends)
 
 
 def same(rate: float) -> Rates:
@@ -332,10 +377,12 @@ _CASES = (
     Case(
         name="ten layers of 256",
         source="abr/power_benchmarks at fce95c8 (arXiv:1812.01739), Wolf Mountain",
-        note="what another copy of ten layers adds to the power, 1.7 mW at 1,140 steps a second; "
-        "1,000 steps",
+        note="what another copy of ten layers adds to the power, 1.7 mW at 1,140 steps a second: "
+        "ten layers, and the synapses by which all copies reach one more layer, with Nengo's "
+        "default gains and biases; 1,000 steps",
         steps=1000,
-        net=Stack((256,), (Layer(256),) * 10, ASSUMED),
+        net=Stack((256,), (Layer(256, rates=NENGO),) * 11, NENGO),
+        others="layer10",
         measured=(
             Measured(
                 "energy",
@@ -419,8 +466,8 @@ _CASES = (
         name="sequential MNIST",
         source="intel-nrc-ecosystem/models at 3dc53bf, lsnn, performance notebook; Nahuku",
         note="80 inputs that fire where pixels cross 40 thresholds (2.4 spikes a step on MNIST), "
-        "140 plain and 100 adaptive recurrent neurons, 19.8 % of the synapses; the inputs have a "
-        "core of their own; 840 steps",
+        "140 plain and 100 adaptive recurrent neurons, 19.8 % of the synapses, trained to fire in "
+        "1 % of all steps (LSNN-official at 0e09090); inputs have a core of their own; 840 steps",
         steps=840,
         cores=2,
         net=Adaptive(),

@@ -16,22 +16,16 @@ import click
 import numpy as np
 
 from benchmarks import dvs
-from benchmarks.cost_cases import CASES, Case, activity, load, mapped
+from benchmarks.cost_cases import CASES, followed, load, mapped
 from benchmarks.oracles import missing, sana_fe
 from hwsim.price.event_timing import jobs_of, network_of
-from hwsim.price.messages import Messages, messages_of
-from hwsim.price.queues import Floats, times
+from hwsim.price.messages import messages_of
+from hwsim.price.queues import times
 from hwsim.price.timing import MeanTiming, barrier_ns
 from hwsim.price.traffic import segment_loads
 from hwsim.price.turns import turns
-from mapping.chip.wiring import Ints
 from mapping.cores.routes import routes
-from mapping.mapped import Mapped
-from mapping.targets.prices import Event
 from mapping.targets.schema import load_target
-
-AT_ONCE = 64
-"""Steps whose messages are in memory at a time."""
 
 WHY = {
     "MNIST of NxTF's paper": "the notebook's layers stand for others; rates assumed",
@@ -92,7 +86,7 @@ def measured() -> Iterator[Row]:
         }
         more = sum(us for part, us in besides.items() if part in whole[0].parts)
         mean = MeanTiming().step_ns(of_load, 1, accounting, target).value.sum() / 1e3
-        events = followed(there, case).sum() / 1e3
+        events = followed(case, there, 1, accounting).sum() / 1e3
         yield Row(
             case.name,
             "board",
@@ -102,31 +96,6 @@ def measured() -> Iterator[Row]:
             case.steps,
             WHY[case.name],
         )
-
-
-def followed(there: Mapped, case: Case) -> Floats:
-    """Nanoseconds of each step by timing "events"."""
-    accounting, happened = there.target.accounting(), activity(case, there, 1)
-    (turn,) = turns(there, "gated")
-    ways = tuple(routes(there.placement, there.chip_segments))
-    network, ends = network_of(there, accounting), []
-    for start in range(0, turn.steps, AT_ONCE):
-        some = range(start, min(start + AT_ONCE, turn.steps))
-        found = as_in(case, messages_of(there, turn.parts(happened), ways, some))
-        jobs = jobs_of(found, accounting)
-        ends.append(times(network, jobs).ends(jobs))
-    return np.concatenate(ends)
-
-
-def as_in(case: Case, messages: Messages) -> Messages:
-    """Messages whose synapses are those that the published network stored, and as it did."""
-    events: dict[Event, Ints] = {}
-    for event, counts in messages.events.items():
-        synapses = event.startswith("synop")
-        kind: Event = "synop_sparse" if synapses and case.sparse else event
-        kept = np.rint(counts * case.stored).astype(np.int64) if synapses else counts
-        events[kind] = events.get(kind, 0) + kept
-    return replace(messages, events=events)
 
 
 def beside_sana_fe(models: Mapping[str, str], steps: int) -> Iterator[Row]:

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,6 +16,7 @@ from benchmarks import cost_validation as validation  # noqa: E402
 from benchmarks.cost_cases import (  # noqa: E402
     ASSUMED,
     CASES,
+    NENGO,
     STEPS,
     Case,
     Layer,
@@ -69,7 +71,8 @@ def test_one_line_of_json():
     name = "sequential MNIST"
     found = json.loads(run("--json", "--network", name).splitlines()[-1])
     assert found["benchmark"] == "cost_validation"
-    assert set(found["observed"]) == set(found["fitted"]) == set(validation.ENTRIES)
+    entries = {*validation.ENTRIES, validation.ONE}
+    assert set(found["observed"]) == set(found["fitted"]) == entries
     assert found["left_out"] == validation.LEFT_OUT
     assert len(found["rows"]) == len(CASES[name].measured)
     for row in found["rows"]:
@@ -138,9 +141,9 @@ def test_the_sheet_has_what_the_fit_prints():
 
 def test_parts_at_other_entries_are_those_of_a_target_that_has_them():
     case = CASES["sequential MNIST"]
-    target, others = validation.target_without("Braille"), frozenset({"Braille"})
-    entries = {name: best for name, (_, best, _) in validation.fitted(others).items()}
-    found = validation.best_parts(case, entries)
+    fitted = validation.fitted(frozenset({"Braille"}))
+    target = validation.powered(case, validation.target_without("Braille"), fitted[validation.ONE])
+    found = validation.best_parts(case, {name: best for name, (_, best, _) in fitted.items()})
     for part, figure in validation.at_level(case, target, 1).items():
         if part != "sample":
             assert found[part] == pytest.approx(figure.value)
@@ -167,7 +170,7 @@ def test_figures_of_a_board_itself():
     at = validation.best_parts(
         case,
         {entry: figure.value for entry, figure in validation.stated().items()}
-        | {"embedded_mw": 70.0, "static_mw": 29.7},
+        | {"processor_mw": 70.0 / 3, "static_mw": 29.7},
     )
     exact = (at["events"] + 70.0 * time.value * 1e-3) / dynamic.value
     assert validation.own_board(case, dynamic) == pytest.approx(exact, rel=1e-3)
@@ -207,3 +210,21 @@ def test_published_numbers_of_cores_and_neurons():
     assert sum(p.size for p in chip.populations if p.name != "input") == 76_810
     assert (net.placement.cores_used, net.placement.chips_used) == (157, 2)
     assert mapped(CASES["Braille"], target).placement.cores_used == 53
+
+
+def test_rates_of_nengo_defaults_by_its_own_formula():
+    """Leaky neurons with gains and biases for drawn largest rates and intercepts, at input zero."""
+    rates = []
+    for rest in (0.001, 0.002):
+        for highest in (0.9, 1.0):
+            largest, intercept = np.meshgrid(
+                np.linspace(200, 400, 201), np.linspace(-1, highest, 1001)[:-1]
+            )
+            drive = 1 / (1 - np.exp((rest - 1 / largest) / 0.02))
+            bias = 1 - (1 - drive) / (intercept - 1) * intercept
+            above = np.maximum(bias - 1, 1e-12)
+            every = np.ceil((rest + 0.02 * np.log1p(1 / above)) * 1000)  # steps of 1 ms
+            rates.append((np.where(bias > 1, 1 / every, 0)).mean())
+    low, best, high = NENGO
+    assert (low, high) == pytest.approx((min(rates), max(rates)), rel=0.01)
+    assert best == pytest.approx((low * high) ** 0.5, rel=0.01)
