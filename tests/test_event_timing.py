@@ -232,11 +232,11 @@ def test_what_a_step_waits_for_by_the_mean_is_its_busiest_core_and_the_longest_w
     loads, *_, timing = followed(mapped, [fires, fires])
     for model in (MeanTiming(), timing):
         steps = list(steps_of(mapped, loads, 2, SANAFE, model))
-        times = model.step_ns(loads[0], 2, SANAFE, SMALL).value / 1e3 + 1.0 + 4.7
+        times = model.step_ns(loads[0], 2, SANAFE, SMALL).value / 1e3 + 1.0 + 4.13
         assert [step.us for step in steps] == pytest.approx(times)
         assert {step.bottleneck for step in steps} == {"management"}
         barriers = [(step.waits_us["barrier"], step.waits_us["management"]) for step in steps]
-        assert barriers == [(1.0, 4.7)] * 4  # of two routers
+        assert barriers == [(1.0, 4.13)] * 4  # of two routers
     (_, second, *_) = steps_of(mapped, loads, 2, SANAFE, MeanTiming())
     assert second.waits_us["core 0"] == pytest.approx((4 * 6 + 30 + 5.1) / 1e3)
     assert second.waits_us["way"] == pytest.approx(4.1 / 1e3)

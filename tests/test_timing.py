@@ -26,8 +26,15 @@ from mapping.graph.ir import Graph, Node, Signal
 from mapping.hosts.schema import load_host
 from mapping.mapped import Mapped
 from mapping.partition.segments import Partition, Segment
+from mapping.targets.figures import Figure
+from mapping.targets.sheets import with_figures
 
-LOIHI = load_target("loihi")
+LOIHI = with_figures(
+    load_target("loihi"),
+    lambda figure: Figure(1.0, 0.5, 2.0) if figure.path.endswith("time_error") else figure,
+)
+"""Loihi whose steps take what the times of single events add up to."""
+
 SMALL = msgspec.structs.replace(
     LOIHI,
     chip=msgspec.structs.replace(LOIHI.chip, mesh_width=2, mesh_height=1, cores_per_tile=1),
@@ -95,8 +102,8 @@ def test_an_accounting_whose_cores_do_not_overlap_adds_up():
     steps = step_ns(load, 1, davies, mapped.target)
     idle, arrives, fires = WIDTH * 5.3, WIDTH * 3.5, 2.1
     assert steps.value == pytest.approx([idle + arrives, idle + fires, idle])
-    assert steps.low == pytest.approx(steps.value * 0.757)
-    assert steps.high == pytest.approx(steps.value * 1.243)
+    assert steps.low == pytest.approx(steps.value * 0.5)
+    assert steps.high == pytest.approx(steps.value * 2)
 
 
 def test_a_layer_works_one_step_after_its_source():
@@ -181,7 +188,7 @@ def test_in_mode_pipeline_all_run_at_once_unless_the_host_is_between():
     assert (load.segment, load.steps, load.depth, load.controls) == ("s and t", 3, 1, 0)
     time = latency(mapped, [load], [], 2, SANAFE, load_host(), 0)
     assert [(s.name, s.steps) for s in time.segments] == [("s and t", 4)]
-    assert time.exchange_us.value == 275
+    assert time.exchange_us.value == 271
     apart = side_by_side(("s", "h", "t"))
     with pytest.raises(BadInput, match="the host computes 'h' between 's' and 't': take 'reset'"):
         segment_loads(apart, its_activity(apart), "pipeline")
@@ -370,10 +377,10 @@ def test_the_parts_of_a_sample(host):
     assert [(s.name, s.side) for s in time.segments] == [
         (s.name, s.side) for s in mapped.partition.segments
     ]
-    assert time.exchange_us.value == 275 and time.sample_us.value == 300
-    assert time.messages_us.value == pytest.approx(70 * 1.86)
+    assert time.exchange_us.value == 271 and time.sample_us.value == 300
+    assert time.messages_us.value == pytest.approx(70 * 1.9)
     (there,) = (s for s in time.segments if s.side == "chip")
-    assert time.management_us.value == pytest.approx(4.7 * there.steps)
+    assert time.management_us.value == pytest.approx(4.13 * there.steps)
     known = [part.value for part in time.parts_us.values() if part is not None]
     assert time.total_us.value == pytest.approx(sum(known))
     if host == "horowitz-45nm":
