@@ -2,9 +2,10 @@
 
 Run it with the folder that holds ``network.net`` and ``trace.npz``:
 
-    uv run python examples/pilotnet.py FOLDER
+    uv run python examples/pilotnet.py FOLDER [IMAGE.npy]
 
-Both are from lava-dl at d825ac5, tests/lava/lib/dl/netx/gts/pilotnet_lif. The trace has that
+With a name it keeps the image there, for ``has8-map FOLDER/network.net --data IMAGE.npy``. Both
+files are from lava-dl at d825ac5, tests/lava/lib/dl/netx/gts/pilotnet_lif. The trace has that
 folder's arrays as one file: ``image``, and of each layer ``NAME.u`` and ``NAME.v``,
 ``(W, H, C, T)`` or ``(N, T)``, and ``NAME.spikes``, packed to bits, with their ``NAME.shape``.
 """
@@ -25,11 +26,13 @@ INTEL = (13, 25, 13, 3, 3, 2, 12, 1, 1, 1)
 """Cores of each layer by Intel's compiler, from lava-dl's pilotnet_snn/benchmark.ipynb."""
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, kept: str | None = None) -> None:
     """Print what is equal, the cores and the price."""
     trace = np.load(folder / "trace.npz")
     image = torch.from_numpy(trace["image"].transpose(2, 1, 0)[None]).float()
     x = (image + 4) / 80  # the file's input layer makes biases 80 x - 4 of pixels in 0..1
+    if kept is not None:
+        np.save(kept, x.numpy())
 
     mapped = map_model(read_netx(folder / "network.net", steps=24, clear_every=17), "loihi2")
     (chip,) = mapped.chip_segments
@@ -47,6 +50,12 @@ def main(folder: Path) -> None:
             recorded = trace[f"{name}.v"]  # silicon reads 128 where a spike cleared the membrane
             wrong["v"] += int((np.where(fired, 128, v) != recorded).sum())
             values["v"] += v.size
+    # fc-3's record is of a run that was cleared every 16 steps, as Lava counts them from 1
+    answer = read_netx(folder / "network.net", steps=25, clear_every=16, clear_at=15)
+    whole = map_model(answer, "loihi2")
+    membranes = simulate(whole, x, record=("membranes",)).membranes[whole.chip_segments[0].name]
+    wrong["v"] += int((membranes["layer.9"].numpy().ravel() != trace["fc-3.v"].ravel()).sum())
+    values["v"] += trace["fc-3.v"].size
     for what, count in values.items():
         print(f"{what}: {wrong[what]} of {count:,} differ")
 
@@ -64,4 +73,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:3])

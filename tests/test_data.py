@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from has8 import TrainConfig, create_model, fit
 from has8.data import (
     AUGMENTATIONS,
     ArrayImages,
@@ -544,7 +545,7 @@ def test_a_broken_image_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
-        (torch.zeros(3, 1, 4, 4), [0, 0, 0], r"uint8\[N, C, H, W\]"),
+        (torch.zeros(3, 1, 4, 4).double(), [0, 0, 0], r"uint8\[N, C, H, W\]"),
         (torch.zeros(3, 4, 4, dtype=torch.uint8), [0, 0, 0], r"uint8\[N, C, H, W\]"),
         (torch.zeros(3, 1, 4, 4, dtype=torch.uint8).numpy(), [0, 0, 0], "not an array uint8"),
         (torch.zeros(3, 1, 4, 4, dtype=torch.uint8), [0, 0], "labels must be 3 whole numbers"),
@@ -566,3 +567,42 @@ def test_a_user_without_a_home_has_digits_and_is_told_what_is_missing(monkeypatc
     assert len(load_data("digits").test) == 360
     with pytest.raises(BadInput, match="~/.cache/has8/data"):
         load_data("imagenet")
+
+
+def test_arrays_in_a_file(tmp_path):
+    vectors, bytes_ = np.linspace(0, 1, 12).reshape(3, 4), np.arange(24, dtype=np.uint8)
+    np.save(tmp_path / "vectors.npy", vectors)
+    np.savez(tmp_path / "some.npz", x=bytes_.reshape(2, 3, 2, 2), y=[2, 0])
+    plain, labelled = (load_data(str(tmp_path / name)) for name in ("vectors.npy", "some.npz"))
+    assert (plain.name, plain.class_names, plain.input_shape) == ("vectors", (), (1, 1, 4))
+    images, labels = plain.tests()
+    assert labels is None and torch.equal(images.flatten(1), torch.tensor(vectors).float())
+    assert labelled.class_names == ("0", "1", "2")
+    images, labels = labelled.tests(1)
+    assert labels.tolist() == [2] and torch.equal(images.flatten(), torch.arange(12) / 255)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"images": np.zeros((2, 4))}, "has no array x of images, but images"),
+        ({"x": np.zeros((2, 4)), "y": np.zeros(3, np.int64)}, "labels must be 2 whole numbers"),
+        ({"x": np.zeros((2, 3, 4))}, r"must hold images \[N, C, H, W\]"),
+        ({"x": np.full((2, 4), 7.0)}, "from 0 to 1, and has values from 7 to 7"),
+        ({"x": np.zeros((2, 4), np.int64)}, "as bytes, or as floats"),
+        ({"x": np.array([[None]])}, r"damaged \(ValueError\)"),
+    ],
+)
+def test_files_that_hold_no_such_arrays(tmp_path, arrays, words):
+    np.savez(tmp_path / "some.npz", **arrays)
+    with pytest.raises(BadInput, match=words):
+        load_data(str(tmp_path / "some.npz"))
+
+
+def test_arrays_without_labels_are_not_trained_on(tmp_path):
+    np.save(tmp_path / "some.npy", np.zeros((2, 1, 8, 8), np.float32))
+    with pytest.raises(BadInput, match="there is no file"):
+        load_data(str(tmp_path / "absent.npy"))
+    model = create_model("has8_vgg", num_classes=2, in_channels=1)
+    with pytest.raises(BadInput, match="trains on labels, and some has none"):
+        fit(model, load_data(str(tmp_path / "some.npy")), TrainConfig())

@@ -88,6 +88,7 @@ FIT: dict[str, set[str]] = {
     "name of Data": {"text"},
     "name of alternative": {"text"},
     "class_names": {"an array of text"},
+    "class_names of Data": {"an array of text", "an empty list"},
     "head": {"an empty list"},
     "partition": {"an empty list"},
     "pins": {"None"},
@@ -203,7 +204,7 @@ def world(tmp_path_factory):
         },
         "read_netx": {
             **{"path": written(folder / "some.net", small()), "steps": 4, "delay": 1},
-            **{"clear_every": 0, "coding": "spikes", "seed": 0, "readout": "count"},
+            **{"clear_every": 2, "clear_at": 1, "coding": "spikes", "seed": 0, "readout": "count"},
         },
         "read_nir": {
             **{"path": folder / "some.nir", "steps": 4, "dt": 1e-4, "decay": "euler"},

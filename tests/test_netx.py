@@ -213,6 +213,24 @@ def test_pilotnet_is_a_loihi_2_bit_for_bit(trace: dict[str, Any]) -> None:
 
 
 @DATA
+def test_pilotnet_s_answer_is_cleared_as_lava_counts_steps() -> None:
+    """The record of the last layer has 25 steps of a run of its own, cleared every 16."""
+    folder = FOLDER / "pilotnet_lif"
+    with np.load(folder / "trace.npz") as file:
+        image, u, v = (file[name] for name in ("image", "fc-3.u", "fc-3.v"))
+    graph = read_netx(folder / "network.net", steps=25, clear_every=16, clear_at=15)
+    mapped = map_model(graph, "loihi2")
+    (chip,) = mapped.chip_segments
+    x = torch.from_numpy((image.transpose(2, 1, 0)[None] + 4) / 80).float()
+    run = Program(mapped, "fast").run(x, record=("spikes", "membranes"))
+    assert run.membranes[chip.name]["layer.9"].flatten().tolist() == v.flatten().tolist()
+    fired = run.spikes[chip.name]["layer.8"][:, 0].long().numpy()
+    late = np.concatenate([np.zeros_like(fired[:1]), fired[:-1]])
+    sums = weighted_sum(chip.population("layer.9").synapses[0], late) << 6
+    assert sums.flatten().tolist() == u.flatten().tolist()
+
+
+@DATA
 def test_tinynet_from_its_biases() -> None:
     """Lava-DL's own record has all layers in one step, and begins a step late."""
     folder = FOLDER / "lava_dl"
@@ -252,7 +270,9 @@ def test_the_command_line_reads_it_as_it_is_told(tmp_path: Path) -> None:
     path = str(written(tmp_path / "some.net", small()))
     network = open_network(path, args='{"clear_every": 4}')
     assert (network.shape, network.inputs, network.name) == ((2, 7, 6), "values", "some")
-    read = {"steps": 9, "delay": 1, "clear_every": 4, "coding": "spikes", "seed": 0}
+    read = {"steps": 9, "delay": 1, "clear_every": 4, "clear_at": 0, "coding": "spikes", "seed": 0}
     assert network.facts == {"read": {**read, "readout": "count"}}
+    with pytest.raises(BadInput, match="clear_at must be below clear_every, 4, and is 4"):
+        open_network(path, args='{"clear_every": 4, "clear_at": 4}')
     with pytest.raises(BadInput, match="--args of a network of Lava-DL are steps, delay"):
         open_network(path, args='{"dt": 1}')

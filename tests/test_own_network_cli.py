@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from netx_files import small, written
 from torch import nn
 
 from has8 import over_time
@@ -18,7 +19,8 @@ from has8.cli.preparation import Preparation, Prepared
 from has8.data import ArrayImages
 from has8.errors import BadInput, CheckpointError, Has8Error
 from has8.steps import Readout
-from mapping import load, map_model, save_model
+from hwsim import simulate
+from mapping import load, map_model, read_netx, save_model
 from mapping.graph.ir import Kind, Signal
 
 CODE = """
@@ -398,3 +400,23 @@ def test_options_that_do_not_fit_the_data_are_told(options, name, words, folder)
 
 def test_errors_are_the_packages_own():
     assert issubclass(CheckpointError, Has8Error)
+
+
+def test_images_in_a_file_without_labels(here, folder, tmp_path):
+    """Nothing is said to be right; the mapping is simulated on the same file."""
+    network = written(tmp_path / "some.net", small())
+    x = np.random.default_rng(0).random((3, 2, 7, 6), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    data = ("--data", tmp_path / "x.npy")
+    told = ("--steps", 11, "--args", '{"clear_every": 4}')
+    code, out, err = here("map", network, "--target", "loihi2", *data, *told, "--json")
+    assert code == 0, err
+    assert json.loads(out)["accuracy"] == {"float": None, "mapped": None}
+    kept = load(tmp_path / "some.h8")
+    mapped = map_model(read_netx(network, steps=11, clear_every=4), "loihi2")
+    assert torch.equal(*(simulate(one, torch.from_numpy(x)).logits for one in (kept, mapped)))
+    code, out, err = here("simulate", tmp_path / "some.h8", *data, "--json")
+    assert code == 0, err
+    assert json.loads(out)["accuracy"] == {"float": None, "mapped": None}
+    code, _, err = here("train", "has8_vgg", *data)
+    assert code == 1 and "training holds images out" in err

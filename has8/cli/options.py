@@ -279,7 +279,8 @@ def data_options(command: Command) -> Command:
         data_root_option,
         click.option(
             "--data",
-            help=f"{', '.join(data_names())}, a folder of images, or with --steps events: "
+            help=f"{', '.join(data_names())}, a folder of images, .npy or .npz of "
+            f"arrays (x, and y for labels), or with --steps events: "
             f"{', '.join(event_names())}.  [default: what it was trained on]",
         ),
     ):

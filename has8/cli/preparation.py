@@ -56,7 +56,8 @@ class Preparation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def for_input(self, shape: tuple[int, ...], steps: int | None) -> Preparation:
         """The same, with what the input of a network says where the user says nothing."""
-        size = shape[1] if len(shape) == 3 and self.image_size is None else self.image_size
+        square = len(shape) == 3 and shape[1] == shape[2]
+        size = shape[1] if square and self.image_size is None else self.image_size
         return msgspec.structs.replace(
             self,
             image_size=size,

@@ -66,9 +66,9 @@ class ArrayImages(ImageDataset):
     """Images held in memory.
 
     Args:
-        images: ``uint8[N, C, H, W]``, 0..levels.
+        images: ``uint8[N, C, H, W]``, 0..levels, or ``float32[N, C, H, W]`` in [0, 1].
         labels: ``int64[N]``.
-        levels: the integer that stands for 1.0.
+        levels: the byte that stands for 1.0.
         flip: whether an image keeps its class when mirrored.
         size: side to which images are resized when read (bilinear, antialiased); None keeps it.
     """
@@ -82,8 +82,12 @@ class ArrayImages(ImageDataset):
         flip: bool = False,
         size: int | None = None,
     ) -> None:
-        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4:
-            raise BadInput(f"images must be a tensor uint8[N, C, H, W], not {described(images)}")
+        kinds = torch.uint8, torch.float32
+        if not isinstance(images, Tensor) or images.dtype not in kinds or images.ndim != 4:
+            raise BadInput(
+                "images must be a tensor uint8[N, C, H, W], or float32 of numbers from 0 to 1, not "
+                f"{described(images)}"
+            )
         self.images, self.labels = images.contiguous(), given.labels(labels, len(images), None)
         self.levels, self.flip, self.size = levels, flip, size
 
@@ -94,7 +98,9 @@ class ArrayImages(ImageDataset):
         """See :meth:`ImageDataset.read`."""
         for indices in chunks:
             # index_select copies whole images, twice as fast as indexing.
-            images = self.images.index_select(0, indices).float().div_(self.levels)
+            images = self.images.index_select(0, indices)
+            if not images.is_floating_point():
+                images = images.float().div_(self.levels)
             if self.size is not None and images.shape[-2:] != (self.size, self.size):
                 images = F.interpolate(images, self.size, mode="bilinear", antialias=True)
                 images.clamp_(0, 1)  # rounding may step over 1

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from has8.data.events import Binning
+from has8.data.files import is_array_file, read_arrays
 from has8.data.folders import find_known, read_folder
 from has8.data.images import ArrayImages, ImageDataset, check_preprocess
 from has8.data.names import (
@@ -44,7 +45,7 @@ class Data:
         train: images to learn from.
         test: held-out images.
         input_shape: ``(C, H, W)`` of one image.
-        class_names: one for each label.
+        class_names: one for each label; none if the labels are not known, which are 0 then.
         preprocess: how image files became squares; see :class:`has8.data.FolderImages`.
         steps: T of spikes ``[T, B, C, H, W]``; None for images ``[B, C, H, W]``.
 
@@ -67,10 +68,7 @@ class Data:
             "train": (lambda _: True, images),
             "test": (lambda _: True, images),
             "input_shape": (lambda sides: min(sides) > 0, "three whole numbers (C, H, W) above 0"),
-            "class_names": (
-                lambda names: len(names) > 0,
-                "strings, one for each label",
-            ),
+            "class_names": (lambda _: True, "strings, one for each label"),
             "preprocess": (
                 lambda way: crop_of(way) is not None,
                 f"{', '.join(PREPROCESSES)}, or such as bicubic-0.875",
@@ -78,6 +76,16 @@ class Data:
             "steps": (lambda steps: steps > 0, "a whole number above 0, or None"),
         }
         check_fields(self, rules)
+
+    def tests(self, count: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """``count`` held-out inputs, spread evenly, with their labels if these are known.
+
+        Returns:
+            What :meth:`has8.data.ImageDataset.tensors` of the held-out part does, with None for
+            labels that are not known.
+        """
+        x, labels = self.test.tensors(count)
+        return x, labels if self.class_names else None
 
 
 def load_data(
@@ -117,8 +125,11 @@ def load_data(
     of each class is held out, chosen by the hash of the file name, so that it is the same
     everywhere. No image of such a folder is in both parts.
 
+    A file ``.npy`` or ``.npz`` holds arrays, see :func:`has8.data.files.read_arrays`. It has no
+    split: both parts are all of it.
+
     Args:
-        name: one of the names, or the path of a folder.
+        name: one of the names, or the path of a folder or of a file of arrays.
         root: where named data lie; by default ``$HAS8_DATA``, else ``~/.cache/has8/data``.
         image_size: side in pixels to which images are resized; by default images in memory keep
             theirs, and those from files become 224 x 224.
@@ -132,7 +143,7 @@ def load_data(
         window_us: for events by time: microseconds of a step; None for a T-th of each recording.
 
     Raises:
-        UnknownName: if it is neither a name nor a folder.
+        UnknownName: if it is neither a name nor a folder or such a file.
         BadInput: if files are missing and cannot be downloaded, a folder does not hold what
             :func:`has8.data.listing.list_images` asks for, or another argument is out of range.
     """
@@ -161,6 +172,9 @@ def load_data(
         )
         if len(class_names) != FOLDERS[name].classes:
             name = f"{name}_{len(class_names)}"
+    elif is_array_file(name):
+        train, class_names = read_arrays(Path(name), image_size)
+        name, test = Path(name).stem, train
     elif _is_dir(Path(name)):
         train, test, class_names = read_folder(Path(name), image_size, preprocess)
         name = Path(name).resolve().name

@@ -100,6 +100,8 @@ def fit(
             f"fit trains on images, and {data.name} is spikes in {data.steps} steps: train on it "
             "with a loop of your own, over has8.data.batches"
         )
+    if not data.class_names:
+        raise BadInput(f"fit trains on labels, and {data.name} has none: give them as y")
     check_gradients(model)
     classes = _outputs(model, data.input_shape)
     if classes < len(data.class_names):

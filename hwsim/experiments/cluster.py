@@ -115,8 +115,8 @@ def agreements_on_ray(
 
     Args:
         mapped: from :func:`mapping.map_model`.
-        shards: given a size, cuts the samples into pairs of that many images and labels; they are
-            read as workers become free.
+        shards: given a size, cuts the samples into so many images each, with their labels if these
+            are known; they are read as workers become free.
         backends: at least one; names, or backends that can be pickled.
         total: how many samples there are.
         address, batch_size, on_progress, retries, timeout_s: as for :func:`simulate_on_ray`.
@@ -149,7 +149,7 @@ def _simulate(
 
 def _agreements(
     x: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
     first: int,
     shared: tuple[Mapped, tuple[str | Backend, ...], int],

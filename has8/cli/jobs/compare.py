@@ -64,8 +64,8 @@ def run_compare(
         return artefact_data(mapped, data, data_root)
 
     @cache
-    def tests_of(mapped: Mapped) -> tuple[Tensor, Tensor]:
-        return data_of(mapped).test.tensors(samples)
+    def tests_of(mapped: Mapped) -> tuple[Tensor, Tensor | None]:
+        return data_of(mapped).tests(samples)
 
     if len({data_of(one.mapped).name for one in candidates}) > 1:
         names = ", ".join(dict.fromkeys(data_of(one.mapped).name for one in candidates))

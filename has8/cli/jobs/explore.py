@@ -74,7 +74,7 @@ def run_explore(
             output=output,
         )
         check_classes(mapped.graph, source)
-        images, labels = source.test.tensors(samples)
+        images, labels = source.tests(samples)
         found = explore(
             mapped,
             images,

@@ -136,7 +136,7 @@ def run_map(
             },
         )
         check_classes(mapped.graph, source)
-        images, labels = source.test.tensors(samples)
+        images, labels = source.tests(samples)
         run = None
         if auto:
             choice, run = choose(
@@ -172,12 +172,12 @@ def run_map(
         mapped,
         cost,
         model=network.name,
-        accuracy_float=_accuracy(answers, labels),
-        accuracy_mapped=_accuracy(answers_of(mapped.graph, run.logits), labels),
+        accuracy_float=_share(answers, labels),
+        accuracy_mapped=_share(answers_of(mapped.graph, run.logits), labels),
         verified=verified,
         unverified=unverified,
-        accuracy_trained=None if trained is None else _accuracy(trained, labels),
-        reset_share=None if trained is None else _accuracy(trained, answers),
+        accuracy_trained=None if trained is None else _share(trained, labels),
+        reset_share=None if trained is None else _share(trained, answers),
     )
     report = json.dumps({**to_dict(summary), DIGEST: outputs.digest}, indent=2)
     write_whole(outputs.report, lambda file: file.write(f"{report}\n".encode()))
@@ -210,8 +210,9 @@ def _check_choice(
         )
 
 
-def _accuracy(answers: Tensor, labels: Tensor) -> float:
-    return float((answers == labels).double().mean())
+def _share(answers: Tensor, right: Tensor | None) -> float | None:
+    """Of answers that are right, 0 to 1; None where it is not known what is right."""
+    return None if right is None else float((answers == right).double().mean())
 
 
 def _verify(mapped: Mapped, images: Tensor, samples: int) -> tuple[Comparison | None, str]:

@@ -166,6 +166,8 @@ def prepared_for(network: Network, options: Mapping[str, Any]) -> Preparation:
     if network.steps is not None and how.steps not in (None, network.steps):
         raise BadInput(f"the network takes {network.steps} steps: leave out --steps")
     inputs, steps = how.inputs or network.inputs, how.steps or network.steps
+    if READ in network.facts and inputs == "values":
+        steps = None  # its reader took them
     return msgspec.structs.replace(how, inputs=inputs, steps=steps, steps_axis=network.steps_axis)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
+import torch
+from torch import Tensor
 
 from has8.cli.inputs import check_new_file, find_data
 from has8.cli.options import LOCAL
@@ -67,12 +69,15 @@ def run_simulate(
     with stages(quiet) as stage:
         done = stage("simulation" if ray is None else "simulation on Ray")
 
+        def pairs(size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+            for x, labels in batches(source.test, size, indices=indices):
+                yield x, labels if source.class_names else None
+
         def run(backends: Sequence[Backend]) -> Sequence[Agreement]:
             if ray is None:
-                samples = batches(source.test, batch_size, indices=indices)
                 return agreements(
                     mapped,
-                    samples,
+                    pairs(batch_size),
                     backends,
                     total=len(indices),
                     recording=recording,
@@ -80,7 +85,7 @@ def run_simulate(
                 )
             return agreements_on_ray(
                 mapped,
-                lambda size: batches(source.test, size, indices=indices),
+                lambda size: (tuple(filter(torch.is_tensor, pair)) for pair in pairs(size)),
                 backends,
                 total=len(indices),
                 address=None if ray == LOCAL else ray,

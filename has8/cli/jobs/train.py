@@ -16,6 +16,7 @@ from has8.cli.jobs.local import LOCAL, learn_locally, refuse
 from has8.cli.progress import epochs
 from has8.cli.quantization import Quantize
 from has8.data import Data, load_data
+from has8.data.files import is_array_file
 from has8.errors import BadInput, TrainingError
 from has8.models.pretrained import pretrained
 from has8.text import file_name, printable
@@ -79,6 +80,11 @@ def run_train(
     **settings: Any,
 ) -> None:
     """Do what the options of :func:`has8.cli.train.train` ask for."""
+    if is_array_file(data):
+        raise BadInput(
+            f"training holds images out, and {data} has no such part: name a folder of images, or "
+            "known data"
+        )
     if model == LOCAL:
         others = {
             **{"from": start, "separate": separate, "quantize": quantize, "recipe": recipe},

@@ -45,6 +45,7 @@ def read_netx(
     steps: int | None = None,
     delay: int = 1,
     clear_every: int = 0,
+    clear_at: int = 0,
     coding: Coding = "spikes",
     seed: int = 0,
     readout: NetxReadout | None = None,
@@ -60,8 +61,11 @@ def read_netx(
         steps: of a sample; None takes the file's ``tSample``, if it has one.
         delay: steps that spikes take from layer to layer. With 1 all layers live in the same step,
             as in Lava; with 0 each has its own first step, when the first spikes arrive.
-        clear_every: clears the state of layer k in front of each step t of a sample with
-            ``t % clear_every == k``, k counted from 0 with the input layer; 0 does not.
+        clear_every: clears the state of layer k in front of each step ``clear_at + k`` of a sample,
+            k counted from 0 with the input layer, and of each so many steps before and after; 0
+            does not. It is Lava-DL's ``reset_interval``, whose steps are counted from 1: there
+            layer k is cleared at step k, which is ``clear_at=clear_every - 1``.
+        clear_at: below ``clear_every``.
         coding: of the input of a network without input layer.
         seed: of the draws of "rate".
         readout: None counts the spikes of the last layer, or reads its membranes after the last
@@ -78,13 +82,16 @@ def read_netx(
     coding, seed = value(coding, Coding, "coding"), whole(seed, "seed", 0)
     readout = None if readout is None else value(readout, NetxReadout, "readout")
     delay, clear_every = whole(delay, "delay", 0), whole(clear_every, "clear_every", 0)
+    clear_at = whole(clear_at, "clear_at", 0)
+    if clear_at >= max(clear_every, 1):
+        raise BadInput(f"clear_at must be below clear_every, {clear_every}, and is {clear_at}")
     if steps is not None:
         steps = whole(steps, "steps", 1)
     layers, sampled = _read(path)
     steps = sampled if steps is None else steps
     if steps is None:
         raise BadInput(f"{path} does not say how many steps a sample has: pass steps")
-    reader = _Reader(Builder(steps), delay, clear_every)
+    reader = _Reader(Builder(steps), delay, clear_every, clear_at)
     try:
         graph = reader.graph(layers, coding, seed, readout)
         verify_graph(graph)
@@ -149,12 +156,13 @@ class _Reader:
     Args:
         made: the nodes in the making.
         delay: from layer to layer.
-        clear_every: see :func:`read_netx`.
+        clear_every, clear_at: see :func:`read_netx`.
     """
 
     made: Builder
     delay: int
     clear_every: int
+    clear_at: int
 
     def graph(
         self, layers: list[Layer], coding: Coding, seed: int, readout: NetxReadout | None
@@ -274,7 +282,9 @@ class _Reader:
             "reset": "zero",
             "refractory": 0,
             "mantissa": threshold,
-            **({"clear_every": every, "clear_at": place % every} if every else {}),
+            **(
+                {"clear_every": every, "clear_at": (self.clear_at + place) % every} if every else {}
+            ),
         }
 
     def _read_out(self, source: Node, place: int, layer: Layer, readout: NetxReadout) -> Node:
