@@ -71,3 +71,25 @@ class Activity:
 def _added(one: Mapping[Any, Any], two: Mapping[Any, Any]) -> dict[Any, Any]:
     both = {k: one[k] + two[k] for k in one if k in two}
     return {**one, **two, **both}
+
+
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class LearningActivity:
+    """What happened while synapses learned on a chip, summed over samples.
+
+    Args:
+        samples: how many.
+        more_steps: of each sample, beyond those of inference: for its label and its reward.
+        updates: ``int64[E, 3]``, what the learning engine had to do: in which step, counted over
+            all samples, for which neuron, and for how many of its synapses.
+        thresholds: that the host wrote, each from all weights of a neuron, which it read.
+        exchanges: in which it did.
+        inputs: synapses of a neuron that learn.
+    """
+
+    samples: int
+    more_steps: int
+    updates: Counts
+    thresholds: int
+    exchanges: int
+    inputs: int

@@ -69,10 +69,15 @@ class Forty:
 def test_the_form_for_chips_is_measured_beside_the_full_rule(monkeypatch):
     digits = load_data("digits")
     few = SimpleNamespace(train=Forty(digits.train), test=Forty(digits.test))
-    monkeypatch.setattr(colanet_chip, "load_data", lambda _: few)
+    monkeypatch.setattr(colanet_chip, "load_data", lambda *_: few)
     monkeypatch.setattr(colanet_chip, "HELD_BACK", 10)
     done = CliRunner().invoke(colanet_chip.main, ["--copies", "1", "--json"])
     assert done.exit_code == 0, done.output
     (found,) = json.loads(done.stdout.splitlines()[-1])["runs"]
-    assert {"seed", "copies", "full", "chip"} == found.keys()
+    assert (found["data"], found["images"], found["tests"], found["copies"]) == (
+        "digits",
+        30,
+        40,
+        1,
+    )
     assert all(0 <= found[name] <= 100 for name in ("full", "chip"))

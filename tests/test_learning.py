@@ -3,18 +3,33 @@
 import json
 import subprocess
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 
+from benchmarks import colanet_chip
+from benchmarks.colanet_chip import as_lava_writes
 from has8 import load_data
+from has8.cli.map import map_command
 from has8.colanet import RULES as RULES_BY_NAME
 from has8.colanet import CoLaNET
 from has8.errors import BackendError, BadInput
+from has8.training.local import classifier
+from hwsim import estimate, simulate
+from hwsim.activity import LearningActivity
 from hwsim.backends.lava.interpreter import lava_python
-from hwsim.experiments.learning import OnChip, learning_rule
+from hwsim.experiments import learning_engine
+from hwsim.experiments.learning import OnChip, learning_rule, on_chip
+from hwsim.experiments.learning_engine import CompiledEngine
+from hwsim.price.learning import learning_price
+from mapping import map_model
 from mapping.chip.learning import Factor, LearningEngine, LearningRule, Product
+from mapping.hosts.schema import load_host
 
 
 def factors(*names: str) -> tuple[Factor, ...]:
@@ -88,17 +103,6 @@ def drawn() -> dict:
     }
 
 
-def as_lava_writes(rule: LearningRule) -> dict:
-    """The arguments of its ``Loihi3FLearningRule``."""
-    text = {
-        f"d{variable}": " + ".join(map(str, products)).replace("+ -", "- ")
-        for variable, products in rule.changes.items()
-    }
-    for n in range(2):
-        text |= {f"x{n + 1}_impulse": rule.impulses[n], f"x{n + 1}_tau": rule.time_constants[n]}
-    return {**text, "rng_seed": 11}
-
-
 def test_every_step_equals_lavas_bit_approximate_model(tmp_path):
     try:
         python = lava_python()
@@ -106,12 +110,13 @@ def test_every_step_equals_lavas_bit_approximate_model(tmp_path):
         pytest.skip("no Lava")
     given, files = drawn(), [tmp_path / f"{name}.npz" for name in RULES]
     for file, rule in zip(files, RULES.values(), strict=True):
-        np.savez(file, rule=json.dumps(as_lava_writes(rule)), **given)
+        np.savez(file, rule=json.dumps(as_lava_writes(rule, 11)), **given)
     places = [place for file in files for place in (file, file.with_suffix(".out.npz"))]
-    program = Path(__file__).with_name("learning_in_lava.py")
+    program = Path(colanet_chip.__file__).with_name("learning_in_lava.py")
     subprocess.run([python, program, *places], check=True, timeout=200)
-    for file, rule in zip(files, RULES.values(), strict=True):
-        engine = LearningEngine(rule, given["weights"], seed=11)
+    kinds = LearningEngine, CompiledEngine
+    for (file, rule), kind in product(zip(files, RULES.values(), strict=True), kinds):
+        engine = kind(rule, given["weights"], seed=11)
         with np.load(file.with_suffix(".out.npz")) as expected:
             found = {name: expected[name] for name in ("traces", "w", "d", "t")}
         for step in range(60):
@@ -119,6 +124,22 @@ def test_every_step_equals_lavas_bit_approximate_model(tmp_path):
             for name, values in (("traces", engine.traces), *engine.variables.items()):
                 assert np.array_equal(values, found[name][step]), (file.stem, name, step)
         assert len(np.unique(engine.variables["w"])) > 5
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_compiled_engine_equals_the_plain_one(name, monkeypatch):
+    given = drawn()
+    plain, compiled = (
+        kind(RULES[name], given["weights"], seed=5) for kind in (LearningEngine, CompiledEngine)
+    )
+    steps = [given[part] for part in ("pre", "post", "sent")]
+    compiled.run(*(part[:40] for part in steps))
+    monkeypatch.setattr(learning_engine, "library", lambda: None)
+    compiled.run(*(part[40:] for part in steps))
+    plain.run(*steps)
+    for variable, values in {"traces": plain.traces, **plain.variables}.items():
+        found = {"traces": compiled.traces, **compiled.variables}[variable]
+        assert np.array_equal(values, found), variable
 
 
 @pytest.mark.parametrize(
@@ -181,3 +202,59 @@ def test_a_chip_learns_what_the_full_rule_learns():
         OnChip(4, 2, replace(RULE, lateral=False))
     with pytest.raises(BadInput, match="below the magnitude of the lowest"):
         learning_rule(replace(RULE, highest=2.0))
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A network of two classes that knows nothing, as a model, and eight random samples."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 1, 4, 4, generator=generator)
+    return classifier(CoLaNET(16, 2, RULE, copies=2), (1, 4, 4)), images
+
+
+def test_a_model_goes_on_learning_on_a_chip_and_what_it_did_is_counted(learned):
+    model, images = learned
+    net = on_chip(model, RULE, refresh=4)
+    net.thresholds[0][:] = 1 << 20  # the first copy never fires, and is too far to be forced
+    activity = net.learn(images, torch.arange(8) % 2)
+    step, neuron, synapses = activity.updates.T
+    assert (activity.samples, activity.exchanges, activity.inputs) == (8, 2, 16)
+    assert not net.engines[0].variables["w"].any() and net.engines[1].variables["w"].any()
+    assert neuron.min() >= 6 and neuron.max() < 12 and synapses.max() <= 16
+    assert step.max() < 8 * (RULE.steps + activity.more_steps)
+    assert activity.thresholds == sum(
+        len(np.unique(neuron[(step // 14 >= start) & (step // 14 < start + 4)])) for start in (0, 4)
+    )
+
+
+def test_learning_a_sample_costs_its_updates_its_steps_and_what_the_host_does(learned):
+    model, images = learned
+    mapped, host = map_model(model, "loihi", calibration=images), load_host("jetson-orin-nano")
+    cost = estimate(mapped, simulate(mapped, images), host)
+    updates = np.array([[0, 0, 5], [0, 1, 7], [3, 0, 4]])
+    done = LearningActivity(2, 4, updates, thresholds=6, exchanges=1, inputs=16)
+    price = learning_price(mapped, cost, host, done)
+    power, link = mapped.target.power, mapped.target.link
+    drawn_w = (power.static_mw.value + power.embedded_mw.value) * 1e-3 + host.idle_w.value
+    engine, more, by_host = price.parts.values()
+    assert (price.updates, price.firing) == (8.0, 1.5)
+    assert engine.time_us.value == pytest.approx((5 + 7 + 4) / 2 * 6.1e-3)
+    assert engine.energy_uj.value == pytest.approx(8 * 120e-6 + drawn_w * engine.time_us.value)
+    every = mapped.chip_segments[0].populations[0].size * 16 * (11 + 4)
+    assert engine.time_us.high == pytest.approx(every * 7.6e-3)
+    messages = 6 * 17 / 2 + 1
+    exchanging = messages * link.message_us.value + link.exchange_us.value / 2
+    assert by_host.time_us.value == pytest.approx(exchanging)
+    assert more.time_us.value > 4 * link.step_us.value
+    parts = engine.energy_uj.value + more.energy_uj.value + by_host.energy_uj.value
+    assert price.total.energy_uj.value == pytest.approx(cost.energy_uj.total.value + parts)
+    without = replace(mapped, target=msgspec.structs.replace(mapped.target, learning=None))
+    with pytest.raises(BadInput, match="states no costs of learning"):
+        learning_price(without, cost, host, done)
+
+
+def test_what_does_not_learn_cannot_be_asked_to():
+    digits = Path(__file__).parent.parent / "examples" / "models" / "digits.pt"
+    asked = [str(digits), "--target", "loihi", "--learn", "on-chip"]
+    done = CliRunner().invoke(map_command, asked)
+    assert "nothing else learns on a chip: leave out --learn" in str(done.exception)

@@ -14,6 +14,8 @@ from has8 import create_model
 from hwsim import compare, estimate, simulate
 from hwsim.activity import Overflow
 from hwsim.experiments.divergence import Comparison, Divergence
+from hwsim.price.assumptions import Assumption
+from hwsim.price.learning import LearningPrice, Share
 from hwsim.report import render, summarize, to_dict, units
 from hwsim.report.trace import Trace
 from mapping import map_model
@@ -67,6 +69,7 @@ KEYS = [
     "latency_us",
     "run_mode",
     "timing",
+    "learning",
     "default_accounting",
     "accountings",
     "host_only",
@@ -128,6 +131,21 @@ def test_the_dictionarys_numbers_agree_with_each_other(summary):
     inbound = [b for b in found["boundaries"] if b["direction"] == "in"]
     assert all(b["message_bytes"] == 4 * b["messages"] >= 4 * b["spikes"] for b in inbound)
     assert inbound[0]["dense_bytes"] == 8 * 8  # an image of 64 pixels in 8 planes of a bit
+
+
+def test_learning_is_priced_beside_answering_where_it_was_asked_for(summary):
+    share = Share(Figure.exact(2000.0, "µJ"), Figure(3.0, 1.0, 9.0, "µs"))
+    parts = dict.fromkeys(("engine", "steps", "host"), share)
+    told = Assumption("An update costs a dime.")
+    price = LearningPrice(50, 80.0, 1.5, share, parts, (told,))
+    assert to_dict(summary)["learning"] is None
+    found = to_dict(replace(summary, learning=price))["learning"]
+    assert (found["samples"], found["updates"]) == (50, 80.0)
+    assert found["energy_uj"] == dict.fromkeys(("inference", *parts), 2000.0) | {"total": 8000.0}
+    assert found["latency_range_us"]["total"] == [4.0, 36.0]
+    text = squeezed(page(replace(summary, learning=price)))
+    assert "learning 8.00 mJ 12.0 µs 4.00 to 36.0 µs" in text and told.text in text
+    assert "Learning one sample" not in page(summary)
 
 
 def test_steps_and_throughput_are_those_of_the_latency(summary):

@@ -76,6 +76,11 @@ from has8.cli.options import (
     show_default=True,
     help="Seed of the descent's random swaps.",
 )
+@click.option(
+    "--learn",
+    type=click.Choice(["on-chip"]),
+    help="Price learning one more sample on the chip as well, of a colanet of has8 train.",
+)
 @quantization_options("round, or those that a fine-tuned model has")
 @click.option(
     "--out",

@@ -20,18 +20,22 @@ Winners, gates, forcing, stability and noise are the neurons' own, which Loihi 2
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from has8.colanet import Rule
 from has8.encoders import encode_even
 from has8.errors import BadInput
+from has8.models.colanet import CoLaNETClassifier
 from has8.values import whole
-from mapping.chip.learning import Factor, LearningEngine, LearningRule, Product
+from hwsim.activity import LearningActivity
+from hwsim.experiments.learning_engine import CompiledEngine
+from mapping.chip.learning import Factor, LearningRule, Product
 
 Ints = NDArray[np.int64]
 
@@ -81,9 +85,12 @@ class OnChip:
         rule: constants; the lateral network of three layers.
         copies: networks whose counts are merged.
         seed: of noise and rounding.
+        refresh: the host reads the weights of all neurons that have fired since, and writes their
+            thresholds, after so many samples.
 
     Attributes:
         engines: the synapses of each copy.
+        front: what makes the N values of a sample, on the host.
         excitability: constant current in inference, in the rule's units.
 
     Raises:
@@ -91,76 +98,108 @@ class OnChip:
     """
 
     def __init__(
-        self, inputs: int, classes: int, rule: Rule, *, copies: int = 5, seed: int = 0
+        self,
+        inputs: int,
+        classes: int,
+        rule: Rule,
+        *,
+        copies: int = 5,
+        seed: int = 0,
+        refresh: int = 1,
     ) -> None:
         if not rule.lateral:
             raise BadInput("the form for chips is that of the network with lateral=True")
         self.rule, self.inputs, self.classes = rule, whole(inputs, "inputs", 1), classes
         self.unit = -rule.lowest / LOWEST
+        self._kept = round((1 - 1 / rule.membrane_steps) * 2**DECAY_BITS)
         neurons = whole(classes, "classes", 2) * rule.columns
         zeros, products = np.zeros((neurons, inputs), np.int64), learning_rule(rule)
         numbers = range(seed * 1000, seed * 1000 + whole(copies, "copies", 1))
-        self.engines = [LearningEngine(products, zeros, seed=number) for number in numbers]
+        self.engines = [CompiledEngine(products, zeros, seed=number) for number in numbers]
         self.draws = [np.random.default_rng([number, 1]) for number in numbers]
         self.stability = [np.zeros(neurons) for _ in numbers]
         self.thresholds = [np.full(neurons, round(rule.threshold / self.unit)) for _ in numbers]
         self.excitability = 0.9 * rule.noise
+        self.front: nn.Module = nn.Identity()
+        self.refresh, self.shown = whole(refresh, "refresh", 1), 0
+        self._stale = np.zeros((len(self.engines), neurons), bool)
+        self._step_number, self._updates = 0, list[tuple[int, int, int]]()
 
-    def learn(self, x: Tensor, labels: Tensor) -> None:
-        """Learn from samples ``[B, ...]`` in [0, 1], each once, in their order."""
-        for sample, label in zip(self._spikes(x), labels.tolist(), strict=True):
+    def learn(self, x: Tensor, labels: Tensor) -> LearningActivity:
+        """Learn from samples ``[B, ...]`` in [0, 1], each once, in their order; what it took."""
+        self._updates, written, exchanges, more = [], 0, 0, 1 + self.rule.reward_delay
+        for number, (sample, label) in enumerate(
+            zip(self._spikes(x), labels.tolist(), strict=True)
+        ):
             for copy in range(len(self.engines)):
+                self._step_number = number * (self.rule.steps + more)
                 self._show(copy, sample, label)
+            self.shown += 1
+            if self.shown % self.refresh == 0:
+                written, exchanges = written + self._write_thresholds(), exchanges + 1
+        updates = np.array(self._updates, np.int64).reshape(-1, 3)
+        return LearningActivity(len(x), more, updates, written, exchanges, self.inputs)
 
     def counts(self, x: Tensor) -> Tensor:
         """The number of spikes of each class in inference, over all copies: ``int64[B, K]``."""
-        spikes = self._spikes(x)
-        total = [
-            sum(self._show(copy, sample, None) for copy in range(len(self.engines)))
-            for sample in spikes
-        ]
-        return torch.from_numpy(np.stack(total))
+        spikes, rule = self._spikes(x), self.rule
+        total = np.zeros((len(spikes), self.classes), np.int64)
+        drive = math.floor(self.excitability / self.unit)
+        for copy, engine in enumerate(self.engines):
+            weights = engine.variables["w"].T.astype(np.float32)  # sums of them are exact
+            state = self._at_rest(len(spikes))
+            for step in range(rule.steps):
+                current = (spikes[:, step].astype(np.float32) @ weights).astype(np.int64) + drive
+                fired = self._advance(copy, step, current, *state)
+                total += fired.reshape(len(spikes), self.classes, -1).sum(2)
+        return torch.from_numpy(total)
 
     def _spikes(self, x: Tensor) -> Any:
         """``bool[B, T, N]``."""
-        coded = encode_even(x.flatten(1), self.rule.steps).bool()
+        with torch.no_grad():
+            coded = encode_even(self.front(x).flatten(1), self.rule.steps).bool()
         return coded.transpose(0, 1).numpy()
 
-    def _show(self, copy: int, spikes: Any, label: int | None) -> Ints:
-        """Show a sample to a copy, which learns if the label is given; spikes of each class."""
-        rule, engine, draws = self.rule, self.engines[copy], self.draws[copy]
-        threshold, neurons = self.thresholds[copy], len(self.thresholds[copy])
-        kept = round((1 - 1 / rule.membrane_steps) * 2**DECAY_BITS)
-        v, last, began = np.zeros(neurons, np.int64), *np.full((2, neurons), NEVER)
-        open_from, counts = np.zeros(neurons, np.int64), np.zeros(self.classes, np.int64)
-        engine.traces[:] = 0
-        for step, now in enumerate(spikes):
-            current = engine.variables["w"][:, now].sum(1)
-            drive = self.excitability if label is None else rule.noise * draws.random(neurons)
-            current += np.floor(np.asarray(drive) / self.unit).astype(np.int64)
-            v = np.maximum((v * kept >> DECAY_BITS) + np.where(step < open_from, 0, current), 0)
-            winners = self._winners(v - threshold)
-            counts[winners // rule.columns] += 1
-            for neuron in winners:
-                first, mine = neuron - neuron % rule.columns, open_from[neuron]
-                open_from[first : first + rule.columns] = step + 1 + rule.closed_steps
-                open_from[neuron] = mine
-            v[winners] = 0
-            if label is not None:
-                new = winners[step - last[winners] >= rule.sequence_steps]
-                began[new], last[winners] = step, step
-                self._step(copy, now, winners, pay=new)
-        if label is not None:
-            self._learn(copy, label, v * kept >> DECAY_BITS, counts[label] == 0, last, began)
-        return counts
+    def _at_rest(self, samples: int) -> tuple[Ints, Ints]:
+        """Potentials, and the step from which each neuron is open: ``int64[B, neurons]``."""
+        shape = samples, self.thresholds[0].size
+        return np.zeros(shape, np.int64), np.zeros(shape, np.int64)
 
-    def _winners(self, above: Ints) -> Ints:
-        """In each column the neuron furthest above its threshold, if any is there."""
-        columns = above.reshape(self.classes, -1)
-        best = columns.argmax(1)
-        firing = columns[np.arange(self.classes), best] >= 0
-        found: Ints = (np.arange(self.classes) * columns.shape[1] + best)[firing]
-        return found
+    def _advance(self, copy: int, step: int, current: Ints, v: Ints, open_from: Ints) -> Any:
+        """A step of the neurons, ``[B, neurons]``, whose state changes: who fires.
+
+        In each column that is the neuron furthest above its threshold, if any is there; it closes
+        the others.
+        """
+        kept = v * self._kept >> DECAY_BITS
+        np.maximum(kept + np.where(step < open_from, 0, current), 0, out=v)
+        above = (v - self.thresholds[copy]).reshape(len(v), self.classes, -1)
+        best = above.argmax(2)[..., None]
+        fired = np.zeros(above.shape, bool)
+        np.put_along_axis(fired, best, np.take_along_axis(above, best, 2) >= 0, 2)
+        others = (fired.any(2, keepdims=True) & ~fired).reshape(v.shape)
+        open_from[others] = step + 1 + self.rule.closed_steps
+        fired = fired.reshape(v.shape)
+        v[fired] = 0
+        return fired
+
+    def _show(self, copy: int, spikes: Any, label: int) -> None:
+        """Show a sample to a copy, which learns."""
+        rule, engine, draws = self.rule, self.engines[copy], self.draws[copy]
+        v, open_from = self._at_rest(1)
+        last, began = np.full((2, v.size), NEVER)
+        fired_ever = np.zeros(v.size, bool)
+        engine.traces[:] = 0
+        nobody = np.zeros(0, np.int64)
+        for step, now in enumerate(spikes):
+            noise = np.floor(rule.noise * draws.random(v.size) / self.unit).astype(np.int64)
+            current = engine.variables["w"][:, now].sum(1) + noise
+            winners = np.flatnonzero(self._advance(copy, step, current[None], v, open_from))
+            new = winners[step - last[winners] >= rule.sequence_steps]
+            began[new], last[winners], fired_ever[winners] = step, step, True
+            self._step(copy, now, winners, pay=new, earn=nobody)
+        silent = not fired_ever.reshape(self.classes, -1)[label].any()
+        self._learn(copy, label, v[0] * self._kept >> DECAY_BITS, silent, last, began)
 
     def _learn(self, copy: int, label: int, v: Ints, silent: bool, last: Ints, began: Ints) -> None:
         """The label, the spike that it may force, and the reward."""
@@ -173,7 +212,7 @@ class OnChip:
             best = column.start + int(above[column].argmax())
             if above[best] >= 0:
                 forced, last[best] = best, step
-                self._step(copy, quiet, np.array([best]), pay=nobody)
+                self._step(copy, quiet, np.array([best]), pay=nobody, earn=nobody)
         mine = np.arange(column.start, column.stop)
         rewarded = mine[end - last[mine] <= rule.reward_steps]
         self._step(copy, quiet, nobody, pay=nobody, earn=rewarded)
@@ -182,22 +221,60 @@ class OnChip:
             timely = max(2 - abs(end - began[neuron] - gap) / gap, -1)
             more = -by if neuron == forced else by * timely
             self.stability[copy][neuron] = max(self.stability[copy][neuron] + more, 0)
-        fired = np.flatnonzero(last > NEVER)
-        positive = np.maximum(self.engines[copy].variables["w"][fired], 0).sum(1)
-        raised = rule.threshold / self.unit + rule.threshold_share * positive
-        self.thresholds[copy][fired] = np.rint(raised).astype(np.int64)
+        self._stale[copy] |= last > NEVER
 
-    def _step(
-        self, copy: int, pre: Any, firing: Ints, *, pay: Ints, earn: Ints | None = None
-    ) -> None:
+    def _write_thresholds(self) -> int:
+        """Those of all neurons that have fired since; how many."""
+        rule, written = self.rule, int(self._stale.sum())
+        for copy, stale in enumerate(self._stale):
+            positive = np.maximum(self.engines[copy].variables["w"][stale], 0).sum(1)
+            raised = rule.threshold / self.unit + rule.threshold_share * positive
+            self.thresholds[copy][stale] = np.rint(raised).astype(np.int64)
+        self._stale[:] = False
+        return written
+
+    def _step(self, copy: int, pre: Any, firing: Ints, *, pay: Ints, earn: Ints) -> None:
         """A step of the synapses; who pays or earns sends ``8 * 2**-s``, rounded by chance."""
         neurons = len(self.thresholds[copy])
         sent, post = np.zeros((3, neurons), np.int64), np.zeros(neurons, bool)
         post[firing] = True
         for place, who in enumerate((pay, earn)):
-            if who is not None and len(who):
+            if len(who):
                 rate = MOST_SENT * 2.0 ** -self.stability[copy][who]
                 sent[place, who] = np.floor(rate + self.draws[copy].random(len(who))).clip(
                     max=MOST_SENT
                 )
-        self.engines[copy].step(pre, post, sent)
+        engine = self.engines[copy]
+        engine.step(pre, post, sent)
+        marked = int((engine.traces[0] > 0).sum())
+        rows = np.flatnonzero(post | sent.any(0)) + copy * neurons
+        self._updates += [(self._step_number, int(row), marked) for row in rows]
+        self._step_number += 1
+
+
+def on_chip(model: CoLaNETClassifier, rule: Rule, *, seed: int = 0, refresh: int = 1) -> OnChip:
+    """A network that goes on learning on a chip from where a model stands.
+
+    How settled its neurons were is not in a model: they learn as fast as they did at first.
+
+    Args:
+        model: that :func:`has8.training.local.classifier` has made.
+        rule: what it learned by.
+        seed: of noise and rounding.
+        refresh: see :class:`OnChip`.
+
+    Raises:
+        BadInput: if the rule has no form for chips.
+    """
+    copies, classes, columns = model.by_class
+    weights = model.drive.weight.detach().double().view(copies, classes * columns, -1).numpy()
+    rule = replace(rule, columns=columns)
+    net = OnChip(weights.shape[2], classes, rule, copies=copies, seed=seed, refresh=refresh)
+    highest = round(rule.highest / net.unit)
+    thresholds = model.lif.threshold.detach().double().view(copies, -1).numpy()
+    for copy, engine in enumerate(net.engines):
+        engine.variables["w"][:] = np.rint(weights[copy] / net.unit).clip(-LOWEST, highest)
+        net.thresholds[copy] = np.rint(thresholds[copy] / net.unit).astype(np.int64)
+    net.front = model.front
+    net.excitability = float(model.state_dict()["drive.bias"][0])
+    return net

@@ -12,6 +12,7 @@ from hwsim.price.cost import CostReport, Driver, Price
 from hwsim.price.counts import LayerCounts
 from hwsim.price.draws import likely
 from hwsim.price.energy import Energy
+from hwsim.price.learning import LearningPrice
 from hwsim.price.timing import SegmentTime
 from hwsim.price.traffic import SegmentLoad
 from hwsim.report.summary import Summary
@@ -29,8 +30,9 @@ def to_dict(summary: Summary) -> dict[str, Any]:
     second, one after another and where they overlap. ``macs`` are the dense
     multiply-accumulates of one sample on the host, ``synops`` the synaptic operations of one
     sample on the chip. ``hops`` are messages times routers that they pass, one message for each
-    neuron and core that it reaches. Keys that end in ``_total`` are exact integers over all
-    ``samples``.
+    neuron and core that it reaches. ``learning`` is the price of learning one sample on the chip,
+    by part, and what it rests on; null unless it was asked for. Keys that end in ``_total`` are
+    exact integers over all ``samples``.
     """
     cost = summary.cost
     return {
@@ -61,6 +63,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "latency_us": cost.latency_us.value,
         "run_mode": _run_mode(cost),
         "timing": _timing(cost),
+        "learning": _learning(summary.learning),
         **_prices(cost),
         **_counts(cost),
         "assumptions": [_assumption(assumption) for assumption in cost.assumptions],
@@ -117,6 +120,22 @@ def _timing(cost: CostReport) -> dict[str, Any]:
             }
             for step in cost.steps
         ],
+    }
+
+
+def _learning(price: LearningPrice | None) -> dict[str, Any] | None:
+    if price is None:
+        return None
+    shares = {"inference": price.inference, **price.parts, "total": price.total}
+    return {
+        "samples": price.samples,
+        "updates": price.updates,
+        "firing": price.firing,
+        "energy_uj": {name: share.energy_uj.value for name, share in shares.items()},
+        "energy_range_uj": {name: _range(share.energy_uj) for name, share in shares.items()},
+        "latency_us": {name: share.time_us.value for name, share in shares.items()},
+        "latency_range_us": {name: _range(share.time_us) for name, share in shares.items()},
+        "assumptions": [_assumption(assumption) for assumption in price.assumptions],
     }
 
 

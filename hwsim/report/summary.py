@@ -8,6 +8,7 @@ from typing import Any
 
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
+from hwsim.price.learning import LearningPrice
 from mapping.chip.neurons import settings, subtracts
 from mapping.cores.flows import Hops, hops_of
 from mapping.cores.placement import CoresBound
@@ -85,6 +86,7 @@ class Summary:
         cores_bound: cores that the tiles take at least, by each resource.
         hops: of this placement and of others, where each neuron sends one message to each core that
             it reaches.
+        learning: the price of learning a sample on the chip; None if it was not asked for.
     """
 
     model: str
@@ -101,6 +103,7 @@ class Summary:
     reset: ResetSummary = ResetSummary(0, 0, ())
     cores_bound: CoresBound = field(default_factory=CoresBound)
     hops: Hops = NO_HOPS
+    learning: LearningPrice | None = None
 
     def __repr__(self) -> str:
         sides = [segment.side for segment in self.partition]
@@ -126,6 +129,7 @@ def summarize(
     unverified: str = "",
     accuracy_trained: float | None = None,
     reset_share: float | None = None,
+    learning: LearningPrice | None = None,
 ) -> Summary:
     """Gather what a report shows.
 
@@ -140,6 +144,7 @@ def summarize(
         accuracy_trained: of the float model with the resets that it was trained with, where the
             mapping has changed them.
         reset_share: of the samples whose answer that change alone leaves as it was, 0..1.
+        learning: from :func:`hwsim.price.learning.learning_price`, if the network learns.
     """
     placement = mapped.placement
     peak = placement.peak_utilisation
@@ -158,6 +163,7 @@ def summarize(
         reset=_reset(mapped, accuracy_trained, reset_share),
         cores_bound=placement.cores_bound,
         hops=hops_of(placement, mapped.chip_segments, Topology.of(mapped.target.chip)),
+        learning=learning,
     )
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from hwsim.price.assumptions import Kind
 from hwsim.price.cost import CostReport
 from hwsim.price.draws import Draws
+from hwsim.price.learning import LearningPrice
 from hwsim.report import units
 from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
 from hwsim.report.sentences import break_even, throughput, turns, verdict, waits
@@ -79,6 +80,11 @@ def render(console: Console, summary: Summary, *, full: bool = False) -> None:
         indented(console, _prices(cost))
         console.print()
     indented(console, facts(_comparison(cost)))
+    if summary.learning is not None:
+        heading(console, "Learning one sample on the chip")
+        indented(console, _learning(summary.learning))
+        console.print()
+        indented(console, *(_bullet(Text(item.text)) for item in summary.learning.assumptions))
     if full and cost.steps:
         heading(console, "Steps on the chip")
         indented(console, _steps(cost))
@@ -236,6 +242,29 @@ def _prices(cost: CostReport) -> Table:
         figures = [time.parts_us[part] or NOTHING for time in times]
         _add_row(table, f"  {title}", figures, totals, units.time)
     _add_row(table, "latency", totals, totals, units.time, style="bold")
+    return table
+
+
+LEARNING_PARTS = {
+    "engine": "learning engine",
+    "steps": "label and reward",
+    "host": "host: thresholds",
+}
+
+
+def _learning(price: LearningPrice) -> Table:
+    """What learning a sample takes beside an answer; each with what the board draws meanwhile."""
+    table = empty_table("", "energy", "range", "time", "range", left=1)
+    rows = {"answering": price.inference}
+    rows |= {LEARNING_PARTS[name]: part for name, part in price.parts.items()}
+    for name, share in {**rows, "learning": price.total}.items():
+        energy, time = share.energy_uj, share.time_us
+        spans = units.span(energy, units.energy), units.span(time, units.time)
+        table.add_row(
+            Text(name), Text(units.energy(energy)), Text(spans[0], "dim"),
+            Text(units.time(time)), Text(spans[1], "dim"),
+            style="bold" if name == "learning" else "",
+        )  # fmt: skip
     return table
 
 

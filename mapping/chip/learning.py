@@ -31,7 +31,7 @@ VARIABLES = {"w": 8, "d": 8, "t": 8}
 WIDTHS = {"x0": 1, "y0": 1, "C": 8, **dict.fromkeys(("x1", "x2", "y1", "y2", "y3"), TRACE_BITS)} | {
     name: bits + 1 for name, bits in VARIABLES.items()
 }
-_KEPT = float(np.exp(-1 / np.iinfo(np.uint16).max))
+SENT_KEPT = float(np.exp(-1 / np.iinfo(np.uint16).max))
 """What a step leaves of a trace that the neuron behind has sent."""
 _ROUNDING_SEED = 2
 
@@ -141,6 +141,7 @@ class LearningEngine:
     Attributes:
         variables: by name, "w", "d" and "t", ``int64[post, pre]``.
         traces: x1 and x2 after the last step, ``int64[2, pre]`` from 0 to 127.
+        waits: whether synapses only change of neurons that fire or send.
     """
 
     def __init__(self, rule: LearningRule, weights: Ints, seed: int = 0) -> None:
@@ -148,7 +149,7 @@ class LearningEngine:
         weights = np.array(weights, np.int64)
         self.variables = {"w": weights, **{name: np.zeros_like(weights) for name in ("d", "t")}}
         self.traces = np.zeros((2, weights.shape[1]), np.int64)
-        self._by_neuron = all(
+        self.waits = all(
             product.waits for products in rule.changes.values() for product in products
         )
         self._decays, self._impulses = (np.random.default_rng(seed + n) for n in range(2))
@@ -166,22 +167,16 @@ class LearningEngine:
             sent: y1, y2 and y3 of the neurons behind, ``int64[3, post]`` from 0 to 127.
         """
         pre, post = np.asarray(pre, bool), np.asarray(post, bool)
-        for _ in range(2):  # Lava draws when it takes spikes, and again when it takes traces
-            decay, impulse, kept = (
-                self._decays.random(),
-                self._impulses.integers(0, 2**TRACE_BITS),
-                self._sent.random(),
-            )
+        decay, impulse, kept, draw = self.draws(1)[0]
         self.traces = self._traces(pre, decay, int(impulse))
-        behind = _rounded(np.asarray(sent, np.int64) * _KEPT, kept)
-        draw = self._rounding.random()
+        behind = _rounded(np.asarray(sent, np.int64) * SENT_KEPT, kept)
         known = {
             "x0": pre[None].astype(np.int64), "y0": post[:, None].astype(np.int64),
             "x1": self.traces[:1], "x2": self.traces[1:],
             **{f"y{n + 1}": behind[n][:, None] for n in range(3)},
         }  # fmt: skip
         # Where nothing can change, nothing is computed: whole numbers are not rounded.
-        rows = np.flatnonzero(post | behind.any(0)) if self._by_neuron else slice(None)
+        rows = np.flatnonzero(post | behind.any(0)) if self.waits else slice(None)
         for name in ("y0", "y1", "y2", "y3"):
             known[name] = known[name][rows]
         known.update({name: values[rows] for name, values in self.variables.items()})
@@ -191,6 +186,23 @@ class LearningEngine:
         }
         for name, values in changed.items():
             self.variables[name][rows] = values
+
+    def run(self, pre: Any, post: Any, sent: Any) -> None:
+        """Take some steps; all have the steps as one more axis in front."""
+        for step in zip(pre, post, sent, strict=True):
+            self.step(*step)
+
+    def draws(self, steps: int) -> NDArray[np.float64]:
+        """The next draws of so many steps: of decay, impulse, what is sent, and rounding.
+
+        Lava draws the first three when it takes spikes, and again when it takes traces.
+        """
+        twice = (
+            self._decays.random(2 * steps),
+            self._impulses.integers(0, 2**TRACE_BITS, 2 * steps),
+            self._sent.random(2 * steps),
+        )
+        return np.stack([*(part[1::2] for part in twice), self._rounding.random(steps)], 1)
 
     def _traces(self, pre: Any, decay: float, impulse: int) -> Ints:
         """Traces decay, and spikes raise them; both are rounded by chance."""

@@ -16,6 +16,7 @@ from mapping.targets.sheets import (
     Milliwatts,
     Nanoseconds,
     Picojoules,
+    Portion,
     Positive,
     Unit,
 )
@@ -111,3 +112,16 @@ class HostLink(Data, frozen=True, kw_only=True):
     def message_bytes(self, spikes: int) -> int:
         """Bytes of so many spikes, one message each."""
         return spikes * int(self.bits_per_message.value) // 8
+
+
+class Learning(Data, frozen=True, kw_only=True):
+    """What a chip's learning engine costs.
+
+    Args:
+        update: of one synapse in one step in which its products may change it.
+        visited: share of all other synapses that learn which the engine visits in that step as
+            well, each for the price of an update.
+    """
+
+    update: Cost
+    visited: Annotated[Figure, Unit("", Portion)]

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from has8.errors import UnknownName
 from mapping.targets.figures import Figure
-from mapping.targets.prices import Accounting, HostLink, Power
+from mapping.targets.prices import Accounting, HostLink, Learning, Power
 from mapping.targets.sheets import (
     LARGEST,
     AboveZero,
@@ -290,6 +290,7 @@ class Target(Sheet, frozen=True, kw_only=True):
         chip_barrier_ns: nanoseconds of the barrier of systems of many chips, by chips.
         power: power without work.
         link: the way to the host.
+        learning: the learning engine's costs; None where no source is known, or there is none.
     """
 
     registers: Registers
@@ -300,6 +301,7 @@ class Target(Sheet, frozen=True, kw_only=True):
     chip_barrier_ns: Mapping[Positive, Nanoseconds] = {}
     power: Power
     link: HostLink
+    learning: Learning | None = None
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot, and give each figure its place."""

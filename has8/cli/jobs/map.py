@@ -13,6 +13,7 @@ from torch import Tensor
 
 from has8.cli.inputs import check_classes, partition_names
 from has8.cli.jobs.asked import limits_of, scales_for
+from has8.cli.jobs.learning import LEARNED, learner_of
 from has8.cli.jobs.networks import (
     READ,
     Coding,
@@ -44,6 +45,7 @@ from hwsim.names import (
     RunMode,
     Timing,
 )
+from hwsim.price.learning import learning_price
 from hwsim.program import sample_axis
 from hwsim.report import render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
@@ -75,6 +77,7 @@ def run_map(
     allocation: Allocation,
     placement: Placing,
     placement_seed: int,
+    learn: str | None,
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
@@ -98,6 +101,7 @@ def run_map(
     chip, processor = load_target(target), load_host(host)
     chip = chip if board is None else chip.on_board(board)
     network = open_network(model, weights, args, preparation["steps"])
+    learner = None if learn is None else learner_of(network)
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     others = Path(target), Path(host)
@@ -163,6 +167,11 @@ def run_map(
             stage("measuring the host")
             processor = measure_host(mapped, images, processor)
         cost = estimate(mapped, run, processor, run_mode, timing)
+        learning = None
+        if learner is not None:
+            stage("learning")
+            activity = learner.learn(*source.train.tensors(LEARNED))
+            learning = learning_price(mapped, cost, processor, activity)
         save(mapped, outputs.artefact)  # what is done is kept, whatever Lava does
         verified, unverified = None, "not asked for"
         if verify == "lava":
@@ -178,6 +187,7 @@ def run_map(
         unverified=unverified,
         accuracy_trained=None if trained is None else _share(trained, labels),
         reset_share=None if trained is None else _share(trained, answers),
+        learning=learning,
     )
     report = json.dumps({**to_dict(summary), DIGEST: outputs.digest}, indent=2)
     write_whole(outputs.report, lambda file: file.write(f"{report}\n".encode()))
