@@ -146,8 +146,8 @@ def _engine(
     busiest, done = by_core.max(1, initial=0).sum() / samples, synapses.sum() / samples
     every = core_of.size * activity.inputs * steps
     longest = _fullest(mapped) * activity.inputs * steps
-    energy = (float(done) + learning.visited * float(every - done)) * update.pj
-    time = (float(busiest) + learning.visited * float(longest - busiest)) * update.ns
+    energy = (float(done) + learning.visits * float(every - done)) * update.pj
+    time = (float(busiest) + learning.visits * float(longest - busiest)) * update.ns
     return (energy * 1e-6).with_unit("µJ"), (time * 1e-3).with_unit("µs")
 
 
@@ -161,7 +161,7 @@ def _drawn(mapped: Mapped, host: Host, time_us: Figure) -> Figure:
 
 def _quoted(learning: Learning, messages: float) -> tuple[Assumption, ...]:
     """The sentences of figures."""
-    update, visited = learning.update, learning.visited
+    update, visits = learning.update, learning.visits
     told = (
         (
             update.pj,
@@ -169,9 +169,9 @@ def _quoted(learning: Learning, messages: float) -> tuple[Assumption, ...]:
             "whose input has fired, of each neuron that fires, pays or earns.",
         ),
         (
-            visited,
-            f"The engine is held to visit {visited.value:.0%} of all other synapses in each step, "
-            f"{visited.high:.0%} at most; no source says, and it makes most of the range.",
+            visits,
+            f"In each step the engine is held to come by every other synapse {visits:g} times, and "
+            f"{visits.high:g} at most; no source says, and it makes most of the range.",
         ),
     )
     text = f"The host reads and writes {messages:,.0f} numbers a sample for the thresholds."

@@ -15,8 +15,8 @@ from mapping.targets.sheets import (
     Microseconds,
     Milliwatts,
     Nanoseconds,
+    NonNegative,
     Picojoules,
-    Portion,
     Positive,
     Unit,
 )
@@ -119,9 +119,9 @@ class Learning(Data, frozen=True, kw_only=True):
 
     Args:
         update: of one synapse in one step in which its products may change it.
-        visited: share of all other synapses that learn which the engine visits in that step as
-            well, each for the price of an update.
+        visits: how often in a step the engine comes by each other synapse that learns, for the
+            price of an update.
     """
 
     update: Cost
-    visited: Annotated[Figure, Unit("", Portion)]
+    visits: Annotated[Figure, Unit("", NonNegative)]

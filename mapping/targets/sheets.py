@@ -42,7 +42,6 @@ NonNegative = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 AboveZero = Annotated[float, msgspec.Meta(ge=1e-15, le=LARGEST)]
 AtLeastOne = Annotated[float, msgspec.Meta(ge=1, le=LARGEST)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
-Portion = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
