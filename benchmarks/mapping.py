@@ -27,6 +27,7 @@ from mapping.cores.allocate import allocate
 from mapping.cores.descent import descend
 from mapping.cores.flows import flows_of, hops_of
 from mapping.cores.placement import Placement, place, seated
+from mapping.targets.schema import Target
 from mapping.targets.topology import Topology
 
 MODELS = {"resnet": ("has8_resnet_b32", 32), "vgg224": ("has8_vgg_b16", 224)}
@@ -47,9 +48,19 @@ DVS = Stack(
     written=True,
 )
 """The shapes of SANA-FE's DVS gesture network, which it lays on 49 cores (``snn/dvs.yaml``)."""
+YOLO_KP = Stack(
+    (3, 448, 448),
+    (
+        *(Layer(channels, 3, 2, 1) for channels in (16, 32, 64, 128)),
+        *(Layer(256, 3, 1, 1), Layer(256, 3, 2, 1), Layer(512, 3, 1, 1)),
+        *(Layer(256, 1), Layer(512, 3, 1, 1), Layer(48, 1)),
+    ),
+    ASSUMED,
+)
+"""The shapes of lava-dl's YOLO-KP, which Intel's compiler lays on 574 cores of Loihi 2."""
 SIDES = {f"layers{side}": side for side in (9, 29, 91, 287, 908)}
 """Ten convolutions of 32 to 256 channels, by pixels a side: 1e4 to 1e8 neurons."""
-NETS = (*PUBLISHED, *MODELS, *SIDES)
+NETS = (*PUBLISHED, "yolo-kp", *MODELS, *SIDES)
 
 
 def layers(side: int) -> Stack:
@@ -61,9 +72,9 @@ def layers(side: int) -> Stack:
 
 
 def published_net(name: str) -> tuple[Stack | Adaptive, int | None]:
-    """A network of :data:`PUBLISHED`, and the cores that it was published with."""
-    if name == "dvs":
-        return DVS, 49
+    """A network that was published, and the cores that it was published with."""
+    if name in ("dvs", "yolo-kp"):
+        return (DVS, 49) if name == "dvs" else (YOLO_KP, 574)
     case = CASES[PUBLISHED[name]]
     assert case.net is not None
     return case.net, case.cores
@@ -73,13 +84,13 @@ def measure(name: str) -> dict[str, Any]:
     """One row.
 
     Returns:
-        JSON-able: ``neurons``, ``cores``, ``cores_lower_bound`` and the resource that ``binds``,
-        ``cores_published`` (None where nobody did), ``chips``, ``seconds`` of the whole mapping and
-        of its ``placing``, ``cpu_seconds`` of all threads, counting hops included, ``peak_mb`` of
-        the process, and ``hops``, ``hops_snake``, ``hops_random`` and ``hops_bound``, in which each
-        neuron sends one message to each core that it reaches.
+        JSON-able: ``target``, ``neurons``, ``cores``, ``cores_lower_bound`` and the resource that
+        ``binds``, ``cores_published`` (None where nobody did), ``chips``, ``seconds`` of the whole
+        mapping and of its ``placing``, ``cpu_seconds`` of all threads, counting hops included,
+        ``peak_mb`` of the process, and ``hops``, ``hops_snake``, ``hops_random`` and
+        ``hops_bound``, in which each neuron sends one message to each core that it reaches.
     """
-    target, published = load_target("loihi"), None
+    target, published = load_target("loihi2" if name == "yolo-kp" else "loihi"), None
     segments: tuple[ChipSegment, ...]
     start, worked = time.perf_counter(), time.process_time()
     if name in MODELS:
@@ -91,7 +102,7 @@ def measure(name: str) -> dict[str, Any]:
         mapped = map_model(network, target, calibration=images, placement="snake")
         segments, along = mapped.chip_segments, mapped.placement
     else:
-        net, published = published_net(name) if name in PUBLISHED else (layers(SIDES[name]), None)
+        net, published = (layers(SIDES[name]), None) if name in SIDES else published_net(name)
         segments = (net.chip(8),)
         along = place(allocate(segments, target), segments, target)
     begin = time.perf_counter()
@@ -99,7 +110,7 @@ def measure(name: str) -> dict[str, Any]:
     end = time.perf_counter()
     return {
         "name": name,
-        **_row(placed, segments, published),
+        **_row(placed, segments, published, target),
         "seconds": round(end - start, 2),
         "placing": round(end - begin, 2),
         "cpu_seconds": round(time.process_time() - worked, 2),
@@ -108,11 +119,12 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def _row(
-    placed: Placement, segments: tuple[ChipSegment, ...], published: int | None
+    placed: Placement, segments: tuple[ChipSegment, ...], published: int | None, target: Target
 ) -> dict[str, Any]:
-    found = hops_of(placed, segments, Topology.of(load_target("loihi").chip))
+    found = hops_of(placed, segments, Topology.of(target.chip))
     least = placed.cores_bound
     return {
+        "target": target.name,
         "neurons": sum(layer.size for chip in segments for layer in chip.populations),
         "cores": placed.cores_used,
         "cores_lower_bound": least.cores,
@@ -166,7 +178,7 @@ def _rendered(rows: list[dict[str, Any]]) -> Table:
 @click.command()
 @click.option(
     "--nets",
-    default=",".join((*PUBLISHED, *MODELS)),
+    default=",".join((*PUBLISHED, "yolo-kp", *MODELS)),
     show_default=True,
     help=f"Which of {', '.join(NETS)}.",
 )

@@ -20,6 +20,7 @@ import torch
 
 from hwsim import estimate, simulate
 from mapping import map_model, read_netx
+from mapping.cores.columns import columns
 
 LAYERS = ("input", *(f"conv-{k}" for k in range(5)), *(f"fc-{k}" for k in range(4)))
 INTEL = (13, 25, 13, 3, 3, 2, 12, 1, 1, 1)
@@ -60,12 +61,13 @@ def main(folder: Path, kept: str | None = None) -> None:
         print(f"{what}: {wrong[what]} of {count:,} differ")
 
     tiles = [tile.population for tile in mapped.placement.tiles]
-    print("layer   neurons  cores  Intel's")
+    alike = [tile.population for tile in columns(mapped.chip_segments, mapped.target)]
+    print("layer   neurons  cores  --allocate intel  Intel's")
     for place, (name, theirs) in enumerate(zip(LAYERS, INTEL, strict=True)):
         own = f"layer.{place}"
         neurons = chip.population(own).size
-        print(f"{name:7}{neurons:8,}{tiles.count(own):7}{theirs:9}")
-    print(f"{'all':15}{mapped.placement.cores_used:7}{sum(INTEL):9}")
+        print(f"{name:7}{neurons:8,}{tiles.count(own):7}{alike.count(own):18}{theirs:9}")
+    print(f"{'all':15}{mapped.placement.cores_used:7}{len(alike):18}{sum(INTEL):9}")
 
     inference = map_model(read_netx(folder / "network.net", steps=16), "loihi2")
     cost = estimate(inference, simulate(inference, x))

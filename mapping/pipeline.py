@@ -22,6 +22,7 @@ from has8.values import described, value, whole
 from mapping.chip.grid import stored_bits
 from mapping.chip.segment import ChipSegment
 from mapping.cores.allocate import Tile, allocate
+from mapping.cores.columns import columns
 from mapping.cores.descent import descend
 from mapping.cores.flows import flows_of
 from mapping.cores.placement import Placement, place, seated
@@ -55,7 +56,7 @@ Reset = Literal["trained", "zero"]
 """Each neuron's reset as it was trained, or to zero."""
 Placing = Literal["descent", "snake"]
 """Cores where their messages have short ways, or along a snake in the order of the layers."""
-Allocation = Literal["cores", "latency"]
+Allocation = Literal["cores", "latency", "intel"]
 """As few cores as can be, or all cores of as few chips where that ends steps sooner."""
 CHECKED = 16
 """Samples of a model with a loop on which the graph is held against it."""
@@ -113,7 +114,8 @@ def map_model(
             subtraction reset to zero, which takes fewer compartments of most chips and computes
             something else: reports say what that alone costs.
         allocation: "cores" takes the fewest cores; "latency" deals out all cores of the chips that
-            these need, where that shortens the estimated time of a sample.
+            these need, where that shortens the estimated time of a sample; "intel" cuts as Intel's
+            compiler for Loihi 2 does (:mod:`mapping.cores.columns`).
         placement: "descent" swaps cores until their messages, one for each neuron, pass few
             routers; "snake" puts them in the order of the layers.
         placement_seed: of the descent's random swaps, at least 0.
@@ -197,7 +199,8 @@ def allocated(
     segments: Sequence[ChipSegment], target: Target, allocation: Allocation
 ) -> tuple[Tile, ...]:
     """The tiles of segments; the arguments are those of :func:`map_model`."""
-    return spread(segments, target) if allocation == "latency" else allocate(segments, target)
+    policies = {"cores": allocate, "latency": spread, "intel": columns}
+    return policies[allocation](segments, target)
 
 
 def placed(

@@ -20,6 +20,7 @@ from hwsim.backends.fast.sums import compile_sums
 from hwsim.backends.reference import weighted_sum
 from hwsim.program import Program
 from mapping import load, load_model, map_model, read_netx, save, save_model
+from mapping.cores.columns import columns
 
 FOLDER = Path(os.environ.get("HAS8_DATA", "~/.cache/has8/data")).expanduser() / "networks"
 DATA = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no networks in {FOLDER} (HAS8_DATA)")
@@ -210,6 +211,8 @@ def test_pilotnet_is_a_loihi_2_bit_for_bit(trace: dict[str, Any]) -> None:
     intel = (13, 25, 13, 3, 3, 2, 12, 1, 1, 1)  # layer by layer, 74 in all
     assert all(own <= theirs for own, theirs in zip(cores, intel, strict=True))
     assert mapped.placement.cores_used == 23
+    tiles = columns(mapped.chip_segments, mapped.target)
+    assert [sum(t.population == f"layer.{k}" for t in tiles) for k in range(10)] == list(intel)
 
 
 @DATA

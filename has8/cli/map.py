@@ -57,10 +57,11 @@ from has8.cli.options import (
 @click.option(
     "--allocate",
     "allocation",
-    type=click.Choice(["cores", "latency"]),
+    type=click.Choice(["cores", "latency", "intel"]),
     default="cores",
     show_default=True,
-    help="As few cores as can be, or all cores of as few chips where that ends steps sooner.",
+    help="As few cores as can be; all cores of as few chips where that ends steps sooner; or tiles "
+    "as Intel's compiler for Loihi 2 cuts them.",
 )
 @click.option(
     "--placement",

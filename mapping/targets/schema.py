@@ -181,6 +181,8 @@ class CoreLimits(Data, frozen=True, kw_only=True):
         packing: how synapses fill the memory.
         axons: the axon types by name.
         memory: what neurons and synapses share; None where each have their own.
+        compiled_neurons: compartments that the vendor's own compiler puts on a core at most, for
+            allocations that cut as it does; None for all.
     """
 
     neurons: Positive
@@ -193,6 +195,7 @@ class CoreLimits(Data, frozen=True, kw_only=True):
     packing: Packing
     axons: Annotated[Mapping[str, AxonType], Meta(min_length=1)]
     memory: SharedMemory | None = None
+    compiled_neurons: Positive | None = None
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""
