@@ -9,6 +9,7 @@ from has8.cli.compare import compare
 from has8.cli.explore import explore
 from has8.cli.export import export
 from has8.cli.map import map_command
+from has8.cli.show import show
 from has8.cli.simulate import simulate
 from has8.cli.trace import trace
 from has8.cli.train import train
@@ -23,6 +24,7 @@ def has8() -> None:
 has8.add_command(train)
 has8.add_command(check)
 has8.add_command(map_command)
+has8.add_command(show)
 has8.add_command(simulate)
 has8.add_command(compare)
 has8.add_command(explore)
