@@ -92,18 +92,6 @@ def test_every_error_descends_from_one_root_and_is_in_the_tree():
         assert kind.__name__ in errors.__doc__
 
 
-def test_the_snippet_of_readme_runs(tmp_path, monkeypatch, capsys):
-    root = Path(__file__).parent.parent
-    snippet = (root / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    assert '"lava"' in snippet  # what the main job does with this model, in seconds
-    snippet = snippet.replace('"lava"', '"reference"')
-    snippet = snippet.replace("examples/models", str(root / "examples" / "models"))
-    monkeypatch.chdir(tmp_path)
-    exec(snippet, {})
-    assert "Energy(" in capsys.readouterr().out
-    assert (tmp_path / "digits.h8").exists()
-
-
 def test_the_lava_worker_does_not_import_torch():
     """Torch inside a Lava process hangs."""
     code = "import hwsim, hwsim.backends.lava.backend, sys; sys.exit('torch' in sys.modules)"
