@@ -14,18 +14,21 @@ MEBIBYTE = 2**20
 
 
 def in_turn(
-    work: Mapping[str, Callable[[], None]], rounds: int, device: str
+    work: Mapping[str, Callable[[], None]],
+    rounds: int,
+    device: str,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Milliseconds of each piece of work in each round, after one to warm up."""
+    """Milliseconds, by a clock of seconds, of each piece of work in each round after a first."""
     times: dict[str, list[float]] = {name: [] for name in work}
     for number in range(-1, rounds):
         for name, function in work.items():
             wait(device)
-            start = time.perf_counter()
+            start = clock()
             function()
             wait(device)
             if number >= 0:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (clock() - start))
     return times
 
 

@@ -130,9 +130,13 @@ class Axon(nn.Module):
                 f"this axon filters inputs of shape {tuple(self.a1.shape)}, not "
                 f"{tuple(x.shape[2:])}: make the model for images of that size"
             )
-        if paths.usable(x) and self.a1.dtype == real(x.dtype):
+        if paths.usable(x) and self.takes(x):
             return iir.potentials(x, self.a1, self.a2, self.b0)
         return potentials(x.to(real(x.dtype)), self.a1, self.a2, self.b0).to(x.dtype)
+
+    def takes(self, x: Tensor, leading: int = 2) -> bool:
+        """Whether x has so many dimensions and then the shape, and the coefficients' type."""
+        return x.shape[leading:] == self.a1.shape and self.a1.dtype == real(x.dtype)
 
     def extra_repr(self) -> str:
         """Shown by ``print(model)``."""

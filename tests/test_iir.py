@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from has8 import iir, kernels
+from has8.blocks import OverTime
 from has8.encoders import DuplicateEncoder
 from has8.errors import BadInput
 from has8.iir import IIR, Axon, SharedIIR, dual_exponential, potentials, stepped
 from has8.kernels import iir as compiled
 from has8.kernels import paths
+from has8.kernels.linear import Linear
 from has8.models.hnn import SpikingLayers
 from mapping.graph.ops import neuron
 
@@ -55,6 +57,40 @@ def test_a_current_that_is_the_same_in_all_steps_is_read_once(steps):
         (out, grads), (expected, slow) = both(SpikingLayers(DuplicateEncoder(steps), fires), x)
         assert torch.equal(out, expected) and expected.any()
         assert torch.allclose(grads[0], slow[0], atol=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("shape", [(70,), (600,), (3, 5, 4), (300, 2, 3)])
+def test_a_neuron_its_axon_and_pooling_are_one_pass_and_their_step_forms(shape, constant):
+    generator = torch.Generator().manual_seed(4)
+    axon = Axon(shape).double()
+    for p in axon.parameters():
+        p.data.mul_(0.8 + 0.2 * torch.rand(shape, generator=generator))
+    layers = SpikingLayers(IIR(0.7, 0.5, 0.4), axon)
+    if constant:
+        layers.insert(0, DuplicateEncoder(6))
+    if len(shape) == 3:
+        layers.append(OverTime(nn.MaxPool2d(2)))
+    x = torch.randn((*(() if constant else (6,)), 3, *shape), generator=generator, dtype=DOUBLE)
+    fired, calls = compiled.fired, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "fired", lambda *args: calls.append(args) or fired(*args))
+        (out, grads), (expected, slow) = both(layers, 2 * x)
+    assert len(calls) == 1 and out.shape == expected.shape
+    assert torch.allclose(out, expected, atol=1e-12) and expected.any()
+    for one, other in zip(grads, slow, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_a_linear_layer_of_many_rows_is_pytorch_s():
+    generator = torch.Generator().manual_seed(5)
+    layer, x = Linear(20, 7), torch.randn(256, 20, generator=generator)
+    (out, grads), (expected, slow) = both(layer, x)
+    assert layer._pays(x) and not layer._pays(x[1:])
+    assert torch.allclose(out, expected, atol=1e-5)
+    for one, other in zip(grads, slow, strict=True):
+        assert torch.allclose(one, other, atol=1e-4)
 
 
 @needs_kernels

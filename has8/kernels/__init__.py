@@ -30,6 +30,8 @@ _ARGUMENTS = {
     "psp_backward": "nnnnppppppp",
     "iir_forward": "nnnnprrrrrp",
     "iir_backward": "nnnnprrrrrrpp",
+    "fired_forward": "nnnnnnnnprrrrrpppp",
+    "fired_backward": "nnnnnnnnprrrrrrpppppp",
     "moments": "nnnppp",
     "combine": "nnnppppp",
     "encode": "nnprrpp",

@@ -89,21 +89,88 @@ class _Spikes(torch.autograd.Function):
         return grad, None, None, None
 
 
+class _Fired(torch.autograd.Function):
+    """Currents, as of :class:`_Spikes`, to the potentials of their spikes, the largest of pool x
+    pool pixels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        a1: Tensor,
+        a2: Tensor,
+        b0: Tensor,
+        rule: tuple[Constants, int, int, int],
+    ) -> Any:
+        constants, given, steps, pool = rule
+        flat = dense(x)
+        coefficients = [dense(c[None]).to(real(x.dtype)) for c in (a1, a2, b0)]
+        ctx.save_for_backward(flat, *coefficients)
+        rows, size = len(x) // given, a1.numel()
+        height, width, channels = (1, 1, size) if pool == 1 else (*x.shape[2:], x.shape[1])
+        apart = rows * size if given == steps else 0
+        ctx.rule = (constants, (steps, rows, height, width, channels, pool, apart))
+        made = x.shape[1:] if pool == 1 else (channels, height // pool, width // pool)
+        psp = torch.empty(rows * steps, *made, dtype=x.dtype, memory_format=memory_order(x))
+        kernels.call(
+            "fired_forward", x.dtype, *ctx.rule[1], flat, *constants[:-1], *coefficients, psp
+        )
+        return psp
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        flat, *coefficients = ctx.saved_tensors
+        constants, sizes = ctx.rule
+        incoming, grad = dense(grads[0].to(flat.dtype)), torch.zeros_like(flat)
+        first = coefficients[0]
+        sums = dense(torch.zeros(3, *first.shape[1:], dtype=torch.float64))
+        kernels.call(
+            "fired_backward", flat.dtype, *sizes, flat, *constants, *coefficients, incoming, grad,
+            sums,
+        )  # fmt: skip
+        return grad, *sums.to(first.dtype), None
+
+
 def potentials(x: Tensor, a1: Tensor, a2: Tensor, b0: Tensor) -> Tensor:
     """``F[t] = a1 F[t-1] + a2 F[t-2] + b0 x[t]`` of ``[T, B, ...]``, coefficients ``[...]``."""
     psp: Tensor = _Potentials.apply(x, a1, a2, b0)
     return psp
 
 
-def spikes(x: Tensor, constants: Constants) -> Tensor:
-    """Spikes ``[T, B, ...]`` of the neuron from its currents ``[T, B, ...]``."""
-    out: Tensor = _Spikes.apply(x.flatten(0, 1), constants, len(x), len(x)).unflatten(
-        0, x.shape[:2]
-    )
+def spikes(x: Tensor, constants: Constants, steps: int | None = None) -> Tensor:
+    """Spikes ``[T, B, ...]`` of the neuron.
+
+    Args:
+        x: its currents ``[T, B, ...]``, or ``[B, ...]`` with ``steps``.
+        constants: of the neuron.
+        steps: T, of currents that are the same in all of them.
+    """
+    flat, given, steps = _over_steps(x, steps)
+    out: Tensor = _Spikes.apply(flat, constants, given, steps).unflatten(0, (steps, -1))
     return out
 
 
-def spikes_of_constant(x: Tensor, constants: Constants, steps: int) -> Tensor:
-    """Spikes ``[T, B, ...]`` from currents ``[B, ...]`` that are the same in all T steps."""
-    out: Tensor = _Spikes.apply(x, constants, 1, steps).unflatten(0, (steps, -1))
-    return out
+def fired(
+    x: Tensor,
+    constants: Constants,
+    coefficients: tuple[Tensor, Tensor, Tensor],
+    steps: int | None = None,
+    pool: int = 1,
+) -> Tensor:
+    """:func:`potentials` of :func:`spikes`, without the spikes in memory.
+
+    Args:
+        x, constants, steps: see :func:`spikes`.
+        coefficients: a1, a2 and b0, ``[...]``.
+        pool: side of windows of which the largest potential is taken: 2 for images, else 1.
+    """
+    flat, given, steps = _over_steps(x, steps)
+    psp: Tensor = _Fired.apply(flat, *coefficients, (constants, given, steps, pool))
+    over_time: Tensor = psp.unflatten(0, (steps, -1))
+    return over_time
+
+
+def _over_steps(x: Tensor, steps: int | None) -> tuple[Tensor, int, int]:
+    """Currents with their steps merged into the batch, for how many steps they are, and T."""
+    return (x.flatten(0, 1), len(x), len(x)) if steps is None else (x, 1, steps)

@@ -410,6 +410,174 @@ void NAME(iir_backward)(
     }
 }
 
+/* A part of the fused kernels below: the neurons of a window of pool x pool pixels. */
+static inline long NAME(pixel)(long window, long k, long width, long channels, long pool) {
+    const long across = width / pool, y = window / across * pool + k / pool;
+    return (y * width + window % across * pool + k % pool) * channels;
+}
+
+/* iir_forward and psp_forward in one, and the largest potential of each pool x pool pixels:
+   psp[steps, rows, height / pool, width / pool, channels] that the neurons' spikes make, from their
+   currents as iir_forward takes them, with nothing of what lies between in memory. */
+void NAME(fired_forward)(
+    long threads, long steps, long rows, long height, long width, long channels, long pool,
+    long apart, const S *x, double gain_, double alpha_, double beta_, double theta_,
+    double threshold_, const R *a1, const R *a2, const R *b0, S *psp
+) {
+    const R gain = gain_, alpha = alpha_, beta = beta_, theta = theta_, threshold = threshold_;
+    const long length = smaller(channels, 256), chunks = (channels + length - 1) / length;
+    const long size = height * width * channels, windows = (height / pool) * (width / pool);
+    const long made = windows * channels, pixels = pool * pool;
+    const S one = STORE((R)1), zero = STORE((R)0);
+#pragma omp parallel num_threads(threads)
+    {
+        long from, to;
+        my_part(rows * windows * chunks, &from, &to);
+        R current[4][256], trace[4][256], membrane[2][4][256], state[3][4][256], largest[256];
+        S spikes[256];
+        for (long block = from; block < to; block++) {
+            const long c = block % chunks * length, wide = smaller(length, channels - c);
+            const long row = block / chunks / windows, window = block / chunks % windows;
+            memset(current, 0, sizeof current);
+            memset(trace, 0, sizeof trace);
+            memset(membrane, 0, sizeof membrane);
+            memset(state, 0, sizeof state);
+            for (long t = 0; t < steps; t++) {
+                for (long k = 0; k < pixels; k++) {
+                    const long at = NAME(pixel)(window, k, width, channels, pool) + c;
+                    R *volts = membrane[t % 2][k], *now = state[t % 3][k];
+                    NAME(iir_step)(
+                        wide, x + t * apart + row * size + at, gain, alpha, beta, theta, threshold,
+                        current[k], trace[k], membrane[(t + 1) % 2][k], volts
+                    );
+                    for (long i = 0; i < wide; i++) spikes[i] = volts[i] > threshold ? one : zero;
+                    NAME(filter)(
+                        wide, spikes, a1 + at, a2 + at, b0 + at, state[(t + 2) % 3][k],
+                        state[(t + 1) % 3][k], now
+                    );
+                    for (long i = 0; i < wide; i++)
+                        largest[i] = k == 0 || now[i] > largest[i] ? now[i] : largest[i];
+                }
+                S *restrict out = psp + (t * rows + row) * made + window * channels + c;
+                for (long i = 0; i < wide; i++) out[i] = STORE(largest[i]);
+            }
+        }
+    }
+}
+
+/* Backward of fired_forward: gradients of the currents into grad, whose pixels outside of all
+   windows are left as they are, and of a1, a2 and b0 in sums[3, height, width, channels]. Of equal
+   potentials the first is the largest. */
+void NAME(fired_backward)(
+    long threads, long steps, long rows, long height, long width, long channels, long pool,
+    long apart, const S *x, double gain_, double alpha_, double beta_, double theta_,
+    double threshold_, double sigma_, const R *a1, const R *a2, const R *b0, const S *grad_psp,
+    S *grad, double *sums
+) {
+    const R gain = gain_, alpha = alpha_, beta = beta_, theta = theta_, threshold = threshold_;
+    const R peak = 0.39894228040143267794 / sigma_, narrow = 0.5 / (sigma_ * sigma_), far = 40;
+    const S one = STORE((R)1), zero = STORE((R)0);
+    const long size = height * width * channels, windows = (height / pool) * (width / pool);
+    const long made = windows * channels, pixels = pool * pool;
+    const long share = ((made + threads - 1) / threads + 15) & ~15L; /* whole vectors */
+    const long most = share < 64 ? 64 : smaller(share, 256);
+    const long length = smaller(channels, most), chunks = (channels + length - 1) / length;
+#pragma omp parallel num_threads(threads)
+    {
+        long from, to;
+        my_part(windows * chunks, &from, &to);
+        const long lot = (steps + 2) * length; /* of steps -2, -1, 0, ... */
+        R *membranes = calloc(pixels * lot, sizeof(R)), *psp = calloc(pixels * lot, sizeof(R));
+        R current[256], trace[256], of_trace[256], of_membrane[256], of_current[256], sum[256];
+        R later[3][256], total[3][256];
+        S spikes[256];
+        unsigned char *winners = malloc(steps * length);
+        for (long block = from; block < to; block++) {
+            const long c = block % chunks * length, wide = smaller(length, channels - c);
+            const long window = block / chunks;
+            for (long row = 0; row < rows; row++) {
+                for (long k = 0; k < pixels; k++) {
+                    const long at = NAME(pixel)(window, k, width, channels, pool) + c;
+                    memset(current, 0, sizeof current);
+                    memset(trace, 0, sizeof trace);
+                    for (long t = 0; t < steps; t++) {
+                        R *volts = membranes + k * lot + (t + 2) * length;
+                        R *now = psp + k * lot + (t + 2) * length;
+                        NAME(iir_step)(
+                            wide, x + t * apart + row * size + at, gain, alpha, beta, theta,
+                            threshold, current, trace, volts - length, volts
+                        );
+                        for (long i = 0; i < wide; i++)
+                            spikes[i] = volts[i] > threshold ? one : zero;
+                        NAME(filter)(
+                            wide, spikes, a1 + at, a2 + at, b0 + at, now - length,
+                            now - 2 * length, now
+                        );
+                    }
+                }
+                for (long t = 0; t < steps; t++) {
+                    unsigned char *restrict winner = winners + t * length;
+                    const R *restrict first = psp + (t + 2) * length;
+                    for (long i = 0; i < wide; i++) {
+                        R largest = first[i];
+                        unsigned char best = 0;
+                        for (long k = 1; k < pixels; k++) {
+                            R other = first[k * lot + i];
+                            best = other > largest ? k : best;
+                            largest = other > largest ? other : largest;
+                        }
+                        winner[i] = best;
+                    }
+                }
+                for (long k = 0; k < pixels; k++) {
+                    const long at = NAME(pixel)(window, k, width, channels, pool) + c;
+                    const R *restrict p1 = a1 + at, *restrict p2 = a2 + at, *restrict q0 = b0 + at;
+                    memset(of_trace, 0, sizeof of_trace);
+                    memset(of_membrane, 0, sizeof of_membrane);
+                    memset(of_current, 0, sizeof of_current);
+                    memset(sum, 0, sizeof sum);
+                    memset(later, 0, sizeof later);
+                    memset(total, 0, sizeof total);
+                    for (long t = steps - 1; t >= 0; t--) {
+                        const R *restrict volts = membranes + k * lot + (t + 2) * length;
+                        const R *restrict before = psp + k * lot + (t + 1) * length;
+                        const R *restrict earlier = before - length;
+                        const S *restrict g =
+                            grad_psp + (t * rows + row) * made + window * channels + c;
+                        const unsigned char *restrict winner = winners + t * length;
+                        R *restrict now = later[t % 3], *restrict next = later[(t + 1) % 3];
+                        const R *restrict last = later[(t + 2) % 3];
+                        for (long i = 0; i < wide; i++) {
+                            R arriving = winner[i] == k ? LOAD(g[i]) : 0;
+                            R h = arriving + p1[i] * next[i] + p2[i] * last[i];
+                            now[i] = h;
+                            total[0][i] += h * before[i];
+                            total[1][i] += h * earlier[i];
+                            total[2][i] += volts[i] > threshold ? h : 0;
+                        }
+                        for (long i = 0; i < wide; i++) {
+                            R over = volts[i] - threshold, square = over * over * narrow;
+                            R slope = FALLING(square < far ? square : far) * peak;
+                            R through =
+                                (q0[i] * now[i] + of_trace[i]) * slope + of_membrane[i] * beta;
+                            of_membrane[i] = through;
+                            of_trace[i] = of_trace[i] * theta - through * threshold;
+                            of_current[i] = of_current[i] * alpha + through;
+                            sum[i] = of_current[i] * gain + (apart ? 0 : sum[i]);
+                        }
+                        if (t == 0 || apart)
+                            for (long i = 0; i < wide; i++)
+                                grad[t * apart + row * size + at + i] = STORE(sum[i]);
+                    }
+                    for (long n = 0; n < 3; n++)
+                        for (long i = 0; i < wide; i++) sums[n * size + at + i] += total[n][i];
+                }
+            }
+        }
+        free(membranes), free(psp), free(winners);
+    }
+}
+
 /* sums[2, channels]: of y[count] - pivot[channels], and of its squares. A pivot near the mean keeps
    the variance that follows from cancelling out. */
 void NAME(moments)(

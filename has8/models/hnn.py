@@ -24,6 +24,7 @@ from has8.encoders.gaussian import Mode
 from has8.errors import BadInput
 from has8.iir import IIR, Axon, Neuron, SharedIIR
 from has8.kernels import iir, paths
+from has8.kernels.linear import Linear
 from has8.models.registry import MODELS, MOST_DEPTH
 from has8.registry import Registry
 
@@ -77,25 +78,43 @@ class _Layer(NamedTuple):
             return [nn.MaxPool2d(POOL)]
         if self.kind == "conv":
             return [nn.Conv2d(self.shape[0], self.width * factor, KERNEL)]
-        linear = nn.Linear(math.prod(self.shape), self.width * factor)
+        linear = Linear(math.prod(self.shape), self.width * factor)
         return [linear] if len(self.shape) == 1 else [nn.Flatten(), linear]
 
 
 class SpikingLayers(nn.Sequential):
-    """Layers over time; a neuron behind a duplicate code reads its values without copies."""
+    """Layers over time; a code, a neuron, the filter of its spikes and pooling are one pass."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Run them one after the other."""
         layers = list(self)
         while layers:
-            layer, *layers = layers
-            neuron = layers[0] if layers and isinstance(layer, DuplicateEncoder) else None
-            if isinstance(neuron, Neuron) and paths.usable(x, layer, neuron):
-                x = iir.spikes_of_constant(x, neuron.constants, len(layer(x)))
-                layers = layers[1:]
-            else:
-                x = layer(x)
+            x, taken = _first(x, layers)
+            layers = layers[taken:]
         return x
+
+
+def _first(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, int]:
+    """What the first layer makes of x, or the first few together, and how many that are."""
+    code = layers[0] if isinstance(layers[0], DuplicateEncoder) else None
+    behind: list[nn.Module | None] = [*layers[0 if code is None else 1 :], None, None, None]
+    neuron, axon, pooling = behind[:3]
+    if not isinstance(neuron, Neuron) or not paths.usable(x, code, neuron):
+        return layers[0](x), 1
+    steps, taken = (None, 1) if code is None else (len(code(x)), 2)
+    if not isinstance(axon, Axon) or not axon.takes(x, 3 - taken) or not paths.usable(x, axon):
+        return iir.spikes(x, neuron.constants, steps), taken
+    pool, taken = (POOL, taken + 2) if _pools(pooling, axon) else (1, taken + 1)
+    coefficients = (axon.a1, axon.a2, axon.b0)
+    return iir.fired(x, neuron.constants, coefficients, steps, pool), taken
+
+
+def _pools(layer: nn.Module | None, axon: Axon) -> bool:
+    """Whether a layer is the pooling of these networks, of images, and nobody watches it."""
+    if not isinstance(layer, OverTime) or [type(part) for part in layer] != [nn.MaxPool2d]:
+        return False
+    alike = repr(layer[0]) == repr(nn.MaxPool2d(POOL))
+    return alike and axon.a1.dim() == 3 and paths.usable(axon.a1, layer, layer[0])
 
 
 class HNN(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from has8.kernels.linear import Linear
 from mapping.chip.wiring import Wiring, dense
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import (
@@ -72,7 +73,7 @@ def run(node: Node, x: Tensor) -> Tensor:
 OPS = (
     Op(
         "linear",
-        (nn.Linear,),
+        (nn.Linear, Linear),
         lower,
         infer,
         run,
