@@ -15,6 +15,7 @@ from has8.cli.options import (
     preparation_options,
     price_options,
     quantization_options,
+    report_option,
     target_option,
 )
 
@@ -88,6 +89,7 @@ from has8.cli.options import (
     type=FOLDER,
     help="Folder for MODEL.h8 and the report.  [default: beside MODEL]",
 )
+@report_option
 @click.option(
     "--overwrite",
     is_flag=True,
@@ -111,6 +113,7 @@ def map_command(**options: Any) -> None:
 
     \b
     has8-map examples/models/digits.pt --target loihi --out .
+    has8-map model.pt --report model.html
     has8-map model.pt --partition head.snn,blocks.0.snn --samples 500
     has8-map model.pt --pin 'blocks.*=host' --pin head.snn.0=chip
     has8-map net.pt --data mnist --mean 0.1307 --std 0.3081

@@ -217,6 +217,12 @@ target_option = click.option(
     show_default=True,
     help=f"{', '.join(target_names())}, or a YAML file.",
 )
+report_option = click.option(
+    "--report",
+    metavar="FILE.html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write what is found as one HTML file, too: pictures, charts, tables, all numbers.",
+)
 host_option = click.option(
     "--host",
     default=DEFAULT_HOST,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hwsim.report.experiment import Experiment, experiment_to_dict, render_experiment
+from hwsim.report.html import html_comparison, html_report
 from hwsim.report.json import to_dict
 from hwsim.report.summary import SegmentSummary, Summary, summarize
 from hwsim.report.terminal import render
@@ -12,6 +13,8 @@ __all__ = [
     "SegmentSummary",
     "Summary",
     "experiment_to_dict",
+    "html_comparison",
+    "html_report",
     "render",
     "render_experiment",
     "summarize",

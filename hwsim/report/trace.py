@@ -61,7 +61,7 @@ class Trace:
                 self._last(HOST, 0, "host", segment.name, lasts)
                 continue
             load = runs[segment.name]
-            coming, leaving = _crossing(cost, load)
+            coming, leaving = crossing(cost, load)
             if resets:
                 self._last(STEPS, 0, "steps", "start and reset", link.sample_us.value)
                 resets -= 1
@@ -176,7 +176,7 @@ def _joined(starts: Floats, ends: Floats) -> Iterator[tuple[float, float, int]]:
         yield float(starts[start]), float(reach[stop - 1]), stop - start
 
 
-def _crossing(cost: CostReport, load: SegmentLoad) -> tuple[int, int]:
+def crossing(cost: CostReport, load: SegmentLoad) -> tuple[int, int]:
     """Messages between host and chip of one run, in and out, over its samples."""
     own = [one for one in cost.boundaries if one.segment in load.segments]
     coming = load.from_host + load.controls + sum(one.writes for one in own)

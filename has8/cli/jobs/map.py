@@ -11,7 +11,7 @@ import click
 from msgspec import to_builtins
 from torch import Tensor
 
-from has8.cli.inputs import check_classes, partition_names
+from has8.cli.inputs import check_classes, check_new_file, partition_names
 from has8.cli.jobs.asked import limits_of, scales_for
 from has8.cli.jobs.learning import LEARNED, learner_of
 from has8.cli.jobs.networks import (
@@ -47,7 +47,7 @@ from hwsim.names import (
 )
 from hwsim.price.learning import learning_price
 from hwsim.program import sample_axis
-from hwsim.report import render, summarize, to_dict
+from hwsim.report import html_report, render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
 from mapping.graph.resets import changed_resets
 from mapping.hosts.schema import load_host
@@ -88,6 +88,7 @@ def run_map(
     seed: int,
     output: int,
     out: Path | None,
+    report: Path | None,
     overwrite: bool,
     full: bool,
     as_json: bool,
@@ -107,6 +108,8 @@ def run_map(
     others = Path(target), Path(host)
     outputs = Outputs(network.file, out, others, network.weights, network.told, network.called)
     outputs.check(verify=verify != "none", overwrite=overwrite)
+    if report is not None:
+        check_new_file(report, network.file, *others, *network.weights, outputs.artefact)
     how, source = data_for(network, how, data, data_root, readout)
     bits, chosen = scales_for(network.checkpoint, chip.name, weight_bits, scales, per_channel)
     with stages(quiet) as stage, fitting(network, source):
@@ -189,13 +192,18 @@ def run_map(
         reset_share=None if trained is None else _share(trained, answers),
         learning=learning,
     )
-    report = json.dumps({**to_dict(summary), DIGEST: outputs.digest}, indent=2)
-    write_whole(outputs.report, lambda file: file.write(f"{report}\n".encode()))
+    text = json.dumps({**to_dict(summary), DIGEST: outputs.digest}, indent=2)
+    write_whole(outputs.report, lambda file: file.write(f"{text}\n".encode()))
+    if report is not None:
+        page = html_report(summary)
+        write_whole(report, lambda file: file.write(page.encode()))
     if as_json:
-        click.echo(report)
+        click.echo(text)
     else:
         show(lambda console: render(console, summary, full=full))
         click.echo(f"\n{printable(str(outputs.artefact))}\n{printable(str(outputs.report))}")
+        if report is not None:
+            click.echo(printable(str(report)))
     if verified is not None and not verified.equal:
         raise BackendError(f"Lava and the simulation differ: {verified.divergence}")
 

@@ -1,0 +1,228 @@
+"""A summary as one HTML page that opens without a network."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+
+from hwsim.report import units
+from hwsim.report.html.charts import Chart, charts_of
+from hwsim.report.html.chips import LOADS, ChipView, chips_of
+from hwsim.report.html.figures import chip_svg, layers_svg, legend_html, segments_svg
+from hwsim.report.json import to_dict
+from hwsim.report.sentences import break_even, throughput, turns, verdict
+from hwsim.report.summary import Summary
+from hwsim.report.terminal import TRUST
+from mapping.targets.figures import Figure
+
+
+def html_report(summary: Summary, *, front: Chart | None = None) -> str:
+    """The report of a mapped and priced model as one HTML file.
+
+    It loads nothing: plotly.js, the style and all numbers are in it, and a policy in its head keeps
+    a browser from asking any network.
+
+    Args:
+        summary: from :func:`hwsim.report.summarize`.
+        front: a chart of partitions, from :func:`hwsim.report.html.charts.front`, where one was
+            explored.
+    """
+    charts = charts_of(summary)
+    if front is not None:
+        charts["front"] = front
+    one = _report(summary, charts)
+    return _page(f"{summary.model} on {summary.cost.target}", [one], {"": charts})
+
+
+def html_comparison(title: str, summaries: Mapping[str, Summary]) -> str:
+    """Several reports side by side as one HTML file, as :func:`html_report` makes it for one.
+
+    Args:
+        title: of the page.
+        summaries: from :func:`hwsim.report.summarize`, by what a person calls them.
+    """
+    reports, charts = [], {}
+    for number, (name, summary) in enumerate(summaries.items()):
+        charts[f"r{number}-"] = charts_of(summary)
+        reports.append(_report(summary, charts[f"r{number}-"], name, f"r{number}-"))
+    return _page(title, reports, charts)
+
+
+def _page(title: str, reports: Sequence[dict[str, Any]], charts: Mapping[str, Any]) -> str:
+    drawn = {f"{at}{name}": chart for at, some in charts.items() for name, chart in some.items()}
+    cores = {f"{one['prefix']}chips": _cores(one["view"]) for one in reports if one["view"].cores}
+    return (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            reports=reports,
+            version=version("has8"),
+            style=_file("style.css"),
+            script=_file("page.js"),
+            charts=_data(drawn),
+            cores=_data(cores),
+            numbers=_data([one["numbers"] for one in reports]),
+            plotly=plotly_gz(),
+        )
+    )
+
+
+def _report(
+    summary: Summary, charts: Mapping[str, Chart], name: str = "", prefix: str = ""
+) -> dict[str, Any]:
+    cost, view = summary.cost, chips_of(summary.cost.work.mapped, summary.cost)
+    mapped = cost.work.mapped
+    return {
+        "name": name,
+        "prefix": prefix,
+        "summary": summary,
+        "cost": cost,
+        "charts": charts,
+        "numbers": to_dict(summary),
+        "verdict": _verdict(summary),
+        "tiles": list(_tiles(summary)),
+        "facts": list(_facts(summary)),
+        "segments_svg": segments_svg(mapped, cost),
+        "layers_svg": layers_svg(mapped, cost),
+        "view": view,
+        "chips": [(number, chip_svg(view, number)) for number in view.numbers],
+        "legend": legend_html(view),
+        "colourings": _colourings(summary),
+        "utilisation": list(_utilisation(summary)),
+        "trust": TRUST,
+    }
+
+
+def _verdict(summary: Summary) -> str:
+    cost = summary.cost
+    if not cost.cores_used:
+        return "everything runs on the host"
+    alone = cost.host_only
+    return verdict(cost.energy_uj.total, alone.energy_uj, cost.pays, complete=alone.complete)
+
+
+def _tiles(summary: Summary) -> Any:
+    """The numbers that a reader looks for first: (what, value, more)."""
+    cost = summary.cost
+    total, time = cost.energy_uj.total, cost.latency_us
+    yield "energy a sample", units.energy(total), _spread(total, units.energy)
+    yield "latency a sample", units.time(time), _spread(time, units.time)
+    alone = cost.host_only.energy_uj
+    yield "host alone", units.energy(alone), _spread(alone, units.energy)
+    if summary.accuracy_mapped is not None:
+        before = summary.accuracy_float
+        was = "" if before is None else f"float {units.percent(before, 2)}, "
+        samples = units.many(cost.samples, "sample")
+        yield "accuracy", units.percent(summary.accuracy_mapped, 2), f"{was}{samples}"
+    chips = units.many(cost.chips_used, "chip")
+    yield (
+        "neuron cores",
+        f"{cost.cores_used:,}",
+        f"on {chips}, at least {summary.cores_bound.cores:,}",
+    )
+    found = summary.verified
+    if found is None:
+        yield "against Lava", "not verified", summary.unverified
+    else:
+        spikes = (
+            f"{units.count(found.spikes)} spike values of {units.many(found.samples, 'sample')}"
+        )
+        yield f"against {found.right}", "equal" if found.equal else "differs", spikes
+
+
+def _spread(figure: Figure, text: Any) -> str:
+    return units.span(figure, text)
+
+
+def _facts(summary: Summary) -> Any:
+    """Rows of words: (what, sentence)."""
+    cost = summary.cost
+    yield "host", cost.host
+    yield "throughput", throughput(cost)
+    work = f"{units.count(cost.synops)} synaptic operations on the chip, "
+    yield "work", f"{work if cost.cores_used else ''}{units.count(cost.host_macs)} MACs on the host"
+    if cost.cores_used:
+        yield "run mode", f"{cost.run_mode}: {turns(cost)}"
+        yield "break-even", break_even(cost.break_even)
+    if hops := summary.hops.snake:
+        beside = f"{hops:,} along the snake, {summary.hops.random:,.0f} at random"
+        placed = f"{summary.hops.placed:,} hops between cores if each neuron fires once"
+        yield "placement", f"{placed}; {beside}, at least {summary.hops.bound:,}"
+    literature = units.energy(cost.convention_uj)
+    yield "convention", f"{literature} by the constants of the literature, no measurement"
+
+
+def _colourings(summary: Summary) -> list[tuple[str, str]]:
+    """What cores can be coloured by: (key, what a person reads)."""
+    resources = summary.cost.work.mapped.placement.limits
+    return [
+        ("layer", "layer"),
+        *((f"load:{name}", title) for name, title in LOADS.items()),
+        *((f"used:{name}", f"{name.replace('_', ' ')} in use") for name in resources),
+    ]
+
+
+def _utilisation(summary: Summary) -> Any:
+    """(resource, used, available, mean share, share of the fullest core) over the cores in use."""
+    placement = summary.cost.work.mapped.placement
+    for name, (mean, peak) in summary.utilisation.items():
+        used = sum(core.used[name] for core in placement.cores)
+        yield (
+            name.replace("_", " "),
+            used,
+            placement.limits[name] * len(placement.cores),
+            mean,
+            peak,
+        )
+
+
+def _cores(view: ChipView) -> dict[str, Any]:
+    """What the page's script knows of each core, by its number."""
+    return {
+        str(core.number): {
+            "layer": core.layer,
+            "used": core.used,
+            "load": core.loads,
+            "about": core.about,
+        }
+        for core in view.cores
+    }
+
+
+def _data(value: Any) -> Markup:
+    """JSON that can stand in a script element whatever it holds."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _file(name: str) -> Markup:
+    return Markup(files("hwsim.report.html").joinpath(name).read_text("utf-8"))
+
+
+@cache
+def plotly_gz() -> Markup:
+    """plotly.js, compressed, in base64; the page unpacks it."""
+    text = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    return Markup(b64encode(gzip.compress(text, 9, mtime=0)).decode())
+
+
+@cache
+def _templates() -> Environment:
+    found = Environment(
+        loader=PackageLoader("hwsim.report.html", "."),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["percent"] = units.percent
+    return found

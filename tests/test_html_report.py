@@ -1,0 +1,73 @@
+"""A summary as one HTML page: what is in it, and what a browser makes of it."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from markupsafe import escape
+
+from has8 import create_model
+from hwsim import estimate, simulate
+from hwsim.report import html_comparison, html_report, summarize, to_dict
+from hwsim.report.html.charts import slices_of
+from mapping import map_model
+from mapping.partition.segments import Rejection
+
+
+@pytest.fixture(scope="module")
+def summary():
+    """Of a small model with random weights."""
+    torch.manual_seed(0)
+    model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(16,))
+    images = torch.rand(8, 1, 8, 8)
+    mapped = map_model(model, calibration=images)
+    cost = estimate(mapped, simulate(mapped, images, apart=2))
+    return summarize(mapped, cost, accuracy_float=0.75, accuracy_mapped=0.625)
+
+
+@pytest.fixture(scope="module")
+def page(summary):
+    return html_report(summary)
+
+
+def data(page, name):
+    """What a script element holds."""
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def test_a_page_holds_all_numbers_and_asks_no_network(summary, page):
+    assert data(page, "numbers") == [json.loads(json.dumps(to_dict(summary)))]
+    assert len(page) < 3e6 and page.startswith("<!doctype html>")
+    assert "default-src 'none'" in page and not re.search(r'(src|href)="(?!#|data:)', page)
+    assert page.count("class='core'") == summary.cost.cores_used
+    boxes = re.findall("class='box' data-side='(host|chip)'", page)
+    segments, graph = summary.partition, summary.cost.work.mapped.graph
+    assert len(boxes) == 1 + len(segments) + len(list(graph))
+    for assumption in summary.cost.assumptions:
+        assert f"<td>{escape(assumption.source)}</td>" in page
+
+
+@pytest.mark.parametrize("run_mode", ["gated", "reset"])
+def test_the_timeline_is_the_latency(summary, run_mode):
+    work = summary.cost.work
+    run = simulate(work.mapped, torch.rand(4, 1, 8, 8), apart=2)
+    cost = estimate(work.mapped, run, run_mode=run_mode)
+    slices = list(slices_of(cost))
+    ends = [start + us for *_, start, us in slices]
+    assert ends[-1] == pytest.approx(cost.latency_us.value)
+    assert [start for *_, start, _ in slices[1:]] == ends[:-1]
+
+
+def test_names_of_strangers_are_text(summary):
+    name = '</script><img src=x onerror="alert(1)">'
+    page = html_report(replace(summary, model=name, rejections=(Rejection(name, name),)))
+    assert "<img" not in page and data(page, "numbers")[0]["model"] == name
+
+
+def test_two_reports_stand_side_by_side(summary):
+    page = html_comparison("two", {"one": summary, "other": replace(summary, model="again")})
+    assert page.count("<article") == 2 and len(data(page, "numbers")) == 2
+    ids = re.findall(r'[ <]id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
