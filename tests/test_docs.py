@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
@@ -142,7 +144,9 @@ def test_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
-    names: dict[str, Any] = {"__name__": "page"}
+    module = ModuleType("page")  # in which dataclasses look up their names
+    monkeypatch.setitem(sys.modules, "page", module)
+    names = module.__dict__
     lava = page.name in IN_LAVA and Lava().unavailable() is None
     for block in blocks(page):
         if block.kind == "console":
