@@ -57,6 +57,14 @@ def run(*arguments):
     return found.stdout
 
 
+def test_the_page_on_trust_says_what_the_page_on_prices_says():
+    docs = ROOT / "docs"
+    prices = (docs / "prices.md").read_text().splitlines()
+    said = (docs / "trust.md").read_text().split("fitted to the others", 1)[1].splitlines()
+    rows = [line for line in said if line.startswith("| ") and " of " in line]
+    assert len(rows) == 3 and not set(rows) - set(prices)
+
+
 def test_the_docs_have_every_line_that_the_benchmark_prints():
     """So what is not within its range is said not to be."""
     docs = (ROOT / "docs/prices.md").read_text().splitlines()
