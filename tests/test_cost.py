@@ -45,6 +45,16 @@ SMALL = msgspec.structs.replace(
 )
 """Loihi with four cores of 8 neurons, so that tiny nets take several chips."""
 
+LOIHI2 = load_target("loihi2")
+SHARED = msgspec.structs.replace(
+    LOIHI2,
+    core=msgspec.structs.replace(LOIHI2.core, neurons=8),
+    chip=msgspec.structs.replace(
+        LOIHI2.chip, mesh_width=2, mesh_height=2, cores_per_tile=1, usable_cores=4
+    ),
+)
+"""The same of Loihi 2, whose accounting asks what is read of memory."""
+
 STEPS, SAMPLES = 2, 3
 
 
@@ -204,7 +214,32 @@ def test_traffic_equals_a_walk_over_every_spike_and_tile(drawn):
     assert (load.hops_east_west, load.hops_north_south) == (east_west, north_south)
     assert load.chip_crossings == crossings
     assert sum(int(link.sum()) for link in load.chip_links.values()) == crossings
+    assert load.reads is None and not load.mesh_links
     assert load.events()["message_out"] == load.messages
+
+
+@settings(max_examples=10, deadline=None)
+@given(segments())
+def test_memory_is_read_tap_by_tap(drawn):
+    """A spike reads, for each pixel of a tile that it reaches, one list of channels."""
+    chip, spikes = drawn
+    mapped = on_chip(chip, SHARED)
+    (load,) = segment_loads(mapped, activity_of(spikes))
+    want = np.zeros((mapped.placement.cores_used, STEPS + 2), np.int64)
+    for tile in mapped.placement.tiles:
+        shape = chip.shape_of(tile.population)
+        body = neurons_of(tile, shape)
+        pixels = [b - a for a, b in zip(tile.start, tile.stop, strict=True)]
+        for synapse in chip.population(tile.population).synapses:
+            every = connections(synapse, np.ones_like(synapse.weight))[:, body]
+            bits = synapse.weight_bits * every.reshape(-1, *pixels).sum(1)
+            words = np.where(bits, -(-(bits + 10) // 64), 0).sum((1, 2))
+            late = {"in": 0, "p1": 1}[synapse.source]
+            for step, sent in enumerate(spikes[synapse.source].reshape(STEPS, SAMPLES, -1)):
+                want[tile.core, step + late] += (sent.sum(0) * words).sum()
+    np.testing.assert_array_equal(load.reads, want)
+    on_one_chip = load.hops_east_west + load.hops_north_south - load.chip_crossings
+    assert sum(int(link.sum()) for link in load.mesh_links.values()) == on_one_chip
 
 
 @settings(max_examples=10, deadline=None)

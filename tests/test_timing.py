@@ -16,7 +16,8 @@ from has8.errors import BadInput
 from has8.neurons import Leaky
 from hwsim.activity import Activity
 from hwsim.price.idle import idle_activity
-from hwsim.price.timing import barrier_ns, chip_time, latency, launches_of, step_ns
+from hwsim.price.steps import steps_of as steps_on_chip
+from hwsim.price.timing import MeanTiming, barrier_ns, chip_time, latency, launches_of, step_ns
 from hwsim.price.traffic import segment_loads
 from mapping import load_target, map_model
 from mapping.chip.segment import ChipSegment, Port
@@ -104,6 +105,37 @@ def test_an_accounting_whose_cores_do_not_overlap_adds_up():
     assert steps.value == pytest.approx([idle + arrives, idle + fires, idle])
     assert steps.low == pytest.approx(steps.value * 0.5)
     assert steps.high == pytest.approx(steps.value * 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "stage", "us"),
+    [
+        ("neuron_access.ns", 1e4, "core 0 neurons", 40.0),
+        ("synop_dense.ns", 1e4, "core 1 synapses", 40.0),
+        ("read_ns", 1e4, "core 1 memory", 10.0),
+        ("tile_spikes_per_ns", 1e-4, "link 0,0 to 1,0", 10.0),
+        ("barrier_ns.1", 1e4, "barrier", 10.0),
+    ],
+)
+def test_where_all_stages_overlap_a_step_is_the_longest(path, value, stage, us):
+    """A layer's spike reaches four neurons on the next core, by one word of memory."""
+
+    def slow(figure):
+        named = figure.path.endswith(path)
+        return Figure(value, value, value, figure.unit) if named else figure
+
+    loihi2 = with_figures(load_target("loihi2"), slow)
+    mesh = msgspec.structs.replace(
+        loihi2.chip, mesh_width=2, mesh_height=1, cores_per_tile=1, usable_cores=2
+    )
+    mapped = chain([0, 1], msgspec.structs.replace(loihi2, chip=mesh))
+    run = activity(**{"in": [0, 0], "p0": [1, 0], "p1": [0, 0]})
+    (load,), accounting = segment_loads(mapped, run), loihi2.accounting()
+    found = list(steps_on_chip(mapped, [load], 1, accounting, MeanTiming()))
+    assert found[1].bottleneck == stage
+    assert found[1].us == pytest.approx(us)
+    whole = chip_time(mapped, load, 1, accounting)
+    assert (whole.work_us + whole.barrier_us).value == pytest.approx(sum(s.us for s in found))
 
 
 def test_a_layer_works_one_step_after_its_source():

@@ -211,6 +211,14 @@ def _time(mapped: Mapped, timing: Timing) -> Iterator[Assumption]:
         f"another, and {STEPS[timing]}; a single sample may take longer. "
         f"Where an accounting says so, a core's neurons work while its messages arrive."
     )
+    read = mapped.target.accounting().read_ns
+    if read is not None:
+        yield _quoting(
+            read,
+            f"All stages of a step overlap, and it lasts as long as the longest: a core's neurons, "
+            f"its synapses, its reads of memory at {_number(read)} a word, a link between routers, "
+            f"or the barrier.",
+        )
     unseen = "; waiting within the mesh is not counted" if timing == "mean" else ""
     yield Assumption(
         f"The barrier of each step spans all chips that the mapping uses, and the routers whose "

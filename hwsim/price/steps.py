@@ -21,7 +21,8 @@ class Step:
         waits_us: microseconds by what it waits for, one after another, which add up to its length:
             "core N" for a core's neurons and messages, "link X,Y to X,Y" for ways and queues, "way"
             for the longest way of a message where none is followed, "barrier", and "management" by
-            the embedded processors.
+            the embedded processors. Where all stages of a step overlap, it is the longest of them
+            alone, and of a core "core N neurons", "core N synapses" or "core N memory".
     """
 
     segment: str
@@ -63,4 +64,9 @@ def steps_of(
         for number, waits in enumerate(timing.waits_ns(load, samples, accounting, target)):
             scale = lasts[number] / max(sum(waits.values()), 1e-300) / 1e3
             chain = {name: ns * scale for name, ns in waits.items()}
-            yield Step(load.segment, number, {**chain, **ends})
+            if accounting.read_ns is None:
+                yield Step(load.segment, number, {**chain, **ends})
+            elif lasts[number] > barrier:
+                yield Step(load.segment, number, {**ends, "barrier": 0.0, **chain})
+            else:
+                yield Step(load.segment, number, ends)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwsim.names import Timing
 from hwsim.price.counts import FREE, LayerCounts
-from hwsim.price.traffic import NEURONS, ChipLink, SegmentLoad
+from hwsim.price.traffic import NEURONS, Link, SegmentLoad
 from mapping.graph.ir import Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.pooling import OR
@@ -206,13 +206,16 @@ def chip_time(
     """The time of one run on the chip for one sample.
 
     A step lasts as long as the model of timing says, plus the barrier over the routers that take
-    part and all chips that the mapping uses.
+    part and all chips that the mapping uses. By an accounting whose stages overlap it lasts as long
+    as the longer of the two, and the work is what goes beyond the barrier.
     """
     target = mapped.target
     busiest = (timing or MeanTiming()).step_ns(load, samples, accounting, target)
     at_mean = at_mean_ns(load, samples, accounting, target) if load.apart else busiest
     steps = load.steps + load.depth
     barrier = barrier_ns(target, accounting, load.routers, mapped.placement.chips_used)
+    if accounting.read_ns is not None:  # all stages run while the barrier does
+        busiest, at_mean = (largest(ns, 0 * ns + barrier) - barrier for ns in (busiest, at_mean))
     work_us, barrier_us = busiest.sum() / 1e3, steps * barrier / 1e3
     return SegmentTime(
         load.segment,
@@ -260,14 +263,28 @@ class MeanTiming:
         self, load: SegmentLoad, samples: int, accounting: Accounting, target: Target
     ) -> tuple[Mapping[str, float], ...]:
         """The core or link that is busiest at the mean of all counts, and the longest way."""
-        rows = {f"core {n}": row for n, row in enumerate(_cores_ns(load, accounting).value)}
-        rows |= {link_name(*link): ns.value for link, ns in _links_ns(load, target).items()}
+        rows = _stages_ns(load, accounting, target)
         names, ns = list(rows), np.array(list(rows.values())) / samples
         steps = self.step_ns(load, samples, accounting, target).value
         way = _longest_way(load, accounting).value
         return tuple(
             {names[n]: float(steps[step]) - way, "way": way} for step, n in enumerate(ns.argmax(0))
         )
+
+
+def _stages_ns(
+    load: SegmentLoad, accounting: Accounting, target: Target
+) -> Mapping[str, NDArray[np.float64]]:
+    """Nanoseconds of each core and link in each step, by the names that reports have for them."""
+    if accounting.read_ns is None:
+        rows = {f"core {n}": row for n, row in enumerate(_cores_ns(load, accounting).value)}
+    else:
+        rows = {
+            f"core {n} {stage}": row
+            for stage, ns in _core_stages(load, accounting).items()
+            for n, row in enumerate((ns * accounting.time_error).value)
+        }
+    return {**rows, **{link_name(*at): ns.value for at, ns in _links_ns(load, target).items()}}
 
 
 def link_name(start: tuple[int, int], end: tuple[int, int]) -> str:
@@ -294,7 +311,9 @@ def at_mean_ns(
 
 
 def _longest_way(load: SegmentLoad, accounting: Accounting) -> Figure:
-    """Nanoseconds that a message needs for the longest way that any took."""
+    """Nanoseconds that a message needs for the longest way that any took, where that adds up."""
+    if accounting.read_ns is not None:
+        return Figure.exact(0.0, "ns")
     x_ns = accounting.events["hop_east_west"].ns
     y_ns = accounting.events["hop_north_south"].ns
     ways = [x * x_ns + y * y_ns for x, y in load.ways]
@@ -319,22 +338,41 @@ def _busiest_ns(load: SegmentLoad, accounting: Accounting, target: Target) -> Fi
 
 def _cores_ns(load: SegmentLoad, accounting: Accounting) -> FigureArray:
     """Nanoseconds of each core in each step, ``[cores, steps + depth]``, summed over samples."""
+    stages = _core_stages(load, accounting)
+    if accounting.read_ns is not None:
+        cores = largest(*stages.values())
+    else:
+        neurons, messages = stages["neurons"], stages["synapses"]
+        cores = largest(neurons, messages) if accounting.overlaps else neurons + messages
+    return cores * accounting.time_error
+
+
+def _core_stages(load: SegmentLoad, accounting: Accounting) -> dict[str, FigureArray]:
+    """Nanoseconds of a core's neurons, of its synapses with their messages, and of its memory."""
     price = accounting.events
 
     def time(events: Iterable[Event]) -> FigureArray:
         first, *others = (load.by_core[event] * price[event].ns for event in events)
         return sum(others, first)
 
-    neurons, messages = time(NEURONS), time(event for event in load.by_core if event not in NEURONS)
-    cores = largest(neurons, messages) if accounting.overlaps else neurons + messages
-    return cores * accounting.time_error
+    stages = {
+        "neurons": time(NEURONS),
+        "synapses": time(event for event in load.by_core if event not in NEURONS),
+    }
+    if accounting.read_ns is not None and load.reads is not None:
+        stages["memory"] = load.reads * accounting.read_ns
+    return stages
 
 
-def _links_ns(load: SegmentLoad, target: Target) -> Mapping[ChipLink, FigureArray]:
-    """Nanoseconds of each link between chips in each step, ``[steps + depth]``."""
+def _links_ns(load: SegmentLoad, target: Target) -> Mapping[Link, FigureArray]:
+    """Nanoseconds of each link that is counted in each step, ``[steps + depth]``."""
     chip = target.chip
-    per_message = (chip.chip_link_slowdown / chip.tile_spikes_per_ns).with_unit("ns")
-    return {link: counts * per_message for link, counts in load.chip_links.items()}
+    message = (1 / chip.tile_spikes_per_ns).with_unit("ns")
+    slow = (chip.chip_link_slowdown / chip.tile_spikes_per_ns).with_unit("ns")
+    return {
+        **{link: counts * message for link, counts in load.mesh_links.items()},
+        **{link: counts * slow for link, counts in load.chip_links.items()},
+    }
 
 
 def barrier_ns(target: Target, accounting: Accounting, tiles: int, chips: int = 1) -> Figure:

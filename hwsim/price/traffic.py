@@ -14,7 +14,7 @@ et al. 2018), so the weight waits there. A shortcut's does too, for the layers t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 from hwsim.activity import Activity
 from hwsim.names import DEFAULT_RUN_MODE, RunMode
 from hwsim.price.turns import Turn, turns
-from mapping.chip.segment import ChipSegment
+from mapping.chip.segment import ChipSegment, Synapse
 from mapping.chip.wiring import Axis, Ints, Wiring, shape3, taps
+from mapping.cores.allocate import Tile
+from mapping.cores.need import list_words
 from mapping.cores.placement import Placement
 from mapping.cores.routes import Route, routes
 from mapping.graph.ops import synapse_of
 from mapping.mapped import Mapped
 from mapping.targets.prices import Event
+from mapping.targets.schema import Packing
 from mapping.targets.topology import Topology
 
 CORE_EVENTS: tuple[Event, ...] = (
@@ -47,8 +50,8 @@ CORE_EVENTS: tuple[Event, ...] = (
 NEURONS: tuple[Event, ...] = ("neuron_access", "neuron_update", "neuron_spike", "message_out")
 """Of these, the events of a core's neurons; the others are of the messages that reach it."""
 
-ChipLink = tuple[tuple[int, int], tuple[int, int]]
-"""A link between neighbouring chips: x and y of the router that it leaves, and that it enters."""
+Link = tuple[tuple[int, int], tuple[int, int]]
+"""A link between neighbours: x and y of the router that it leaves, and that it enters."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class SegmentLoad:
         chip_crossings: how often they leave a chip; these are among ``hops_east_west``.
         ways: (routers along x, routers along y) of every way that a message took.
         chip_links: messages over each link between chips in each chip step.
+        reads: words of synapse memory that each core reads in each chip step, as ``by_core``; None
+            where no accounting asks.
+        mesh_links: messages over each link on a chip in each chip step; none where none asks.
         apart: the same of some samples alone.
     """
 
@@ -89,7 +95,9 @@ class SegmentLoad:
     hops_north_south: int = 0
     chip_crossings: int = 0
     ways: frozenset[tuple[int, int]] = frozenset()
-    chip_links: Mapping[ChipLink, Ints] = field(default_factory=dict)
+    chip_links: Mapping[Link, Ints] = field(default_factory=dict)
+    reads: Ints | None = None
+    mesh_links: Mapping[Link, Ints] = field(default_factory=dict)
     apart: tuple[SegmentLoad, ...] = ()
 
     @property
@@ -122,6 +130,8 @@ class SegmentLoad:
                 for event, counts in self.by_core.items()
             },
             chip_links={link: more(counts) for link, counts in self.chip_links.items()},
+            mesh_links={link: more(counts) for link, counts in self.mesh_links.items()},
+            reads=None if self.reads is None else more(self.reads),
             chip_crossings=round(self.chip_crossings * activity),
             from_ports={port: round(sent * activity) for port, sent in self.from_ports.items()},
             apart=tuple(one.times(activity) for one in self.apart),
@@ -131,32 +141,30 @@ class SegmentLoad:
     @cached_property
     def each(self) -> SegmentLoad:
         """Work of the samples that are counted apart, whose axis stands in front in all counts."""
-        idle = np.zeros(self.steps + self.depth, np.int64)
-        return replace(
-            self,
-            by_core={
-                event: np.stack([one.by_core[event] for one in self.apart])
-                for event in self.by_core
-            },
-            chip_links={
-                link: np.stack([one.chip_links.get(link, idle) for one in self.apart])
-                for link in {link for one in self.apart for link in one.chip_links}
-            },
-            apart=(),
-        )
+        return self._work(np.stack)
 
     @cached_property
     def joint(self) -> SegmentLoad:
         """The work of cores and links of the samples that are counted apart, together."""
-        links = {link for one in self.apart for link in one.chip_links}
+        ways = frozenset().union(*(one.ways for one in self.apart))
+        return replace(self._work(_sum), ways=ways)
+
+    def _work(self, put: Callable[[Sequence[Ints]], Ints]) -> SegmentLoad:
+        """This load with the work of the samples that are counted apart, put together somehow."""
+        idle = np.zeros(self.steps + self.depth, np.int64)
+
+        def of(links: str) -> Mapping[Link, Ints]:
+            each: list[Mapping[Link, Ints]] = [getattr(one, links) for one in self.apart]
+            names = dict.fromkeys(link for one in each for link in one)
+            return {link: put([one.get(link, idle) for one in each]) for link in names}
+
+        reads = [one.reads for one in self.apart if one.reads is not None]
         return replace(
             self,
-            by_core={e: _sum(one.by_core[e] for one in self.apart) for e in self.by_core},
-            chip_links={
-                link: _sum(one.chip_links[link] for one in self.apart if link in one.chip_links)
-                for link in links
-            },
-            ways=frozenset().union(*(one.ways for one in self.apart)),
+            by_core={e: put([one.by_core[e] for one in self.apart]) for e in self.by_core},
+            chip_links=of("chip_links"),
+            mesh_links=of("mesh_links"),
+            reads=put(reads) if reads else None,
             apart=(),
         )
 
@@ -252,7 +260,11 @@ class _Tally:
         self.idle: dict[str, tuple[int, int]] = {}
         self.hops = np.zeros(3, np.int64)
         self.ways: set[tuple[int, int]] = set()
-        self.chip_links: dict[ChipLink, Ints] = {}
+        self.chip_links: dict[Link, Ints] = {}
+        asked = any(one.read_ns is not None for one in mapped.target.accountings.values())
+        self.packing = mapped.target.core.packing
+        self.reads = np.zeros(self.shape, np.int64) if asked else None
+        self.mesh_links: dict[Link, Ints] = {}
         for place, tile in enumerate(placement.tiles):
             if tile.segment in self.parts:
                 self._add_neurons(place)
@@ -289,9 +301,11 @@ class _Tally:
             return
         synapse, tile = self.synapses[route.synapse], self.placement.tiles[route.destination]
         events, window = part.events[route.source], part.windows[route.source]
-        messages, synops = _arrivals(synapse.wiring, events, route, tile.start, tile.stop)
+        messages, synops, reads = _arrivals(synapse, events, route, tile, self.packing)
         self.by_core["message_in"][tile.core, window] += messages
         self.by_core[self.prices[synapse.name]][tile.core, window] += synops
+        if self.reads is not None:
+            self.reads[tile.core, window] += reads
         if route.sender is None:
             self.from_ports[route.segment, route.source] += int(messages.sum())
         elif messages.any():
@@ -309,9 +323,10 @@ class _Tally:
         self.between += count
         self.hops += count * np.array((along_x, len(links) - along_x, len(crossings)))
         self.ways.add((along_x, len(links) - along_x))
-        for link in crossings:
+        for link in crossings if self.reads is None else links:
+            held = self.mesh_links if link.chips is None else self.chip_links
             empty = np.zeros(self.shape[1], np.int64)
-            self.chip_links.setdefault((link.start, link.end), empty)[window] += messages
+            held.setdefault((link.start, link.end), empty)[window] += messages
 
     def load(self, controls: int) -> SegmentLoad:
         """What was counted.
@@ -337,40 +352,45 @@ class _Tally:
             crossings,
             frozenset(self.ways),
             self.chip_links,
+            self.reads,
+            self.mesh_links,
         )
 
 
 def _arrivals(
-    wires: Wiring,
-    events: Ints,
-    route: Route,
-    start: tuple[int, ...],
-    stop: tuple[int, ...],
-) -> tuple[Ints, Ints]:
-    """Messages and synaptic operations that some source neurons cause in a tile.
+    synapse: Synapse, events: Ints, route: Route, tile: Tile, packing: Packing
+) -> tuple[Ints, Ints, Ints]:
+    """What some source neurons cause in a tile.
 
     Args:
-        wires: between source and population.
+        synapse: between source and population.
         events: spikes of the source, ``int64[T, *shape]``.
         route: of the neurons that send.
-        start: of the tile.
-        stop: of the tile.
+        tile: that they reach.
+        packing: by whose rule memory is read: where kernels are shared, the list of each tap.
 
     Returns:
-        Messages and synaptic operations, ``int64[T]`` each.
+        Messages, synaptic operations and words of memory read, ``int64[T]`` each.
     """
     spikes = events.reshape(-1, *route.shape)
     for axis, picked in enumerate(route.indices, 1):
         spikes = spikes[(slice(None),) * axis + (_as_slice(picked),)]
-    per_channel, per_row, per_col = reached_by(wires, start, stop)
+    wires = synapse.wiring
+    channels, rows, cols = reached_by(wires, tile.start, tile.stop)
+    words = list_words(channels, synapse.weight_bits, packing.header_bits, packing)
     synops: Ints
+    reads: Ints
     if route.shape == wires.in_shape:
-        channels, rows, cols = route.indices
-        synops = ((spikes @ per_col[cols]) @ per_row[rows]) @ per_channel[channels]
+        c, h, w = route.indices
+        near = (spikes @ cols[w]) @ rows[h]
+        synops, reads = near @ channels[c], near @ words[c]
     else:  # no combination of rows and columns
-        of_each = np.einsum("c,h,w->chw", per_channel, per_row, per_col).reshape(-1)
-        synops = spikes[:, :, 0, 0] @ of_each[route.indices[0]]
-    return _over_neurons(spikes), synops
+        sent, picked = spikes[:, :, 0, 0], route.indices[0]
+        synops, reads = (
+            sent @ np.einsum("c,h,w->chw", along, rows, cols).reshape(-1)[picked]
+            for along in (channels, words)
+        )
+    return _over_neurons(spikes), synops, reads
 
 
 def reached_by(

@@ -81,10 +81,12 @@ def waits(cost: CostReport, steps: Sequence[Step]) -> str:
         f"core {core}": ", ".join(dict.fromkeys(t.population for t in tiles if t.core == core))
         for core in {tile.core for tile in tiles}
     }
-    found = [
-        f"{name}{f' ({names[name]})' if name in names else ''} in {many:,}"
-        for name, many in counts.most_common(SHOWN)
-    ]
+
+    def layers(name: str) -> str:
+        own = names.get(" ".join(name.split(" ")[:2]))  # "core 5", also of its stages
+        return "" if own is None else f" ({own})"
+
+    found = [f"{name}{layers(name)} in {many:,}" for name, many in counts.most_common(SHOWN)]
     rest = sum(counts.values()) - sum(many for _, many in counts.most_common(SHOWN))
     return ", ".join([*found, *([f"others in {rest:,}"] if rest else [])])
 

@@ -60,6 +60,10 @@ class Accounting(Data, frozen=True, kw_only=True):
         time_error: measured over predicted time of a core's events in a step.
         overlaps: whether a core updates neurons while it takes messages in, so that the longer of
             the two counts; else their times add up.
+        read_ns: nanoseconds of reading a word of synapse memory. Where it is given, all stages of a
+            step overlap, and it lasts as long as the longest of them: a core's neurons, its
+            synapses, what it reads of its memory, a link between routers, or the barrier (Timcheck
+            et al., arXiv:2601.10035).
     """
 
     description: str
@@ -68,12 +72,15 @@ class Accounting(Data, frozen=True, kw_only=True):
     energy_error: Factor
     time_error: Factor
     overlaps: bool
+    read_ns: Nanoseconds | None = None
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""
         missing = [event for event in EVENTS if event not in self.events]
         if missing:
             raise ValueError(f"events lacks {', '.join(missing)}")
+        if self.read_ns is not None and not self.overlaps:
+            raise ValueError("overlaps must be true where read_ns is given: all stages overlap")
 
 
 class Power(Data, frozen=True, kw_only=True):

@@ -311,6 +311,9 @@ class Target(Sheet, frozen=True, kw_only=True):
         super().__post_init__()
         if self.default_accounting not in self.accountings:
             raise ValueError(f"default_accounting {self.default_accounting!r} is not described")
+        reads = any(one.read_ns is not None for one in self.accountings.values())
+        if reads and not self.core.packing.shared_kernels:
+            raise ValueError("read_ns is for chips with packing.shared_kernels, whose reads count")
 
     def on_board(self, name: str) -> Target:
         """The same chips on one of the boards that were built: no more of them, and as they lie.
