@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from browser import Browser, chromium
 from markupsafe import escape
 
 from has8 import create_model
@@ -71,3 +72,60 @@ def test_two_reports_stand_side_by_side(summary):
     assert page.count("<article") == 2 and len(data(page, "numbers")) == 2
     ids = re.findall(r'[ <]id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if chromium() is None:
+        pytest.skip("Chromium is not installed")
+    found = Browser(tmp_path_factory.mktemp("chromium"))
+    yield found
+    found.close()
+
+
+MARKS = """Object.fromEntries([...document.querySelectorAll('[data-chart]')].map(place =>
+    [place.id, place.querySelectorAll('.point path, path.point, .heatmaplayer image').length]))"""
+
+
+def test_a_browser_draws_every_figure_and_has_no_complaint(browser, page, tmp_path):
+    """At a phone's width: nothing is wider than the window, and no request leaves the page."""
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    browser.open(file, width=360)
+    marks = browser.run(MARKS)
+    assert set(marks) == set(data(page, "charts")) and min(marks.values()) > 0
+    assert browser.run("document.documentElement.scrollWidth") == 360
+    assert browser.run("document.querySelectorAll('g.core').length") == page.count("class='core'")
+    controls = "button, select, input, summary, a[href], [tabindex='0']"
+    shown = f'[...document.querySelectorAll("{controls}")].filter(one => one.checkVisibility())'
+    browser.run(f"window.missed = new Set({shown}); window.missed.size")
+    for _ in range(browser.run("missed.size")):
+        browser.key("Tab", 9)
+        browser.run("missed.delete(document.activeElement)")
+    assert browser.run("missed.size") == 0
+    assert browser.complaints == []
+    assert {url.split(":")[0] for url in browser.requests} <= {"file", "data"}
+    assert len([url for url in browser.requests if url.startswith("file")]) == 1
+
+
+def test_switches_change_what_they_say(browser, page, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    browser.open(file)
+    colour = "document.querySelector('g.core rect').style.fill"
+    before = browser.run(colour)
+    change = "one.dispatchEvent(new Event('change'))"
+    pick = "one = document.querySelector('[data-colour]'); one.value = 'used:neurons'"
+    assert browser.run(f"var one; {pick}; {change}; {colour}") != before
+    browser.run("document.querySelector('.plan').focus()")
+    browser.key("ArrowRight", 39)
+    assert "Core 0 at router" in browser.run("document.querySelector('p.core').textContent")
+    browser.run("document.querySelector('[data-show=layers]').click()")
+    views = "[...document.querySelectorAll('[data-view]')].map(one => one.hidden)"
+    assert browser.run(views) == [True, False]
+    search = "one = document.querySelector('[data-words]'); one.value = 'barrier'"
+    browser.run(f"{search}; one.dispatchEvent(new Event('input'))")
+    rows = "[...document.querySelectorAll('[data-search] tbody tr')].filter(row => !row.hidden)"
+    found = browser.run(f"{rows}.map(row => row.textContent.toLowerCase().includes('barrier'))")
+    assert found and all(found)
+    assert browser.pdf().startswith(b"%PDF") and browser.complaints == []

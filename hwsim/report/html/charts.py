@@ -40,10 +40,10 @@ WAITS = {
     "host": ("host layers", "@host"),
     "link": ("messages and exchanges", "@c2"),
     "core": ("busiest core of a step", "@chip"),
-    "way": ("messages under way", "@c6"),
+    "way": ("messages under way", "@c0"),
     "barrier": ("barriers", "@c3"),
     "management": ("managing steps", "@c7"),
-    "start": ("starting and resetting", "@c1"),
+    "start": ("starting and resetting", "@c6"),
 }
 """What a timeline's slices are, what a person reads, and their colours."""
 
@@ -269,7 +269,7 @@ def timeline(cost: CostReport) -> Chart:
         for kind in WAITS
         if kind in by_kind
     ]
-    layout = _rows(3, "time from the sample's arrival at the host", units.time, row=48)
+    layout = _rows(3, "time from a sample's arrival", units.time, row=48)
     layout |= {"barmode": "overlay", "bargap": 0.25}
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": ["host", "link", "chip"]}
     return {"data": data, "layout": layout}
@@ -287,7 +287,11 @@ def _seconds(microseconds: float) -> float:
 def drivers(cost: CostReport) -> Chart:
     """How far the range of one entry alone moves the board's energy, the widest first."""
     some = cost.drivers[:DRIVERS]
-    names = [f"{driver.figure.sheet}: {driver.figure.path}" for driver in some]
+    paths = [driver.figure.path for driver in some]
+    names = [
+        path if paths.count(path) == 1 else f"{driver.figure.sheet}: {path}"
+        for path, driver in zip(paths, some, strict=True)
+    ]
     spans = [units.between(driver.low, driver.high, units.energy) for driver in some]
     data = {
         "type": "bar",
@@ -300,7 +304,7 @@ def drivers(cost: CostReport) -> Chart:
         "marker": {"color": "@host"},
         "hovertemplate": "%{y}: %{text}<extra></extra>",
     }
-    layout = _rows(len(some), "energy of a sample, the whole board", units.energy, row=30)
+    layout = _rows(len(some), "energy of a sample", units.energy, row=30)
     best = cost.energy_uj.total.value * 1e-6
     layout["shapes"] = [{
         "type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1,
@@ -337,7 +341,7 @@ def activity_rates(cost: CostReport) -> Chart:
         if own:
             symbol = "square" if side == "host" else "circle"
             data.append(_dots(own, side, f"@{side}", _rate, symbol))
-    layout = _rows(len(found), "spikes a neuron and step, with the least and most of a step")
+    layout = _rows(len(found), "spikes a neuron and step")
     names = [name for name, _, _ in found]
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": names}
     return {"data": data, "layout": layout} if data else {}
@@ -376,7 +380,7 @@ def _raster(shown: Any, every: int, title: str) -> Chart:
     layout = {
         "height": 360,
         "xaxis": {
-            "title": {"text": f"step; {title}"},
+            "title": {"text": f"step ({title})"},
             "dtick": 1 if shown.shape[1] <= 16 else None,
         },
         "yaxis": {"title": {"text": neurons}, "automargin": True},

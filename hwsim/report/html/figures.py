@@ -28,7 +28,7 @@ INK, QUIET, FREE = "var(--ink,#1b1f24)", "var(--quiet,#8a929b)", "var(--free,#e7
 SIDES: dict[Side, str] = {"host": "var(--host,#0072B2)", "chip": "var(--chip,#D55E00)"}
 FONT = "font-family='system-ui,sans-serif' font-size='12'"
 
-BOX, GAP, MARGIN = 178, 84, 34
+BOX, GAP, MARGIN = 158, 74, 26
 """Pixels: width of a box, between the lanes, and beside them."""
 CELL, SPACE, FRAME = 18, 16, 14
 """Pixels: a core, between routers, and around a chip."""
@@ -85,13 +85,12 @@ def segments_svg(mapped: Mapped, cost: CostReport | None = None) -> Markup:
     boxes = [Box("input", (_shape(mapped, mapped.graph.input.name),), "host")]
     for segment in mapped.partition.segments:
         layers = sum(OPS[mapped.graph[name].op].role == "synapse" for name in segment.nodes)
-        facts = [units.many(layers, "layer")]
+        held = [units.many(layers, "layer")]
         if cores[segment.name]:
-            facts.append(units.many(len(cores[segment.name]), "core"))
+            held.append(units.many(len(cores[segment.name]), "core"))
         work = times.get(segment.name)
-        if work is not None:
-            facts.append(units.time(work.value))
-        boxes.append(Box(segment.name, (", ".join(facts),), segment.side))
+        facts = (", ".join(held), *(() if work is None else (units.time(work),)))
+        boxes.append(Box(segment.name, facts, segment.side))
     at = {name: n for n, s in enumerate(mapped.partition.segments, 1) for name in s.nodes}
     at[mapped.graph.input.name] = 0
     return _lanes(boxes, list(_arrows(mapped, cost, at)), "The model's segments on host and chip")
@@ -107,7 +106,7 @@ def layers_svg(mapped: Mapped, cost: CostReport | None = None) -> Markup:
     chip = {name for segment in mapped.partition.on_chip for name in segment.nodes}
     nodes = list(mapped.graph)
     boxes = [
-        Box(node.name, (f"{node.op}: {node.type}",), "chip" if node.name in chip else "host")
+        Box(node.name, (node.op, str(node.type)), "chip" if node.name in chip else "host")
         for node in nodes
     ]
     at = {node.name: place for place, node in enumerate(nodes)}
@@ -155,8 +154,8 @@ def _lanes(boxes: Sequence[Box], arrows: Sequence[Arrow], title: str) -> Markup:
     left: dict[Side, int] = {"host": MARGIN, "chip": MARGIN + BOX + GAP}
     parts = [
         Markup(
-            f"<svg class='lanes' role='img' viewBox='0 0 {width} {height}' width='{width}' "
-            f"height='{height}' {FONT} fill='{INK}'><title>{title}</title>"
+            f"<svg class='lanes' role='img' viewBox='0 0 {width} {height}' {FONT} fill='{INK}' "
+            f"style='width:100%;max-width:{1.15 * width:.0f}px'><title>{title}</title>"
         )
     ]
     for side, x in left.items():
@@ -211,7 +210,7 @@ def _box(box: Box, x: int, y: int, high: int) -> Markup:
     colour = SIDES[box.side]
     lines = [
         Markup("<text x='{}' y='{}' style='fill:{}'>{}</text>").format(
-            x + 10, y + 18 + 15 * (n + 1), QUIET, _fit(fact, 27)
+            x + 10, y + 18 + 15 * (n + 1), QUIET, _fit(fact, 26)
         )
         for n, fact in enumerate(box.facts)
     ]
@@ -222,7 +221,7 @@ def _box(box: Box, x: int, y: int, high: int) -> Markup:
         "<text x='{}' y='{}' font-weight='600' style='fill:{}'>{}</text>"
     ).format(
         box.side, ", ".join((box.name, *box.facts)), x, y, BOX, high, colour, colour,
-        x + 10, y + 18, INK, _fit(box.name, 24),
+        x + 10, y + 18, INK, _fit(box.name, 20),
     )  # fmt: skip
     return head + Markup("").join(lines) + Markup("</g>")
 
@@ -249,7 +248,7 @@ def chip_svg(view: ChipView, number: int) -> Markup:
     parts = [
         Markup(
             f"<svg class='chip' role='img' viewBox='0 0 {width} {height}' {FONT} "
-            f"style='width:100%;max-width:{width * 1.6:.0f}px'><title>{title}</title>"
+            f"style='width:100%;max-width:{width * 2}px'><title>{title}</title>"
             f"<rect x='1' y='1' width='{width - 2}' height='{height - 2}' rx='8' "
             f"style='fill:none;stroke:{QUIET}'/>"
         )

@@ -31,20 +31,25 @@
     return chart.choices[document.querySelector(`[data-choose="${name}"]`).value];
   };
   const shorter = (text, most) => text.length > most ? text.slice(0, most / 2 - 1) + "…" + text.slice(-most / 2) : text;
+  const PAPER = 660;  // pixels across a printed page
+  let printing = false;
   const draw = (name) => {
-    const chart = chosen(name), place = document.getElementById(name), narrow = place.clientWidth < 480;
+    const chart = chosen(name), place = document.getElementById(name);
+    const narrow = !printing && place.clientWidth < 480;
     const axis = { gridcolor: colour("grid"), linecolor: colour("line"), zerolinecolor: colour("line"), fixedrange: narrow };
     const layout = themed(chart.layout);
-    layout.xaxis = { ...axis, automargin: true, nticks: narrow ? 5 : undefined, ...layout.xaxis };
+    layout.xaxis = { ...axis, automargin: true, ...layout.xaxis };
     layout.yaxis = { ...axis, ...layout.yaxis };
+    if (narrow) Object.assign(layout.xaxis, { dtick: undefined, nticks: 4, tickangle: 0 });
+    if (printing) layout.width = PAPER;
     if (layout.yaxis.type === "category") {
       const labels = [...new Set(chart.data.flatMap((trace) => trace.y))];
-      const most = narrow ? 16 : 30;
+      const most = narrow ? 20 : 34;
       Object.assign(layout.yaxis, { tickmode: "array", tickvals: labels.map(plain), ticktext: labels.map((one) => plain(shorter(one, most))) });
     }
     Object.assign(layout, {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", autosize: true,
-      font: { color: colour("ink"), family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12 },
+      font: { color: colour("ink"), family: getComputedStyle(document.body).fontFamily, size: narrow ? 10.5 : 12 },
       margin: { l: 8, r: 14, t: 8, b: 44 }, hovermode: "closest", dragmode: narrow ? false : "zoom",
       hoverlabel: { align: "left", bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
       showlegend: chart.data.length > 1, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, ...layout.legend },
@@ -67,7 +72,7 @@
 
   // Light and dark.
   const choice = document.getElementById("theme");
-  const paint = (printing = false) => {
+  const paint = () => {
     const now = printing ? "light" : choice.value === "auto" ? (dark.matches ? "dark" : "light") : choice.value;
     root.dataset.theme = now;
     for (const section of all("[data-cores]")) paintCores(section);
@@ -75,8 +80,11 @@
   };
   choice.addEventListener("change", () => paint());
   dark.addEventListener("change", () => paint());
-  addEventListener("beforeprint", () => paint(true));
-  addEventListener("afterprint", () => paint());
+  for (const event of ["beforeprint", "afterprint"]) addEventListener(event, () => {
+    printing = event === "beforeprint";
+    for (const more of all("details")) more.open = printing;
+    paint();
+  });
   for (const select of all("[data-choose]")) select.addEventListener("change", () => draw(select.dataset.choose));
 
   // Cores.

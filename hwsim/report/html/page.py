@@ -99,6 +99,7 @@ def _report(
         "legend": legend_html(view),
         "colourings": _colourings(summary),
         "utilisation": list(_utilisation(summary)),
+        "reasons": _reasons(summary),
         "trust": TRUST,
     }
 
@@ -160,6 +161,14 @@ def _facts(summary: Summary) -> Any:
         yield "placement", f"{placed}; {beside}, at least {summary.hops.bound:,}"
     literature = units.energy(cost.convention_uj)
     yield "convention", f"{literature} by the constants of the literature, no measurement"
+
+
+def _reasons(summary: Summary) -> list[tuple[str, list[str]]]:
+    """Why nodes stayed on the host, the commonest reason first, and which they are."""
+    found: dict[str, list[str]] = {}
+    for rejection in summary.rejections:
+        found.setdefault(rejection.reason, []).append(rejection.node)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
 
 
 def _colourings(summary: Summary) -> list[tuple[str, str]]:
