@@ -1,7 +1,8 @@
 """Steps on a Loihi 1 by has8's two timing models, beside SANA-FE's models and beside boards.
 
 ``python -m benchmarks.timing`` times every network of :mod:`benchmarks.cost_cases` whose steps were
-measured, and, where sanafe is installed, its DVS network on the same cores as SANA-FE has it.
+measured, and, where sanafe is installed, its DVS network on the same cores as SANA-FE has it,
+and Intel's PilotNet on Loihi 2, where ``$HAS8_DATA/networks/pilotnet_lif`` has it.
 ``--cycle`` also runs SANA-FE's model that simulates the mesh cycle by cycle, which takes minutes
 for a few steps; ``--steps`` says how many of the DVS network's there are.
 """
@@ -9,22 +10,28 @@ for a few steps; ``--steps`` says how many of the DVS network's there are.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import click
 import msgspec
 import numpy as np
+import torch
 
 from benchmarks import dvs
 from benchmarks.cost_cases import CASES, followed, load, mapped
 from benchmarks.oracles import missing, sana_fe
+from hwsim import estimate, simulate
+from hwsim.names import Timing
 from hwsim.price.event_timing import jobs_of, network_of
 from hwsim.price.messages import messages_of
 from hwsim.price.queues import times
 from hwsim.price.timing import MeanTiming, barrier_ns
 from hwsim.price.traffic import segment_loads
 from hwsim.price.turns import turns
+from mapping import map_model, read_netx
 from mapping.cores.routes import routes
 from mapping.targets.figures import Figure
 from mapping.targets.schema import load_target
@@ -140,6 +147,28 @@ SIMPLE = {
 CYCLE = {"cycle": "routers with virtual channels, cycle by cycle (Booksim 2)"}
 
 
+def pilotnet(folder: Path) -> Row:
+    """Intel's PilotNet on a Loihi 2, with an image of lava-dl's tests, on the tiles that it had.
+
+    Args:
+        folder: with ``network.net`` and ``trace.npz``, see ``examples/pilotnet.py``.
+    """
+    with np.load(folder / "trace.npz") as file:
+        image = (torch.from_numpy(file["image"].transpose(2, 1, 0)[None]).float() + 4) / 80
+    graph = read_netx(folder / "network.net", steps=16, clear_every=16, clear_at=15)
+    there = map_model(graph, "loihi2", allocation="intel")
+    run = simulate(there, image, apart=1)
+
+    def step_us(timing: Timing) -> float:
+        cost = estimate(there, run, timing=timing)
+        took = cost.price.latency.chip_us + cost.price.latency.barrier_us
+        return took.value / len(cost.steps)
+
+    why = "another image; Loihi 1's rates over what Intel says that Loihi 2 is faster"
+    both = step_us("mean"), step_us("events")
+    return Row("PilotNet on Loihi 2", "board", 152.85, *both, 16, why)
+
+
 def table(rows: Iterator[Row]) -> Iterator[str]:
     """The rows in Markdown."""
     yield "| network | by | µs | mean | events | steps apart | why |"
@@ -155,6 +184,9 @@ def rows(cycle: bool, steps: int) -> Iterator[Row]:
     if missing("sanafe") is None:
         yield from beside_sana_fe(SIMPLE | CYCLE if cycle else SIMPLE, steps)
     yield from measured()
+    folder = Path(os.environ.get("HAS8_DATA", "~/.cache/has8/data")).expanduser()
+    if (folder / "networks/pilotnet_lif/network.net").is_file():
+        yield pilotnet(folder / "networks/pilotnet_lif")
 
 
 @click.command()
