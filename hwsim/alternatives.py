@@ -11,6 +11,8 @@ from torch import Tensor
 
 from has8 import given
 from has8.errors import BadInput
+from has8.markup import block
+from has8.units import percent
 from hwsim.experiments.fidelity import answers_of
 from hwsim.names import APART, DEFAULT_RUN_MODE, DEFAULT_TIMING, RunMode, Timing
 from hwsim.price.cost import CostReport, estimate
@@ -43,6 +45,11 @@ class Alternative:
     def messages(self) -> float:
         """Spikes, writes and reads between host and chip, of one sample."""
         return self.cost.messages
+
+    def _repr_html_(self) -> str:
+        """Its name, accuracy and price, for notebooks."""
+        right = "" if self.accuracy is None else f", accuracy {percent(self.accuracy, 2)}"
+        return block(f"{self.name}{right}", self.cost._repr_html_())
 
 
 def alternative(

@@ -12,6 +12,8 @@ from torch import Tensor
 from has8 import given
 from has8.encoders.rate import numbered
 from has8.errors import BadInput
+from has8.markup import block, table
+from has8.units import count, percent
 from has8.values import value, whole
 from hwsim.activity import Activity, Overflow
 from hwsim.backends.protocol import (
@@ -87,6 +89,15 @@ class Run:
             f"logits {list(self.logits.shape)}, recorded: {', '.join(kept) or 'nothing'})\n"
             f"  {self.activity!r}"
         )
+
+    def _repr_html_(self) -> str:
+        """Who spiked how often, for notebooks."""
+        first, *_ = repr(self).splitlines()
+        rows = []
+        for name, counts in self.activity.events.items():
+            spikes, places = int(counts.sum()), counts.size * self.activity.samples
+            rows.append((name, count(spikes), percent(spikes / places, 1) if places else ""))
+        return block(first, table(("tensor", "events", "of all places and steps"), rows))
 
 
 class Program:

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from has8.markup import block, note
+from has8.units import many
 from mapping.chip.segment import ChipSegment
+from mapping.cores.drawing import draw_plan
+from mapping.cores.floorplan import floor_plan
 from mapping.cores.placement import Placement
 from mapping.graph.ir import Graph
 from mapping.integers.errors import LayerError
@@ -50,17 +54,20 @@ class Mapped:
         name = model.get("name", "model") if isinstance(model, Mapping) else "model"
         placement, host = self.placement, len(self.partition.on_host)
         lines = [
-            f"Mapped({name} on {self.target.name}: {_many(placement.cores_used, 'core')} on "
-            f"{_many(placement.chips_used, 'chip')}, {_many(host, 'segment')} on the host)"
+            f"Mapped({name} on {self.target.name}: {many(placement.cores_used, 'core')} on "
+            f"{many(placement.chips_used, 'chip')}, {many(host, 'segment')} on the host)"
         ]
         for chip in self.chip_segments[:SHOWN]:
             neurons = sum(population.size for population in chip.populations)
-            layers = _many(len(chip.populations), "layer")
+            layers = many(len(chip.populations), "layer")
             lines.append(f"  {chip.name}: {layers}, {neurons:,} neurons, {chip.steps} steps")
         if len(self.chip_segments) > SHOWN:
             lines.append(f"  and {len(self.chip_segments) - SHOWN} more segments on the chip")
         return "\n".join(lines)
 
-
-def _many(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
+    def _repr_html_(self) -> str:
+        """The chips and their layers, for notebooks."""
+        first, *_ = repr(self).splitlines()
+        if not self.placement.cores:
+            return block(first, note("all layers are on the host"))
+        return block(first, draw_plan(floor_plan(self.placement, self.target.chip)))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from has8 import given
+from has8.markup import block, note
+from has8.units import count, many
 from hwsim.backends.protocol import Backend
 from hwsim.program import Program, sample_axis
 from mapping import Mapped
@@ -70,6 +72,15 @@ class Comparison:
     def equal(self) -> bool:
         """Whether every spike of every layer, and every membrane that is read, was the same."""
         return self.divergence is None
+
+    def _repr_html_(self) -> str:
+        """Whether they are equal, or where they part, for notebooks."""
+        held = f"{count(self.spikes)} spike values"
+        if self.membranes:
+            held += f" and {count(self.membranes)} membranes"
+        verdict = "equal" if self.equal else f"differ first in {self.divergence}"
+        samples = many(self.samples, "sample")
+        return block(f"{self.left} and {self.right}: {verdict}", note(f"{held} of {samples}"))
 
 
 def compare(

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from has8 import given
 from has8.errors import BadInput, UnknownName
+from has8.markup import block, ranges, table
+from has8.units import between, count, energy, many, time
 from hwsim.activity import Activity, Overflow
 from hwsim.names import DEFAULT_RUN_MODE, DEFAULT_TIMING, RUN_MODES, TIMINGS, RunMode, Timing
 from hwsim.price.assumptions import Assumption, assumptions
@@ -263,14 +265,35 @@ class CostReport:
         return _cited(self.prices, self.host_only, self.convention_uj)
 
     def __repr__(self) -> str:
-        cores, chips = _many(self.cores_used, "core"), _many(self.chips_used, "chip")
+        cores, chips = many(self.cores_used, "core"), many(self.chips_used, "chip")
         return "\n".join(
             (
-                f"CostReport({self.target} with {self.host}, {_many(self.samples, 'sample')})",
+                f"CostReport({self.target} with {self.host}, {many(self.samples, 'sample')})",
                 f"  energy   {self.energy_uj.total} a sample by {self.default_accounting}",
                 f"  latency  {self.latency_us} a sample",
                 f"  chip     {cores} on {chips}",
             )
+        )
+
+    def _repr_html_(self) -> str:
+        """Energy by circle, latency and work of a sample, for notebooks."""
+        circles = {
+            "events on the chip": self.energy_uj.events,
+            "these and the cores": self.energy_uj.cores,
+            "the whole board": self.energy_uj.total,
+            "the host alone": self.host_only.energy_uj,
+        }
+        bars = [(name, one.low, one.value, one.high) for name, one in circles.items()]
+        latency = self.latency_us
+        work = (
+            ("latency", f"{time(latency)} ({between(latency.low, latency.high, time)})"),
+            ("on the chip", f"{count(self.synops)} synaptic operations"),
+            ("on the host", f"{count(self.host_macs)} MACs"),
+            ("chip", f"{many(self.cores_used, 'core')} on {many(self.chips_used, 'chip')}"),
+        )
+        where = f"{self.target} with {self.host}, {many(self.samples, 'sample')}"
+        return block(
+            f"Energy of a sample: {where}", ranges(bars, energy), table(("", ""), work, left=2)
         )
 
     def _mean(self, counts: Iterable[int]) -> float:
@@ -360,10 +383,6 @@ def _timing_model(
     if timing == "mean" or not loads:
         return MeanTiming()
     return event_timing(mapped, loads, apart, run_mode)
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _cited(prices: Mapping[str, Price], alone: HostOnly, convention: Figure) -> frozenset[Figure]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from has8.markup import block, table
+from has8.units import percent
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
 from hwsim.price.learning import LearningPrice
@@ -116,6 +118,20 @@ class Summary:
                 f"  {self.cost!r}".replace("\n", "\n  "),
             )
         )
+
+    def _repr_html_(self) -> str:
+        """Partition and price, for notebooks."""
+        known = {"float": self.accuracy_float, "mapped": self.accuracy_mapped}
+        right = [
+            f"{name} {percent(share, 2)}" for name, share in known.items() if share is not None
+        ]
+        parts = (
+            (one.name, one.side, f"{one.layers}", f"{one.neurons:,}", f"{one.cores:,}")
+            for one in self.partition
+        )
+        head = ("segment", "side", "layers", "neurons", "cores")
+        title = f"{self.model}, accuracy {', '.join(right) or 'unknown'}"
+        return block(title, table(head, parts, left=2), self.cost._repr_html_())
 
 
 def summarize(
