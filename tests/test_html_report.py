@@ -11,6 +11,7 @@ from markupsafe import escape
 
 from has8 import create_model
 from hwsim import estimate, simulate
+from hwsim.alternatives import Alternative
 from hwsim.report import html_comparison, html_report, summarize, to_dict
 from hwsim.report.html.charts import slices_of
 from mapping import map_model
@@ -68,7 +69,9 @@ def test_names_of_strangers_are_text(summary):
 
 
 def test_two_reports_stand_side_by_side(summary):
-    page = html_comparison("two", {"one": summary, "other": replace(summary, model="again")})
+    found = [Alternative(name, 0.5, summary.cost) for name in ("one", "other")]
+    page = html_comparison("two", found)
+    assert data(page, "charts")["front"]["data"][0]["text"] == ["one", "other"]
     assert page.count("<article") == 2 and len(data(page, "numbers")) == 2
     ids = re.findall(r'[ <]id="([^"]+)"', page)
     assert len(ids) == len(set(ids))

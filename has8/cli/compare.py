@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from has8.cli.boundary import do
-from has8.cli.options import data_options, pin_option, price_options
+from has8.cli.options import data_options, pin_option, price_options, report_option
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +26,7 @@ from has8.cli.options import data_options, pin_option, price_options
 @pin_option
 @data_options
 @price_options
+@report_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def compare(**options: Any) -> None:

@@ -15,6 +15,7 @@ from has8.cli.options import (
     pin_option,
     preparation_options,
     quantization_options,
+    report_option,
     target_option,
 )
 
@@ -36,6 +37,7 @@ from has8.cli.options import (
 @network_options
 @preparation_options
 @quantization_options("round, or those that a fine-tuned model has")
+@report_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def explore(**options: Any) -> None:

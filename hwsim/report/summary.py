@@ -8,6 +8,7 @@ from typing import Any
 
 from has8.markup import block, table
 from has8.units import percent
+from hwsim.alternatives import Alternative
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
 from hwsim.price.learning import LearningPrice
@@ -180,6 +181,16 @@ def summarize(
         cores_bound=placement.cores_bound,
         hops=hops_of(placement, mapped.chip_segments, Topology.of(mapped.target.chip)),
         learning=learning,
+    )
+
+
+def summary_of(found: Alternative, model: str) -> Summary:
+    """What a report shows of one of several mappings; its float model was not run beside it."""
+    return summarize(
+        found.cost.work.mapped,
+        found.cost,
+        accuracy_mapped=found.accuracy,
+        unverified="not asked for",
     )
 
 

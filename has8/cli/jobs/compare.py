@@ -11,16 +11,19 @@ from pathlib import Path
 import click
 from torch import Tensor
 
-from has8.cli.inputs import partition_names
+from has8.cli.inputs import check_new_file, partition_names
 from has8.cli.jobs.simulate import artefact_data
 from has8.cli.options import BATCH, CALIBRATION
 from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.data import Data
 from has8.errors import BadInput
+from has8.files import write_whole
+from has8.text import printable
 from hwsim.alternatives import alternative
 from hwsim.experiments.host import measure_host
 from hwsim.names import RunMode, Timing
+from hwsim.report import html_comparison
 from hwsim.report.alternatives import alternatives_to_dict, render_alternatives
 from mapping import Mapped, load, map_model
 from mapping.hosts.schema import load_host
@@ -50,6 +53,7 @@ def run_compare(
     measure: bool,
     run_mode: RunMode,
     timing: Timing,
+    report: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -57,6 +61,8 @@ def run_compare(
     processor = load_host(host)
     if pins and not partitions:
         raise BadInput("--pin moves layers of partitions that are mapped anew: add --partition all")
+    if report is not None:
+        check_new_file(report, *artefacts, Path(host))
     candidates = list(_candidates(artefacts, partitions))
 
     @cache
@@ -91,10 +97,15 @@ def run_compare(
                 )
             )
     model = ", ".join(_names(artefacts).values())
+    if report is not None:
+        page = html_comparison(model, found)
+        write_whole(report, lambda file: file.write(page.encode()))
     if as_json:
         click.echo(json.dumps(alternatives_to_dict(model, found), indent=2))
     else:
         show(lambda console: render_alternatives(console, model, found))
+        if report is not None:
+            click.echo(f"\n{printable(str(report))}")
 
 
 def _candidates(artefacts: Sequence[Path], partitions: Sequence[str]) -> Iterator[_Candidate]:

@@ -9,17 +9,22 @@ from typing import Any
 
 import click
 
-from has8.cli.inputs import check_classes
+from has8.cli.inputs import check_classes, check_new_file
 from has8.cli.jobs.asked import limits_of, scales_for
 from has8.cli.jobs.networks import Coding, fitting, open_network, prepared_for, with_loop
 from has8.cli.jobs.prepared import data_for, in_steps
 from has8.cli.options import BATCH, CALIBRATION
 from has8.cli.progress import stages
 from has8.cli.stdout import show
+from has8.files import write_whole
 from has8.steps import Readout
+from has8.text import printable
+from hwsim.alternatives import alternative
 from hwsim.exploration import explore
 from hwsim.names import Objective
+from hwsim.report import html_report
 from hwsim.report.exploration import exploration_to_dict, render_exploration
+from hwsim.report.summary import summary_of
 from mapping import load_target, map_model
 from mapping.hosts.schema import load_host
 from mapping.integers.methods import Method
@@ -46,6 +51,7 @@ def run_explore(
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
+    report: Path | None,
     as_json: bool,
     quiet: bool,
     **preparation: Any,
@@ -54,6 +60,8 @@ def run_explore(
     limits = limits_of(preparation)
     chip, processor = load_target(target), load_host(host)
     network = open_network(model, weights, args, preparation["steps"])
+    if report is not None:
+        check_new_file(report, network.file, Path(target), Path(host), *network.weights)
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     how, source = data_for(network, how, data, data_root, readout)
@@ -87,7 +95,22 @@ def run_explore(
             batch_size=BATCH,
             on_stage=stage,
         )
+        best = found.best.measured
+        if report is not None:  # which neurons spiked was not kept
+            done = stage("the best once more")
+            best = alternative(
+                *(best.name, found.best.mapped, images, labels),
+                host=processor,
+                batch_size=BATCH,
+                on_progress=done,
+            )
+    if report is not None:
+        beside = [choice.measured for choice in found.choices]
+        page = html_report(summary_of(best, network.name), beside=beside)
+        write_whole(report, lambda file: file.write(page.encode()))
     if as_json:
         click.echo(json.dumps(exploration_to_dict(network.name, found), indent=2))
     else:
         show(lambda console: render_exploration(console, network.name, found))
+        if report is not None:
+            click.echo(f"\n{printable(str(report))}")

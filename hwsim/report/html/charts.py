@@ -7,6 +7,7 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
+from hwsim.alternatives import Alternative
 from hwsim.price.cost import CostReport
 from hwsim.price.energy import chip_energy_pj
 from hwsim.price.timing import host_macs
@@ -62,7 +63,6 @@ def charts_of(summary: Summary) -> dict[str, Chart]:
         charts["drivers"] = drivers(cost)
     if rates := activity_rates(cost):
         charts["rates"] = rates
-    if cost.populations:
         charts["raster"] = {"choices": rasters(cost)}
     if summary.errors:
         charts["errors"] = errors(summary)
@@ -104,6 +104,13 @@ def _dots(
 
 def _axis(text: Text) -> dict[str, Any]:
     return {"tickformat": "~s", "ticksuffix": {units.energy: "J", units.time: "s"}[text]}
+
+
+def _ticks(text: Text) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 of each decade from a thousandth of a microjoule or microsecond up."""
+    values = [digit * 10.0**power for power in range(-3, 9) for digit in (1, 2, 5)]
+    words = [text(value).replace(".00", "").replace(".0", "") for value in values]
+    return {"tickvals": [value * SCALE[text] for value in values], "ticktext": words}
 
 
 def _said(figure: Figure, text: Text) -> str:
@@ -409,13 +416,14 @@ def errors(summary: Summary) -> Chart:
     return {"data": data, "layout": layout} if data else {}
 
 
-def front(points: Sequence[tuple[str, Figure, Figure, bool]]) -> Chart:
-    """Partitions by latency and energy.
-
-    Args:
-        points: name, energy in microjoules, latency in microseconds, and whether none is better in
-            both.
-    """
+def front(found: Sequence[Alternative]) -> Chart:
+    """Mappings by latency and energy, and which of them no other is better than in both."""
+    ends = [(one.board_uj.value, one.cost.latency_us.value) for one in found]
+    best = [not any(a <= e and b <= t and (a, b) != (e, t) for a, b in ends) for e, t in ends]
+    points = [
+        (one.name, one.board_uj, one.cost.latency_us, on_front)
+        for one, on_front in zip(found, best, strict=True)
+    ]
     data = []
     for on_front, name, colour, symbol in (
         (False, "beside it", "@c7", "circle-open"), (True, "front", "@chip", "circle"),
@@ -426,13 +434,15 @@ def front(points: Sequence[tuple[str, Figure, Figure, bool]]) -> Chart:
             times = _dots({p[0]: p[2] for p in own}, name, colour, units.time, symbol)
             said = [f"{p[0]}: {units.energy(p[1])}, {units.time(p[2])}" for p in own]
             data.append({
-                **times, "y": energies["x"], "error_y": energies["error_x"], "text": said,
-                "hovertemplate": "%{text}<extra>%{fullData.name}</extra>",
+                **times, "y": energies["x"], "error_y": energies["error_x"], "hovertext": said,
+                "mode": "markers+text", "text": [p[0] if len(p[0]) < 30 else "" for p in own],
+                "textposition": "top right",
+                "hovertemplate": "%{hovertext}<extra>%{fullData.name}</extra>",
             })  # fmt: skip
     layout = {
         "height": 420,
-        "xaxis": {"title": {"text": "latency"}, "type": "log", **_axis(units.time)},
-        "yaxis": {"title": {"text": "energy"}, "type": "log", "automargin": True,
-                  **_axis(units.energy)},
+        "xaxis": {"title": {"text": "latency"}, "type": "log", **_ticks(units.time)},
+        "yaxis": {"title": {"text": "energy", "standoff": 12}, "type": "log", "automargin": True,
+                  **_ticks(units.energy)},
     }  # fmt: skip
     return {"data": data, "layout": layout}

@@ -184,7 +184,10 @@ def _cores(
 
 
 def _links(mapped: Mapped, cost: CostReport, topology: Topology) -> Iterator[Traffic]:
+    """Messages over links; none where the counts of single neurons were not kept."""
     placement, events = mapped.placement, cost.work.activity.events
+    if not events:
+        return
     spikes = {name: counts.sum(0) for name, counts in events.items()}
     pairs: Counter[tuple[int, int]] = Counter()
     for route in routes(placement, mapped.chip_segments):

@@ -71,6 +71,11 @@ def layer_colour(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
+def ink_on(number: int) -> str:
+    """What is read on a layer's colour; on Okabe and Ito's blue that is white."""
+    return "#fff" if layer_colour(number) == "#0072B2" else "#000"
+
+
 def segments_svg(mapped: Mapped, cost: CostReport | None = None) -> Markup:
     """The segments of a model in two lanes, host and chip, in the order of execution.
 
@@ -276,10 +281,10 @@ def _core(core: CoreView | None, view: ChipView, x: int, y: int) -> Markup:
     return Markup(
         "<g class='core' data-core='{}'><title>{}</title>"
         "<rect x='{}' y='{}' width='{}' height='{}' rx='2' style='fill:{}'/>"
-        "<text x='{}' y='{}' text-anchor='middle' font-size='{}' style='fill:#000'>{}</text></g>"
+        "<text x='{}' y='{}' text-anchor='middle' font-size='{}' style='fill:{}'>{}</text></g>"
     ).format(
         core.number, core.about, x, y, size, size, layer_colour(core.layer),
-        x + size / 2, y + size / 2 + 4, 10 if len(label) == 1 else 8, label,
+        x + size / 2, y + size / 2 + 4, 10 if len(label) == 1 else 8, ink_on(core.layer), label,
     )  # fmt: skip
 
 
@@ -303,8 +308,9 @@ def _link(link: Traffic, view: ChipView, number: int, step: int, busiest: float)
 def legend_html(view: ChipView) -> Markup:
     """The layers of a chip with their letters and colours."""
     return Markup("").join(
-        Markup("<li><i style='background:{}'>{}</i> {} <small>{}</small></li>").format(
+        Markup("<li><i style='background:{};color:{}'>{}</i> {} <small>{}</small></li>").format(
             layer_colour(number),
+            ink_on(number),
             layer.label,
             escape(layer.name),
             units.many(layer.cores, "core"),

@@ -12,7 +12,7 @@
   };
 
   // Charts: colours that begin with "@" are the theme's; what plotly would read as markup is text.
-  const PLAIN = new Set(["x", "y", "text", "name", "categoryarray"]);
+  const PLAIN = new Set(["x", "y", "text", "name", "categoryarray", "hovertext", "ticktext"]);
   const plain = (value) => typeof value === "string" ? value.replace(/&/g, "&amp;").replace(/</g, "&lt;") : value;
   const themed = (value, key) => {
     if (Array.isArray(value)) {
@@ -97,9 +97,10 @@
     for (const group of all("g.core", section)) {
       const core = known[group.dataset.core], rect = group.querySelector("rect"), text = group.querySelector("text");
       rect.dataset.layer ??= rect.style.fill;
+      text.dataset.layer ??= text.style.fill;
       const shade = kind === "layer" ? null : ramp(most ? value(core) / most : 0);
       rect.style.fill = shade ? `rgb(${shade})` : rect.dataset.layer;
-      text.style.fill = shade && shade[1] < 120 ? "#fff" : "#000";
+      text.style.fill = shade ? (shade[1] < 120 ? "#fff" : "#000") : text.dataset.layer;
     }
   }
   const point = (section, group) => {

@@ -14,18 +14,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from has8 import given
+from has8.errors import BadInput
+from hwsim.alternatives import Alternative
 from hwsim.report import units
-from hwsim.report.html.charts import Chart, charts_of
+from hwsim.report.html.charts import Chart, charts_of, front
 from hwsim.report.html.chips import LOADS, ChipView, chips_of
 from hwsim.report.html.figures import chip_svg, layers_svg, legend_html, segments_svg
 from hwsim.report.json import to_dict
 from hwsim.report.sentences import break_even, throughput, turns, verdict
-from hwsim.report.summary import Summary
+from hwsim.report.summary import Summary, summary_of
 from hwsim.report.terminal import TRUST
 from mapping.targets.figures import Figure
 
 
-def html_report(summary: Summary, *, front: Chart | None = None) -> str:
+def html_report(summary: Summary, *, beside: Sequence[Alternative] = ()) -> str:
     """The report of a mapped and priced model as one HTML file.
 
     It loads nothing: plotly.js, the style and all numbers are in it, and a policy in its head keeps
@@ -33,32 +36,47 @@ def html_report(summary: Summary, *, front: Chart | None = None) -> str:
 
     Args:
         summary: from :func:`hwsim.report.summarize`.
-        front: a chart of partitions, from :func:`hwsim.report.html.charts.front`, where one was
-            explored.
+        beside: mappings that it was chosen from, itself among them, for a chart of their front.
+
+    Raises:
+        BadInput: if one of them is something else.
     """
+    given.instance(summary, Summary, "a summary from hwsim.report.summarize")
+    for one in beside:
+        given.instance(one, Alternative, "an alternative from hwsim.alternative")
     charts = charts_of(summary)
-    if front is not None:
-        charts["front"] = front
-    one = _report(summary, charts)
-    return _page(f"{summary.model} on {summary.cost.target}", [one], {"": charts})
+    report = _report(summary, charts)
+    if beside:
+        charts["front"] = front(beside)
+    return _page(f"{summary.model} on {summary.cost.target}", [report], charts)
 
 
-def html_comparison(title: str, summaries: Mapping[str, Summary]) -> str:
-    """Several reports side by side as one HTML file, as :func:`html_report` makes it for one.
+def html_comparison(title: str, found: Sequence[Alternative]) -> str:
+    """Reports of several mappings side by side as one HTML file, as :func:`html_report` makes one.
 
     Args:
-        title: of the page.
-        summaries: from :func:`hwsim.report.summarize`, by what a person calls them.
+        title: of the page: the model's name.
+        found: from :func:`hwsim.alternative`; their front stands above.
+
+    Raises:
+        BadInput: if there is none, or one is something else.
     """
-    reports, charts = [], {}
-    for number, (name, summary) in enumerate(summaries.items()):
-        charts[f"r{number}-"] = charts_of(summary)
-        reports.append(_report(summary, charts[f"r{number}-"], name, f"r{number}-"))
+    given.instance(title, str, "a title")
+    if not isinstance(found, Sequence) or not found:
+        raise BadInput("there is nothing to compare: give a list of what hwsim.alternative makes")
+    reports, charts = [], {"front": front(found)}
+    for number, one in enumerate(found):
+        summary, prefix = (
+            summary_of(given.instance(one, Alternative, "an alternative"), title),
+            f"r{number}-",
+        )
+        own = charts_of(summary)
+        reports.append(_report(summary, own, one.name, prefix))
+        charts |= {f"{prefix}{name}": chart for name, chart in own.items()}
     return _page(title, reports, charts)
 
 
-def _page(title: str, reports: Sequence[dict[str, Any]], charts: Mapping[str, Any]) -> str:
-    drawn = {f"{at}{name}": chart for at, some in charts.items() for name, chart in some.items()}
+def _page(title: str, reports: Sequence[dict[str, Any]], charts: Mapping[str, Chart]) -> str:
     cores = {f"{one['prefix']}chips": _cores(one["view"]) for one in reports if one["view"].cores}
     return (
         _templates()
@@ -69,7 +87,8 @@ def _page(title: str, reports: Sequence[dict[str, Any]], charts: Mapping[str, An
             version=version("has8"),
             style=_file("style.css"),
             script=_file("page.js"),
-            charts=_data(drawn),
+            charts=_data(charts),
+            front=charts.get("front"),
             cores=_data(cores),
             numbers=_data([one["numbers"] for one in reports]),
             plotly=plotly_gz(),
