@@ -23,7 +23,8 @@ from benchmarks.cost_cases import CASES, LEFT_OUT, Case, Measured, followed, loa
 from benchmarks.oracles import missing
 from hwsim.price.energy import chip_energy_pj
 from hwsim.price.event_timing import EventTiming
-from hwsim.price.timing import TimingModel, at_mean_ns, latency
+from hwsim.price.latency import latency
+from hwsim.price.timing import TimingModel, at_mean_ns
 from hwsim.price.traffic import SegmentLoad
 from mapping.hosts.schema import DEFAULT_HOST, load_host
 from mapping.mapped import Mapped
@@ -184,7 +185,7 @@ def parts(
     """
     accounting, (done, messages) = target.accounting(), work
     at, host = replace(on_cores, target=target), load_host(DEFAULT_HOST)
-    time = latency(at, [done], (), 1, accounting, host, messages, timing=timing)
+    time = latency(at, [done], (), 1, accounting, host, [messages], timing=timing)
     found = {name: part for name, part in time.parts_us.items() if part is not None}
     found["exchange"] *= case.exchanges
     drawn = _sum(found[name] for name in case.times)

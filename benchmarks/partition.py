@@ -1,8 +1,8 @@
 """How long the exact partition of a network takes, and whether it is the best of all.
 
 The bundled models on a few images of their data, networks with drawn weights, and drawn costs of
-chains of layers, with and without limits. Up to 12 layers every partition is tried beside the
-search.
+chains of layers and of hybrid blocks, with and without limits. Up to 12 layers every partition is
+tried beside the search.
 """
 
 from __future__ import annotations
@@ -66,10 +66,42 @@ def drawn(layers: int, seed: int) -> Costed:
     return Costed(tuple(names), {"energy_uj": 100.0 * layers}, groups, divide, {"energy_uj": 50.0})
 
 
-def run(layers: int, limited: bool, seed: int = 0) -> dict[str, Any]:
+def blocks(layers: int, seed: int) -> Costed:
+    """Hybrid blocks of three layers, whose runs share what the host computes meanwhile."""
+    random = Random(seed)
+    names = [f"layer{place}" for place in range(layers)]
+    regions = [names[first : first + 3] for first in range(0, layers, 3)]
+    groups: dict[frozenset[str], Costs] = {}
+    for region in regions:
+        beside = random.uniform(0, 80)
+        runs = {name: random.uniform(1, 80) for name in region}
+        saved = {name: random.uniform(0, 60) for name in region}
+        cores = {name: float(random.randint(1, 20)) for name in region}
+        for sides in product((False, True), repeat=len(region)):
+            chosen = [name for name, side in zip(region, sides, strict=True) if side]
+            if chosen:  # what the host does meanwhile is taken off once
+                time = sum(runs[name] for name in chosen)
+                energy = time - min(time, beside) - sum(saved[name] for name in chosen)
+                sums = {"energy_uj": energy, "cores": sum(cores[name] for name in chosen)}
+                groups[frozenset(chosen)] = sums
+    wholes = tuple(map(frozenset, regions))
+
+    def divide(on_chip: frozenset[str]) -> list[frozenset[str]]:
+        return [whole & on_chip for whole in wholes if whole & on_chip]
+
+    host = {"energy_uj": 100.0 * layers}
+    fixed = {"energy_uj": 50.0}
+    return Costed(tuple(names), host, groups, divide, fixed, one_of=wholes)
+
+
+DRAWN = {"chains": drawn, "blocks": blocks}
+"""Drawn networks by name."""
+
+
+def run(kind: str, layers: int, limited: bool, seed: int = 0) -> dict[str, Any]:
     """Search one drawn network, and try all its partitions if these are few."""
     limits = {"cores": 4.0 * layers} if limited else {}
-    return {"net": "drawn", "limited": limited, **searched(drawn(layers, seed), limits)}
+    return {"net": kind, "limited": limited, **searched(DRAWN[kind](layers, seed), limits)}
 
 
 def searched(costed: Costed, limits: Costs | None = None) -> dict[str, Any]:
@@ -162,7 +194,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     as_json = parser.parse_args().json
     nets = (net(name) for name in NETS)
-    runs = (run(layers, limited) for layers in LAYERS for limited in (False, True))
+    cases = product(DRAWN, LAYERS, (False, True))
+    runs = (run(kind, layers, limited) for kind, layers, limited in cases)
     if as_json:
         print(json.dumps([*nets, *runs], indent=2))
         return

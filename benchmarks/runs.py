@@ -21,9 +21,9 @@ from has8 import TrainConfig, fit, load_checkpoint, load_data
 from has8.data import Data
 from has8.errors import BadInput
 from has8.files import write_whole
+from has8.memory import keep_pages
 from has8.training.hardware import Hardware
 from has8.training.history import Report
-from has8.training.memory import keep_pages
 from has8.training.new_model import new_model, recipe_options
 from has8.training.recipes import RECIPES
 from has8.training.run_folder import MODEL

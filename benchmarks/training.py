@@ -37,9 +37,9 @@ from benchmarks.plain import LIBRARIES, forms, missing, rewritten
 from benchmarks.stopwatch import MEBIBYTE, in_turn, resident, wait
 from has8 import Has8Error, create_model
 from has8.errors import BadInput
+from has8.memory import keep_pages
 from has8.models.hnn import HNN
 from has8.surrogate import SLOPES
-from has8.training.memory import keep_pages
 
 MODELS = ("has8_resnet_b32", "has8_vgg_b16", "hnn_mlp")
 SPLITS = {"hnn_mlp": 0, "hnn_cnn": 4}

@@ -74,6 +74,8 @@ def column(values: Sequence[float], units: tuple[str, ...], base: str) -> tuple[
 
 
 def _with_unit(value: float, units: tuple[str, ...], base: str) -> str:
+    if value < 0:
+        return f"-{_with_unit(-value, units, base)}"
     place = _place(value, units, base)
     scaled = value * 1000.0 ** (units.index(base) - place)
     decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from has8 import given
 from has8.errors import BadInput, UnknownName
-from has8.values import check_fields, described, value, whole
+from has8.values import check_fields, described, path, value, whole
 from hwsim.activity import Activity
 from hwsim.alternatives import Alternative, judged
+from hwsim.kept_runs import simulate_or_read
 from hwsim.names import APART, OBJECTIVES, Objective
 from hwsim.price.choices import CORES, ENERGY, LATENCY, Choices, choices_of
 from hwsim.program import OnProgress, Run, checked_mapping, checked_samples, sample_axis, simulate
@@ -170,6 +171,7 @@ def explore(
     pins: Pins | None = None,
     most: int = MOST,
     batch_size: int = 128,
+    keep: str | Path | None = None,
     on_stage: OnStage | None = None,
 ) -> Exploration:
     """The front of partitions over energy, latency, cores and accuracy, each of them measured.
@@ -187,6 +189,8 @@ def explore(
         pins: layers whose side is given, as :func:`mapping.map_model` takes them.
         most: partitions to run beside those with all and no layers on the chip, at least 1.
         batch_size: samples at a time.
+        keep: folder in which each run is kept when it is done, and from which it is taken if it is
+            there; None keeps nothing.
         on_stage: called with what begins; what it returns is called with (done, in all).
 
     Raises:
@@ -195,7 +199,8 @@ def explore(
         UnknownName, TargetError: if there is no such objective, or the host cannot be read.
     """
     most = whole(most, "most", 1)
-    search = _Search(mapped, x, labels, host, objective, limits, pins, batch_size, on_stage)
+    folder = None if keep is None else path(keep, "the folder of runs")
+    search = _Search(mapped, x, labels, host, objective, limits, pins, batch_size, on_stage, folder)
     return search.front(most)
 
 
@@ -235,6 +240,7 @@ class _Search:
         pins: Pins | None,
         batch_size: int,
         on_stage: OnStage | None,
+        keep: Path | None = None,
     ) -> None:
         checked_mapping(mapped)
         x = checked_samples(mapped, x, batch_size, (), 0, None)
@@ -249,7 +255,7 @@ class _Search:
             raise BadInput("accuracy needs labels")
         if on_stage is not None and not callable(on_stage):
             raise BadInput(f"on_stage must be a function, or None, not {described(on_stage)}")
-        self.x, self.labels, self.batch_size = x, labels, batch_size
+        self.x, self.labels, self.batch_size, self.keep = x, labels, batch_size, keep
         self.host = host if isinstance(host, Host) else load_host(host)
         self.stage = on_stage or (lambda _: lambda done, total: None)
         pins = given.instance({} if pins is None else pins, dict, "pins as a dictionary")
@@ -262,8 +268,11 @@ class _Search:
         self.most = self.limits.costs(mapped.target.chip.cores)
 
     def _run(self, mapped: Mapped, name: str) -> Run:
-        done = self.stage(name)
-        return simulate(mapped, self.x, batch_size=self.batch_size, apart=APART, on_progress=done)
+        done, size = self.stage(name), self.batch_size
+        if self.keep is None:
+            return simulate(mapped, self.x, batch_size=size, apart=APART, on_progress=done)
+        kept = self.keep, mapped, self.x
+        return simulate_or_read(*kept, batch_size=size, apart=APART, on_progress=done)
 
     def measured(self, on_chip: Layers) -> tuple[Choice, Run]:
         """A partition, mapped and run; the whole one is as it is."""

@@ -6,10 +6,12 @@ same bytes. Chip segments can be read with NumPy alone (:mod:`mapping.chip.seria
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from has8 import given, values
 from has8.files import write_whole
@@ -52,6 +54,23 @@ def save(mapped: Mapped, path: str | Path) -> Path:
     """
     check_mapped(given.instance(mapped, Mapped, "a mapping from mapping.map_model"))
     path = values.path(path, "the new file")
+    content, arrays = _packed(mapped)
+    write_whole(path, lambda file: write(file, content, arrays))
+    return path
+
+
+def identity(mapped: Mapped) -> str:
+    """SHA-256 of all that :func:`save` would write, in hexadecimal."""
+    content, arrays = _packed(mapped)
+    total = sha256(content)
+    for name, array in sorted(arrays.items()):
+        total.update(repr((name, array.dtype.str, array.shape)).encode())
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _packed(mapped: Mapped) -> tuple[bytes, Arrays]:
+    """The manifest of a mapping, and its arrays."""
     arrays: Arrays = {}
     segments = []
     for segment in mapped.chip_segments:
@@ -69,9 +88,7 @@ def save(mapped: Mapped, path: str | Path) -> Path:
         dict(mapped.errors),
         mapped.placement,
     )
-    content = encoded(manifest, "this mapping")
-    write_whole(path, lambda file: write(file, content, arrays))
-    return path
+    return encoded(manifest, "this mapping"), arrays
 
 
 def load(path: str | Path) -> Mapped:

@@ -457,6 +457,15 @@ BRANCHES = ("one", "two", "side", "last")
 """The layers of :class:`Branches`."""
 
 
+def in_time(seg: ChipSegment) -> ChipSegment:
+    """With four times the delays, so that each loop has as many steps as connections."""
+    parts = [
+        replace(p, synapses=tuple(replace(s, delay=4 * s.delay) for s in p.synapses))
+        for p in seg.populations
+    ]
+    return replace(seg, populations=tuple(parts))
+
+
 class Branches(nn.Module):
     """Layers behind each other and beside each other, whose integers are exactly its floats."""
 

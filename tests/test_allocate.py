@@ -16,6 +16,7 @@ from builders import (
     PATIENT,
     Place,
     conv,
+    in_time,
     lif,
     linear,
     networks,
@@ -81,15 +82,17 @@ def lists_of(wires: Wiring, tile: Tile, packing: Packing) -> list[list[int]]:
     return list(stored.values())
 
 
-def memory_of(synapse: Synapse, tile: Tile, packing: Packing) -> tuple[int, int, int]:
-    """Words in all, words of the longest list, formats."""
+def memory_of(
+    synapse: Synapse, tile: Tile, packing: Packing, wait: int = 0
+) -> tuple[int, int, int]:
+    """Words in all, words of the longest list, formats, where spikes wait so many steps."""
     lists = lists_of(synapse.wiring, tile, packing)
     dense = [found for found in lists if found[-1] - found[0] + 1 == len(found)]
     sparse = [found for found in lists if found[-1] - found[0] + 1 != len(found)]
     words = []
     for group, is_dense in ((dense, True), (sparse, False)):
         index = width([found[-1] for found in group], packing)
-        each = synapse.weight_bits + (0 if is_dense else index)
+        each = synapse.weight_bits + wait.bit_length() + (0 if is_dense else index)
         header = packing.header_bits + (index if is_dense and packing.dense_prefix else 0)
         for found in group:
             full, rest = divmod(len(found), packing.entry_synapses)
@@ -107,7 +110,7 @@ def constants_of(layer: Population, tile: Tile, *names: str) -> int:
 
 def needs_of(tiles: Sequence[Tile], seg: ChipSegment, chip: Target) -> list[dict[str, int]]:
     """What each tile needs."""
-    core, needs = chip.core, []
+    core, needs, late = chip.core, [], seg.depths()
     owner: dict[tuple[str, Place], int] = {}
     for number, tile in enumerate(tiles):
         layer = seg.population(tile.population)
@@ -121,7 +124,10 @@ def needs_of(tiles: Sequence[Tile], seg: ChipSegment, chip: Target) -> list[dict
             output_axons=tile.size if layer.name in seg.outputs else 0,
         )
         for synapse in layer.synapses:
-            words, longest, formats = memory_of(synapse, tile, core.packing)
+            hosted = synapse.source in {port.name for port in seg.inputs}
+            early = 0 if hosted else late[layer.name] - late[synapse.source] - 1
+            wait = max(0, early + synapse.delay)
+            words, longest, formats = memory_of(synapse, tile, core.packing, wait)
             need["synapse_bits"] += words * core.packing.word_bits
             need["list_words"] = max(need["list_words"], longest)
             need["synapse_formats"] += formats
@@ -235,7 +241,7 @@ def test_needs_are_those_of_plain_counting_and_within_the_limits(
 
 
 @settings(PATIENT, max_examples=30)
-@given(networks(delays=3, loops=True), TIGHT)
+@given(networks(delays=3, loops=True).map(in_time), TIGHT)
 def test_loops_are_cut_by_plain_counting_or_refused_with_what_they_lack(
     seg: ChipSegment, chip: Target
 ) -> None:
@@ -598,7 +604,7 @@ def test_a_layer_that_feeds_too_many_tiles_in_front_of_it() -> None:
         "a",
         (40,),
         linear("a.w", "in", (1,), np.zeros((40, 1))),
-        linear("a.back", "b", (1,), np.zeros((40, 1)), delay=1),
+        linear("a.back", "b", (1,), np.zeros((40, 1)), delay=2),
     )
     second = population("b", (1,), linear("b.w", "a", (40,), np.zeros((1, 40))))
     for layers in ((first, second), (second, first)):

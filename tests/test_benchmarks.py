@@ -512,8 +512,9 @@ def test_what_a_loop_costs_is_a_table_and_one_line_of_json(monkeypatch):
 
 
 def test_the_partition_benchmark_tries_every_partition():
-    found = search_partition(6, limited=True)
-    assert found["equal_to_brute_force"] is True and found["gap"] == 0
+    for kind in ("chains", "blocks"):
+        found = search_partition(kind, 6, limited=True)
+        assert found["equal_to_brute_force"] is True and found["gap"] == 0
 
 
 def test_steps_are_timed_by_both_models_beside_what_was_measured(monkeypatch):

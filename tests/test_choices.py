@@ -5,6 +5,7 @@ from itertools import chain, combinations
 import pytest
 import torch
 from builders import BRANCHES_IN, Branches
+from torch import nn
 
 from has8.errors import BadInput
 from hwsim import estimate, simulate
@@ -12,7 +13,7 @@ from hwsim.price.choices import CORES, ENERGY, LATENCY, amount, choices_of
 from mapping import map_model
 from mapping.hosts.schema import load_host
 from mapping.partition.groups import groups_of
-from mapping.repartition import layers_of, repartition
+from mapping.repartition import layers_of, parted, repartition
 
 HOST = load_host()
 
@@ -21,10 +22,30 @@ def subsets(layers):
     return chain.from_iterable(combinations(layers, size) for size in range(len(layers) + 1))
 
 
-@pytest.fixture(scope="module")
-def branches():
-    """A network whose integers are its floats: it fires alike in all of its partitions."""
-    mapped = map_model(Branches(), calibration=BRANCHES_IN, inputs="spikes", placement="snake")
+class BesideValues(nn.Module):
+    """Three layers behind each other, and beside them ten of values that take the host longer."""
+
+    def __init__(self):
+        super().__init__()
+        net = Branches()
+        self.fcs = nn.ModuleList([net.one_fc, net.two_fc, net.side_fc])
+        self.neurons = nn.ModuleList(net.neurons[name] for name in ("one", "two", "side"))
+        self.values = nn.Sequential(*(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(5)))
+        self.end = nn.Linear(6, 5)
+
+    def forward(self, x):
+        membranes = [neuron.init_leaky() for neuron in self.neurons]
+        counted = []
+        for step in x:
+            for place, (fc, neuron) in enumerate(zip(self.fcs, self.neurons, strict=True)):
+                step, membranes[place] = neuron(fc(step), membranes[place])
+            counted.append(step)
+        return torch.stack(counted).sum(0) + self.end(self.values(x.sum(0)))
+
+
+def priced(network):
+    """The choices of a network, and what each partition costs when it is mapped and run."""
+    mapped = map_model(network, calibration=BRANCHES_IN, inputs="spikes", placement="snake")
     choices = choices_of(mapped, simulate(mapped, BRANCHES_IN, apart=1), HOST)
     prices = {}
     for on_chip in subsets(layers_of(mapped)):
@@ -33,6 +54,33 @@ def branches():
         amounts = cost.energy_uj.total.value, cost.latency_us.value, float(cost.cores_used)
         prices[frozenset(on_chip)] = dict(zip((ENERGY, LATENCY, CORES), amounts, strict=True))
     return choices, prices
+
+
+@pytest.fixture(scope="module")
+def branches():
+    """A network whose integers are its floats: it fires alike in all of its partitions."""
+    return priced(Branches())
+
+
+def test_runs_share_what_the_host_does_meanwhile(monkeypatch):
+    """Two runs with a layer on the host between them: what it computes meanwhile counts once."""
+    for listed in (True, False):  # each way to divide the region, or their sum as a bound
+        choices, prices = priced(BesideValues())
+        assert len(prices) == 8 and bool(choices.costed.one_of) is listed
+        first, last = choices.costed.layers[0], choices.costed.layers[2]
+        together = choices.totals({first, last})[LATENCY]
+        alone = [choices.totals({name})[LATENCY] for name in (first, last)]
+        twice = choices.totals(())[LATENCY] + choices.mapped.target.link.sample_us.value
+        assert together > sum(alone) - twice + 50
+        for on_chip, price in prices.items():
+            totals = choices.totals(on_chip)
+            assert {name: totals[name] for name in price} == pytest.approx(price, rel=1e-9)
+        for objective in (ENERGY, LATENCY, "edp"):
+            for avoided in ((), [frozenset()], [frozenset(), frozenset(choices.costed.layers)]):
+                least = min(amount(p, objective) for s, p in prices.items() if s not in avoided)
+                found = choices.best(objective, None, avoided)
+                assert amount(found.totals, objective) == pytest.approx(least, rel=1e-9)
+        monkeypatch.setattr("hwsim.price.choices.REGION", 2)
 
 
 def test_each_partition_costs_what_it_does_when_it_is_mapped_and_run(branches):
@@ -96,7 +144,7 @@ def test_groups_are_what_the_cut_makes_segments_of(branches):
     alone = {
         frozenset(on_chip)
         for on_chip in subsets(layers_of(mapped))
-        if len(choices.costed.divide(frozenset(on_chip))) == 1
+        if len(parted(mapped, on_chip).on_chip) == 1
     }
     groups = groups_of(mapped.graph, layers_of(mapped))
     assert alone == set(groups) and len(groups) == len(alone)

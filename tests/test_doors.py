@@ -61,6 +61,7 @@ FIT: dict[str, set[str]] = {
     "provenance": {"None"},
     "hardware": {"None"},
     "out": {"None", "text"},
+    "keep": {"None", "text"},
     "path": {"text"},
     "weights": {"None"},
     "model": {"a module"},
@@ -245,7 +246,14 @@ def world(tmp_path_factory):
         "Limits": defaults(hwsim.Limits),
         "explore": {
             **{**ran, "labels": labels, "host": "jetson-orin-nano", "objective": "energy"},
-            **{"limits": None, "pins": {}, "most": 1, "batch_size": 2, "on_stage": None},
+            **{
+                "limits": None,
+                "pins": {},
+                "most": 1,
+                "batch_size": 2,
+                "keep": None,
+                "on_stage": None,
+            },
         },
         "simulate": {
             **{**ran, "backend": "fast", "batch_size": 2, "record": ["spikes"], "first": 0},

@@ -102,6 +102,35 @@ def test_it_is_told_in_a_table_and_the_same_bytes(mapped, found):
     assert one == two
 
 
+def test_it_goes_on_where_it_was_stopped(mapped, found, tmp_path, monkeypatch):
+    """Stopped in front of its second run: that alone is made then, and a damaged one again."""
+    ran = []
+
+    def counted(*arguments, **options):
+        if stop and ran:
+            raise KeyboardInterrupt
+        ran.append(arguments[0])
+        return simulate(*arguments, **options)
+
+    def again():
+        return explore(mapped, BRANCHES_IN, LABELS, most=4, keep=tmp_path)
+
+    monkeypatch.setattr("hwsim.kept_runs.simulate", counted)
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    stop, ran = False, []
+    wanted = json.dumps(exploration_to_dict("b", found))
+    assert json.dumps(exploration_to_dict("b", again())) == wanted and len(ran) == 1
+    ran.clear()
+    kept = sorted(tmp_path.iterdir())
+    kept[0].write_bytes(kept[0].read_bytes()[:-9])
+    assert json.dumps(exploration_to_dict("b", again())) == wanted and len(ran) == 1
+    assert len(kept) == 2 == len([*tmp_path.iterdir()])
+    explore(mapped, BRANCHES_IN.flip(1), LABELS, most=1, keep=tmp_path)
+    assert len(ran) > 1 and len([*tmp_path.iterdir()]) > 2  # other samples are other runs
+
+
 def test_partitions_have_names_that_the_command_takes(mapped):
     whole = map_model(mapped.graph, calibration=BRANCHES_IN)
     layers = [f"neurons.{name}" for name in ("one", "two", "side", "last")]

@@ -1,4 +1,4 @@
-"""Memory that training frees stays in the process."""
+"""Memory that is freed stays in the process."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 BLOCKS = """
 import ctypes, resource
-from has8.training.memory import keep_pages
+from has8.memory import keep_pages
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]

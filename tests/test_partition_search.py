@@ -57,7 +57,13 @@ def problems(draw, most=6):
         {"energy": draw(st.integers(0, 20).map(float))},
         draw(st.sampled_from([{}, {"cores": 30.0}])),
         {names[0]: draw(st.sampled_from(["host", "chip"]))} if draw(st.booleans()) else {},
+        beyond=draw(st.sampled_from([None, shared])),
     )
+
+
+def shared(groups):
+    """Something that is had once, however many groups there are: each alone would have it."""
+    return dict.fromkeys(("energy", "time"), 2.0 * max(len(groups) - 1, 0))
 
 
 def every(costed, limits):

@@ -12,7 +12,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from builders import LOIHI, PATIENT, conv, linear, networks, population, segment, single_synapses
+from builders import (
+    LOIHI,
+    PATIENT,
+    conv,
+    in_time,
+    linear,
+    networks,
+    population,
+    segment,
+    single_synapses,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -139,7 +149,7 @@ def test_messages_are_spikes_times_destinations(seed: int, target: Target) -> No
 
 
 @settings(PATIENT, max_examples=40)
-@given(networks(delays=3, loops=True), st.integers(0, 2**32 - 1))
+@given(networks(delays=3, loops=True).map(in_time), st.integers(0, 2**32 - 1))
 def test_loops_are_placed_and_their_messages_are_those_of_plain_counting(
     chip: ChipSegment, seed: int
 ) -> None:

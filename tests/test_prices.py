@@ -58,18 +58,15 @@ def runs():
 
 def plain_prices(cost, mapped, host):
     """The formulas, written down for floats: energies and times of each accounting."""
+    return {name: plain_price(cost, mapped, name, host) for name in cost.prices}
+
+
+def plain_price(cost, mapped, name, host):
     target, samples = mapped.target, cost.samples
-    return {
-        name: plain_price(cost, mapped, target.accountings[name], host, samples)
-        for name in cost.prices
-    }
-
-
-def plain_price(cost, mapped, accounting, host, samples):
-    target = mapped.target
+    accounting = target.accountings[name]
     macs = host_macs(cost.layers)
     loads = {load.segment: load for load in cost.loads}
-    chip_us = barrier_us = management_us = host_us = launching_us = 0
+    chip_us = barrier_us = management_us = host_us = launching_us = overlap_us = 0
     for segment in mapped.partition.segments:
         if segment.side == "chip":
             load = loads[segment.name]
@@ -78,6 +75,7 @@ def plain_price(cost, mapped, accounting, host, samples):
             step_barrier = plain_barrier(mapped, accounting, segment, cost.run_mode)
             barrier_us += steps * step_barrier / 1e3
             management_us += steps * target.link.step_us.value
+            overlap_us += plain_overlap(cost, mapped, load, host, accounting, step_barrier)
         elif host.peak_gmacs is None:
             host_us = launching_us = None
         else:
@@ -93,8 +91,10 @@ def plain_price(cost, mapped, accounting, host, samples):
     sample_us = resets * target.link.sample_us.value
     others = [messages_us, exchange_us, sample_us]
     times = [chip_us, barrier_us, management_us, host_us, *others]
-    total_us = sum(time or 0.0 for time in times)
-    waiting_us = sum([chip_us, barrier_us, management_us, *others])
+    found_us = -cost.prices[name].latency.overlap_us.value
+    assert found_us == pytest.approx(overlap_us, rel=1e-12)
+    total_us = sum(time or 0.0 for time in times) - found_us
+    waiting_us = sum([chip_us, barrier_us, management_us, *others]) - found_us
     parts = dict.fromkeys(("synapse", "soma", "network"), 0.0)
     words = {"synop": "synapse", "neuron": "soma", "message": "network", "hop": "network"}
     for event, count in cost.events.items():
@@ -118,7 +118,24 @@ def plain_price(cost, mapped, accounting, host, samples):
     sums = {"total": sum(parts.values())}
     sums["events"] = parts["synapse"] + parts["soma"] + parts["network"]
     sums["cores"] = sums["events"] + parts["used_cores"]
-    return {**parts, **sums}, [*times, total_us]
+    return {**parts, **sums}, [*times, -found_us, total_us]
+
+
+def plain_overlap(cost, mapped, load, host, accounting, barrier):
+    """The branch of values beside a run of the other branch, as far as that lasts."""
+    if host.peak_gmacs is None:
+        return 0.0
+    link, samples = mapped.target.link, cost.samples
+    beside = [node for node in mapped.graph if node.name.startswith(load.segment[:-3] + "ann.")]
+    macs = sum(layer.host_macs for layer in cost.layers if layer.name in [n.name for n in beside])
+    assert beside and load.segment.endswith("snn")
+    steps, messages = load.steps + load.depth, load.from_host + load.to_host + load.controls
+    run_us = float(plain_steps(load, samples, accounting, mapped.target).sum()) / 1e3
+    run_us += steps * (barrier / 1e3 + link.step_us.value) + link.exchange_us.value
+    run_us += messages / samples * link.message_us.value
+    if cost.run_mode == "reset" and load is not cost.loads[0]:
+        run_us += link.sample_us.value
+    return min(run_us, plain_host(host, macs, launches_of(beside)))
 
 
 def plain_steps(load, samples, accounting, target):

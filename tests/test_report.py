@@ -163,9 +163,13 @@ def test_steps_and_throughput_are_those_of_the_latency(summary):
     assert {step["bottleneck"] for step in steps} >= {"management"}
     assert found["name"] == "events" and {step["waits_us"]["barrier"] for step in steps} == {0.6}
     busy, rate = found["busy_us"], found["samples_per_s"]
-    assert sum(busy.values()) == pytest.approx(time.total_us.value) == 1e6 / rate["one_by_one"]
+    both = -time.overlap_us.value
+    assert sum(busy.values()) == pytest.approx(time.total_us.value + both)
+    assert 1e6 / rate["one_by_one"] == time.total_us.value
+    assert both == pytest.approx(sum(found["meanwhile_us"].values())) and both > 0
     assert busy[found["bound_by"]] == max(busy.values()) == pytest.approx(1e6 / rate["overlapping"])
     text = squeezed(page(summary, full=True))
+    assert f"computes for {units.time(both)} while the chip has the sample" in text
     assert f"{rate['one_by_one']:,.3g} samples a second one by one, at most" in text
     assert "Steps on the chip" in text and "management in " in text
 

@@ -7,22 +7,25 @@ import numpy as np
 import pytest
 import snntorch as snn
 import torch
-from builders import linear, population, with_constants
+from builders import BRANCHES_IN, Branches, linear, population, with_constants
 from torch import nn
 
 from has8.blocks import OverTime
 from has8.encoders import BitPlaneEncoder, Decoder, bitplane_weights
-from has8.errors import BadInput
+from has8.errors import BadInput, DoesNotFit
 from has8.neurons import Leaky
 from hwsim.activity import Activity
-from hwsim.price.idle import idle_activity
+from hwsim.backends.reference import Reference
+from hwsim.price.idle import idle_activity, pipelined
+from hwsim.price.latency import latency
 from hwsim.price.steps import steps_of as steps_on_chip
-from hwsim.price.timing import MeanTiming, barrier_ns, chip_time, latency, launches_of, step_ns
+from hwsim.price.timing import MeanTiming, barrier_ns, chip_time, launches_of, step_ns
 from hwsim.price.traffic import segment_loads
 from mapping import load_target, map_model
 from mapping.chip.segment import ChipSegment, Port
 from mapping.cores.allocate import Tile
 from mapping.cores.placement import place
+from mapping.cores.tilings import layers_of
 from mapping.graph.ir import Graph, Node, Signal
 from mapping.hosts.schema import load_host
 from mapping.mapped import Mapped
@@ -213,12 +216,31 @@ def test_in_mode_gated_the_cores_of_others_rest():
     assert time.barrier_us.value == pytest.approx(4 * barrier / 1e3)
 
 
+def test_where_ways_of_unequal_depth_meet_spikes_wait_in_synapses():
+    """As a chip has it, a step a connection: the spikes of the float model, each layer's later."""
+    mapped = map_model(Branches(), calibration=BRANCHES_IN, inputs="spikes", placement="snake")
+    (chip,) = mapped.chip_segments
+    waits = {name: steps for (_, name), steps in chip.waits().items() if steps}
+    assert waits == {"skip_fc": 1}  # two layers have it straight, through one more
+    depth = chip.depths()
+    registers, steps = mapped.target.registers, chip.steps + max(depth.values())
+    (port,) = chip.inputs
+    spikes = torch.nn.functional.pad(BRANCHES_IN.bool(), (0, 0, 0, 0, 0, steps - chip.steps))
+    late = Reference().compile(pipelined(chip, steps), registers)({port.name: spikes}).spikes
+    at_once = Reference().compile(chip, registers)({port.name: BRANCHES_IN.bool()}).spikes
+    for name, found in at_once.items():
+        assert found.any() and torch.equal(late[name][depth[name] :][: chip.steps], found)
+    short = msgspec.structs.replace(registers, delay_max=0)
+    with pytest.raises(DoesNotFit, match="'skip_fc' .* at least 1 steps of delay and a core has 0"):
+        layers_of(chip, short)
+
+
 def test_in_mode_pipeline_all_run_at_once_unless_the_host_is_between():
     mapped = side_by_side()
     (load,) = segment_loads(mapped, its_activity(mapped), "pipeline")
     assert load.by_core["neuron_access"].tolist() == [[8] * 4, [8] * 4]
     assert (load.segment, load.steps, load.depth, load.controls) == ("s and t", 3, 1, 0)
-    time = latency(mapped, [load], [], 2, SANAFE, load_host(), 0)
+    time = latency(mapped, [load], [], 2, SANAFE, load_host(), [0])
     assert [(s.name, s.steps) for s in time.segments] == [("s and t", 4)]
     assert time.exchange_us.value == 271
     apart = side_by_side(("s", "h", "t"))
@@ -405,7 +427,7 @@ def test_the_parts_of_a_sample(host):
     chip = mapped.chip_segments[0]
     zeros = {n: np.zeros((8, 2, 4, 4), np.int64) for n in (chip.inputs[0].name, "lif")}
     loads = segment_loads(mapped, Activity(1, zeros, {}, {}))
-    time = latency(mapped, loads, [], 1, SANAFE, profile, 70)
+    time = latency(mapped, loads, [], 1, SANAFE, profile, [70])
     assert [(s.name, s.side) for s in time.segments] == [
         (s.name, s.side) for s in mapped.partition.segments
     ]
@@ -424,7 +446,7 @@ def test_the_parts_of_a_sample(host):
 
 def test_no_chip_no_exchange():
     mapped = mapped_net("none")
-    time = latency(mapped, (), [], 1, SANAFE, load_host(), 0)
+    time = latency(mapped, (), [], 1, SANAFE, load_host(), ())
     others = [part for name, part in time.parts_us.items() if name != "host"]
-    assert [part.value for part in others] == [0] * 6
+    assert [part.value for part in others] == [0] * 7
     assert time.total_us == time.host_us

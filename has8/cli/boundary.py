@@ -14,6 +14,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from has8.memory import keep_pages
+
 if TYPE_CHECKING:
     Handler = Callable[[int, FrameType | None], Any] | int | None
 
@@ -56,6 +58,7 @@ def do(job: str, options: dict[str, Any]) -> None:
         options: what the command was told.
     """
     work = _imported(f"has8.cli.jobs.{job}")
+    keep_pages()
     if signal.getsignal(signal.SIGINT) is _leave:
         _handle(signal.SIGINT, signal.default_int_handler)
     try:

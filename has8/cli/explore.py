@@ -8,6 +8,7 @@ import click
 
 from has8.cli.boundary import do
 from has8.cli.options import (
+    FOLDER,
     data_options,
     host_option,
     network_options,
@@ -38,6 +39,11 @@ from has8.cli.options import (
 @preparation_options
 @quantization_options("round, or those that a fine-tuned model has")
 @report_option
+@click.option(
+    "--out",
+    type=FOLDER,
+    help="Folder for the result and for each run once it is done; a new call goes on there.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def explore(**options: Any) -> None:
@@ -46,7 +52,7 @@ def explore(**options: Any) -> None:
     MODEL is what has8 map takes. It is mapped with all layers on the chip that can be there and run
     once, which prices every partition; the search is exact. Those that are best in energy, latency,
     cores or their product, and some of the front between them, are mapped, run and priced
-    themselves. Nothing is written: has8 map MODEL --partition NAMES does that.
+    themselves. Mappings are written by has8 map MODEL --partition NAMES.
 
     \b
     has8 explore examples/models/digits.pt --target loihi

@@ -207,8 +207,8 @@ def _link(target: Target) -> Iterator[Assumption]:
 def _time(mapped: Mapped, timing: Timing) -> Iterator[Assumption]:
     chip = mapped.target.chip
     yield Assumption(
-        f"Latency is that of one sample alone, the mean over samples: segments run one after "
-        f"another, and {STEPS[timing]}; a single sample may take longer. "
+        f"Latency is that of one sample alone, the mean over samples: segments on the chip run one "
+        f"after another, and {STEPS[timing]}; a single sample may take longer. "
         f"Where an accounting says so, a core's neurons work while its messages arrive."
     )
     read = mapped.target.accounting().read_ns
@@ -219,6 +219,11 @@ def _time(mapped: Mapped, timing: Timing) -> Iterator[Assumption]:
             f"its synapses, its reads of memory at {_number(read)} a word, a link between routers, "
             f"or the barrier.",
         )
+    yield Assumption(
+        "While the chip has the sample, messages included, the host computes what waits for none "
+        "of it, first what the next segment on the chip waits for; starting the chip comes before "
+        "all else. That a driver leaves the host free meanwhile is assumed."
+    )
     unseen = "; waiting within the mesh is not counted" if timing == "mean" else ""
     yield Assumption(
         f"The barrier of each step spans all chips that the mapping uses, and the routers whose "

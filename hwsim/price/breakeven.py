@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 MOST_ACTIVITY = 1024.0
 """No network fires so many times as often as it does."""
+SECANTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +31,31 @@ class BreakEven:
     below: bool
 
 
-def crossing(excess: Callable[[float], float], now: float) -> tuple[float | None, bool]:
-    """Where a function that is a straight line is 0, from 0 on, and whether it is negative below.
+def price_crossing(
+    excess: Callable[[float], float], now: float, most: float = math.inf
+) -> tuple[float | None, bool]:
+    """Where a function is 0 from 0 on, and whether it is negative below.
+
+    It is a straight line, or made of several that rise ever more, as the price of a run does that
+    lasts longer than what the host does meanwhile: secants find their crossing.
 
     Args:
         excess: the board's energy less that of the host alone.
         now: any argument above 0.
+        most: the largest argument there is.
     """
-    start, end = excess(0.0), excess(now)
-    below = end > start
-    if end == start:
-        return None, below
-    value = now * start / (start - end)
-    return (value if value > 0 else None), below
+    before, at = (0.0, excess(0.0)), (now, excess(now))
+    below, near = at[1] > before[1], 1e-12 * max(abs(before[1]), abs(at[1]))
+    for _ in range(SECANTS):
+        if at[1] == before[1]:
+            return None, below
+        value = before[0] - before[1] * (at[0] - before[0]) / (at[1] - before[1])
+        if not 0 < value <= most:
+            return None, below
+        before, at = at, (value, excess(value))
+        if abs(at[1]) <= near:
+            break
+    return at[0], below
 
 
 def activity_crossing(excess: Callable[[float], float]) -> tuple[float | None, bool]:

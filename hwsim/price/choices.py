@@ -6,18 +6,22 @@ as a whole mapping is, less the price of the host alone. These differences add u
 share no core, and run one after the other. Only the power of the chips does not; it is a sum for a
 number of chips. What the host writes to start and stop cores, where there are several segments, is
 a sum too. So there is a problem for each number of chips, for one segment and for several, and the
-best of all is the best of theirs.
+best of all is the best of theirs. What the host does while chips work adds up over parts of the
+network that wait for each other (:mod:`hwsim.price.meanwhile`); several segments of one such part
+are a choice of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 
 from has8.errors import BadInput, DoesNotFit
 from hwsim.activity import Activity
 from hwsim.price.cost import CostReport, estimate
+from hwsim.price.meanwhile import REGION, Meanwhile, subsets
 from hwsim.price.timing import barrier_ns
 from hwsim.program import Run
 from mapping.graph.ir import Graph
@@ -28,6 +32,7 @@ from mapping.partition.rules import PASSED_ON
 from mapping.partition.search import Costed, Costs, Division, best, front, least_product
 from mapping.partition.segments import Side
 from mapping.repartition import layers_of, parted, repartition
+from mapping.targets.figures import Figure
 from mapping.targets.schema import Target
 
 ENERGY, LATENCY, CORES, RUNS = "energy_uj", "latency_us", "cores", "runs"
@@ -142,9 +147,11 @@ def choices_of(
     run = replace(run, activity=activity, apart=tuple(apart))
 
     @cache
+    def segments(on_chip: Layers) -> tuple[Layers, ...]:
+        return tuple(frozenset(part.nodes) for part in parted(mapped, on_chip).on_chip)
+
     def divide(on_chip: Layers) -> tuple[Layers, ...]:
-        parts = (frozenset(part.nodes) for part in parted(mapped, on_chip).on_chip)
-        return tuple(part & on_chip for part in parts)
+        return tuple(nodes & on_chip for nodes in segments(on_chip))
 
     groups = [group for group in groups_of(mapped.graph, layers) if divide(group) == (group,)]
     known = Choices(mapped, run, host, ())
@@ -158,21 +165,68 @@ def choices_of(
             if on_progress is not None:
                 on_progress(done + 1, len(groups))
     pins = {name: side for name, side in (sides or {}).items() if name in layers}
+    macs = {layer.name: layer.host_macs for layer in alone.layers}
+    shared = Meanwhile(mapped.graph, layers, macs, host)
+    beside = {group: shared.beside_us(*segments(group)) for group in reports}
+    small = tuple(region for region in shared.regions if len(region) <= REGION)
+    joint = [
+        (subset, parts)
+        for subset in chain.from_iterable(map(subsets, small))
+        for parts in [divide(subset)]
+        if len(parts) > 1 and reports.keys() >= set(parts) and sum(map(len, parts)) == len(subset)
+    ]
+
+    def units(on_chip: Layers) -> Iterator[Layers]:
+        parts = divide(on_chip)
+        for region in small:
+            inside = [part for part in parts if part <= region]
+            if inside:
+                yield frozenset().union(*inside)
+        yield from (part for part in parts if not any(part <= region for region in small))
 
     def problem(chips: int, several: bool) -> Costed:
         base, fixed = _base(known, alone, chips)
-        each = {group: _costs(report, known, chips, several) for group, report in reports.items()}
-        more = {
-            group: {name: cost - base.get(name, 0.0) for name, cost in costs.items()}
-            for group, costs in each.items()
+        runs = {group: _run_us(report, known, chips, several) for group, report in reports.items()}
+        meanwhile = {group: min(us, beside[group]) for group, us in runs.items()}
+        watts = _static_w(mapped.target, chips) + _idle_w(host)
+
+        def beyond(groups: Collection[Layers]) -> Costs:
+            """What groups that run in the same region have less of, each, of the host's work."""
+            if len(groups) < 2 or not several:
+                return {}
+            there = {segments(group)[0]: runs[group] for group in groups}
+            more = sum(meanwhile[group] for group in groups) - shared.us(there)
+            return {LATENCY: max(more, 0.0), ENERGY: max(more, 0.0) * watts}
+
+        def large(groups: Collection[Layers]) -> Costs:
+            return beyond([group for group in groups if any(group <= r for r in wide)])
+
+        wide = [region for region in shared.regions if len(region) > REGION]
+        added = {
+            group: _less(_costs(report, known, chips, several, meanwhile[group]), base)
+            for group, report in reports.items()
         }
+        for subset, parts in joint:
+            added[subset] = _sum([*(added[part] for part in parts), beyond(parts)])
         limits = {CORES: float(chips * mapped.target.chip.cores)} | ({} if several else {RUNS: 1.0})
         on_host = _costs(alone, known, 0)
-        return Costed(layers, on_host, more, divide, fixed, limits, pins)
+        return Costed(
+            *(layers, on_host, added, lambda on_chip: tuple(units(on_chip)), fixed, limits, pins),
+            one_of=small,
+            beyond=large if wide else None,
+        )
 
     chips = range(1, mapped.placement.chips_used + 1)
     problems = (problem(count, several) for count in chips for several in (False, True))
     return replace(known, problems=tuple(problems))
+
+
+def _less(costs: Costs, base: Costs) -> dict[str, float]:
+    return {name: cost - base.get(name, 0.0) for name, cost in costs.items()}
+
+
+def _sum(every: Sequence[Costs]) -> dict[str, float]:
+    return {name: sum(costs.get(name, 0.0) for costs in every) for name in every[0]}
 
 
 def _base(known: Choices, alone: CostReport, chips: int) -> tuple[Costs, Costs]:
@@ -186,7 +240,7 @@ def _base(known: Choices, alone: CostReport, chips: int) -> tuple[Costs, Costs]:
 
 
 def _costs(
-    report: CostReport, known: Choices, chips: int, several: bool = False
+    report: CostReport, known: Choices, chips: int, several: bool = False, meanwhile: float = 0.0
 ) -> dict[str, float]:
     """What a price would be on so many chips, but for starting and resetting them once.
 
@@ -195,24 +249,41 @@ def _costs(
         known: what it was priced with.
         chips: that are on.
         several: whether there are other segments, so that the host starts and stops its cores.
+        meanwhile: microseconds in which the host computes while the segment runs.
     """
-    latency, energy, target = report.price.latency, report.energy_uj, known.mapped.target
-    steps = [segment.steps for segment in latency.segments if segment.side == "chip"]
-    accounting, link = target.accounting(), target.link
-    barriers = (
-        count * barrier_ns(target, accounting, load.routers, chips).value / 1e3
-        for count, load in zip(steps, report.loads, strict=True)
-    )
-    controls = 2.0 * report.cores_used if several else 0.0
-    more_us = sum(barriers) - latency.barrier_us.value - latency.sample_us.value
-    more_us += controls * link.message_us.value
-    time_us, waiting_us = latency.total_us.value + more_us, latency.waiting_us.value + more_us
+    energy, link = report.energy_uj, known.mapped.target.link
+    waiting_us = _run_us(report, known, chips, several) - meanwhile
+    time_us = waiting_us + _known_us(report.price.latency.host_us)
     by_time = ("used_cores", "other_cores", "embedded", "reset", "waiting")
     rest = sum(part.value for name, part in energy.parts.items() if name not in by_time)
-    rest += controls * 2 * link.bits_per_message.value * link.pj_per_bit.value * 1e-6
-    total = rest + _static_w(target, chips) * time_us + _idle_w(known.host) * waiting_us
+    bits = 2 * _controls(report, several) * link.bits_per_message.value  # at both ends
+    rest += bits * link.pj_per_bit.value * 1e-6
+    static_w = _static_w(known.mapped.target, chips)
+    total = rest + static_w * time_us + _idle_w(known.host) * waiting_us
     runs, cores = float(len(report.loads)), float(report.cores_used)
     return {ENERGY: total, LATENCY: time_us, CORES: cores, RUNS: runs}
+
+
+def _run_us(report: CostReport, known: Choices, chips: int, several: bool) -> float:
+    """Microseconds of a segment's run on so many chips, from its exchange to its last message."""
+    latency, target = report.price.latency, known.mapped.target
+    steps = [segment.steps for segment in latency.segments if segment.side == "chip"]
+    barriers = (
+        count * barrier_ns(target, target.accounting(), load.routers, chips).value / 1e3
+        for count, load in zip(steps, report.loads, strict=True)
+    )
+    parts = latency.chip_us, latency.management_us, latency.messages_us, latency.exchange_us
+    controls_us = _controls(report, several) * target.link.message_us.value
+    return sum(part.value for part in parts) + sum(barriers) + controls_us
+
+
+def _controls(report: CostReport, several: bool) -> float:
+    """Writes that start and stop the cores of a segment."""
+    return 2.0 * report.cores_used if several else 0.0
+
+
+def _known_us(time: Figure | None) -> float:
+    return 0.0 if time is None else time.value
 
 
 def _idle_w(host: Host) -> float:

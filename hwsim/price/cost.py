@@ -20,7 +20,7 @@ from has8.units import between, count, energy, many, time
 from hwsim.activity import Activity, Overflow
 from hwsim.names import DEFAULT_RUN_MODE, DEFAULT_TIMING, RUN_MODES, TIMINGS, RunMode, Timing
 from hwsim.price.assumptions import Assumption, assumptions
-from hwsim.price.breakeven import BreakEven, activity_crossing, batch_crossing, crossing
+from hwsim.price.breakeven import BreakEven, activity_crossing, batch_crossing, price_crossing
 from hwsim.price.counts import (
     BoundaryCounts,
     LayerCounts,
@@ -33,8 +33,10 @@ from hwsim.price.counts import (
 from hwsim.price.draws import Draws, draws_of, share_below
 from hwsim.price.energy import Energy, chip_energy_pj, convention_uj, joined_events
 from hwsim.price.event_timing import event_timing
+from hwsim.price.latency import Latency, latency, run_tasks
 from hwsim.price.steps import Step, steps_of
-from hwsim.price.timing import Latency, MeanTiming, TimingModel, host_macs, latency, launches_of
+from hwsim.price.timeline import Task
+from hwsim.price.timing import MeanTiming, TimingModel, host_macs, launches_of
 from hwsim.price.traffic import SegmentLoad, segment_loads, sent_by_port
 from hwsim.program import Run, checked_mapping
 from mapping.graph.ops import OPS
@@ -252,7 +254,7 @@ class CostReport:
     @property
     def messages(self) -> float:
         """Spikes, writes and reads between host and chip, of one sample."""
-        return _messages(self.loads, self.boundaries) / self.samples
+        return sum(crossing(self.loads, self.boundaries)) / self.samples
 
     @property
     def events(self) -> dict[Event, int]:
@@ -342,7 +344,8 @@ def estimate(
     boundaries = boundary_counts(mapped, activity, sent_by_port(loads))
     target = mapped.target
     model = _timing_model(mapped, loads, run.apart, run_mode, timing)
-    work = _Work(mapped, processor, activity, run.apart, layers, boundaries, loads, run_mode, model)
+    counted = layers, boundaries, loads, run_tasks(mapped, loads)
+    work = _Work(mapped, processor, activity, run.apart, *counted, run_mode, model)
     prices = {name: work.price(accounting) for name, accounting in target.accountings.items()}
     alone = _host_only(mapped, layers, processor)
     literature = convention_uj(layers, activity.samples, convention)
@@ -403,6 +406,7 @@ class _Work:
     layers: tuple[LayerCounts, ...]
     boundaries: tuple[BoundaryCounts, ...]
     loads: tuple[SegmentLoad, ...]
+    tasks: tuple[Task, ...]
     run_mode: RunMode
     timing: TimingModel
 
@@ -424,16 +428,17 @@ class _Work:
 
     def price(self, accounting: Accounting) -> Price:
         target, chips = self.mapped.target, self.mapped.placement.chips_used
-        messages, samples = _messages(self.loads, self.boundaries), self.activity.samples
+        crossed, samples = crossing(self.loads, self.boundaries), self.activity.samples
         resets = len(self.loads) if self.run_mode == "reset" else 1
         time = latency(
-            *(self.mapped, self.loads, self.layers, samples, accounting, self.host, messages),
+            *(self.mapped, self.loads, self.layers, samples, accounting, self.host, crossed),
             resets=resets,
             timing=self.timing,
+            tasks=self.tasks,
         )
         events = joined_events(load.events() for load in self.loads)
         chip = chip_energy_pj(events, accounting)
-        bits = 2 * messages * target.link.bits_per_message  # at both ends
+        bits = 2 * sum(crossed) * target.link.bits_per_message  # at both ends
         macs = sum(host_macs(self.layers).values())
         # milliwatts times microseconds are nanojoules
         static_nj = target.power.static_mw * time.total_us
@@ -458,7 +463,8 @@ def _other_modes(work: _Work) -> Iterator[tuple[RunMode, Price]]:
             with suppress(BadInput):  # one in which it cannot run
                 loads = segment_loads(work.mapped, work.activity, mode, work.apart)
                 model = _timing_model(work.mapped, loads, work.apart, mode, work.timing.name)
-                other = replace(work, loads=loads, run_mode=mode, timing=model)
+                tasks = run_tasks(work.mapped, loads)
+                other = replace(work, loads=loads, tasks=tasks, run_mode=mode, timing=model)
                 yield mode, other.price(work.mapped.target.accounting())
 
 
@@ -512,10 +518,9 @@ def _break_even(work: _Work) -> tuple[BreakEven, ...]:
         def at(number: float, entry: Figure = entry) -> float:
             return excess(exact.with_entries(entry.at(number)))
 
-        value, below = crossing(at, entry.value)
-        most = exact.host.power_w if entry == exact.host.idle_w else None
-        if value is not None and most is not None and value > most.value:
-            value = None  # no host draws more while it waits
+        power = exact.host.power_w if entry == exact.host.idle_w else None
+        most = float("inf") if power is None else power.value  # no host draws more while it waits
+        value, below = price_crossing(at, entry.value, most)
         found.append(BreakEven(entry.path, entry.value, value, entry.unit, below))
     launching = alone.launching_uj.value
     if launching > 0:
@@ -533,10 +538,16 @@ def _without_range(figure: Figure) -> Figure:
     return figure.at(figure.value)
 
 
-def _messages(loads: Iterable[SegmentLoad], boundaries: Iterable[BoundaryCounts]) -> int:
-    """Spikes, writes and reads between host and chip, over all samples; controls are writes."""
-    spikes = sum(load.from_host + load.to_host + load.controls for load in loads)
-    return spikes + sum(boundary.writes + boundary.reads for boundary in boundaries)
+def crossing(loads: Iterable[SegmentLoad], boundaries: Iterable[BoundaryCounts]) -> tuple[int, ...]:
+    """Spikes, writes and reads between host and chip in each run; controls are writes."""
+    others: dict[str, int] = {}
+    for boundary in boundaries:
+        own = others.get(boundary.segment, 0)
+        others[boundary.segment] = own + boundary.writes + boundary.reads
+    return tuple(
+        load.from_host + load.to_host + load.controls + sum(others[name] for name in load.segments)
+        for load in loads
+    )
 
 
 def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:

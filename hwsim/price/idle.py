@@ -30,20 +30,27 @@ def idle_activity(segment: ChipSegment, registers: Registers, steps: int) -> Act
     Returns:
         Spikes and updates of one sample, ``int64[steps, *shape]`` by population.
     """
-    depth = segment.depths()
-    populations = tuple(
-        replace(
-            population,
-            synapses=tuple(
-                replace(s, delay=max(1, s.delay + depth[population.name] - depth[s.source]))
-                for s in population.synapses
-            ),
-        )
-        for population in segment.populations
-    )
-    run = _run(replace(segment, steps=steps, populations=populations), registers)
+    run = _run(pipelined(segment, steps), registers)
     events = {name: count(spikes, 1) for name, spikes in run.spikes.items()}
     return Activity(1, events, run.updated, run.overflows)
+
+
+def pipelined(segment: ChipSegment, steps: int) -> ChipSegment:
+    """A segment as a chip has it: each connection takes a step, and layers work at once.
+
+    A population is as late as :meth:`~mapping.chip.segment.ChipSegment.depths` says, and spikes of
+    shorter ways wait in the delays of :meth:`~mapping.chip.segment.ChipSegment.waits`.
+
+    Args:
+        segment: the segment.
+        steps: chip steps.
+    """
+    waits = segment.waits()
+    populations = tuple(
+        replace(p, synapses=tuple(replace(s, delay=1 + waits[p.name, s.name]) for s in p.synapses))
+        for p in segment.populations
+    )
+    return replace(segment, steps=steps, populations=populations)
 
 
 def _run(segment: ChipSegment, registers: Registers) -> SegmentRun:

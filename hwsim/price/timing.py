@@ -1,4 +1,4 @@
-"""How long one sample takes: the busiest core of every step, barriers, the host, and exchanges."""
+"""How long runs on the chip and host segments take: busiest cores, barriers, operations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from hwsim.price.traffic import NEURONS, Link, SegmentLoad
 from mapping.graph.ir import Node, loops_of
 from mapping.graph.ops import OPS
 from mapping.graph.pooling import OR
-from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
 from mapping.partition.segments import Side
 from mapping.targets.arithmetic import FigureArray, interpolate, largest
@@ -51,149 +50,6 @@ class SegmentTime:
     management_us: Figure = NO_TIME
     launching_us: Figure | None = NO_TIME
     at_mean_us: Figure = NO_TIME
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """The time of one sample, from its arrival at the host to the logits, in microseconds.
-
-    Args:
-        segments: in the order of execution, one after another.
-        messages_us: spikes, written biases and read membranes between host and chip.
-        exchange_us: exchanges between host and chip, however many messages they have.
-        sample_us: starting and resetting the chip, as often as it is.
-    """
-
-    segments: tuple[SegmentTime, ...]
-    messages_us: Figure
-    exchange_us: Figure
-    sample_us: Figure
-
-    @property
-    def chip_us(self) -> Figure:
-        """Work of all chip segments, without barriers."""
-        times = (s.work_us for s in self.segments if s.side == "chip")
-        return sum((time for time in times if time is not None), NO_TIME)
-
-    @property
-    def barrier_us(self) -> Figure:
-        """All barriers."""
-        return sum((s.barrier_us for s in self.segments), NO_TIME)
-
-    @property
-    def management_us(self) -> Figure:
-        """All that embedded processors add to steps."""
-        return sum((s.management_us for s in self.segments), NO_TIME)
-
-    @property
-    def launching_us(self) -> Figure | None:
-        """The host's starting of operations, part of its work; None if that is not known."""
-        times = [s.launching_us for s in self.segments]
-        return None if None in times else sum((t for t in times if t is not None), NO_TIME)
-
-    @property
-    def waiting_us(self) -> Figure:
-        """The time in which the host waits: all that is not its own."""
-        parts = {**self.parts_us, "host": None}
-        return sum((part for part in parts.values() if part is not None), NO_TIME)
-
-    @property
-    def host_us(self) -> Figure | None:
-        """Work of all host segments; None if the host's speed is not known."""
-        total = NO_TIME
-        for segment in self.segments:
-            if segment.side == "host":
-                if segment.work_us is None:
-                    return None
-                total += segment.work_us
-        return total
-
-    @property
-    def parts_us(self) -> dict[str, Figure | None]:
-        """The parts by name; they add up to the total."""
-        return {
-            "chip": self.chip_us,
-            "barrier": self.barrier_us,
-            "management": self.management_us,
-            "host": self.host_us,
-            "messages": self.messages_us,
-            "exchange": self.exchange_us,
-            "sample": self.sample_us,
-        }
-
-    @property
-    def busy_us(self) -> dict[str, Figure | None]:
-        """How long a sample keeps each part of the board: the host, its link, and the chips."""
-        parts = self.parts_us
-        chips = self.chip_us + self.barrier_us + self.management_us + self.sample_us
-        return {"host": parts["host"], "link": self.messages_us + self.exchange_us, "chips": chips}
-
-    @property
-    def period_us(self) -> Figure | None:
-        """The time from one sample to the next if each part begins with the next one at once.
-
-        Samples then overlap: while the chips have one, the host and its link have others. It is the
-        time of the part that is busy longest; None if the host's speed is not known.
-        """
-        first, *others = (self.busy_us[part] for part in ("chips", "link", "host"))
-        if first is None or None in others:
-            return None
-        return largest(first, *(part for part in others if part is not None))
-
-    @property
-    def bound_by(self) -> str:
-        """The part of the board that is busy longest, of those that are known."""
-        known = {name: part.value for name, part in self.busy_us.items() if part is not None}
-        return max(known, key=lambda name: known[name])
-
-    @property
-    def total_us(self) -> Figure:
-        """All parts that are known."""
-        return sum((part for part in self.parts_us.values() if part is not None), NO_TIME)
-
-
-def latency(
-    mapped: Mapped,
-    loads: Sequence[SegmentLoad],
-    layers: Iterable[LayerCounts],
-    samples: int,
-    accounting: Accounting,
-    host: Host,
-    messages: int,
-    resets: int = 1,
-    timing: TimingModel | None = None,
-) -> Latency:
-    """The mean time of one sample; at the mean activity, where no samples are counted apart.
-
-    Args:
-        mapped: the mapping that ran.
-        loads: of its chip segments, from :func:`hwsim.price.traffic.segment_loads`.
-        layers: of the run, from :func:`hwsim.price.counts.layer_counts`.
-        samples: of the run.
-        accounting: one of the target's.
-        host: runs the host segments.
-        messages: between host and chip, over all samples.
-        resets: how often the chip is started and reset for a sample.
-        timing: how long a step is; None is :class:`MeanTiming`.
-    """
-    runs = {load.segments[0]: load for load in loads}
-    macs = host_macs(layers)
-    times = []
-    for segment in mapped.partition.segments:
-        if segment.name in runs:
-            times.append(chip_time(mapped, runs[segment.name], samples, accounting, timing))
-        elif segment.side == "host":
-            launches = launches_of(mapped.graph[name] for name in segment.nodes)
-            work = host.latency_us(macs.get(segment.name, 0), launches, segment.name)
-            starting = None if work is None else host.launching_us(launches)
-            times.append(SegmentTime(segment.name, "host", 0, work, launching_us=starting))
-    link = mapped.target.link
-    return Latency(
-        tuple(times),
-        messages_us=messages / samples * link.message_us,
-        exchange_us=len(loads) * link.exchange_us,
-        sample_us=resets * link.sample_us if loads else NO_TIME,
-    )
 
 
 def chip_time(

@@ -27,7 +27,8 @@ def to_dict(summary: Summary) -> dict[str, Any]:
     highest of what the same key without it holds; ``likely`` has the 10th and 90th percentile of
     draws of all entries at once, in the same units, and the share of draws in which the board takes
     less energy than the host alone. ``timing`` has what each chip step waits for, and samples a
-    second, one after another and where they overlap. ``macs`` are the dense
+    second, one after another and where they overlap, and what the host computes while the chips
+    have the sample, by node (``meanwhile_us``). ``macs`` are the dense
     multiply-accumulates of one sample on the host, ``synops`` the synaptic operations of one
     sample on the chip. ``hops`` are messages times routers that they pass, one message for each
     neuron and core that it reaches. ``learning`` is the price of learning one sample on the chip,
@@ -110,6 +111,7 @@ def _timing(cost: CostReport) -> dict[str, Any]:
         "busy_us": {part: _value(busy) for part, busy in time.busy_us.items()},
         "samples_per_s": {"one_by_one": _a_second(time.total_us), "overlapping": overlapping},
         "bound_by": time.bound_by,
+        "meanwhile_us": time.meanwhile_us,
         "steps": [
             {
                 "segment": step.segment,

@@ -19,7 +19,7 @@ LIKELY = 0.9
 """What is so in this share of draws is likely."""
 
 SHOWN = 3
-"""Different waits that are named."""
+"""Different waits, or nodes, that are named."""
 
 UNKNOWN = "but not what the host draws while it waits and starts operations"
 
@@ -57,6 +57,15 @@ def turns(cost: CostReport) -> str:
         for mode, price in cost.other_modes.items()
     )
     return f"{RUN_MODES[cost.run_mode]}{''.join(others)}"
+
+
+def meanwhile(cost: CostReport) -> str:
+    """What the host does while the chips have the sample, the longest first."""
+    found = sorted(cost.price.latency.meanwhile_us.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{name} {units.time(us)}" for name, us in found[:SHOWN])
+    more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    total = units.time(sum(us for _, us in found))
+    return f"the host computes for {total} while the chip has the sample: {named}{more}"
 
 
 def throughput(cost: CostReport) -> str:

@@ -13,7 +13,7 @@ from hwsim.price.draws import Draws
 from hwsim.price.learning import LearningPrice
 from hwsim.report import units
 from hwsim.report.screen import Row, Text, empty_table, facts, heading, indented
-from hwsim.report.sentences import break_even, throughput, turns, verdict, waits
+from hwsim.report.sentences import break_even, meanwhile, throughput, turns, verdict, waits
 from hwsim.report.summary import ResetSummary, Summary
 from hwsim.report.units import count, many, percent
 from mapping.targets.figures import Figure
@@ -41,6 +41,7 @@ TIME_PARTS = {
     "messages": "messages to and from host",
     "exchange": "exchanges with the host",
     "sample": "starting and resetting",
+    "overlap": "host layers meanwhile",
 }
 """What a person reads for each part of the latency."""
 
@@ -149,6 +150,8 @@ def _headline(summary: Summary) -> Iterator[Row]:
     latency = cost.latency_us
     span = units.behind(latency, units.time, cost.draws["latency"])
     yield "latency", Text.assemble((units.time(latency), "bold"), " a sample", span, without)
+    if cost.price.latency.meanwhile_us:
+        yield "meanwhile", Text(meanwhile(cost))
     yield "throughput", Text(throughput(cost))
     if cost.cores_used:
         yield "run mode", Text(f"{cost.run_mode}: {turns(cost)}")
@@ -277,7 +280,7 @@ def _add_row(
     style: str = "",
 ) -> None:
     """A part of a price, unless it is nothing in all accountings."""
-    if not any(figure.high for figure in figures):
+    if not any(figure.low or figure.high for figure in figures):
         return
     first, *others = figures
     span = units.span(first, text)

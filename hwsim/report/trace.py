@@ -1,6 +1,6 @@
 """A sample's timeline for Perfetto (ui.perfetto.dev), in Chrome's JSON trace event format.
 
-Tracks are the host's segments, its link, the steps of the chips with what each waits for, and two
+Tracks are what the host does, its link, the steps of the chips with what each waits for, and two
 of each core: its neurons, and the messages that it takes in. The timing model "events" places them.
 """
 
@@ -55,22 +55,28 @@ class Trace:
         runs = dict(zip((load.segment for load in cost.loads), cost.loads, strict=True))
         went = journeys(work.mapped, work.activity, cost.run_mode, accounting)
         resets, link = each if cost.run_mode == "reset" else 1, work.mapped.target.link
-        for segment in time.segments:
-            if segment.side == "host":
-                lasts = 0.0 if segment.work_us is None else segment.work_us.value
-                self._last(HOST, 0, "host", segment.name, lasts)
+        segments, end = {one.name: one for one in time.segments}, self.now + time.total_us.value
+        if each:
+            self._last(STEPS, 0, "steps", "start and reset", link.sample_us.value)
+        start = self.now
+        began = 0
+        for slot in time.slots:
+            self.now = start + slot.start
+            if slot.side == "host":
+                self._last(HOST, 0, "host", slot.name, slot.end - slot.start)
                 continue
-            load = runs[segment.name]
+            segment, load = segments[slot.name], runs[slot.name]
             coming, leaving = crossing(cost, load)
-            if resets:
+            if 0 < began < resets:
                 self._last(STEPS, 0, "steps", "start and reset", link.sample_us.value)
-                resets -= 1
+            began += 1
             self._last(LINK, 0, "link", "exchange", link.exchange_us.value)
             inside = coming * link.message_us.value
             self._last(LINK, 0, "link", "messages in", inside, messages=coming)
             self._run(cost, segment, load, *next(went))
             outside = leaving * link.message_us.value
             self._last(LINK, 0, "link", "messages out", outside, messages=leaving)
+        self.now = end
 
     def to_dict(self) -> dict[str, Any]:
         """What Perfetto opens, as plain dictionaries, lists, strings and numbers."""

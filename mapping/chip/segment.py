@@ -242,6 +242,24 @@ class ChipSegment:
             f"connections, each of which takes a chip a step: give it more delay"
         )
 
+    def waits(self) -> dict[tuple[str, str], int]:
+        """Chip steps that spikes wait in each synapse, by population and synapse.
+
+        A connection takes a chip a step. Where ways of unequal depth meet in a population, spikes
+        of the shorter one come too early and wait there, in the delay of the synapse, for those of
+        the longer one. Spikes of the host do not: it sends them when they are due.
+
+        Raises:
+            BadInput: if a loop has fewer steps of delay than connections.
+        """
+        late, ports = self.depths(), {port.name for port in self.inputs}
+        return {
+            (p.name, s.name): s.delay
+            if s.source in ports
+            else max(0, late[p.name] - late[s.source] - 1 + s.delay)
+            for p, s in self.synapses()
+        }
+
     def loop(self) -> Synapse | None:
         """A synapse that closes a loop; None where spikes only go forward."""
         circle = self._circle(delayed=True)

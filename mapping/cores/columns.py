@@ -85,8 +85,9 @@ def _indexed(layer: Layer, block: Shape3, core: CoreLimits) -> int:
     needed = (layer.shape[0] - 1).bit_length()
     index = next(bits for bits in packing.index_bits if bits >= needed)
     count, words = np.array([block[0]]), 0
-    for wires, synapse in zip(layer.wires, layer.population.synapses, strict=True):
-        bits = synapse.weight_bits + index
+    every = zip(layer.wires, layer.population.synapses, layer.waits, strict=True)
+    for wires, synapse, wait in every:
+        bits = synapse.weight_bits + wait.bit_length() + index
         each = list_words(count, bits, packing.header_bits, packing)
         words += int(each[0]) * sources(wires, (0, 0, 0), block)
     return words * packing.word_bits

@@ -34,7 +34,7 @@ class Memory:
 
 
 def memory(
-    wires: Wiring, weight_bits: int, start: Shape3, stop: Shape3, offset: int, packing: Packing
+    wires: Wiring, synapse_bits: int, start: Shape3, stop: Shape3, offset: int, packing: Packing
 ) -> Memory:
     """The memory that one synapse needs for a block of outputs.
 
@@ -43,7 +43,7 @@ def memory(
 
     Args:
         wires: the synapse's wiring.
-        weight_bits: bits of one stored weight.
+        synapse_bits: bits of one stored weight and of its delay.
         start: first output of the block, ``(C, H, W)``.
         stop: one past the last.
         offset: compartments on the core in front of the block.
@@ -59,7 +59,7 @@ def memory(
     inputs = wires.channels_in // wires.groups
     if packing.shared_kernels:
         used = _taps(wires.rows, start[1], stop[1]) * _taps(wires.cols, start[2], stop[2])
-        words = list_words(outputs, weight_bits, packing.header_bits, packing)
+        words = list_words(outputs, synapse_bits, packing.header_bits, packing)
         return Memory(int(words.sum()) * inputs * used, int(words.max()), 1)
 
     # axes of the arrays: patterns of rows, patterns of columns, groups of channels
@@ -73,7 +73,7 @@ def memory(
     prefix = _index_bits(index[dense], packing) if packing.dense_prefix else 0
     words = list_words(
         count,
-        np.where(dense, weight_bits, weight_bits + sparse_index),
+        np.where(dense, synapse_bits, synapse_bits + sparse_index),
         packing.header_bits + np.where(dense, prefix, 0),
         packing,
     )

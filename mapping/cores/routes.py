@@ -107,8 +107,12 @@ class _Grid:
         """The indices that fall into each tile, for tiles with any."""
         parts = []
         for starts, along in zip(self.starts, indices, strict=True):
-            pieces = np.split(along, np.searchsorted(along, starts[1:]))
-            parts.append([(int(s), p) for s, p in zip(starts, pieces, strict=True) if len(p)])
+            if not len(along):
+                return
+            first, last = np.searchsorted(starts, along[[0, -1]], "right").tolist()
+            near = starts[first - 1 : last]  # all others have none
+            pieces = np.split(along, np.searchsorted(along, near[1:]))
+            parts.append([(int(s), p) for s, p in zip(near, pieces, strict=True) if len(p)])
         for (c, channels), (h, rows), (w, cols) in product(*parts):
             yield self.places[c, h, w], (channels, rows, cols)
 

@@ -15,6 +15,7 @@ from math import prod
 
 import numpy as np
 
+from has8.errors import DoesNotFit
 from mapping.chip.segment import ChipSegment, Population
 from mapping.chip.wiring import (
     Ints,
@@ -27,6 +28,7 @@ from mapping.chip.wiring import (
 )
 from mapping.cores.need import axon_types, input_axons, memory, sources, synapses
 from mapping.cores.pack import LONGEST
+from mapping.partition.segments import KEEP
 from mapping.targets.schema import CoreLimits, Registers
 
 WORK = "work"
@@ -85,6 +87,7 @@ class Layer:
         to_host: whether its spikes leave the chip.
         kinds: a number for each place along each axis, equal where the constants of the neurons
             are that a core keeps in tables; empty along an axis that has no part in them.
+        waits: steps by which each synapse delays spikes on the chip.
     """
 
     population: Population
@@ -93,6 +96,7 @@ class Layer:
     compartments: int
     to_host: bool
     kinds: tuple[tuple[int, ...], ...]
+    waits: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -123,7 +127,16 @@ class Tiling:
 
 
 def layers_of(segment: ChipSegment, registers: Registers) -> list[Layer]:
-    """The populations of a segment, in its order, and what a target with such registers asks."""
+    """The populations of a segment, in its order, and what a target with such registers asks.
+
+    Raises:
+        DoesNotFit: if spikes have to wait in a synapse for longer than the target delays them.
+    """
+    waits, most = segment.waits(), registers.delay_max
+    for (_, synapse), steps in waits.items():
+        if steps > most:
+            hint = f"shorten the longer way to it, or {KEEP.format(synapse)}"
+            raise DoesNotFit(synapse, "steps of delay", need=steps, have=most, hint=hint)
     return [
         Layer(
             population,
@@ -132,6 +145,7 @@ def layers_of(segment: ChipSegment, registers: Registers) -> list[Layer]:
             population.neuron.compartments(registers),
             population.name in segment.outputs,
             tuple(_kinds(population, axis) for axis in range(3)),
+            tuple(waits[population.name, synapse.name] for synapse in population.synapses),
         )
         for population in segment.populations
     ]
@@ -266,8 +280,10 @@ def held(
     Of neurons that take several, those that synapses reach stand in front, in order.
     """
     parts = [
-        memory(wires, synapse.weight_bits, start, stop, offset, core.packing)
-        for wires, synapse in zip(layer.wires, layer.population.synapses, strict=True)
+        memory(wires, synapse.weight_bits + wait.bit_length(), start, stop, offset, core.packing)
+        for wires, synapse, wait in zip(
+            layer.wires, layer.population.synapses, layer.waits, strict=True
+        )
     ]
     tables = layer.population.neuron.tables
     neurons = prod(b - a for a, b in zip(start, stop, strict=True)) * layer.compartments

@@ -2,7 +2,8 @@
 
 Layers that are on the chip beside each other run as one: their steps last as long as the slowest of
 them, and what passes between them stays there. So costs belong to groups, all that could run as
-one, and a partition is a choice of groups. That is an integer program, solved exactly by HiGHS; for
+one, and a partition is a choice of groups. Where several groups share what the host does meanwhile,
+they are one choice together. That is an integer program, solved exactly by HiGHS; for
 a chain of layers it is a shortest path, whose linear relaxation has whole solutions, so that the
 solver need not branch; limits make it branch.
 """
@@ -10,7 +11,8 @@ solver need not branch; limits make it branch.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,8 @@ TOLERANCE = 1e-9
 """How far, of itself, a sum may be off where it is held to a limit."""
 WHOLE = 1e-7
 """How far from 0 and 1 a variable of the relaxation may be."""
+SECONDS = 60.0
+"""A search takes about so long at most; the gap that is proven until then goes with its answer."""
 RESOLUTION = 1e-5
 """Sums that differ by less than this part of the largest single cost are one on a front: the solver
 keeps to limits as far as a tenth of it."""
@@ -47,6 +51,10 @@ class Costed:
         fixed: added once if any layer is on the chip; at least 0.
         limits: the most that costs may come to, whatever else limits them.
         pins: layers whose side is given.
+        one_of: sets of layers in each of which at most one of ``groups`` is chosen, since what
+            several together cost is no sum: those that can be chosen together are one of them.
+        beyond: what several groups cost beyond their sum, at least 0, of those that no set of
+            ``one_of`` has; None if nothing.
     """
 
     layers: tuple[str, ...]
@@ -56,6 +64,8 @@ class Costed:
     fixed: Costs = field(default_factory=dict)
     limits: Costs = field(default_factory=dict)
     pins: Mapping[str, Side] = field(default_factory=dict)
+    one_of: tuple[Layers, ...] = ()
+    beyond: Callable[[Collection[Layers]], Costs] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,6 +86,14 @@ class Costed:
 
     def totals(self, groups: Iterable[Layers]) -> dict[str, float]:
         """What a partition costs: the definition of what :func:`best` makes least."""
+        groups = tuple(groups)
+        found = self.summed(groups)
+        for name, more in (self.beyond(groups) if self.beyond else {}).items():
+            found[name] += more
+        return found
+
+    def summed(self, groups: Iterable[Layers]) -> dict[str, float]:
+        """What it costs at least: what its groups cost alone."""
         chosen = [self.groups[group] for group in groups]
         paid = [self.host, *chosen, *([self.fixed] if chosen else [])]
         return {name: sum(costs.get(name, 0.0) for costs in paid) for name in self.names}
@@ -107,7 +125,7 @@ def best(
     limits: Costs | None = None,
     *,
     without: Collection[Layers] = (),
-    seconds: float = 60.0,
+    seconds: float = SECONDS,
 ) -> Division | None:
     """The partition at which a weighted sum of costs is least.
 
@@ -131,16 +149,23 @@ def best(
         raise BadInput(f"no layer costs {odd[0]!r}: known are {', '.join(known) or 'none'}")
     program, refused = _Program(costed, objective, limits), list(without)
     least: Division | None = None
-    while (bound := program.solved(refused, seconds)) is not None:
+    end = monotonic() + seconds
+    while (bound := program.solved(refused, max(end - monotonic(), 1.0))) is not None:
         groups = costed.divided(bound.on_chip)
         if groups is not None:  # those of the bound, unless it kept apart what would run as one
             division = Division(groups, costed.totals(groups), bound.gap)
-            if set(groups) == set(bound.groups) or _within(division.totals, limits):
+            summed = set(groups) == set(bound.groups) and costed.beyond is None
+            if summed or _within(division.totals, limits):
                 least = min(
                     [division, *([least] if least else [])], key=lambda d: _sum(d.totals, objective)
                 )
-        if least is not None and _sum(least.totals, objective) <= _sum(bound.totals, objective):
-            break
+        if least is not None:
+            reached, floor = _sum(least.totals, objective), _sum(bound.totals, objective)
+            if reached <= floor:
+                break
+            if monotonic() > end:
+                gap = (reached - floor * (1 - bound.gap)) / reached
+                return replace(least, gap=max(least.gap, gap))
         refused.append(bound.on_chip)
     return least
 
@@ -265,6 +290,7 @@ class _Program:
             LinearConstraint(less @ once, first, first),
             LinearConstraint(any_group, 1, np.inf),
             *(self._limit(*item) for item in limits.items()),
+            *map(self._at_most_one, costed.one_of),
         ]
         hosted_by = {"host": 1.0, "chip": 0.0}
         pins = [hosted_by.get(costed.pins.get(name, ""), np.nan) for name in costed.layers]
@@ -296,7 +322,7 @@ class _Program:
                 raise BadInput(f"no partition was found in {seconds:g} seconds: allow more time")
             return None
         chosen = tuple(group for group, on in zip(self.groups, solved.x, strict=False) if on > 0.5)
-        return Division(chosen, self.costed.totals(chosen), float(solved.mip_gap or 0.0))
+        return Division(chosen, self.costed.summed(chosen), float(solved.mip_gap or 0.0))
 
     def _row(self, name: str) -> NDArray[np.float64]:
         """What each variable adds to a cost, on top of that of all layers on the host."""
@@ -309,6 +335,11 @@ class _Program:
         row = self._row(name)
         scale, room = np.abs(row).max(initial=0.0) or 1.0, most - self.costed.host.get(name, 0.0)
         return LinearConstraint(row / scale, -np.inf, room / scale)
+
+    def _at_most_one(self, layers: Layers) -> LinearConstraint:
+        """Of the groups within these layers at most one is chosen."""
+        inside = [float(group <= layers) for group in self.groups]
+        return LinearConstraint(np.array([*inside, *(0.0 for _ in self.costed.layers), 0.0]), 0, 1)
 
     def _other_than(self, on_chip: Layers) -> LinearConstraint:
         """The partition is not this one."""

@@ -18,7 +18,7 @@ from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.files import write_whole
 from has8.steps import Readout
-from has8.text import printable
+from has8.text import file_name, printable
 from hwsim.alternatives import alternative
 from hwsim.exploration import explore
 from hwsim.names import Objective
@@ -48,6 +48,7 @@ def run_explore(
     coding: Coding,
     seed: int,
     output: int,
+    out: Path | None,
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
@@ -93,6 +94,7 @@ def run_explore(
             pins=dict(pins),
             most=most,
             batch_size=BATCH,
+            keep=None if out is None else out / "runs",
             on_stage=stage,
         )
         best = found.best.measured
@@ -108,8 +110,12 @@ def run_explore(
         beside = [choice.measured for choice in found.choices]
         page = html_report(summary_of(best, network.name), beside=beside)
         write_whole(report, lambda file: file.write(page.encode()))
+    told = json.dumps(exploration_to_dict(network.name, found), indent=2) if out or as_json else ""
+    if out is not None:
+        result = out / f"{file_name(network.name)}.explore.json"
+        write_whole(result, lambda file: file.write(f"{told}\n".encode()))
     if as_json:
-        click.echo(json.dumps(exploration_to_dict(network.name, found), indent=2))
+        click.echo(told)
     else:
         show(lambda console: render_exploration(console, network.name, found))
         if report is not None:

@@ -24,7 +24,6 @@ from has8.training.checkpoint import load as load_checkpoint
 from has8.training.fit import fit
 from has8.training.hardware import Hardware
 from has8.training.history import Epoch, History
-from has8.training.memory import keep_pages
 from has8.training.new_model import new_model, recipe_options
 from has8.training.processes import first_process_first, is_first_process
 from has8.training.recipes import RECIPES, TrainConfig
@@ -137,7 +136,6 @@ def run_train(
     folder = out or Path("runs") / file_name(f"{subject.name}-{subject.data.name}")
     for given in filter(None, (start, separate)):
         _check_apart(given, folder)
-    keep_pages()
     history = _fit(subject, config, hardware, folder, resume=not restart, quiet=quiet)
     if is_first_process():
         result = _result(subject, recipe, folder, history)

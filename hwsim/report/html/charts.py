@@ -219,13 +219,13 @@ def _by_segment(
 def slices_of(cost: CostReport) -> Iterator[tuple[str, str, str, float, float]]:
     """What happens to one sample: (track, kind, name, start, length), times in microseconds.
 
-    Kinds are those of :data:`WAITS`. Slices follow one another and end when the sample does, since
-    host, link and chips wait for each other within a sample. Where the host's speed is not known,
-    its layers take no time.
+    Kinds are those of :data:`WAITS`. Slices of link and chip follow one another, those of the host
+    lie beside them where it computes meanwhile. Where the host's speed is not known, its layers
+    take no time.
     """
     time, link = cost.price.latency, cost.work.mapped.target.link
     loads = {load.segment: load for load in cost.loads}
-    resets, now = len(cost.loads) if cost.run_mode == "reset" else 1, 0.0
+    resets, began, now = len(cost.loads) if cost.run_mode == "reset" else 1, 0, 0.0
 
     def last(track: str, kind: str, name: str, us: float) -> Iterator[Any]:
         nonlocal now
@@ -233,18 +233,21 @@ def slices_of(cost: CostReport) -> Iterator[tuple[str, str, str, float, float]]:
             yield track, kind, name, now, us
             now += us
 
-    for segment in time.segments:
+    if cost.loads:
+        yield from last("chip", "start", "start and reset", link.sample_us.value)
+    start = now
+    for segment in time.slots:
+        now = start + segment.start
         if segment.side == "host":
-            work = 0.0 if segment.work_us is None else segment.work_us.value
-            yield from last("host", "host", segment.name, work)
+            yield from last("host", "host", segment.name, segment.end - segment.start)
             continue
         coming, leaving = (
             count / cost.samples * link.message_us.value
             for count in crossing(cost, loads[segment.name])
         )
-        if resets:
+        if 0 < began < resets:
             yield from last("chip", "start", "start and reset", link.sample_us.value)
-            resets -= 1
+        began += 1
         yield from last("link", "link", "exchange", link.exchange_us.value)
         yield from last("link", "link", f"messages into {segment.name}", coming)
         for step in (step for step in cost.steps if step.segment == segment.name):

@@ -1,4 +1,4 @@
-"""Memory that a training step frees, kept for the next one."""
+"""Memory that a batch frees, kept for the next one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def keep_pages() -> bool:
     """Have glibc keep large blocks that are freed, for the rest of the process.
 
     By default it gives each back to the system, which clears its pages anew for the next one: a
-    quarter of a training step on the CPU. The process's memory then stays at its peak.
+    quarter of a training step on the CPU, half of a large network's run on the host. The process's
+    memory then stays at its peak.
 
     Returns:
         Whether the C library knows these options; False on other systems, where nothing changes.
