@@ -601,6 +601,9 @@ def test_files_that_hold_no_such_arrays(tmp_path, arrays, words):
 
 def test_arrays_without_labels_are_not_trained_on(tmp_path):
     np.save(tmp_path / "some.npy", np.zeros((2, 1, 8, 8), np.float32))
+    np.save(tmp_path / "wide.npy", np.zeros((2, 1, 4, 8), np.float32))
+    with pytest.raises(BadInput, match="images of 4 x 8 pixels, and squares of 8 are asked for"):
+        load_data(str(tmp_path / "wide.npy"), image_size=8)
     with pytest.raises(BadInput, match="there is no file"):
         load_data(str(tmp_path / "absent.npy"))
     model = create_model("has8_vgg", num_classes=2, in_channels=1)

@@ -29,7 +29,7 @@ def read_arrays(file: Path, size: int | None) -> tuple[ArrayImages, tuple[str, .
         file: a ``.npy`` of images, or a ``.npz`` with them as ``x`` and, if they are known, labels
             as ``y``, whole numbers ``[N]``. Images are ``[N, C, H, W]`` or vectors ``[N, K]``,
             which become ``[N, 1, 1, K]``: bytes, or floats in [0, 1].
-        size: side to which images are resized; None keeps theirs.
+        size: side to which square images are resized; None keeps theirs.
 
     Returns:
         The images, and the classes "0" to the largest label; none where there are no labels.
@@ -45,6 +45,12 @@ def read_arrays(file: Path, size: int | None) -> tuple[ArrayImages, tuple[str, .
         )
     x = torch.from_numpy(_checked(arrays["x"], file))
     images = x.reshape(len(x), 1, 1, -1) if x.ndim == 2 else x
+    height, width = images.shape[-2:]
+    if size is not None and height != width:
+        raise BadInput(
+            f"{file} holds images of {height} x {width} pixels, and squares of {size} are asked "
+            "for: give it images of the right shape"
+        )
     if "y" not in arrays:
         return ArrayImages(images, torch.zeros(len(x), dtype=torch.int64), size=size), ()
     found = ArrayImages(images, torch.from_numpy(arrays["y"]), size=size)

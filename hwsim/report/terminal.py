@@ -154,6 +154,10 @@ def _headline(summary: Summary) -> Iterator[Row]:
         yield "meanwhile", Text(meanwhile(cost))
     yield "throughput", Text(throughput(cost))
     if cost.cores_used:
+        yield (
+            "bottleneck",
+            Text(f"of {many(len(cost.steps), 'chip step')}: {waits(cost, cost.steps)}"),
+        )
         yield "run mode", Text(f"{cost.run_mode}: {turns(cost)}")
 
 
