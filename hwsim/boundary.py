@@ -53,6 +53,20 @@ def encode(node: Node, x: Tensor) -> tuple[Tensor, Counts]:
     return logical(spikes), fired.movedim(-1, 1).numpy().astype(np.int64)
 
 
+def repack(node: Node, spikes: Tensor) -> Tensor:
+    """Trains of spikes packed into payloads, or payloads unpacked.
+
+    Args:
+        node: of kind "pack", or "unpack".
+        spikes: ``bool[T, B, *shape]``, or payloads in whole numbers.
+
+    Returns:
+        The other of the two, ``[T, B, *shape]``, in memory as the chip's spikes lie.
+    """
+    changed: Tensor = OPS[node.op].run(node, spikes)
+    return logical(stored(changed))
+
+
 def written_biases(
     neuron: Node, population: Population, registers: Registers, current: Tensor
 ) -> tuple[Tensor, int]:

@@ -25,7 +25,7 @@ from hwsim.backends.protocol import (
     longest_delays,
 )
 from hwsim.backends.registry import find_backend
-from hwsim.boundary import decode, encode, read_membranes, written_biases
+from hwsim.boundary import decode, encode, read_membranes, repack, written_biases
 from hwsim.counting import Counter
 from hwsim.names import RECORDS
 from mapping.chip.segment import Population
@@ -61,7 +61,7 @@ class Run:
         logits: ``float32[N, classes]``, the model's output; time first if it has steps.
         activity: counts over all samples.
         spikes: if recorded, those of every population by segment and population,
-            ``bool[T, N, *shape]``; else empty.
+            ``bool[T, N, *shape]``, or payloads of graded ones in whole numbers; else empty.
         inputs: if recorded with the spikes, those into every port by segment and port,
             ``bool[T, N, *shape]``, or the biases that the host wrote, ``int64[N, *shape]``.
         membranes: if recorded, those of every population at the end of each step.
@@ -119,7 +119,9 @@ class Program:
         self.executables: dict[str, Executable] = {
             chip.name: self.backend.compile(chip, registers) for chip in mapped.chip_segments
         }
-        self.sent = {name for segment in mapped.partition.on_chip for name in segment.inputs}
+        crossing = {name for segment in mapped.partition.on_chip for name in segment.inputs}
+        packed = (node.inputs[0] for node in mapped.graph if node.op == "pack")
+        self.sent = {*crossing, *packed}
         self.written = _written(mapped)
         # Images lie as the chip's spikes do; with nothing on the chip, as in the graph's own run.
         self.memory = torch.channels_last if mapped.chip_segments else torch.contiguous_format
@@ -219,6 +221,8 @@ class Program:
             elif node.op == "encode" and node.name in self.sent:
                 values[node.name], fired = encode(node, inputs[0])
                 counts.add(node.name, fired)
+            elif node.op in ("pack", "unpack"):
+                values[node.name] = repack(node, inputs[0])
             elif node.op == "decode" and inputs[0].dtype == torch.bool:
                 values[node.name] = decode(node, inputs[0])
             else:
@@ -256,8 +260,10 @@ class Program:
         self, segment: Segment, values: dict[str, Tensor], counts: Counter, part: _Part
     ) -> None:
         fed = {
-            name: values[name] if name in self.written else binary(values[name], name)
-            for name in segment.inputs
+            port.name: values[port.name]
+            if port.kind == "bias" or port.payload.graded
+            else binary(values[port.name], port.name)
+            for port in self.mapped.chip_segment(segment.name).inputs
         }
         run = self.executables[segment.name](
             fed,

@@ -44,6 +44,7 @@ from mapping.mapped import Mapped
 from mapping.partition.biases import biases_as_neurons
 from mapping.partition.cut import cut
 from mapping.partition.membranes import last_membranes
+from mapping.partition.packing import Coding, packed, unpacked
 from mapping.partition.pins import Pins
 from mapping.partition.rules import layer_with
 from mapping.partition.segments import Partition, Side
@@ -79,6 +80,7 @@ def map_model(
     allocation: Allocation = "cores",
     placement: Placing = "descent",
     placement_seed: int = 0,
+    coding: Coding = "binary",
     on_progress: Callable[[int, int], None] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Mapped:
@@ -119,6 +121,10 @@ def map_model(
         placement: "descent" swaps cores until their messages, one for each neuron, pass few
             routers; "snake" puts them in the order of the layers.
         placement_seed: of the descent's random swaps, at least 0.
+        coding: "binary" has spikes cross between host and chip one by one; "graded" has what an
+            encoder sends or a decoder takes cross once for all steps, as a graded spike that
+            neurons on the chip unpack or pack. What is computed is the same. Only for targets
+            with graded spikes.
         on_progress: called while cores change places with (rounds done, rounds in all).
         provenance: JSON-able facts to keep beside the model's configuration and the options.
 
@@ -129,12 +135,14 @@ def map_model(
         TraceError: if the model cannot be turned into a graph.
         UnknownName, TargetError: if the target cannot be read.
         BadInput: if an option is out of range, no input shape is known, or a layer that is pinned
-            to the chip cannot be there.
+            to the chip cannot be there; with coding="graded" if the target has no graded spikes
+            that hold all steps, or nothing crosses that could be one.
     """
     target = target if isinstance(target, Target) else load_target(target)
     allocation = value(allocation, Allocation, "allocation")
     placement = value(placement, Placing, "placement")
     placement_seed = whole(placement_seed, "placement_seed", 0)
+    coding = value(coding, Coding, "coding")
     given.callback(on_progress)
     added = plain(dict(given.provenance(provenance)), "provenance")
     model = model if isinstance(model, Graph) else given.own_copy(model)
@@ -157,9 +165,12 @@ def map_model(
         chosen = choose_scales(
             graph, parts, target, calibration, weight_bits, scales, per_channel, known
         )
+        whole_graph, whole_parts = (
+            packed(graph, parts, target) if coding == "graded" else (graph, parts)
+        )
         quantized = [
-            quantize(graph, segment, target.registers, weight_bits=weight_bits, scales=chosen)
-            for segment in parts.on_chip
+            quantize(whole_graph, segment, target.registers, weight_bits=weight_bits, scales=chosen)
+            for segment in whole_parts.on_chip
         ]
         segments = tuple(integers for integers, _ in quantized)
         try:
@@ -186,11 +197,12 @@ def map_model(
         "scales": scales if isinstance(scales, str) else "given",
         "per_channel": per_channel,
         **({} if allocation == "cores" else {"allocation": allocation}),
+        **({} if coding == "binary" else {"coding": coding}),
         "placement": placement,
         "placement_seed": placement_seed,
         **added,
     }
-    mapped = Mapped(graph, parts, segments, errors, on_cores, target, facts)
+    mapped = Mapped(whole_graph, whole_parts, segments, errors, on_cores, target, facts)
     check_mapped(mapped)
     return mapped
 
@@ -280,7 +292,7 @@ def traced(
     """
     inputs, output = value(inputs, Given, "inputs"), whole(output, "output", 0)
     if isinstance(model, Graph):
-        return _fitting(model, calibration, input_shape, inputs, output)
+        return _fitting(unpacked(model), calibration, input_shape, inputs, output)
     if inputs != "values" or loops(model):
         return _trace_loop(model, calibration, input_shape, inputs, output)
     if output:

@@ -67,7 +67,15 @@ def parted(mapped: Mapped, on_chip: Collection[str]) -> Partition:
     """The partition of a mapping with some of its layers on the chip, and all others on the host.
 
     A loop over steps of which a layer is on the host stays there.
+
+    Raises:
+        BadInput: if values cross as graded spikes, which belong to one partition.
     """
+    if any(node.op in ("pack", "unpack") for node in mapped.graph):
+        raise BadInput(
+            "the mapping's values cross as graded spikes, which are of its own partition: map it "
+            "with coding='binary', and the partition that is chosen with coding='graded'"
+        )
     reasons = {rejection.node: rejection.reason for rejection in mapped.partition.rejections}
     neurons = (node.name for node in mapped.graph if node.op == "neuron")
     hosted = {name: reasons.get(name, CHOSEN) for name in neurons if name not in on_chip}

@@ -199,6 +199,7 @@ def world(tmp_path_factory):
                 "allocation": "latency",
                 "placement": "descent",
                 "placement_seed": 0,
+                "coding": "binary",
                 "on_progress": None,
                 "provenance": {},
             },

@@ -117,6 +117,7 @@ def map_command(**options: Any) -> None:
     has8-map model.pt --partition head.snn,blocks.0.snn --samples 500
     has8-map model.pt --pin 'blocks.*=host' --pin head.snn.0=chip
     has8-map net.pt --data mnist --mean 0.1307 --std 0.3081
+    has8-map model.pt --target loihi2 --coding graded
     has8-map mynet.py:Net --weights state.pt --data nmnist --steps 25
     has8-map mynet.py:Net --data mnist --flatten --steps 25 --readout count
     """

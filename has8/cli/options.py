@@ -108,11 +108,12 @@ network_options = _added(
         ),
         click.option(
             "--coding",
-            type=click.Choice(["static", "rate", "latency"]),
+            type=click.Choice(["static", "rate", "latency", "graded"]),
             default="static",
             show_default=True,
             help="With --readout, of values: the same each step, random spikes of that rate, or a "
-            "spike each, the larger the earlier.",
+            "spike each, the larger the earlier.  Without it, graded: a value that an encoder "
+            "sends to the chip, or a decoder takes from it, crosses as one graded spike.",
         ),
         click.option(
             "--seed",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from has8.errors import BadInput
 from hwsim.activity import Counts, Overflow
-from mapping.chip.segment import ChipSegment
+from mapping.chip.segment import ChipSegment, Port
 from mapping.targets.schema import Registers
 
 
@@ -22,7 +22,7 @@ class SegmentState:
     Args:
         registers: registers of each population's neurons by name, ``int64[B, *shape]``.
         past: spikes of each source that a delayed synapse has yet to deliver, the newest last,
-            ``bool[D, B, *shape]`` with the longest of its delays as D.
+            ``[D, B, *shape]`` with the longest of its delays as D.
     """
 
     registers: Mapping[str, Mapping[str, Tensor]]
@@ -34,7 +34,8 @@ class SegmentRun:
     """What one segment did with one batch.
 
     Args:
-        spikes: spikes of each population, ``bool[T, B, *shape]``.
+        spikes: spikes of each population, ``bool[T, B, *shape]``; of graded ones the payloads, in
+            the type that their :class:`mapping.chip.payload.Payload` names.
         updated: how many samples updated each neuron in each step (state, bias or input not
             zero), ``int64[T, *shape]`` for each population; empty where a backend cannot tell.
         overflows: registers that left their range, for each population; empty where a backend
@@ -76,8 +77,8 @@ class Executable(Protocol):
         """Run one batch.
 
         Args:
-            inputs: what enters each port: spikes ``bool[T, B, *shape]``, or biases
-                ``int64[B, *shape]``.
+            inputs: what enters each port: spikes ``bool[T, B, *shape]``, payloads of graded spikes
+                in whole numbers, or biases ``int64[B, *shape]``.
             first: the number of the batch's first sample in the whole run. Only what happens by
                 chance depends on it.
             membranes: whether to keep them.
@@ -144,8 +145,31 @@ def binary(x: Tensor, name: str) -> Tensor:
     return spikes
 
 
+def graded(x: Tensor, port: Port) -> Tensor:
+    """What a port of graded spikes takes.
+
+    Args:
+        x: whole numbers.
+        port: with the range of its payloads.
+
+    Returns:
+        The same in the type that holds the payloads.
+
+    Raises:
+        BadInput: if they are no whole numbers, or out of range.
+    """
+    low, high = port.payload.range
+    least, most = (0, 0) if x.dtype == torch.bool else (int(x.min()), int(x.max()))
+    if x.is_floating_point() or x.is_complex() or not low <= least <= most <= high:
+        raise BadInput(
+            f"{port.name!r} sends graded spikes, whole numbers from {low} to {high}, not "
+            f"{x.dtype} from {least} to {most}"
+        )
+    return x.to(getattr(torch, port.payload.kind))
+
+
 def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What enters a segment's ports: spikes as bool, biases as int64.
+    """What enters a segment's ports: spikes as bool, graded ones and biases as whole numbers.
 
     Raises:
         BadInput: if a port's spikes or biases are missing, have another shape or are not of their
@@ -170,5 +194,8 @@ def checked_inputs(segment: ChipSegment, inputs: Mapping[str, Tensor]) -> dict[s
             )
         if written and entering.dtype != torch.int64:
             raise BadInput(f"the biases of {port.name!r} must be int64, not {entering.dtype}")
-        checked[port.name] = entering if written else binary(entering, port.name)
+        if port.payload.graded:
+            checked[port.name] = graded(entering, port)
+        else:
+            checked[port.name] = entering if written else binary(entering, port.name)
     return checked

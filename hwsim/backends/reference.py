@@ -30,7 +30,8 @@ from mapping.chip.neurons import State, with_constants
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.targets.schema import Registers
 
-Spikes = NDArray[np.bool_]
+Spikes = NDArray[Any]
+"""Bool, or the payloads of graded spikes in whole numbers."""
 
 
 class Reference:
@@ -77,8 +78,8 @@ class ReferenceProgram:
         """Run one batch, step by step and in each step population by population.
 
         Args:
-            inputs: the spikes of each port, ``bool[T, B, *shape]``, or its biases,
-                ``int64[B, *shape]``.
+            inputs: the spikes of each port, ``bool[T, B, *shape]``, or payloads of graded ones in
+                whole numbers, or its biases, ``int64[B, *shape]``.
             first: has no effect, since nothing happens by chance.
             membranes: whether to keep them.
             state: what every sample starts from; None is cleared state.
@@ -91,7 +92,9 @@ class ReferenceProgram:
         samples = self.segment.samples(inputs)
         biases = {p.name: spikes.pop(p.bias) for p in self.order if p.bias is not None}
         for item in self.segment.populations:
-            spikes[item.name] = np.zeros((self.segment.steps, samples, *item.shape), dtype=bool)
+            spikes[item.name] = np.zeros(
+                (self.segment.steps, samples, *item.shape), dtype=item.payload.kind
+            )
         history = _History(self.segment, spikes, state)
         layers = [
             _Layer(item, samples, self.registers, state, biases.get(item.name))
@@ -135,7 +138,9 @@ class _History:
         self.past: dict[str, Spikes] = {}
         for name, delay in longest_delays(segment).items():
             if state is None:
-                self.past[name] = np.zeros((delay, *spikes[name].shape[1:]), dtype=bool)
+                self.past[name] = np.zeros_like(
+                    spikes[name], shape=(delay, *spikes[name].shape[1:])
+                )
             else:
                 self.past[name] = state.past[name].cpu().numpy()
 
@@ -193,16 +198,16 @@ class _Layer:
         self.updated.append(np.count_nonzero(step.updated, axis=0).astype(np.int64))
         if membranes:
             self.membranes.append(self.state["v"])
-        fired: Spikes = step.spikes
-        return fired
+        sent: Spikes = step.spikes
+        return sent
 
 
 def weighted_sum(synapse: Synapse, spikes: Ints) -> Ints:
-    """The sum of the weights of all spikes that arrive, before any shift.
+    """The sum of the weights of all spikes that arrive, times their payloads, before any shift.
 
     Args:
         synapse: with its wiring.
-        spikes: of its source in one step, ``int64[B, *shape]``.
+        spikes: of its source in one step, 1 or their payloads, ``int64[B, *shape]``.
 
     Returns:
         ``int64[B, C, H, W]``.

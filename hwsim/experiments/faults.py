@@ -303,7 +303,7 @@ class _FaultyProgram:
         name = population.name
         fed = {port.name: sent[port.name] for port in _sources(self.segment, population)}
         done = self.executables[name](fed, first=first, membranes=membranes)
-        fired = done.spikes[name] & self.alive[name].to(done.spikes[name].device)
+        fired = done.spikes[name] * self.alive[name].to(done.spikes[name].device)
         return replace(done, spikes={name: self._kept(name, fired, first)})
 
     def _run_loop(
@@ -328,7 +328,7 @@ class _FaultyProgram:
         for p in layers:
             all_ = torch.ones(steps, samples, *p.shape, dtype=torch.bool)
             kept[p.name] = self._kept(p.name, all_, first) & self.alive[p.name]
-            sent[p.name] = torch.zeros_like(all_)
+            sent[p.name] = torch.zeros_like(all_, dtype=getattr(torch, p.payload.kind))
         for step in range(steps):
             for p in layers:
                 fed = {} if p.bias is None else {p.bias: sent[p.bias]}
@@ -339,13 +339,13 @@ class _FaultyProgram:
                 done = self.executables[p.name](
                     fed, first=first, membranes=membranes, state=states[p.name], keep_state=True
                 )
-                sent[p.name][step] = done.spikes[p.name][0].cpu() & kept[p.name][step]
+                sent[p.name][step] = done.spikes[p.name][0].cpu() * kept[p.name][step]
                 states[p.name] = done.state
                 runs[p.name].append(replace(done, state=None))
         return {name: _joined(of_steps, name, sent[name]) for name, of_steps in runs.items()}
 
     def _kept(self, name: str, spikes: Tensor, first: int) -> Tensor:
-        """Spikes ``bool[T, B, *shape]`` without those that are lost."""
+        """Spikes ``[T, B, *shape]``, bool or payloads, without those that are lost."""
         rate = self.faults.dropped_spikes
         if rate == 0:
             return spikes
@@ -355,16 +355,21 @@ class _FaultyProgram:
         for number in range(samples):
             lost = strikes(place, rate, kept.shape[1:], sample=first + number)
             np.logical_not(lost, out=kept[number])
-        return spikes & logical(torch.from_numpy(kept)).to(spikes.device)
+        return spikes * logical(torch.from_numpy(kept)).to(spikes.device)
 
 
 def _sources(segment: ChipSegment, population: Population) -> tuple[Port, ...]:
     """What feeds a population; where nothing does, the ports, which tell the number of samples."""
     names = dict.fromkeys(synapse.source for synapse in population.synapses)
-    fed = tuple(Port(name, segment.shape_of(name)) for name in names)
+    fed = tuple(_port(segment, name, name) for name in names)
     if population.bias is not None:
         fed = (*fed, Port(population.bias, population.shape, "bias"))
     return fed or tuple(port for port in segment.inputs if port.kind == "spikes")
+
+
+def _port(segment: ChipSegment, source: str, name: str) -> Port:
+    """A port, of some name, of what a source sends."""
+    return Port(name, segment.shape_of(source), payload=segment.payload_of(source))
 
 
 def _alone(segment: ChipSegment, population: Population) -> ChipSegment:
@@ -388,7 +393,7 @@ def _late(synapse: Synapse) -> str:
 def _in_a_step(segment: ChipSegment, population: Population) -> ChipSegment:
     """A population as a segment of one step, whose ports are given what arrives in it."""
     name, of = population.name, population.synapses
-    ports = {_late(s): Port(_late(s), segment.shape_of(s.source)) for s in of}
+    ports = {_late(s): _port(segment, s.source, _late(s)) for s in of}
     if population.bias is not None:
         ports[population.bias] = Port(population.bias, population.shape, "bias")
     now = tuple(replace(s, source=_late(s), delay=0) for s in of)

@@ -314,7 +314,11 @@ class FloatGraph:
     def __init__(self, mapped: Mapped, *, trained: bool = False) -> None:
         self.graph = as_trained(mapped.graph) if trained else mapped.graph
         self.parts = loops_of(moved(self.graph, (n.name for n in self.graph), torch.empty(0)))
-        self.kept = {p.name for chip in mapped.chip_segments for p in chip.populations}
+        self.kept = {
+            population.name: getattr(torch, population.payload.kind)
+            for chip in mapped.chip_segments
+            for population in chip.populations
+        }
         self.last = {
             source: place
             for place, part in enumerate(self.parts)
@@ -329,8 +333,8 @@ class FloatGraph:
             x: ``float32[B, *input_shape]``.
 
         Returns:
-            The spikes ``bool[T, B, *shape]`` of the layers that the chip has, by name, and the
-            logits.
+            The spikes of the layers that the chip has, by name, ``bool[T, B, *shape]`` or their
+            payloads, and the logits.
         """
         values, spikes = {self.graph.input.name: x}, {}
         output = self.graph.output.name
@@ -338,7 +342,7 @@ class FloatGraph:
             evaluate_nodes(self.graph, part, values)
             for node in part:
                 if node.name in self.kept:
-                    spikes[node.name] = values[node.name].bool()
+                    spikes[node.name] = values[node.name].to(self.kept[node.name])
             for name in [n for n in values if n != output and self.last[n] <= place]:
                 del values[name]
         return spikes, values[output]

@@ -31,12 +31,12 @@ class _Array:
     name: str
     steps: int | None
     shape: tuple[int, ...]
-    kind: type[np.generic]
+    kind: np.dtype[Any]
 
     @property
     def bytes_each(self) -> int:
         """Bytes of one sample."""
-        return (self.steps or 1) * math.prod(self.shape) * np.dtype(self.kind).itemsize
+        return (self.steps or 1) * math.prod(self.shape) * self.kind.itemsize
 
     def zeros(self, samples: int) -> NDArray[Any]:
         return np.zeros((*([self.steps] if self.steps else []), samples, *self.shape), self.kind)
@@ -46,10 +46,11 @@ class Recording:
     """Arrays for a run of known length, filled batch by batch.
 
     By their names in the file: ``SEGMENT/inputs/PORT`` and ``SEGMENT/spikes/POPULATION``,
-    ``bool[T, N, *shape]``, if spikes are recorded; ``SEGMENT/membranes/POPULATION``,
-    ``int32[T, N, *shape]`` (int64 where registers have more than 32 bits), if membranes are;
-    always ``logits`` and ``float_logits``, ``float32[N, classes]``, time first if the model's
-    output has steps, and ``labels``, ``int64[N]``, -1 where they are not known.
+    ``bool[T, N, *shape]``, or payloads in whole numbers, if spikes are recorded;
+    ``SEGMENT/membranes/POPULATION``, ``int32[T, N, *shape]`` (int64 where registers have more than
+    32 bits), if membranes are; always ``logits`` and ``float_logits``, ``float32[N, classes]``,
+    time first if the model's output has steps, and ``labels``, ``int64[N]``, -1 where they are not
+    known.
 
     Args:
         mapped: what runs.
@@ -142,20 +143,21 @@ def _planned(mapped: Mapped, record: Collection[str]) -> Iterator[_Array]:
             for port in chip.inputs:
                 name = f"{chip.name}/inputs/{port.name}"
                 if port.kind == "bias":
-                    yield _Array(name, None, port.shape, np.int64)
+                    yield _Array(name, None, port.shape, np.dtype(np.int64))
                 else:
-                    yield _Array(name, chip.steps, port.shape, np.bool_)
+                    yield _Array(name, chip.steps, port.shape, np.dtype(port.payload.kind))
         for population in chip.populations:
             name, shape = population.name, population.shape
             if "spikes" in record:
-                yield _Array(f"{chip.name}/spikes/{name}", chip.steps, shape, np.bool_)
+                sent = np.dtype(population.payload.kind)
+                yield _Array(f"{chip.name}/spikes/{name}", chip.steps, shape, sent)
             if "membranes" in record:
-                kind = np.int32 if mapped.target.registers.state_bits <= 32 else np.int64
+                kind = np.dtype(np.int32 if mapped.target.registers.state_bits <= 32 else np.int64)
                 yield _Array(f"{chip.name}/membranes/{name}", chip.steps, shape, kind)
     output = mapped.graph.output.type
     for name in ("logits", "float_logits"):
-        yield _Array(name, output.steps, output.shape, np.float32)
-    yield _Array("labels", None, (), np.int64)
+        yield _Array(name, output.steps, output.shape, np.dtype(np.float32))
+    yield _Array("labels", None, (), np.dtype(np.int64))
 
 
 def _free_memory() -> int | None:

@@ -300,6 +300,7 @@ def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterato
     yield from _coarse(mapped)
     yield from _writes(mapped)
     yield from _reads(mapped)
+    yield from _packs(mapped)
     unknown = [population.name for population in populations if not population.exact]
     if unknown:
         yield Assumption(
@@ -341,6 +342,28 @@ def _writes(mapped: Mapped) -> Iterator[Assumption]:
         yield Assumption(
             f"The host writes {each:,} biases a sample ({', '.join(p.name for p in ports)}), a "
             f"message for each.",
+            main=True,
+        )
+
+
+def _packs(mapped: Mapped) -> Iterator[Assumption]:
+    """What it costs that values cross as graded spikes."""
+    neurons = sum(
+        population.size
+        for chip in mapped.chip_segments
+        for population in chip.populations
+        if population.neuron.model in ("pack", "unpack")
+    )
+    if neurons:
+        target, path = mapped.target, "link.graded_messages"
+        cited = target.citations.get(path)
+        yield Assumption(
+            f"A value crosses between host and chip as a graded spike, which is "
+            f"{target.link.graded_messages} messages; between cores it is one. {neurons:,} neurons "
+            f"on the chip unpack such spikes and pack them: programs of a few instructions, priced "
+            f"like other neurons, which have not run on hardware.",
+            target.name if cited is None else cited.source,
+            "M" if cited is None else cited.trust,
             main=True,
         )
 

@@ -42,8 +42,9 @@ from hwsim.program import Run, checked_mapping
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import ALONE, DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped
+from mapping.partition.packing import unpacked
 from mapping.targets.figures import Figure
-from mapping.targets.prices import Accounting, Event
+from mapping.targets.prices import Accounting, Event, HostLink
 from mapping.targets.sheets import with_figures
 
 CONVENTION = "horowitz-45nm"
@@ -254,7 +255,8 @@ class CostReport:
     @property
     def messages(self) -> float:
         """Spikes, writes and reads between host and chip, of one sample."""
-        return sum(crossing(self.loads, self.boundaries)) / self.samples
+        crossed = crossing(self.loads, self.boundaries, self.work.mapped.target.link)
+        return sum(messages.value for messages in crossed) / self.samples
 
     @property
     def events(self) -> dict[Event, int]:
@@ -428,7 +430,8 @@ class _Work:
 
     def price(self, accounting: Accounting) -> Price:
         target, chips = self.mapped.target, self.mapped.placement.chips_used
-        crossed, samples = crossing(self.loads, self.boundaries), self.activity.samples
+        crossed = crossing(self.loads, self.boundaries, target.link)
+        samples = self.activity.samples
         resets = len(self.loads) if self.run_mode == "reset" else 1
         time = latency(
             *(self.mapped, self.loads, self.layers, samples, accounting, self.host, crossed),
@@ -538,16 +541,26 @@ def _without_range(figure: Figure) -> Figure:
     return figure.at(figure.value)
 
 
-def crossing(loads: Iterable[SegmentLoad], boundaries: Iterable[BoundaryCounts]) -> tuple[int, ...]:
-    """Spikes, writes and reads between host and chip in each run; controls are writes."""
+def crossing(
+    loads: Iterable[SegmentLoad], boundaries: Iterable[BoundaryCounts], link: HostLink
+) -> tuple[Figure, ...]:
+    """Messages of spikes, writes and reads between host and chip in each run; controls are writes.
+
+    A spike is one, with a payload as many as the link says.
+    """
     others: dict[str, int] = {}
     for boundary in boundaries:
         own = others.get(boundary.segment, 0)
         others[boundary.segment] = own + boundary.writes + boundary.reads
-    return tuple(
-        load.from_host + load.to_host + load.controls + sum(others[name] for name in load.segments)
-        for load in loads
-    )
+
+    def messages(load: SegmentLoad) -> Figure:
+        own = sum(others[name] for name in load.segments)
+        plain = Figure.exact(load.from_host + load.to_host + load.controls + own)
+        if not load.graded or link.graded_messages is None:
+            return plain
+        return plain + (link.graded_messages - 1) * load.graded
+
+    return tuple(map(messages, loads))
 
 
 def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:
@@ -557,8 +570,9 @@ def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:
 
 
 def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> HostOnly:
-    macs = sum(layer.host_macs for layer in layers)
-    launches = launches_of(mapped.graph)
+    graph = unpacked(mapped.graph)  # nothing crosses
+    macs = sum(layer.host_macs for layer in layers if layer.name in graph)
+    launches = launches_of(graph)
     macs_uj = host.macs_uj(macs, [ALONE]).with_unit("µJ")
     time_us = host.latency_us(macs, launches)
     launching_uj = _drawn(host.launching_w, host.launching_us(launches)).with_unit("µJ")

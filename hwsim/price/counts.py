@@ -25,8 +25,9 @@ from mapping.graph.ops.shape import RESHAPED
 from mapping.mapped import Mapped
 from mapping.partition.segments import Segment, Side
 
-FREE = ("input", "identity", *RESHAPED)
-"""Operations that a host does not start: they only rename a tensor."""
+FREE = ("input", "identity", "pack", "unpack", *RESHAPED)
+"""Operations that a host does not start: they only rename a tensor, or belong to an encoder, which
+has a code before it has planes, or to a decoder, which then need not add planes up."""
 
 Direction = Literal["in", "out"]
 
@@ -105,7 +106,8 @@ class BoundaryCounts:
         direction: "in" to the chip or "out" of it.
         spikes: over all samples.
         messages: that these spikes, writes or reads are; a spike into the chip is one for each tile
-            that it reaches, as in nengo-loihi, since a message names the core that takes it.
+            that it reaches, as in nengo-loihi, since a message names the core that takes it; a
+            graded one is as many as the target's best figure says.
         message_bytes: of these messages.
         dense_bytes: of one sample, if all planes are sent as they are, one bit a neuron and step;
             if these are writes or reads, as many as their messages have.
@@ -213,8 +215,11 @@ def boundary_counts(
 
     def crossing(chip: ChipSegment, name: str, way: Direction) -> BoundaryCounts:
         spikes = total(activity.events[name])
-        messages = sent.get((chip.name, name), 0) if way == "in" else spikes
-        bits = prod(chip.shape_of(name)) * chip.steps
+        payload = chip.payload_of(name)
+        crossed = sent.get((chip.name, name), 0) if way == "in" else spikes
+        messages = crossed * mapped.target.link.messages_of(payload)
+        # a value that is packed crosses once a sample, not in each step
+        bits = prod(chip.shape_of(name)) * (payload.bits if payload.graded else chip.steps)
         message_bytes = mapped.target.link.message_bytes(messages)
         return BoundaryCounts(name, chip.name, way, spikes, messages, message_bytes, -(-bits // 8))
 

@@ -218,7 +218,7 @@ def latency(
     samples: int,
     accounting: Accounting,
     host: Host,
-    messages: Sequence[int],
+    messages: Sequence[Figure | int],
     resets: int = 1,
     timing: TimingModel | None = None,
     tasks: Sequence[Task] | None = None,

@@ -70,6 +70,7 @@ class SegmentLoad:
         from_ports: messages that spikes from the host make, by segment and port.
         between_tiles: messages between tiles.
         to_host: messages that spikes for the host make.
+        graded: how many of those from and to the host carry a payload.
         hops_east_west: routers that the messages between tiles pass along x.
         hops_north_south: routers that they pass along y.
         chip_crossings: how often they leave a chip; these are among ``hops_east_west``.
@@ -91,6 +92,7 @@ class SegmentLoad:
     from_ports: Mapping[tuple[str, str], int] = field(default_factory=dict)
     between_tiles: int = 0
     to_host: int = 0
+    graded: int = 0
     hops_east_west: int = 0
     hops_north_south: int = 0
     chip_crossings: int = 0
@@ -122,7 +124,7 @@ class SegmentLoad:
             scaled: Ints = np.rint(counts * activity).astype(np.int64)
             return scaled
 
-        numbers = ("between_tiles", "to_host", "hops_east_west", "hops_north_south")
+        numbers = ("between_tiles", "to_host", "graded", "hops_east_west", "hops_north_south")
         return replace(
             self,
             by_core={
@@ -256,7 +258,7 @@ class _Tally:
             event: np.zeros(self.shape, np.int64) for event in (*CORE_EVENTS, *self.prices.values())
         }
         self.from_ports: Counter[tuple[str, str]] = Counter()
-        self.between = self.to_host = 0
+        self.between = self.to_host = self.graded = 0
         self.idle: dict[str, tuple[int, int]] = {}
         self.hops = np.zeros(3, np.int64)
         self.ways: set[tuple[int, int]] = set()
@@ -286,13 +288,17 @@ class _Tally:
         self.by_core["neuron_spike"][row, window] += spikes
         if tile.population in part.chip.outputs:
             self.by_core["message_out"][row, window] += spikes
-            self.to_host += int(spikes.sum())
+            self._to_host(int(spikes.sum()), part.chip, tile.population)
         if part.chip not in self.run:
             before = self.idle.get(tile.population, (0, 0))
             self.idle[tile.population] = (
                 before[0] + int(updates.sum()),
                 before[1] + int(spikes.sum()),
             )
+
+    def _to_host(self, count: int, chip: ChipSegment, population: str) -> None:
+        self.to_host += count
+        self.graded += count if chip.payload_of(population).graded else 0
 
     def add(self, route: Route) -> None:
         """Count the messages of one route and the synapses that they reach, if they are sent."""
@@ -307,7 +313,9 @@ class _Tally:
         if self.reads is not None:
             self.reads[tile.core, window] += reads
         if route.sender is None:
-            self.from_ports[route.segment, route.source] += int(messages.sum())
+            count = int(messages.sum())
+            self.from_ports[route.segment, route.source] += count
+            self.graded += count if part.chip.payload_of(route.source).graded else 0
         elif messages.any():
             self._send(route, messages, window)
 
@@ -347,6 +355,7 @@ class _Tally:
             self.from_ports,
             self.between,
             self.to_host,
+            self.graded,
             east_west,
             north_south,
             crossings,

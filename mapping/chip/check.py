@@ -58,6 +58,8 @@ def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str,
     biases = {port.name for port in segment.inputs if port.kind == "bias"}
     for population in segment.populations:
         yield from ((population.name, problem) for problem in _of_neurons(population, registers))
+    for item in sources:
+        yield from ((item.name, problem) for problem in _of_payload(item, registers))
     for population, synapse in segment.synapses():
         if synapse.source not in names or synapse.source in biases:
             yield synapse.name, f"its source {synapse.source!r} is neither port nor population"
@@ -66,11 +68,23 @@ def _problems(segment: ChipSegment, registers: Registers) -> Iterator[tuple[str,
             for problem in _of_synapse(synapse, source, population.shape, registers):
                 yield synapse.name, problem
     for population in segment.populations:
-        if (bits := _bits(population, registers)) > INT64_BITS:
+        if (bits := _bits(segment, population, registers)) > INT64_BITS:
             yield (
                 population.name,
                 f"its numbers could have {bits} bits, and a simulator has {INT64_BITS}",
             )
+
+
+def _of_payload(source: Port | Population, registers: Registers) -> Iterator[str]:
+    """What is wrong with what a source's spikes carry."""
+    payload, most = source.payload, registers.message_bits
+    if not (_whole(payload.bits) and 1 <= payload.bits <= most) or (
+        payload.signed is not False and most == 1
+    ):
+        sign = "signed " if payload.signed else ""
+        yield f"its spikes are of {sign}{payload.bits} bits, and the target's of {most} at most"
+    elif isinstance(source, Port) and source.kind == "bias" and payload.graded:
+        yield "it gives biases, which carry no payload"
 
 
 def _of_biases(segment: ChipSegment) -> Iterator[tuple[str, str]]:
@@ -110,7 +124,7 @@ def _of_neurons(population: Population, registers: Registers) -> Iterator[str]:
     yield from neuron.faults(registers)
 
 
-def _bits(population: Population, registers: Registers) -> int:
+def _bits(segment: ChipSegment, population: Population, registers: Registers) -> int:
     """Bits of the largest number that a step of the neurons can come to."""
 
     def shifted(values: NDArray[Any], places: int) -> int:
@@ -119,6 +133,7 @@ def _bits(population: Population, registers: Registers) -> int:
     r, neuron = registers, population.neuron
     drive = sum(
         shifted(largest_drive(s.weight.astype(np.float64)), s.weight_exp)
+        * segment.payload_of(s.source).largest
         for s in population.synapses
     )
     threshold, bias, bias_exp = (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from mapping.chip.arithmetic import Ints, decay, saturate, shift_left, wrap
+from mapping.chip.payload import BINARY, Payload
 
 if TYPE_CHECKING:
     from mapping.targets.schema import Registers, Reset
@@ -27,7 +28,7 @@ class Step(NamedTuple):
 
     Args:
         state: their registers afterwards.
-        spikes: which of them fired, bool.
+        spikes: which of them fired, bool; of graded spikes the payloads, 0 where none is sent.
         updated: which of them had a state, bias or input that was not zero, bool.
         wraps: how many currents wrapped around.
         clips: how many membranes were clipped.
@@ -48,6 +49,10 @@ class Neuron(Protocol):
     tables: ClassVar[Mapping[str, tuple[str, ...]]]
     """The constants that a core keeps in a table of few entries, by the table's limit."""
 
+    @property
+    def payload(self) -> Payload:
+        """What its spikes carry."""
+
     def cleared(self, zeros: Any) -> State:
         """The state at the start of a sample, made of ``zeros``, an array of the neurons' shape."""
 
@@ -56,7 +61,8 @@ class Neuron(Protocol):
 
         Args:
             state: the registers.
-            drive: sums of the weights of the spikes that arrive, whole numbers.
+            drive: sums of the weights of the spikes that arrive, times their payloads, whole
+                numbers.
             registers: the target's arithmetic.
         """
 
@@ -115,6 +121,11 @@ class Lif:
     refractory: int = 0
     clear_every: int = 0
     clear_at: int = 0
+
+    @property
+    def payload(self) -> Payload:
+        """A spike or none."""
+        return BINARY
 
     def cleared(self, zeros: Any) -> State:
         """Current ``u`` and membrane ``v``, both 0."""
@@ -181,7 +192,91 @@ class Lif:
         return self.clear_every > 0 and step % self.clear_every == self.clear_at
 
 
-NEURONS: dict[str, type[Any]] = {model.model: model for model in (Lif,)}
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """A neuron of a few instructions, without constants, on a train of some steps.
+
+    Args:
+        steps: of the train, as many as its payload has bits.
+    """
+
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(Lif.tables, ())
+
+    steps: int = 1
+
+    def faults(self, registers: Registers) -> list[str]:
+        """A payload that messages or the register do not hold, in words."""
+        most = min(registers.message_bits, registers.state_bits - 1)
+        if type(self.steps) is int and 1 <= self.steps <= most:
+            return []
+        return [f"its payload must have from 1 to {most} bits, not {self.steps!r}"]
+
+    def compartments(self, registers: Registers) -> int:
+        """One."""
+        return 1
+
+    def starts(self, step: int) -> bool:
+        """Never within a sample."""
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Unpack(_Program):
+    """Sends bit t of a payload t steps after the payload came, the lowest bit first.
+
+    Per step: ``v = v + drive``; spike where ``v & 1``; ``v = v >> 1``. That is an addition, a test
+    and a shift of one register.
+    """
+
+    model: ClassVar[str] = "unpack"
+
+    @property
+    def payload(self) -> Payload:
+        """A spike or none."""
+        return BINARY
+
+    def cleared(self, zeros: Any) -> State:
+        """What is left of the payload, ``v``."""
+        return {"v": zeros}
+
+    def step(self, state: State, drive: Any, registers: Registers) -> Step:
+        """One step; see :class:`Neuron`."""
+        arrived = state["v"] + drive
+        v = saturate(arrived, registers.state_bits)
+        clips = int((v != arrived).sum())
+        return Step({"v": v >> 1}, (v & 1) != 0, v != 0, 0, clips)
+
+
+@dataclass(frozen=True, slots=True)
+class Pack(_Program):
+    """Gathers the spikes of a train into a payload, that of step t as bit t, and sends it once.
+
+    Per step: ``v = v >> 1``, with the highest bit of the payload set if a spike came;
+    ``c = c + 1``; where c is the number of steps, v is sent unless it is 0, and both are cleared.
+    That is a shift, a test, an addition of a constant, a counter and a test of it. As the counter
+    never rests, neither does the neuron: it is updated in every step.
+    """
+
+    model: ClassVar[str] = "pack"
+
+    @property
+    def payload(self) -> Payload:
+        """A bit for each step."""
+        return Payload(self.steps)
+
+    def cleared(self, zeros: Any) -> State:
+        """The bits so far, ``v``, and how many they are, ``c``."""
+        return {"v": zeros, "c": zeros}
+
+    def step(self, state: State, drive: Any, registers: Registers) -> Step:
+        """One step; see :class:`Neuron`."""
+        v = (state["v"] >> 1) + ((drive != 0) * (1 << (self.steps - 1)))
+        c = state["c"] + 1
+        goes_on = c < self.steps
+        return Step({"v": v * goes_on, "c": c * goes_on}, v * (c == self.steps), c > 0, 0, 0)
+
+
+NEURONS: dict[str, type[Any]] = {model.model: model for model in (Lif, Unpack, Pack)}
 """Every neuron model by name."""
 
 

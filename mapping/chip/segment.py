@@ -12,6 +12,7 @@ import numpy as np
 from has8.errors import BadInput
 from mapping.chip.arithmetic import Ints, largest_drive
 from mapping.chip.neurons import Neuron
+from mapping.chip.payload import BINARY, Payload
 from mapping.chip.wiring import Wiring
 
 SHOWN = 8
@@ -23,7 +24,9 @@ PortKind = Literal["spikes", "bias"]
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """What enters a segment: spikes ``bool[T, B, *shape]``, or biases ``int64[B, *shape]``.
+    """What enters a segment: spikes ``[T, B, *shape]``, or biases ``int64[B, *shape]``.
+
+    Spikes are bool, or whole numbers where they are graded.
 
     Biases are mantissas that the host writes for each sample, in place of what the registers of the
     one population that names the port held before.
@@ -32,11 +35,13 @@ class Port:
         name: the graph node that makes it (an encoder, or a neuron of another segment).
         shape: of one sample in one step.
         kind: "spikes" or "bias".
+        payload: what its spikes carry.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: PortKind = "spikes"
+    payload: Payload = BINARY
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -99,17 +104,9 @@ class Population:
         return prod(self.shape)
 
     @property
-    def largest_drive(self) -> int:
-        """The largest possible |sum of weights| into one neuron in one step, before the shift.
-
-        Negative weight exponents count as 0.
-        """
-        drive = np.zeros(self.shape, np.int64)
-        channel = (-1, *(1,) * (len(self.shape) - 1))
-        for synapse in self.synapses:
-            sums = largest_drive(synapse.weight) << max(synapse.weight_exp, 0)
-            drive += sums.reshape(self.shape if sums.size == self.size else channel)
-        return int(drive.max(initial=0))
+    def payload(self) -> Payload:
+        """What its spikes carry."""
+        return self.neuron.payload
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -142,6 +139,24 @@ class ChipSegment:
         """The shape of a port or a population."""
         sources: list[Port | Population] = [*self.inputs, *self.populations]
         return next(source.shape for source in sources if source.name == name)
+
+    def payload_of(self, name: str) -> Payload:
+        """What the spikes of a port or a population carry."""
+        sources: list[Port | Population] = [*self.inputs, *self.populations]
+        return next(source.payload for source in sources if source.name == name)
+
+    def largest_drive(self, population: Population) -> int:
+        """The largest possible |sum| of weights times payloads into one neuron in one step.
+
+        Before the target's own shift; negative weight exponents count as 0.
+        """
+        drive = np.zeros(population.shape, np.int64)
+        channel = (-1, *(1,) * (len(population.shape) - 1))
+        for synapse in population.synapses:
+            sums = largest_drive(synapse.weight) << max(synapse.weight_exp, 0)
+            each = sums.reshape(population.shape if sums.size == population.size else channel)
+            drive += each * self.payload_of(synapse.source).largest
+        return int(drive.max(initial=0))
 
     def samples(self, inputs: Mapping[str, Any]) -> int:
         """How many samples enter the ports; one if there is no port, since all would be alike.

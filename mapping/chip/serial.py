@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapping.chip.neurons import NEURONS, Neuron, constant_names, constants, settings
+from mapping.chip.payload import Payload
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.wiring import Axis, Wiring
 
@@ -54,7 +55,12 @@ def pack(segment: ChipSegment) -> tuple[Plain, Arrays]:
         "name": segment.name,
         "steps": segment.steps,
         "inputs": [
-            {"name": port.name, "shape": list(port.shape), "kind": port.kind}
+            {
+                "name": port.name,
+                "shape": list(port.shape),
+                "kind": port.kind,
+                **({"payload": asdict(port.payload)} if port.payload.graded else {}),
+            }
             for port in segment.inputs
         ],
         "populations": populations,
@@ -86,7 +92,8 @@ def unpack(plain: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Chip
             Population(entry["name"], tuple(entry["shape"]), synapses, neuron, entry["bias"])
         )
     ports = tuple(
-        Port(port["name"], tuple(port["shape"]), port["kind"]) for port in plain["inputs"]
+        Port(port["name"], tuple(port["shape"]), port["kind"], Payload(**port.get("payload", {})))
+        for port in plain["inputs"]
     )
     return ChipSegment(
         plain["name"],

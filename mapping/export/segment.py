@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from has8.errors import BadInput
 from has8.values import described
+from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment
 from mapping.mapped import Mapped
 
@@ -12,8 +13,20 @@ def one_segment(mapped: Mapped, name: str | None) -> ChipSegment:
     """The chip segment of a name, or the only one.
 
     Raises:
-        BadInput: if there is none of that name, or several and no name.
+        BadInput: if there is none of that name, or several and no name, or it has neurons that no
+            other tool has.
     """
+    chosen = _named(mapped, name)
+    for population in chosen.populations:
+        if not isinstance(population.neuron, Lif):
+            raise BadInput(
+                f"{population.name!r} has {population.neuron.model!r} neurons, which other tools "
+                f"lack: map with coding='binary' to export"
+            )
+    return chosen
+
+
+def _named(mapped: Mapped, name: str | None) -> ChipSegment:
     names = [segment.name for segment in mapped.chip_segments]
     if name is None and len(names) == 1:
         return mapped.chip_segments[0]

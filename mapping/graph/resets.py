@@ -16,7 +16,7 @@ def reset_to_zero(graph: Graph) -> Graph:
     """
 
     def changed(node: Node) -> Node:
-        if node.op != "neuron" or not subtracts(reset := node.attrs["reset"]):
+        if node.op != "neuron" or not subtracts(reset := node.attrs.get("reset")):
             return node
         return replace(node, attrs={**node.attrs, "reset": "zero", "trained_reset": reset})
 

@@ -45,6 +45,10 @@ class LayerError:
     written: float = 0.0
 
 
+EXACT = LayerError(0.0, 0.0, 0.0, 0.0, 0.0)
+"""Of neurons whose integers are no rounded floats."""
+
+
 def layer_error(
     layer: FloatLayer,
     population: Population,

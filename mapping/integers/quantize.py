@@ -10,11 +10,13 @@ import numpy as np
 from has8.errors import BadInput
 from mapping.chip.check import check_segment
 from mapping.chip.grid import stored_bits
-from mapping.chip.neurons import Lif
+from mapping.chip.neurons import NEURONS, Lif
+from mapping.chip.payload import Payload
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.graph.ir import Graph, Node
+from mapping.graph.ops import wiring_of
 from mapping.graph.repeats import repeats
-from mapping.integers.errors import LayerError, layer_error
+from mapping.integers.errors import EXACT, LayerError, layer_error
 from mapping.integers.rounding import (
     FloatLayer,
     Integers,
@@ -24,7 +26,7 @@ from mapping.integers.rounding import (
     to_integers,
 )
 from mapping.integers.scales import unclipped
-from mapping.partition.rules import source_of, written_to
+from mapping.partition.rules import layer_nodes, source_of, written_to
 from mapping.partition.segments import Segment
 from mapping.targets.schema import Registers
 
@@ -76,6 +78,10 @@ def quantize(
     names = [name for name in segment.nodes if graph[name].op == "neuron"]
     populations, errors = [], {}
     for name in names:
+        if graph[name].attrs["model"] != "lif":
+            populations.append(_program(graph, graph[name], registers))
+            errors[name] = EXACT
+            continue
         layer = layer_of(graph, name)
         chosen = _rounded(layer, name, scales, registers, weight_bits)
         source = written_to(graph, name)
@@ -101,13 +107,23 @@ def joined(graph: Graph, segment: Segment, populations: Sequence[Population]) ->
         populations: the integers of its neurons, at least one.
     """
     ports = tuple(
-        Port(name, graph[name].type.shape, "bias" if repeats(graph[name]) else "spikes")
+        Port(
+            name,
+            graph[name].type.shape,
+            "bias" if repeats(graph[name]) else "spikes",
+            payload_of(graph[name]),
+        )
         for name in segment.inputs
     )
     steps = graph[populations[0].name].type.steps
     assert steps is not None
     spikes, membranes = outputs_of(graph, segment)
     return ChipSegment(segment.name, steps, ports, tuple(populations), spikes, membranes)
+
+
+def payload_of(node: Node) -> Payload:
+    """What the spikes of a node carry."""
+    return Payload(node.type.bits, node.type.signed)
 
 
 def outputs_of(graph: Graph, segment: Segment) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -171,6 +187,19 @@ def _check_scale(scale: Scale, name: str, registers: Registers) -> None:
                 f"the scale that was given for layer {name!r} does not fit the target: a "
                 f"{what} must be {words}, not {wrong[0]!r}; let new scales be chosen"
             )
+
+
+def _program(graph: Graph, neuron: Node, registers: Registers) -> Population:
+    """Neurons that pack or unpack, each behind a synapse of weight 1."""
+    assert neuron.type.steps is not None
+    (synapse,) = layer_nodes(graph, neuron.name)[:1]
+    node = graph[synapse]
+    source, delay = source_of(graph, node)
+    wires, bits = wiring_of(graph, node), registers.weight_bits[-1]
+    weight = np.ones(wires.weight_shape, np.int64)
+    one = Synapse(node.name, source, wires, weight, 0, "excitatory", bits, delay)
+    model = NEURONS[neuron.attrs["model"]]
+    return Population(neuron.name, neuron.type.shape, (one,), model(neuron.type.steps))
 
 
 def _population(

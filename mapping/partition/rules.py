@@ -262,6 +262,8 @@ def rejected_neuron(graph: Graph, node: Node, registers: Registers) -> str | Non
     attrs, parts = node.attrs, synapses_of(graph, node.name)
     if attrs["model"] not in registers.neurons:
         return f"the target has no {attrs['model']!r} neuron"
+    if attrs["model"] != "lif":
+        return parts if isinstance(parts, str) else None
     if reason := _lacking_reset(node, registers):
         return reason
     if attrs["refractory"] > registers.refractory_max:
@@ -304,7 +306,7 @@ def cleared(node: Node) -> bool:
 
 def lasting_biases(graph: Graph, neuron: str) -> list[str]:
     """The synapses whose bias is part of a current that lasts for more than a step."""
-    alpha, parts = constants_of(graph[neuron])["alpha"], synapses_of(graph, neuron)
+    alpha, parts = constants_of(graph[neuron]).get("alpha", 0), synapses_of(graph, neuron)
     if isinstance(parts, str) or not torch.as_tensor(alpha).any():
         return []
     return [part.name for part in parts if _has_bias(part)]

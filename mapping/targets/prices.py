@@ -7,9 +7,11 @@ from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
+from mapping.chip.payload import Payload
 from mapping.targets.figures import Figure
 from mapping.targets.sheets import (
     AboveZero,
+    AtLeastOne,
     Data,
     Microjoules,
     Microseconds,
@@ -102,6 +104,7 @@ class HostLink(Data, frozen=True, kw_only=True):
 
     Args:
         bits_per_message: size of one message, a whole number.
+        graded_messages: messages that a spike with a payload takes; None is one, as of all others.
         pj_per_bit: energy of moving one bit, at one of the link's two ends.
         message_us: microseconds that the board needs for each spike, write or read.
         exchange_us: microseconds of one exchange with the host, however many messages it has.
@@ -115,6 +118,13 @@ class HostLink(Data, frozen=True, kw_only=True):
     exchange_us: Microseconds
     sample_us: Microseconds
     step_us: Microseconds
+    graded_messages: Annotated[Figure, Unit("", AtLeastOne)] | None = None
+
+    def messages_of(self, payload: Payload) -> int:
+        """Messages that one spike takes at best, by what it carries."""
+        if self.graded_messages is None or not payload.graded:
+            return 1
+        return int(self.graded_messages.value)
 
     def message_bytes(self, spikes: int) -> int:
         """Bytes of so many spikes, one message each."""

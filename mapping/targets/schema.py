@@ -70,6 +70,7 @@ class Registers(Data, frozen=True, kw_only=True):
         delay_max: most steps by which a synapse's spikes may be late. A file without it states no
             limit, and what is longer than the default is an error of whoever wrote it.
         neurons: neuron models.
+        message_bits: the widest payload of a spike; 1 where spikes are not graded.
     """
 
     state_bits: Annotated[int, Meta(ge=2, le=48)]
@@ -91,7 +92,8 @@ class Registers(Data, frozen=True, kw_only=True):
     resets: Annotated[Mapping[Reset, Positive], Meta(min_length=1)]
     refractory_max: Natural = 0
     delay_max: Natural = 1 << 16
-    neurons: Annotated[tuple[Literal["lif"], ...], Meta(min_length=1)]
+    neurons: Annotated[tuple[Literal["lif", "unpack", "pack"], ...], Meta(min_length=1)]
+    message_bits: Annotated[int, Meta(ge=1, le=32)] = 1
 
     def __post_init__(self) -> None:
         """Check what single ranges cannot."""

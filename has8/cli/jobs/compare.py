@@ -153,4 +153,5 @@ def _mapped(candidate: _Candidate, source: Data, pins: Pins) -> Mapped:
         allocation=facts.get("allocation", "cores"),
         placement=facts.get("placement", "snake"),
         placement_seed=facts.get("placement_seed", 0),
+        coding=facts.get("coding", "binary"),
     )

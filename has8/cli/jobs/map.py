@@ -104,7 +104,8 @@ def run_map(
     network = open_network(model, weights, args, preparation["steps"])
     learner = None if learn is None else learner_of(network)
     how = prepared_for(network, preparation)
-    network = with_loop(network, how, data, readout, coding, seed)
+    graded = coding == "graded" and readout is None
+    network = with_loop(network, how, data, readout, "static" if graded else coding, seed)
     others = Path(target), Path(host)
     outputs = Outputs(network.file, out, others, network.weights, network.told, network.called)
     outputs.check(verify=verify != "none", overwrite=overwrite)
@@ -131,6 +132,7 @@ def run_map(
             allocation=allocation,
             placement=placement,
             placement_seed=placement_seed,
+            coding="graded" if graded else "binary",
             on_progress=done,
             provenance={
                 DIGEST: outputs.digest,

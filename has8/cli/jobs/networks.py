@@ -35,8 +35,8 @@ from mapping.graph.trace.nir import is_nir, read_as_told, read_nir
 from mapping.network import FORMAT, read_network
 from mapping.pipeline import Given, steps_axis, takes, traced
 
-Coding = Literal["static", "rate", "latency"]
-"""How values become the input of each step."""
+Coding = Literal["static", "rate", "latency", "graded"]
+"""How values become the input of each step; "graded" is how they cross to a chip instead."""
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 """Under which training scripts keep a state dictionary."""
 PREFIXES = ("module.", "_orig_mod.", "net.")
@@ -215,12 +215,17 @@ def with_loop(
         how: its data are prepared; has the number of steps.
         data: whose name says whether there is an input for each step.
         readout: see :func:`has8.over_time`; None if the forward has the loop.
-        coding: of values, whether each step has the same, or spikes by their rate or latency.
+        coding: of values, whether each step has the same, or spikes by their rate or latency;
+            "graded", which says how values cross to a chip, is of has8-map without a loop.
         seed: of the spikes.
 
     Raises:
         BadInput: if the network has its loop already, or the steps are not known.
     """
+    if coding == "graded":
+        raise BadInput(
+            "--coding graded is of has8-map, for networks with encoders of their own: leave it out"
+        )
     if readout is None:
         if coding != "static":
             raise BadInput("--coding is of a loop that is added: say what to read with --readout")

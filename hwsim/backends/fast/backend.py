@@ -82,7 +82,7 @@ class _Layer:
     """One population; its neurons have channels last.
 
     ``neurons`` run from cleared state, what ``define`` makes from any. ``looped`` are the sums
-    over spikes of its own loop, ``sums`` those over all others.
+    over spikes of its own loop, ``sums`` those over all others. ``kind`` holds its spikes.
     """
 
     name: str
@@ -91,6 +91,7 @@ class _Layer:
     looped: tuple[Sums, ...]
     neurons: Neurons
     define: Callable[[], Defined]
+    kind: torch.dtype = torch.bool
 
     @property
     def arithmetic(self) -> str:
@@ -146,7 +147,7 @@ class _Layer:
     ) -> tuple[Tensor, Tensor | None]:
         """Room for spikes ``[B, T, ..., C]`` and, where they are wanted, membranes."""
         some = next(iter(sources.values()))
-        spikes = some.new_empty(*some.shape[:2], *self.shape)
+        spikes = some.new_empty(*some.shape[:2], *self.shape, dtype=self.kind)
         return spikes, None if membranes is None else torch.empty_like(spikes, dtype=membranes)
 
     def chunks(self, samples: int, steps: int) -> Iterator[slice]:
@@ -280,8 +281,8 @@ class FastProgram:
         """Run one batch.
 
         Args:
-            inputs: the spikes of each port, ``bool[T, B, *shape]``, or its biases,
-                ``int64[B, *shape]``.
+            inputs: the spikes of each port, ``bool[T, B, *shape]``, or payloads of graded ones in
+                whole numbers, or its biases, ``int64[B, *shape]``.
             first: has no effect, since nothing happens by chance.
             membranes: whether to keep them.
             state: what every sample starts from; None is cleared state.
@@ -357,7 +358,8 @@ class FastProgram:
         """A source's spikes ``[B, delay, ..., C]`` before the first step, of its longest delay."""
         longest = self.delays.get(name, 0)
         if state is None or not longest:
-            return some.new_zeros(len(some), longest, *shape)
+            kind = getattr(torch, self.segment.payload_of(name).kind)
+            return some.new_zeros(len(some), longest, *shape, dtype=kind)
         return stored(state.past[name].to(self.device))
 
     def _add(
@@ -404,8 +406,10 @@ def _layer(
     looped = tuple(some for some in sums if some.source in together)
     whole = len(part) == 1 and not looped  # the kernel runs all steps at once
     narrow = whole and all(some.planned != "float64" for some in sums)
-    neurons = compile_neurons(population, registers, segment.steps, unit, narrow, device)
+    most = segment.largest_drive(population)
+    neurons = compile_neurons(population, registers, segment.steps, unit, most, narrow, device)
     channels, *sides = population.shape
     defined = partial(define, population, registers, unit, device)
     outer = tuple(some for some in sums if some.source not in together)
-    return _Layer(population.name, (*sides, channels), outer, looped, neurons, defined)
+    kind = getattr(torch, population.payload.kind)
+    return _Layer(population.name, (*sides, channels), outer, looped, neurons, defined, kind)

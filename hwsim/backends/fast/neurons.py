@@ -50,7 +50,7 @@ class Neurons(Protocol):
         Args:
             drive: whole numbers ``[B, T, ..., C]``, in units of a power of two.
             tally: to count in.
-            spikes: of the same shape, bool, dense; to write to.
+            spikes: of the same shape, bool or what holds their payloads, dense; to write to.
             membranes: of the same shape, in what :func:`membrane_dtype` says, dense; to write
                 those at the end of each step to, or None.
             bias: mantissas that the host wrote for each sample, ``int64[B, ..., C]``, or None
@@ -183,7 +183,7 @@ class Defined:
             state = self.neuron.cleared(torch.zeros_like(drive, dtype=torch.int64))
         step = self.neuron.step(state, drive.long() << self.shift, self.registers)
         tally.updated[t] += step.updated.sum(0).to(tally.updated)
-        tally.fired[t] += step.spikes.sum(0).to(tally.fired)
+        tally.fired[t] += (step.spikes != 0).sum(0).to(tally.fired)
         tally.overflows[0] += step.wraps
         tally.overflows[1] += step.clips
         return step
@@ -237,6 +237,7 @@ def compile_neurons(
     registers: Registers,
     steps: int,
     unit: int,
+    largest_drive: int,
     narrow: bool,
     device: torch.device,
 ) -> Neurons:
@@ -247,6 +248,7 @@ def compile_neurons(
         registers: the target's.
         steps: of one sample.
         unit: exponent of the unit that its drive comes in, before the chip's own shift.
+        largest_drive: the largest |drive| in one step, before the chip's own shift.
         narrow: whether its drive comes in float32.
         device: where it is to run.
 
@@ -254,7 +256,7 @@ def compile_neurons(
         BackendError: if some integer could have more bits than int64 holds.
     """
     half = 1 << (registers.state_bits - 1)
-    most_drive = population.largest_drive << registers.synapse_shift
+    most_drive = largest_drive << registers.synapse_shift
     neuron = population.neuron
     bias = _largest_biases(population, registers)
     most = 2 * half + most_drive + int(abs(bias).max(initial=0))

@@ -1,4 +1,4 @@
-"""Weighted sums of spikes in the fastest arithmetic that cannot round.
+"""Weighted sums of spikes, times payloads where these are graded, in arithmetic that cannot round.
 
 A bound on every sum is known from the integer weights before anything runs. Where weights fit
 8 bits (a power of two they share is taken out first), oneDNN multiplies bytes and adds in int32.
@@ -9,7 +9,8 @@ is tried on random spikes against float32, which it falls back to should anythin
 Floating point is exact on integers up to 2**24 (float32) or 2**53 (float64), as long as products
 are added up and nothing else: NNPACK and cuDNN may take Winograd's algorithm, which multiplies by
 fractions, so the one is switched off and on the other float64 is rounded back. Weights of more
-than 8 significant bits take float64, since torch can be told to multiply float32 as bfloat16.
+than 8 significant bits take float64, since torch can be told to multiply float32 as bfloat16, and
+so do graded spikes of more than 8 bits; with up to 8 they take float32.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 
 from has8.errors import BackendError
 from mapping.chip.arithmetic import FLOAT32_BITS, FLOAT64_BITS, Ints
+from mapping.chip.payload import Payload
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.chip.wiring import Shape3, Wiring, shape3, taps
 from mapping.integers.sums import Window, convolved, plain_window, weighted_sums
@@ -79,7 +81,7 @@ class Sums:
         return "float32" if None in self._packed.values() else self.planned
 
     def __call__(self, spikes: Tensor) -> Tensor:
-        """Sums over spikes ``bool[N, ...]``: floats ``[N, ...]``, all whole numbers."""
+        """Sums over spikes or payloads, ``[N, ...]``: floats ``[N, ...]``, all whole numbers."""
         if self.shape is not None:
             images = spikes.movedim(-1, 1).reshape(len(spikes), *self.shape)
             spikes = images.movedim(1, -1).contiguous()
@@ -173,7 +175,7 @@ def compile_sums(
         for form, synapse in zip(forms, population.synapses, strict=True)
     ]
     unit = min(exponents, default=0)
-    bound = population.largest_drive >> unit
+    bound = segment.largest_drive(population) >> unit
     if bound.bit_length() > FLOAT64_BITS:
         raise BackendError(
             f"population {population.name!r} could add up {bound.bit_length()} bits and float64 is "
@@ -182,7 +184,8 @@ def compile_sums(
     sums = []
     for synapse, form, exponent in zip(population.synapses, forms, exponents, strict=True):
         mantissas = form.weight >> (exponent - synapse.weight_exp)
-        arithmetic = _arithmetic(mantissas, form, bound, device)
+        payload = segment.payload_of(synapse.source)
+        arithmetic = _arithmetic(mantissas, form, bound, payload, device)
         if arithmetic == "int8":
             weight = torch.from_numpy(mantissas).to(torch.int8)
         else:
@@ -207,12 +210,14 @@ def compile_sums(
     return tuple(sums), unit
 
 
-def _arithmetic(weight: Ints, form: _Form, bound: int, device: torch.device) -> Arithmetic:
+def _arithmetic(
+    weight: Ints, form: _Form, bound: int, payload: Payload, device: torch.device
+) -> Arithmetic:
     """The fastest that is exact for these weights, if no sum of the population exceeds a bound."""
-    most = int(np.abs(weight).max(initial=0))
+    most = max(int(np.abs(weight).max(initial=0)), payload.largest)
     if device.type != "cpu" or bound > 1 << FLOAT32_BITS or most > 1 << BFLOAT16_BITS:
         return "float64"
-    fits = weight.min(initial=0) >= -128 and weight.max(initial=0) <= 127
+    fits = not payload.graded and weight.min(initial=0) >= -128 and weight.max(initial=0) <= 127
     common = form.wires is None and (
         form.window is None or _common(form.window, form.source, weight.shape)
     )

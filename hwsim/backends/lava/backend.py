@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from hwsim.backends.protocol import SegmentRun, SegmentState
     from mapping.targets.schema import Registers
 
-Spikes = NDArray[np.bool_]
+Spikes = NDArray[Any]
+"""Bool, or the payloads of graded spikes in whole numbers."""
 
 NETWORK = "hwsim.backends.lava.network"
 """What the worker runs."""
@@ -138,12 +139,12 @@ def run_worker(
 
     Args:
         segment: one that :func:`hwsim.backends.lava.limits.check_faithful` accepts.
-        spikes: the spikes of each port, ``bool[T, B, *shape]``, or its biases,
+        spikes: the spikes of each port, ``[T, B, *shape]``, bool or payloads, or its biases,
             ``int64[B, *shape]``.
         timeout_s: the longest that it may take, in seconds.
 
     Returns:
-        The spikes of each population, ``bool[T, B, *shape]``, and membranes after the last step
+        The spikes of each population, ``[T, B, *shape]``, and membranes after the last step
         where they are read, ``int64[B, *shape]``.
 
     Raises:
@@ -154,7 +155,7 @@ def run_worker(
     what = f"Lava's run of segment {segment.name!r}"
     steps, samples = segment.steps, segment.samples(spikes)
     want: list[tuple[np.dtype[Any], tuple[int, ...]]]
-    want = [(np.dtype(bool), (steps, samples, *p.shape)) for p in segment.populations]
+    want = [(np.dtype(p.payload.kind), (steps, samples, *p.shape)) for p in segment.populations]
     want += [(np.dtype(np.int64), (samples, *segment.shape_of(n))) for n in segment.membranes]
     found = run_isolated(
         NETWORK,

@@ -1,4 +1,4 @@
-"""A chip segment as Lava processes, and their run: the only file that imports Lava.
+"""A chip segment as Lava processes, and their run: with ``processes.py`` all that imports Lava.
 
 It runs in a worker of its own, which must never import torch: torch inside a Lava process hangs.
 This is also the only file that knows Lava's axis order: everything lies reversed there, (W, H, C)
@@ -12,7 +12,6 @@ refuses what Lava would not run bit for bit.
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from collections.abc import Mapping
@@ -23,13 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.backends.lava.processes import lif_neurons, lines, packing_neurons
 from mapping.chip.arithmetic import Ints
-from mapping.chip.neurons import Lif, subtracts
+from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.chip.serial import unpack
 from mapping.chip.wiring import Wiring, shape3, taps
 
-Spikes = NDArray[np.bool_]
+Spikes = NDArray[Any]
+"""Bool, or the payloads of graded spikes in whole numbers."""
 Shape = tuple[int, ...]
 
 MOST_GROUPS = 127
@@ -43,11 +44,11 @@ def run_network(
 
     Args:
         segment: one that :func:`hwsim.backends.lava.limits.check_faithful` accepts.
-        inputs: the spikes of each port, ``bool[T, B, *shape]``, or its biases,
+        inputs: the spikes of each port, ``[T, B, *shape]``, bool or payloads, or its biases,
             ``int64[B, *shape]``.
 
     Returns:
-        The spikes of each population, aligned with the inputs, ``bool[T, B, *shape]``; and
+        The spikes of each population, aligned with the inputs, ``[T, B, *shape]``; and
         membranes after the last step where they are read, ``int64[B, *shape]``.
     """
     steps, samples = segment.steps, segment.samples(inputs)
@@ -70,6 +71,7 @@ class _Network:
 
         sources: list[Port | Population] = [*segment.inputs, *segment.populations]
         self.shape: dict[str, Shape] = {item.name: tuple(item.shape) for item in sources}
+        self.payload = {item.name: item.payload for item in sources}
         self.depth = segment.depths()
         samples = segment.samples(inputs)
         self.steps = samples * self.period + max(self.depth.values())
@@ -99,7 +101,7 @@ class _Network:
                     self._connect(synapse, self._arriving(population, synapse), process.a_in)
 
     def run(self) -> tuple[dict[str, Spikes], dict[str, Ints]]:
-        """Every population's spikes in every step, ``bool[steps, *shape]``, and what is read.
+        """Every population's spikes in every step, ``[steps, *shape]``, and what is read.
 
         Lava gives its variables where it pauses, so it pauses wherever a membrane is read.
         """
@@ -109,7 +111,8 @@ class _Network:
         # Naming each process's model saves Lava's search of whole folders, most of its start-up.
         config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=self.models)
         streams = {
-            name: np.empty((self.steps, *self.shape[name]), dtype=bool) for name in self.sinks
+            name: np.empty((self.steps, *self.shape[name]), dtype=self.payload[name].kind)
+            for name in self.sinks
         }
         membranes = {
             name: np.empty((len(steps), *self.shape[name]), np.int64)
@@ -145,28 +148,16 @@ class _Network:
         from lava.magma.core.process.process import LogConfig
         from lava.proc.io.extractor import PyLoihiExtractorModel
 
-        name, shape, neuron = population.name, self.shape[population.name], population.neuron
-        assert isinstance(neuron, Lif)
-        several = {
-            key: np.broadcast_to(getattr(neuron, name), shape).T.copy()
-            for key, name in {"vth": "threshold", "du": "du", "dv": "dv"}.items()
-        }
-        one = {key: int(v.flat[0]) for key, v in several.items() if (v == v.flat[0]).all()}
-        written = {}
-        if population.bias is not None:
-            written = {"biases": self.biases[population.bias].T, "first": 1 + self.depth[name]}
-        neurons = self._process(
-            _neurons(
-                frozenset(several) - frozenset(one), neuron.reset, neuron.refractory, bool(written)
-            ),
-            shape=shape[::-1],
-            **{**several, **one, **written},
-            bias_mant=np.broadcast_to(neuron.bias, shape).T.copy(),
-            bias_exp=neuron.bias_exp.item(),
-            reset_interval=self.period,
+        name, shape = population.name, self.shape[population.name]
+        neurons = self._lif(population) if isinstance(population.neuron, Lif) else None
+        if neurons is None:
             # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
-            reset_offset=(1 + self.depth[name]) % self.period,
-        )
+            neurons = self._process(
+                packing_neurons(population.neuron.model),
+                shape=shape[::-1],
+                first=1 + self.depth[name],
+                period=self.period,
+            )
         self.taps[name, 0, 0], self.neurons[name] = neurons.s_out, neurons
         self.sinks[name] = self._process(
             PyLoihiExtractorModel,
@@ -177,6 +168,31 @@ class _Network:
         neurons.s_out.connect(self.sinks[name].in_port)
         return neurons
 
+    def _lif(self, population: Population) -> Any:
+        """The process of a population that leaks, integrates and fires."""
+        name, shape, neuron = population.name, self.shape[population.name], population.neuron
+        assert isinstance(neuron, Lif)
+        several = {
+            key: np.broadcast_to(getattr(neuron, name), shape).T.copy()
+            for key, name in {"vth": "threshold", "du": "du", "dv": "dv"}.items()
+        }
+        one = {key: int(v.flat[0]) for key, v in several.items() if (v == v.flat[0]).all()}
+        written = {}
+        if population.bias is not None:
+            written = {"biases": self.biases[population.bias].T, "first": 1 + self.depth[name]}
+        return self._process(
+            lif_neurons(
+                frozenset(several) - frozenset(one), neuron.reset, neuron.refractory, bool(written)
+            ),
+            shape=shape[::-1],
+            **{**several, **one, **written},
+            bias_mant=np.broadcast_to(neuron.bias, shape).T.copy(),
+            bias_exp=neuron.bias_exp.item(),
+            reset_interval=self.period,
+            # Lava counts steps from 1; a sample's first spikes arrive after ``depth`` of them.
+            reset_offset=(1 + self.depth[name]) % self.period,
+        )
+
     def _arriving(self, population: Population, synapse: Synapse) -> Any:
         """The port that sends what a synapse of a population takes in."""
         name, delay = synapse.source, synapse.delay
@@ -185,7 +201,7 @@ class _Network:
             return self.taps[name, 0, 0]
         if (name, held, delay) not in self.taps:
             line = self._process(
-                _lines(),
+                lines(),
                 shape=self.shape[name][::-1],
                 held=held,
                 # Lava counts steps from 1; what arrives ``delay`` steps late ends with the sample.
@@ -226,6 +242,7 @@ class _Network:
             weight=(kernel << synapse.weight_exp).astype(np.int32),
             input_shape=wires.in_shape[::-1],
             groups=wires.groups,
+            num_message_bits=self._message_bits(synapse),
             **{
                 name: [getattr(axis, name) for axis in axes]
                 for name in ("stride", "padding", "dilation")
@@ -233,6 +250,11 @@ class _Network:
         )
         source.reshape(process.s_in.shape).connect(process.s_in)
         process.a_out.reshape(target.shape).connect(target)
+
+    def _message_bits(self, synapse: Synapse) -> int:
+        """What Lava is told of a synapse's spikes: 0 where they have no payload."""
+        payload = self.payload[synapse.source]
+        return payload.bits if payload.graded else 0
 
     def _connect_matrix(
         self, model: Any, matrix: Any, synapse: Synapse, source: Any, target: Any
@@ -245,111 +267,14 @@ class _Network:
         if (kept != synapse.weight).any():
             raise ValueError(f"Lava would alter the {synapse.sign_mode} weights of {synapse.name}")
         process = self._process(
-            model, weights=matrix, weight_exp=synapse.weight_exp, sign_mode=mode
+            model,
+            weights=matrix,
+            weight_exp=synapse.weight_exp,
+            sign_mode=mode,
+            num_message_bits=self._message_bits(synapse),
         )
         source.reshape(process.s_in.shape).connect(process.s_in)
         process.a_out.reshape(target.shape).connect(target)
-
-
-@functools.cache
-def _neurons(several: frozenset[str], reset: str, refractory: int, written: bool) -> Any:
-    """A model of Lava's neurons, with what Lava's lack where it is asked for.
-
-    Lava's have one threshold and one pair of decays together, and a spike clears their
-    membrane in the same step. Here there may be one for each neuron, and the membrane may stay: in
-    the next step it tells which neurons fired, as :class:`mapping.chip.Lif` says. And each sample
-    may have biases of its own.
-    """
-    from lava.magma.core.model.py.type import LavaPyType
-    from lava.magma.core.process.variable import Var
-    from lava.proc.lif.models import PyLifResetModelBitAcc
-    from lava.proc.lif.process import LIFReset
-
-    if not several and reset == "zero" and not refractory and not written:
-        return PyLifResetModelBitAcc
-
-    class Neurons(LIFReset):  # type: ignore[misc]
-        def __init__(
-            self, *, vth: Any, du: Any, dv: Any, biases: Any = 0, first: int = 0, **settings: Any
-        ) -> None:
-            super().__init__(**settings)
-            more = {"biases": biases, "first": first} if written else {}
-            for name, values in {"vth": vth, "du": du, "dv": dv, **more}.items():
-                setattr(self, name, Var(shape=np.shape(values) or (1,), init=values))
-
-    class Model(PyLifResetModelBitAcc):  # type: ignore[misc]
-        implements_process = Neurons  # Lava's decorator for this refuses subclasses
-        vth, du, dv = (
-            LavaPyType(np.ndarray if name in several else int, np.int32, precision=bits)
-            for name, bits in (("vth", 17), ("du", 12), ("dv", 12))
-        )
-
-        if written:
-            biases = LavaPyType(np.ndarray, np.int32)  # of each sample, the last axis
-            first = LavaPyType(int, int)  # the step in which the first sample arrives
-
-            def scale_bias(self) -> None:
-                sample = (self.time_step - self.first) // self.reset_interval
-                if 0 <= sample < self.biases.shape[-1]:
-                    self.bias_mant = self.biases[..., sample]
-                super().scale_bias()
-
-        def subthr_dynamics(self, activation_in: Any) -> None:
-            self.fired = fired = self.v > self.effective_vth
-            if subtracts(reset):  # with the bias, so before the membrane is clipped
-                self.effective_bias -= fired * self.effective_vth
-            super().subthr_dynamics(activation_in)
-            if refractory:
-                self.v[fired] = 0
-
-        def reset_voltage(self, spike_vector: Any) -> None:
-            if reset == "zero" and not refractory:
-                super().reset_voltage(spike_vector)
-            elif reset == "subtract_at_once":
-                change = np.int64(spike_vector) - self.fired
-                left = self.v - change * self.effective_vth
-                self.v[:] = np.clip(left, 1 - self.max_uv_val, self.max_uv_val - 1)
-
-    return Model
-
-
-@functools.cache
-def _lines() -> Any:
-    """A model that holds spikes back some steps, then passes on those of a sample's first steps."""
-    from lava.magma.core.decorator import implements, requires, tag
-    from lava.magma.core.model.py.model import PyLoihiProcessModel
-    from lava.magma.core.model.py.ports import PyInPort, PyOutPort
-    from lava.magma.core.model.py.type import LavaPyType
-    from lava.magma.core.process.ports.ports import InPort, OutPort
-    from lava.magma.core.process.process import AbstractProcess
-    from lava.magma.core.process.variable import Var
-    from lava.magma.core.resources import CPU
-    from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-
-    class Line(AbstractProcess):  # type: ignore[misc]
-        def __init__(self, *, shape: Shape, held: int, **numbers: int) -> None:
-            super().__init__()
-            self.s_in, self.s_out = InPort(shape=shape), OutPort(shape=shape)
-            self.ring = Var(shape=(held + 1, *shape), init=0)
-            for name, number in numbers.items():
-                setattr(self, name, Var(shape=(1,), init=number))
-
-    @implements(proc=Line, protocol=LoihiProtocol)
-    @requires(CPU)
-    @tag("fixed_pt")
-    class Model(PyLoihiProcessModel):  # type: ignore[misc]
-        s_in = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-        s_out = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-        ring = LavaPyType(np.ndarray, np.int32)
-        first, period, passed = (LavaPyType(int, int) for _ in range(3))
-
-        def run_spk(self) -> None:
-            now, size = self.time_step, len(self.ring)
-            self.ring[now % size] = self.s_in.recv()
-            opened = (now - self.first) % self.period < self.passed
-            self.s_out.send(self.ring[(now + 1) % size] * opened)
-
-    return Model
 
 
 def _sparse(wires: Wiring, weight: Ints, shape: Shape) -> Any:

@@ -60,7 +60,8 @@ def read_mapping(path: Path) -> tuple[list[ChipSegment], Any]:
     with _opened(path, "mapped model", "write it with has8-map"):
         content, arrays = read(path)
         manifest = json.loads(content)
-        registers = SimpleNamespace(**manifest["target"]["registers"])
+        # files from before graded spikes do not say how wide a payload may be
+        registers = SimpleNamespace(**{"message_bits": 1, **manifest["target"]["registers"]})
         segments = [unpack(chip, arrays) for chip in manifest["chip_segments"]]
         for segment in segments:
             check_segment(segment, registers)  # type: ignore[arg-type]
@@ -68,7 +69,7 @@ def read_mapping(path: Path) -> tuple[list[ChipSegment], Any]:
 
 
 def read_inputs(path: Path, segments: Sequence[ChipSegment]) -> dict[str, Arrays]:
-    """The input spikes, ``bool[T, N, *shape]`` by segment and port, of every segment that has all.
+    """The input spikes, ``[T, N, *shape]`` by segment and port, of every segment that has all.
 
     Raises:
         BackendError: if the file is missing or damaged, holds no segment's inputs, or inputs of
@@ -178,7 +179,7 @@ def _check_inputs(segment: ChipSegment, inputs: Arrays) -> None:
     samples = (inputs[first.name].shape[first.kind == "spikes" :] or (0,))[0]
     for port in segment.inputs:
         spikes = inputs[port.name]
-        kind, axes, time = "bool", "T, N", f"{segment.steps}, N"
+        kind, axes, time = port.payload.kind, "T, N", f"{segment.steps}, N"
         want: tuple[int, ...] = (segment.steps, samples, *port.shape)
         if port.kind == "bias":
             kind, axes, time, want = "int64", "N", "N", (samples, *port.shape)

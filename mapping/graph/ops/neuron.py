@@ -15,6 +15,7 @@ from has8.kernels import fused, paths
 from has8.neurons import ATAN_ALPHA, Leaky, leaky
 from mapping.graph.ir import Kind, Node, Signal
 from mapping.graph.ops.op import AboveZero, Attrs, Lowered, Natural, Op, Positive, Real
+from mapping.graph.ops.packing import MOST_STEPS, packed, unpacked
 from mapping.targets.schema import Reset
 
 Subtraction = Literal["subtract", "subtract_at_once"]
@@ -23,14 +24,13 @@ CONSTANTS = ("alpha", "beta", "threshold", "gain")
 """What may have one value, one for each channel or one for each neuron."""
 
 
-class Constants(Attrs, frozen=True):
+class Constants(Attrs, frozen=True, tag_field="model", tag="lif"):
     """Attributes of a leaky integrate-and-fire neuron; :func:`stepped` says what they do.
 
     Each of :data:`CONSTANTS` is one number here or, where it has several values, one of the node's
     tensors, which broadcasts over the neurons as torch does.
 
     Args:
-        model: "lif".
         alpha: part of the current that is left after a step; 0 is a current of one step.
         beta: part of the membrane that is left after a step.
         threshold: the neuron fires when its membrane is above it.
@@ -43,7 +43,6 @@ class Constants(Attrs, frozen=True):
         mantissa: that of its threshold on a chip, where weights and biases are mantissas too.
     """
 
-    model: Literal["lif"]
     reset: Reset
     refractory: Annotated[int, Meta(ge=0, le=1)]
     alpha: Part | None = None
@@ -65,6 +64,14 @@ class Constants(Attrs, frozen=True):
             raise ValueError("clear_at must be below clear_every, or 0 where that is 0")
         if self.mantissa is not None and self.threshold != self.mantissa:
             raise ValueError("threshold must be the mantissa where there is one")
+
+
+class Unpacking(Attrs, frozen=True, tag_field="model", tag="unpack"):
+    """Attributes of a neuron that sends bit t of a payload t steps after it came: none."""
+
+
+class Packing(Attrs, frozen=True, tag_field="model", tag="pack"):
+    """Attributes of a neuron that sends the spikes of a train as one payload at its end: none."""
 
 
 def lower(module: Leaky | SharedIIR) -> Lowered:
@@ -98,6 +105,11 @@ def infer(
     (given,) = inputs
     if given.steps is None:
         raise ValueError(f"a neuron runs over time steps, and {given} has none; encode it first")
+    if attrs.get("model") in ("unpack", "pack"):
+        if given.steps > MOST_STEPS or tensors:
+            raise ValueError(f"it packs up to {MOST_STEPS} steps without constants, not {given}")
+        bits = given.steps if attrs["model"] == "pack" else 1
+        return Signal(given.shape, Kind.SPIKE, given.steps, bits)
     if unknown := tensors.keys() - set(CONSTANTS):
         raise ValueError(f"a neuron has no constant {min(unknown)!r}")
     for name in CONSTANTS:
@@ -133,9 +145,13 @@ def constants_of(node: Node) -> dict[str, Any]:
     return {**node.attrs, **node.tensors}
 
 
-def lif(node: Node, current: Tensor) -> Tensor:
-    """Leaky integrate and fire: ``[T, B, ...]`` to spikes."""
+def run(node: Node, current: Tensor) -> Tensor:
+    """Leaky integrate and fire, or packing: ``[T, B, ...]`` to spikes."""
     attrs = node.attrs
+    if attrs["model"] == "unpack":
+        return unpacked(current, 0)
+    if attrs["model"] == "pack":
+        return packed(current, -1)
     plain = not (node.tensors or attrs["alpha"] or attrs["refractory"] or attrs.get("clear_every"))
     if not plain or attrs["reset"] != "zero" or current.requires_grad:
         return stepped(constants_of(node), current)[0]
@@ -209,10 +225,10 @@ OPS = (
         (Leaky, SharedIIR),
         lower,
         infer,
-        lif,
+        run,
         role="neuron",
         sees_time=True,
-        attrs=Constants,
+        attrs=Constants | Unpacking | Packing,
         any_tensors=True,
     ),
 )

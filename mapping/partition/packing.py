@@ -1,0 +1,139 @@
+"""Values that cross between host and chip once, as graded spikes, not as a train of spikes.
+
+A neuron in front of a chip segment sends bit t of a payload in step t, and one behind it gathers
+the spikes of all steps into a payload: an encoder and a decoder of bit planes, but for the factor
+that a code is multiplied by, which stays with the host. Trains stay what they were, and so does
+all that is computed from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+import torch
+
+from has8.errors import BadInput
+from mapping.graph.ir import Graph, Kind, Node, Signal, renamed_inputs, sorted_graph, unique_name
+from mapping.graph.ops import OPS
+from mapping.graph.ops.packing import MOST_STEPS
+from mapping.partition.cut import segment_of
+from mapping.partition.segments import Partition, Segment
+from mapping.targets.schema import Target
+
+Coding = Literal["binary", "graded"]
+"""What crosses between host and chip: spikes, or trains of spikes as graded ones."""
+
+
+def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Partition]:
+    """The graph and its partition with trains packed wherever they cross.
+
+    These are what encoders send to chip segments, and what decoders take from them.
+
+    Args:
+        graph: after the passes, without such nodes.
+        parts: of the graph.
+        target: the chip.
+
+    Raises:
+        BadInput: if the target has no graded spikes, or none that are wide enough, or nothing
+            crosses that could be packed.
+    """
+    nodes = {node.name: [node] for node in graph}  # each with what is to stand behind it
+    added: dict[str, list[str]] = {part.name: [] for part in parts.segments}
+    renamed: dict[str, dict[str, str]] = {}  # what some nodes take instead, by node
+
+    def enter(part: Segment, new: Iterable[Node], behind: str) -> str:
+        """Add nodes to a segment; returns the last one's name."""
+        for node in new:
+            nodes[behind].append(node)
+            added[part.name].append(node.name)
+        return added[part.name][-1]
+
+    def unused(name: str) -> str:
+        return unique_name(name, {node.name for some in nodes.values() for node in some})
+
+    runs = {name: part for part in parts.segments for name in part.nodes}
+    for part in parts.on_chip:
+        for source in part.inputs:
+            if OPS[graph[source].op].role == "encode" and graph[source].type.kind is Kind.SPIKE:
+                signal = _payload(graph[source], target)
+                host = Node(unused(f"{source}.pack"), "pack", (source,), signal)
+                enter(runs[source], [host], source)
+                last = enter(part, _neuron(host, unused(f"{source}.unpack"), "unpack"), source)
+                for name in part.nodes:
+                    renamed.setdefault(name, {})[source] = last
+        for source in part.outputs:
+            users = [user for user, _ in graph.consumers(source) if user.op == "decode"]
+            if users:
+                signal = _payload(graph[source], target)
+                last = enter(part, _neuron(graph[source], unused(f"{source}.pack"), "pack"), source)
+                host = Node(unused(f"{source}.unpack"), "unpack", (last,), graph[source].type)
+                assert host.type.steps == signal.bits
+                first = min((runs[user.name] for user in users), key=parts.segments.index)
+                enter(first, [host], source)
+                for user in users:
+                    renamed.setdefault(user.name, {})[source] = host.name
+    if parts.on_chip and not any(added.values()):
+        raise BadInput(
+            "no encoder or decoder stands between host and chip, so no value crosses that a graded "
+            "spike could carry: use coding='binary'"
+        )
+    whole = sorted_graph(
+        [renamed_inputs(n, renamed.get(n.name, {})) for some in nodes.values() for n in some],
+        graph.output.name,
+    )
+    return whole, replace(parts, segments=tuple(_with(whole, p, added) for p in parts.segments))
+
+
+def unpacked(graph: Graph) -> Graph:
+    """The graph without what :func:`packed` put into it; most have nothing of that."""
+    renamed: dict[str, str] = {}
+    for node in graph:
+        # Behind a neuron that packs, or a node that packs, and a synapse.
+        if node.op == "unpack" or (node.op == "neuron" and node.attrs["model"] == "unpack"):
+            source = graph[node.inputs[0]]
+            renamed[node.name] = graph[source.inputs[0]].inputs[0]
+    if not renamed:
+        return graph
+    return sorted_graph((renamed_inputs(n, renamed) for n in graph), graph.output.name)
+
+
+def _payload(source: Node, target: Target) -> Signal:
+    """The type of a train's payloads.
+
+    Raises:
+        BadInput: if the target's spikes do not hold them.
+    """
+    steps, registers = source.type.steps or 0, target.registers
+    most = min(registers.message_bits, registers.state_bits - 1, MOST_STEPS)
+    if not {"unpack", "pack"} <= set(registers.neurons) or most == 1:
+        raise BadInput(
+            f"{target.name} sends no graded spikes: use coding='binary', or another target, such "
+            f"as loihi2"
+        )
+    if not 2 <= steps <= most:
+        raise BadInput(
+            f"{source.name!r} has {steps} steps, and graded spikes of {target.name} hold 2 to "
+            f"{most}: use coding='binary'"
+        )
+    return replace(source.type, bits=steps)
+
+
+def _neuron(source: Node, name: str, model: str) -> tuple[Node, Node]:
+    """Neurons of a model, each behind the one of a source at the same place, and the synapse."""
+    steps = source.type.steps
+    weight = torch.ones(source.type.shape[0])
+    value = Signal(source.type.shape, Kind.VALUE, steps)
+    synapse = Node(f"{name}.synapse", "one_to_one", (source.name,), value, {}, {"weight": weight})
+    bits = (steps or 1) if model == "pack" else 1
+    signal = Signal(source.type.shape, Kind.SPIKE, steps, bits)
+    return synapse, Node(name, "neuron", (synapse.name,), signal, {"model": model})
+
+
+def _with(graph: Graph, part: Segment, added: dict[str, list[str]]) -> Segment:
+    """A segment with the nodes that were added to it, in the graph's order."""
+    names = {*part.nodes, *added[part.name]}
+    nodes = [node for node in graph if node.name in names]
+    return segment_of(graph, part.name, part.side, nodes, part.reason)
