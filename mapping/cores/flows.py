@@ -6,6 +6,7 @@ the host are not counted: no chip's sheet says where they enter the mesh.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -38,15 +39,22 @@ class Flows:
     @staticmethod
     def of(cores: int, pairs: Mapping[tuple[int, int], int]) -> Flows:
         """Messages by pairs of cores; those of a core to itself are left out."""
-        counts: dict[tuple[int, int], int] = {}
-        for (one, other), messages in pairs.items():
-            if one != other:
-                for key in ((one, other), (other, one)):
-                    counts[key] = counts.get(key, 0) + messages
-        keys = sorted(counts)
-        ends = np.array(keys, np.int64).reshape(-1, 2).T
-        ones, others = (np.ascontiguousarray(end) for end in ends)
-        return Flows(cores, ones, others, np.array([counts[key] for key in keys], np.int64))
+        ends = np.array(list(pairs), np.int64).reshape(-1, 2)
+        return Flows.joined(cores, ends[:, 0], ends[:, 1], np.array([*pairs.values()], np.int64))
+
+    @staticmethod
+    def joined(cores: int, senders: Ints, destinations: Ints, messages: Ints) -> Flows:
+        """Messages from core to core, any pair any number of times, ``int64[*]`` each."""
+        apart = senders != destinations
+        one, other = senders[apart], destinations[apart]
+        both = np.concatenate([one * cores + other, other * cores + one])
+        order = np.argsort(both, kind="stable")
+        keys = both[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        counts = np.concatenate([messages[apart]] * 2)[order]
+        sums: Ints = np.add.reduceat(counts, first) if len(first) else counts
+        ones, others = np.divmod(keys[first], cores)
+        return Flows(cores, ones, others, sums)
 
     @property
     def starts(self) -> Ints:
@@ -74,13 +82,14 @@ def flows_of(
             neuron counts 1.
     """
     tiles = placement.tiles
-    pairs: dict[tuple[int, int], int] = {}
+    found = array("q")
     for route in routes(placement, segments):
         if route.sender is not None:
-            key = tiles[route.sender].core, tiles[route.destination].core
             messages = route.neurons if spikes is None else route.messages(spikes[route.source])
-            pairs[key] = pairs.get(key, 0) + messages
-    return Flows.of(placement.cores_used, pairs)
+            ends = tiles[route.sender].core, tiles[route.destination].core
+            found.extend((*ends, messages))
+    rows = np.frombuffer(found, np.int64).reshape(-1, 3)
+    return Flows.joined(placement.cores_used, rows[:, 0], rows[:, 1], rows[:, 2])
 
 
 def routers(topology: Topology, cores: int) -> Ints:
