@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -515,6 +516,18 @@ def test_the_partition_benchmark_tries_every_partition():
     for kind in ("chains", "blocks"):
         found = search_partition(kind, 6, limited=True)
         assert found["equal_to_brute_force"] is True and found["gap"] == 0
+
+
+def test_the_searches_on_record_are_exact_and_in_the_docs():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "partition.json").read_text())
+    text = (ROOT / "docs" / "which_part.md").read_text(encoding="utf-8")
+    for row in rows:
+        assert row["gap"] == 0 and row["seconds"] < 10
+        assert row["equal_to_brute_force"] is (True if row["layers"] <= 12 else None)
+    shown = [row for row in rows if "front" in row or row["layers"] in (12, 200)]
+    found = re.findall(r"\| (\d+) \| ([\d,]+) \| .*\| ([\d.]+) s \| 0 \|", text)
+    wanted = [(str(r["layers"]), f"{r['groups']:,}", f"{r['seconds']:.2f}") for r in shown]
+    assert found == wanted
 
 
 def test_steps_are_timed_by_both_models_beside_what_was_measured(monkeypatch):
