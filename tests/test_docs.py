@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE, OutputChecker
 from io import StringIO
 from pathlib import Path
+from runpy import run_path
 from types import ModuleType
 from typing import Any
 
@@ -101,13 +102,17 @@ def run_console(text: str) -> None:
         command, _, shown = part.partition("\n")
         said = StringIO()
         for words in commands(command):
-            with redirect_stdout(said), context(words) as parsed:
-                parsed.command.invoke(parsed)
+            with redirect_stdout(said):
+                if words[0] == "python":
+                    run_path(words[1], run_name="__main__")
+                else:
+                    with context(words) as parsed:
+                        parsed.command.invoke(parsed)
         flags = ELLIPSIS | NORMALIZE_WHITESPACE
         assert OutputChecker().check_output(shown, said.getvalue(), flags), said.getvalue()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_block_says_what_it_is_and_commands_parse(page):
     found = list(blocks(page))
     fences = [line for line in page.read_text().splitlines() if line.startswith("```")]
@@ -119,6 +124,17 @@ def test_every_block_says_what_it_is_and_commands_parse(page):
                 check(words)
     indented = re.findall(r"^ {4}(?:has8|has8-map|uv|python) .*$", page.read_text(), re.M)
     assert not indented  # commands are fenced, so that they are checked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, heading = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        headings = re.findall(r"^#+ (.*)$", there.read_text(), re.M) if heading else ()
+        slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings}
+        assert not heading or heading in slugs, target
 
 
 def examples(command: click.Command) -> Iterator[list[str]]:
@@ -138,7 +154,7 @@ def test_the_examples_of_help_parse(name):
 RUNS = [page for page in PAGES if any(b.kind in ("python", "console") for b in blocks(page))]
 
 
-@pytest.mark.parametrize("page", RUNS, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", RUNS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_runs(page, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
