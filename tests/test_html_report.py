@@ -11,6 +11,8 @@ from browser import Browser, chromium
 from markupsafe import escape
 
 from has8 import create_model
+from has8.cli.outputs import check_report, write_report
+from has8.errors import BadInput
 from hwsim import estimate, simulate
 from hwsim.alternatives import Alternative
 from hwsim.report import html_comparison, html_report, summarize, to_dict
@@ -140,3 +142,13 @@ def test_switches_change_what_they_say(browser, page, tmp_path):
     found = browser.run(f"{rows}.map(row => row.textContent.toLowerCase().includes('barrier'))")
     assert found and all(found)
     assert browser.pdf().startswith(b"%PDF") and browser.complaints == []
+
+
+def test_a_report_is_what_its_name_says(tmp_path):
+    check_report(tmp_path / "a.html")
+    write_report(tmp_path / "a.csv", lambda: "the page", {"n": [1, None]})
+    write_report(tmp_path / "a.html", lambda: "the page", {})
+    assert (tmp_path / "a.csv").read_text().split() == ["path,value", "n.0,1", "n.1,"]
+    assert (tmp_path / "a.html").read_text() == "the page"
+    with pytest.raises(BadInput, match=r"neither \.html nor \.csv"):
+        check_report(tmp_path / "a.txt")

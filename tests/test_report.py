@@ -1,9 +1,12 @@
 """A summary as JSON and as a page in a terminal."""
 
+import csv
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +19,8 @@ from hwsim.activity import Overflow
 from hwsim.experiments.divergence import Comparison, Divergence
 from hwsim.price.assumptions import Assumption
 from hwsim.price.learning import LearningPrice, Share
-from hwsim.report import render, summarize, to_dict, units
+from hwsim.report import render, summarize, to_csv, to_dict, units
+from hwsim.report.schema import Report, report_schema
 from hwsim.report.trace import Trace
 from mapping import map_model
 from mapping.partition.segments import Rejection
@@ -47,6 +51,7 @@ def squeezed(text):
 
 
 KEYS = [
+    "schema",
     "model",
     "target",
     "host",
@@ -63,6 +68,7 @@ KEYS = [
     "chips_used",
     "hops",
     "utilisation",
+    "utilization",
     "synops",
     "macs",
     "energy_uj",
@@ -99,6 +105,26 @@ def test_the_dictionary_survives_json_and_keeps_its_keys(summary):
     assert found["verified"]["equal"] is True and found["verified"]["backend"] == "reference"
     assert {"name", "side", "nodes", "reason"} <= set(found["partition"][0])
     assert set(found["neurobench"]) == {"Effective_MACs", "Effective_ACs", "Dense"}
+
+
+def test_the_published_schema_types_every_key(summary):
+    """``python docs/report_schema.py`` makes it anew."""
+    published = Path(__file__).parent.parent / "docs" / "report.schema.json"
+    assert json.loads(published.read_text("utf-8")) == report_schema()
+    share = Share(Figure.exact(1.0, "µJ"), Figure.exact(2.0, "µs"))
+    learning = LearningPrice(2, 3.0, 1.0, share, {"engine": share}, ())
+    for one in (summary, replace(summary, verified=None), replace(summary, learning=learning)):
+        plain = json.loads(json.dumps(to_dict(one), allow_nan=False))
+        assert json.loads(msgspec.json.encode(msgspec.convert(plain, Report))) == plain
+
+
+def test_csv_has_a_row_for_each_value(summary):
+    rows = list(csv.reader(io.StringIO(to_csv(to_dict(summary)), newline="")))
+    assert rows[0] == ["path", "value"] and rows[1] == ["schema", "has8-report-1"]
+    found = dict(rows)
+    assert len(found) == len(rows)
+    assert float(found["likely.total.1"]) == to_dict(summary)["likely"]["total"][1]
+    assert found["verified.equal"] == "true" and found["learning"] == ""
 
 
 def test_the_dictionarys_numbers_agree_with_each_other(summary):

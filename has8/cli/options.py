@@ -220,9 +220,10 @@ target_option = click.option(
 )
 report_option = click.option(
     "--report",
-    metavar="FILE.html",
+    metavar="FILE.html|FILE.csv",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write what is found as one HTML file, too: pictures, charts, tables, all numbers.",
+    help="Write what is found as one HTML file, too: pictures, charts, tables, all numbers; or "
+    "the numbers as CSV.",
 )
 host_option = click.option(
     "--host",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -12,6 +12,8 @@ from typing import Any
 
 from has8.cli.inputs import check_new_file
 from has8.errors import BadInput
+from has8.files import write_whole
+from hwsim.report import to_csv
 from mapping.chip import archive
 
 DIGEST = "model_sha256"
@@ -88,6 +90,35 @@ class Outputs:
                 f"{self.report} was verified against Lava: leave out --verify none, choose another "
                 "folder with --out, or replace it with --overwrite"
             )
+
+
+def check_report(path: Path | None, *inputs: Path) -> None:
+    """Refuse a file for ``--report`` that cannot be written, or that has no known kind.
+
+    Args:
+        path: the file; None where none was asked for.
+        inputs: the files that the command reads.
+
+    Raises:
+        BadInput: if it cannot be written, or ends neither in .html nor in .csv.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in (".html", ".csv"):
+        raise BadInput(f"{path} is neither .html nor .csv: name a report FILE.html or FILE.csv")
+    check_new_file(path, *inputs)
+
+
+def write_report(path: Path, page: Callable[[], str], numbers: Mapping[str, Any]) -> None:
+    """Write a report as its name says.
+
+    Args:
+        path: the file.
+        page: makes the HTML page.
+        numbers: what CSV has.
+    """
+    text = to_csv(numbers) if path.suffix.lower() == ".csv" else page()
+    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _provenance(path: Path) -> Mapping[str, Any]:

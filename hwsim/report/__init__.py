@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hwsim.report.csv import to_csv
 from hwsim.report.experiment import Experiment, experiment_to_dict, render_experiment
 from hwsim.report.html import html_comparison, html_report
 from hwsim.report.json import to_dict
@@ -18,5 +19,6 @@ __all__ = [
     "render",
     "render_experiment",
     "summarize",
+    "to_csv",
     "to_dict",
 ]

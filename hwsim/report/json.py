@@ -15,12 +15,13 @@ from hwsim.price.energy import Energy
 from hwsim.price.learning import LearningPrice
 from hwsim.price.timing import SegmentTime
 from hwsim.price.traffic import SegmentLoad
+from hwsim.report.schema import VERSION
 from hwsim.report.summary import Summary
 from mapping.targets.figures import Figure
 
 
 def to_dict(summary: Summary) -> dict[str, Any]:
-    """The summary as plain dictionaries, lists, strings and numbers.
+    """The summary as plain dictionaries, lists, strings and numbers, as in docs/report.schema.json.
 
     Units are in the keys: ``energy_uj`` in microjoules and ``latency_us`` in microseconds, both
     of one sample and by the target's default accounting. Keys with ``_range_`` hold the lowest and
@@ -37,6 +38,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
     """
     cost = summary.cost
     return {
+        "schema": VERSION,
         "model": summary.model,
         "target": cost.target,
         "host": cost.host,
@@ -58,6 +60,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         "utilisation": {
             name: {"mean": mean, "peak": peak} for name, (mean, peak) in summary.utilisation.items()
         },
+        "utilization": _utilization(summary),
         "synops": cost.synops,
         "macs": cost.host_macs,
         "energy_uj": _energy(cost.energy_uj),
@@ -69,6 +72,21 @@ def to_dict(summary: Summary) -> dict[str, Any]:
         **_counts(cost),
         "assumptions": [_assumption(assumption) for assumption in cost.assumptions],
         "references": dict(cost.references),
+    }
+
+
+def _utilization(summary: Summary) -> dict[str, dict[str, int]]:
+    """What is in use of the chips that are used, as ``nextpnr --report`` has it."""
+    cost = summary.cost
+    placement, each = cost.work.mapped.placement, cost.work.mapped.target.chip.cores
+    cores = cost.chips_used * each
+    used = {name: sum(core.used[name] for core in placement.cores) for name in placement.limits}
+    return {
+        "cores": {"used": cost.cores_used, "available": cores},
+        **{
+            name: {"used": used[name], "available": limit * cores}
+            for name, limit in placement.limits.items()
+        },
     }
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import click
 from torch import Tensor
 
-from has8.cli.inputs import check_new_file, partition_names
+from has8.cli.inputs import partition_names
 from has8.cli.jobs.simulate import artefact_data
 from has8.cli.options import BATCH, CALIBRATION
+from has8.cli.outputs import check_report, write_report
 from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.data import Data
 from has8.errors import BadInput
-from has8.files import write_whole
 from has8.text import printable
 from hwsim.alternatives import alternative
 from hwsim.experiments.host import measure_host
@@ -61,8 +61,7 @@ def run_compare(
     processor = load_host(host)
     if pins and not partitions:
         raise BadInput("--pin moves layers of partitions that are mapped anew: add --partition all")
-    if report is not None:
-        check_new_file(report, *artefacts, Path(host))
+    check_report(report, *artefacts, Path(host))
     candidates = list(_candidates(artefacts, partitions))
 
     @cache
@@ -97,11 +96,11 @@ def run_compare(
                 )
             )
     model = ", ".join(_names(artefacts).values())
+    numbers = alternatives_to_dict(model, found)
     if report is not None:
-        page = html_comparison(model, found)
-        write_whole(report, lambda file: file.write(page.encode()))
+        write_report(report, lambda: html_comparison(model, found), numbers)
     if as_json:
-        click.echo(json.dumps(alternatives_to_dict(model, found), indent=2))
+        click.echo(json.dumps(numbers, indent=2))
     else:
         show(lambda console: render_alternatives(console, model, found))
         if report is not None:

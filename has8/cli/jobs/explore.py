@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from has8.cli.inputs import check_classes, check_new_file
+from has8.cli.inputs import check_classes
 from has8.cli.jobs.asked import limits_of, scales_for
 from has8.cli.jobs.networks import Coding, fitting, open_network, prepared_for, with_loop
 from has8.cli.jobs.prepared import data_for, in_steps
 from has8.cli.options import BATCH, CALIBRATION
+from has8.cli.outputs import check_report, write_report
 from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.files import write_whole
@@ -61,8 +62,7 @@ def run_explore(
     limits = limits_of(preparation)
     chip, processor = load_target(target), load_host(host)
     network = open_network(model, weights, args, preparation["steps"])
-    if report is not None:
-        check_new_file(report, network.file, Path(target), Path(host), *network.weights)
+    check_report(report, network.file, Path(target), Path(host), *network.weights)
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     how, source = data_for(network, how, data, data_root, readout)
@@ -98,7 +98,7 @@ def run_explore(
             on_stage=stage,
         )
         best = found.best.measured
-        if report is not None:  # which neurons spiked was not kept
+        if report is not None and report.suffix != ".csv":  # who spiked was not kept
             done = stage("the best once more")
             best = alternative(
                 *(best.name, found.best.mapped, images, labels),
@@ -106,11 +106,12 @@ def run_explore(
                 batch_size=BATCH,
                 on_progress=done,
             )
+    numbers = exploration_to_dict(network.name, found)
     if report is not None:
         beside = [choice.measured for choice in found.choices]
-        page = html_report(summary_of(best, network.name), beside=beside)
-        write_whole(report, lambda file: file.write(page.encode()))
-    told = json.dumps(exploration_to_dict(network.name, found), indent=2) if out or as_json else ""
+        summary = summary_of(best, network.name)
+        write_report(report, lambda: html_report(summary, beside=beside), numbers)
+    told = json.dumps(numbers, indent=2) if out or as_json else ""
     if out is not None:
         result = out / f"{file_name(network.name)}.explore.json"
         write_whole(result, lambda file: file.write(f"{told}\n".encode()))

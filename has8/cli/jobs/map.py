@@ -11,7 +11,7 @@ import click
 from msgspec import to_builtins
 from torch import Tensor
 
-from has8.cli.inputs import check_classes, check_new_file, partition_names
+from has8.cli.inputs import check_classes, partition_names
 from has8.cli.jobs.asked import limits_of, scales_for
 from has8.cli.jobs.learning import LEARNED, learner_of
 from has8.cli.jobs.networks import (
@@ -24,7 +24,7 @@ from has8.cli.jobs.networks import (
 )
 from has8.cli.jobs.prepared import data_for, in_steps
 from has8.cli.options import BATCH, CALIBRATION
-from has8.cli.outputs import DIGEST, Outputs
+from has8.cli.outputs import DIGEST, Outputs, check_report, write_report
 from has8.cli.preparation import PLAIN, PREPARATION
 from has8.cli.progress import stages
 from has8.cli.stdout import show
@@ -109,8 +109,7 @@ def run_map(
     others = Path(target), Path(host)
     outputs = Outputs(network.file, out, others, network.weights, network.told, network.called)
     outputs.check(verify=verify != "none", overwrite=overwrite)
-    if report is not None:
-        check_new_file(report, network.file, *others, *network.weights, outputs.artefact)
+    check_report(report, network.file, *others, *network.weights, outputs.artefact)
     how, source = data_for(network, how, data, data_root, readout)
     bits, chosen = scales_for(network.checkpoint, chip.name, weight_bits, scales, per_channel)
     with stages(quiet) as stage, fitting(network, source):
@@ -194,11 +193,11 @@ def run_map(
         reset_share=None if trained is None else _share(trained, answers),
         learning=learning,
     )
-    text = json.dumps({**to_dict(summary), DIGEST: outputs.digest}, indent=2)
+    numbers = {**to_dict(summary), DIGEST: outputs.digest}
+    text = json.dumps(numbers, indent=2)
     write_whole(outputs.report, lambda file: file.write(f"{text}\n".encode()))
     if report is not None:
-        page = html_report(summary)
-        write_whole(report, lambda file: file.write(page.encode()))
+        write_report(report, lambda: html_report(summary), numbers)
     if as_json:
         click.echo(text)
     else:

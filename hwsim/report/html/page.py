@@ -22,7 +22,7 @@ from hwsim.report.html.charts import Chart, charts_of, front
 from hwsim.report.html.chips import LOADS, ChipView, chips_of
 from hwsim.report.html.figures import chip_svg, layers_svg, legend_html, segments_svg
 from hwsim.report.json import to_dict
-from hwsim.report.sentences import break_even, throughput, turns, verdict
+from hwsim.report.sentences import break_even, meanwhile, throughput, turns, verdict
 from hwsim.report.summary import Summary, summary_of
 from hwsim.report.terminal import TRUST
 from mapping.targets.figures import Figure
@@ -169,6 +169,8 @@ def _facts(summary: Summary) -> Any:
     cost = summary.cost
     yield "host", cost.host
     yield "throughput", throughput(cost)
+    if cost.price.latency.meanwhile_us:
+        yield "meanwhile", meanwhile(cost)
     work = f"{units.count(cost.synops)} synaptic operations on the chip, "
     yield "work", f"{work if cost.cores_used else ''}{units.count(cost.host_macs)} MACs on the host"
     if cost.cores_used:
