@@ -173,6 +173,9 @@ def table(name: str, results: Sequence[Result]) -> Table:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option("--samples", type=click.IntRange(1), help="Test images.  [default: all]")
 @click.option("--lava", default=2, show_default=True, help="Images that Lava runs too.")
+@click.option(
+    "--recipe", type=click.Choice(["hnn", "hnn-short"]), help="Of training.  [default: hnn]"
+)
 @run_options(RESULTS, WORK, 64)
 def main(
     asked: str | None,

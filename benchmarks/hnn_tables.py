@@ -103,6 +103,9 @@ def table(title: str, entries: Sequence[Mapping[str, Any]]) -> Table:
 @click.option("--run", "asked", type=click.Choice(list(TABLES)), help="Train what is missing.")
 @click.option("--columns", default="", help=f"Only these: {', '.join(COLUMNS)}.")
 @seeds_option
+@click.option(
+    "--recipe", type=click.Choice(["hnn", "hnn-short"]), help="Of training.  [default: hnn]"
+)
 @run_options(RESULTS, WORK, 64)
 def main(
     asked: str | None,

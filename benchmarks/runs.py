@@ -22,6 +22,7 @@ from has8.data import Data
 from has8.errors import BadInput
 from has8.files import write_whole
 from has8.memory import keep_pages
+from has8.training import liven
 from has8.training.hardware import Hardware
 from has8.training.history import Report
 from has8.training.new_model import new_model, recipe_options
@@ -163,6 +164,7 @@ class Plan:
         results: folder of the JSON files.
         work: folder of the runs' own folders, from which they resume.
         data_root: where data lie; see :func:`has8.load_data`.
+        recipe: instead of the setting's.
     """
 
     table: str
@@ -174,6 +176,7 @@ class Plan:
     seed: int | None = None
     precision: str = "32"
     data_root: Path | None = None
+    recipe: str | None = None
 
     def config(self, setting: Setting, images: int) -> TrainConfig:
         """The recipe with the plan's values; a subset of all images is none."""
@@ -181,12 +184,12 @@ class Plan:
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         if self.subset is not None and self.subset < images:
             changes["subset"] = self.subset
-        return replace(RECIPES[setting.recipe], **changes)
+        return replace(RECIPES[self.recipe or setting.recipe], **changes)
 
     def budget(self, setting: Setting, config: TrainConfig, images: int) -> Budget:
         """What the run's number will stand for."""
         return Budget(
-            setting.recipe,
+            self.recipe or setting.recipe,
             config.epochs,
             config.subset or images,
             config.batch_size,
@@ -252,7 +255,7 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
     """Train, going on from where an earlier attempt stopped, and write the result."""
     setting, work = run.setting, plan.work / run.name
     source = commit()
-    options = {**recipe_options(setting.recipe, setting.model, run.data), **setting.options}
+    options = {**recipe_options(run.budget.recipe, setting.model, run.data), **setting.options}
     model = new_model(setting.model, run.data, options, run.config.seed)
     if setting.after is not None:
         trained = plan.work / run.named(setting.after) / MODEL
@@ -262,6 +265,8 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
                 "not there: run that setting first, within the same budget"
             )
         keep_artificial(model, load_checkpoint(trained).model)
+    if run.budget.recipe == liven.RECIPE:
+        liven.liven(model, run.data)
     keep_pages()
     history = fit(
         model,

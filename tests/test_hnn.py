@@ -17,6 +17,7 @@ from has8.data import ArrayImages
 from has8.errors import BadInput, UnknownName
 from has8.iir import IIR, Axon, SharedIIR, _Fire
 from has8.training import separate
+from has8.training.liven import liven
 from has8.training.loop import count_right
 from hwsim import compare, simulate
 from hwsim.backends.lava.backend import Lava
@@ -124,6 +125,22 @@ def data(images: int = 40) -> Data:
     pixels = torch.randint(256, (images, 1, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     part = ArrayImages(pixels, torch.arange(images) % 4)
     return Data("random", part, part, (1, SIDE, SIDE), ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize("split", [1, 3])
+def test_short_training_begins_with_currents_of_known_mean_and_deviation(split):
+    net, images = mlp(split=split), data()
+    first = next(net.parameters()).requires_grad_(False).clone()
+    liven(net, images)
+    assert torch.equal(next(net.parameters()), first)  # what is kept is left alone
+    currents = []
+    for layer in (m for m in net.modules() if isinstance(m, nn.Linear)):
+        layer.register_forward_hook(lambda _, __, out: currents.append(out.detach()))
+    net(images.train.tensors(32)[0])
+    middle, last = (torch.stack([c.mean(0), c.std(0)]) for c in currents[1:])
+    assert torch.allclose(middle, torch.tensor([[0.0], [1.0]]).expand_as(middle), atol=1e-3)
+    expected = torch.tensor([[1.0], [0.5]] if split == 1 else [[0.0], [1.0]])
+    assert torch.allclose(last, expected.expand_as(last), atol=1e-3)
 
 
 CONFIG = TrainConfig(

@@ -89,6 +89,8 @@ def test_the_papers_settings():
     assert RECIPES["hnn"] == replace(
         paper, batch_size=64, lr=1e-4, weight_decay=0.0, schedule="steps", augment="none", seed=0
     )
+    short = replace(RECIPES["hnn"], epochs=10, batch_size=16, schedule="constant")
+    assert RECIPES["hnn-short"] == short
 
 
 def test_the_hnn_schedule_is_that_of_torchs_scheduler():

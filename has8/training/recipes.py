@@ -2,8 +2,10 @@
 
 ``modern`` is ours and the default; ``finetune`` is for models that are trained already. ``paper``
 and ``paper-sgdr`` are those of HAS-8 (Luu 2025) as its authors' released code has them, for the
-small data sets and for ImageNet; ``hnn`` is that of the MLPs of Muramatsu & Yu 2021. What a recipe
-asks of the model is in :func:`has8.training.new_model.recipe_options`.
+small data sets and for ImageNet; ``hnn`` is that of the MLPs of Muramatsu & Yu 2021, and
+``hnn-short`` is ours for few steps of their networks, whose new weights
+:func:`has8.training.liven.liven` sets. What a recipe asks of the model is in
+:func:`has8.training.new_model.recipe_options`.
 """
 
 from __future__ import annotations
@@ -92,6 +94,7 @@ _FINETUNE = TrainConfig(epochs=2, lr=2e-4, weight_decay=0.0, label_smoothing=0.0
 _HNN = replace(
     _PAPER, batch_size=64, lr=1e-4, weight_decay=0.0, schedule="steps", augment="none", seed=0
 )
+_HNN_SHORT = replace(_HNN, epochs=10, batch_size=16, schedule="constant")
 RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
     {
         "modern": TrainConfig(),
@@ -99,6 +102,7 @@ RECIPES: Mapping[str, TrainConfig] = MappingProxyType(
         "paper-sgdr": _PAPER_SGDR,
         "finetune": _FINETUNE,
         "hnn": _HNN,
+        "hnn-short": _HNN_SHORT,
     }
 )
 """Settings by name. The paper calls its ImageNet schedule SGDR, that is, with warm restarts; the

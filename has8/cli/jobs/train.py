@@ -20,6 +20,7 @@ from has8.data.files import is_array_file
 from has8.errors import BadInput, TrainingError
 from has8.models.pretrained import pretrained
 from has8.text import file_name, printable
+from has8.training import liven
 from has8.training.checkpoint import load as load_checkpoint
 from has8.training.fit import fit
 from has8.training.hardware import Hardware
@@ -129,6 +130,8 @@ def run_train(
             if separate is not None:
                 keep_artificial(subject.network, load_checkpoint(separate).model)
                 subject = subject._replace(facts={"separate": _identity(separate)})
+            if recipe == liven.RECIPE:
+                liven.liven(subject.network, source)
         else:
             raise BadInput("name a MODEL to train, or a model file to go on from with --from")
     if quantize is not None:
