@@ -49,11 +49,18 @@ class Features(ImageDataset):
             yield self.features.index_select(0, indices), self.labels[indices]
 
 
-def made_by(front: nn.Module, images: ImageDataset, batch: int, device: torch.device) -> Features:
-    """What layers in evaluation mode make of all images of a data set, ``batch`` at a time."""
+def made_by(
+    front: nn.Module,
+    images: ImageDataset,
+    batch: int,
+    device: torch.device,
+    chosen: Tensor | None = None,
+) -> Features:
+    """What layers in evaluation mode make of images of a data set, all or the chosen, in order."""
     made, labels = [], []
+    indices = torch.arange(len(images)) if chosen is None else chosen
     with torch.no_grad():
-        for x, known in images.read(torch.arange(len(images)).split(batch)):
+        for x, known in images.read(indices.split(batch)):
             made.append(front(x.to(device)).cpu())
             labels.append(known)
     return Features(torch.cat(made), torch.cat(labels))

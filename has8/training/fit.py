@@ -126,7 +126,7 @@ def fit(
         )
         folder = RunFolder(out, identity)
     fabric.to_device(model.to(memory_format=torch.channels_last))
-    part, given_to_it = spiking_part(model, data, config.augment)
+    part, given_to_it, chosen = spiking_part(model, data, config.augment, chosen)
     net = fabric.setup_module(torch.compile(part) if hardware.compile else part)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, config)
     devices = [fabric.device] if fabric.device.type == "cuda" else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from has8.data import Data
 from has8.errors import BadInput
@@ -72,28 +72,33 @@ def check_gradients(model: nn.Module) -> None:
         )
 
 
-def spiking_part(model: nn.Module, data: Data, augment: str) -> tuple[nn.Module, Data]:
+def spiking_part(
+    model: nn.Module, data: Data, augment: str, chosen: Tensor
+) -> tuple[nn.Module, Data, Tensor]:
     """What remains to be trained, and the data as it takes them.
 
     Args:
         model: any; on the device that computes features.
         data: images for it.
         augment: how training images are changed; only without are features the same in all epochs.
+        chosen: ``int64[N]``, the training images that are used.
 
     Returns:
-        The spiking layers and the features of all images where the artificial layers are kept and
-        the features fit in :data:`CACHE_BYTES`, else the model and the data as they are.
+        The spiking layers, the features of the chosen images and those of the test images, and
+        their numbers, where the artificial layers are kept and the features fit in
+        :data:`CACHE_BYTES`; else all as it is.
     """
     if not isinstance(model, HNN) or not _is_kept(model) or augment != "none":
-        return model, data
+        return model, data, chosen
     front = model.artificial.eval()
     device = next(front.parameters()).device
     with torch.no_grad():
         size = front(torch.zeros(1, *data.input_shape, device=device)).numel() * 4
-    if size * (len(data.train) + len(data.test)) > CACHE_BYTES:
-        return model, data
-    train, test = (made_by(front, part, BATCH, device) for part in (data.train, data.test))
-    return model.spiking, replace(data, train=train, test=test)
+    if size * (len(chosen) + len(data.test)) > CACHE_BYTES:
+        return model, data, chosen
+    train = made_by(front, data.train, BATCH, device, chosen)
+    test = made_by(front, data.test, BATCH, device)
+    return model.spiking, replace(data, train=train, test=test), torch.arange(len(chosen))
 
 
 def _weights(artificial: nn.Sequential) -> list[tuple[int, nn.Module]]:
