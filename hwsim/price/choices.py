@@ -190,30 +190,36 @@ def choices_of(
         meanwhile = {group: min(us, beside[group]) for group, us in runs.items()}
         watts = _static_w(mapped.target, chips) + _idle_w(host)
 
-        def beyond(groups: Collection[Layers]) -> Costs:
-            """What groups that run in the same region have less of, each, of the host's work."""
-            if len(groups) < 2 or not several:
+        def less_us(parts: Collection[Layers]) -> float:
+            """What groups have less of the host's work than each would alone."""
+            there = {segments(part)[0]: runs[part] for part in parts}
+            return max(sum(meanwhile[part] for part in parts) - shared.us(there), 0.0)
+
+        def costing(us: float) -> Costs:
+            return {LATENCY: us, ENERGY: us * watts}
+
+        def beyond(chosen: Collection[Layers]) -> Costs:
+            """What choices of which several have layers of one region cost beyond their sum."""
+            apart = all(sum(bool(one & region) for one in chosen) < 2 for region in shared.regions)
+            if apart or not several:
                 return {}
-            there = {segments(group)[0]: runs[group] for group in groups}
-            more = sum(meanwhile[group] for group in groups) - shared.us(there)
-            return {LATENCY: max(more, 0.0), ENERGY: max(more, 0.0) * watts}
+            listed = sum(less_us(parts) for one, parts in joint if one in chosen)
+            every = [part for one in chosen for part in divide(one)]
+            return costing(max(less_us(every) - listed, 0.0))
 
-        def large(groups: Collection[Layers]) -> Costs:
-            return beyond([group for group in groups if any(group <= r for r in wide)])
-
-        wide = [region for region in shared.regions if len(region) > REGION]
         added = {
             group: _less(_costs(report, known, chips, several, meanwhile[group]), base)
             for group, report in reports.items()
         }
         for subset, parts in joint:
-            added[subset] = _sum([*(added[part] for part in parts), beyond(parts)])
+            more = costing(less_us(parts) if several else 0.0)
+            added[subset] = _sum([*(added[part] for part in parts), more])
         limits = {CORES: float(chips * mapped.target.chip.cores)} | ({} if several else {RUNS: 1.0})
         on_host = _costs(alone, known, 0)
         return Costed(
             *(layers, on_host, added, lambda on_chip: tuple(units(on_chip)), fixed, limits, pins),
             one_of=small,
-            beyond=large if wide else None,
+            beyond=beyond if shared.regions else None,
         )
 
     chips = range(1, mapped.placement.chips_used + 1)

@@ -67,26 +67,25 @@ class Meanwhile:
         return {name: float(us[0]) for name, us in found.items()}
 
     def _regions(self, layers: Sequence[str]) -> Iterator[Layers]:
-        """Layers between two nodes of the host at which all ways through the network meet.
+        """Layers between two nodes, of host or chip, at which all ways through the network meet.
 
-        What overlaps in one does not depend on what is on the chip in others. Layers of which each
-        waits for the one before, with nothing of the host beside them, are in none.
+        What overlaps in one does not depend on what is on the chip in others, and a run that holds
+        such a node overlaps with nothing. Only regions with several layers count.
         """
         tasks = tasks_of(self.graph, {})
         before, behind, every = _before(tasks), _behind(tasks), (1 << len(tasks)) - 1
-        tied = [before[at] | behind[at] | 1 << at == every for at in range(len(tasks))]
         layer_of = {node: name for name, nodes in self.nodes.items() for node in nodes}
-        region: list[str] = []
-        alone = True
-        for at, task in enumerate(tasks):
-            own = {layer_of[node.name] for node in task.nodes if node.name in layer_of}
-            if tied[at] and not own:
-                if not alone and len(set(region)) > 1:
+        own = [{layer_of[n.name] for n in task.nodes if n.name in layer_of} for task in tasks]
+        meets = [before[at] | behind[at] | 1 << at == every for at in range(len(tasks))]
+        met = {name for at, names in enumerate(own) if meets[at] for name in names}
+        region: dict[str, None] = {}
+        for at, names in enumerate(own):
+            if meets[at]:
+                if len(region) > 1:
                     yield frozenset(region)
-                region, alone = [], True
-            alone = alone and tied[at]
-            region += [name for name in layers if name in own]
-        if not alone and len(set(region)) > 1:
+                region = {}
+            region.update(dict.fromkeys(name for name in layers if name in names - met))
+        if len(region) > 1:
             yield frozenset(region)
 
 

@@ -53,8 +53,7 @@ class Costed:
         pins: layers whose side is given.
         one_of: sets of layers in each of which at most one of ``groups`` is chosen, since what
             several together cost is no sum: those that can be chosen together are one of them.
-        beyond: what several groups cost beyond their sum, at least 0, of those that no set of
-            ``one_of`` has; None if nothing.
+        beyond: what several groups cost beyond their sum, at least 0; None if nothing.
     """
 
     layers: tuple[str, ...]
@@ -154,7 +153,7 @@ def best(
         groups = costed.divided(bound.on_chip)
         if groups is not None:  # those of the bound, unless it kept apart what would run as one
             division = Division(groups, costed.totals(groups), bound.gap)
-            summed = set(groups) == set(bound.groups) and costed.beyond is None
+            summed = set(groups) == set(bound.groups) and division.totals == bound.totals
             if summed or _within(division.totals, limits):
                 least = min(
                     [division, *([least] if least else [])], key=lambda d: _sum(d.totals, objective)
