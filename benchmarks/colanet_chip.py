@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.machine import commit, hardware, versions
 from benchmarks.runs import seeds_option
 from has8 import Has8Error, load_data
-from has8.colanet import RULES, CoLaNET, answers
+from has8.colanet import RULES, CoLaNET, Rule, answers
 from has8.colanet.network import FACTORS
 from hwsim.backends.lava.interpreter import lava_python
 from hwsim.experiments.learning import OnChip, learning_rule
@@ -34,7 +34,7 @@ RULE = {
     "digits": replace(
         RULES.get("mnist"), columns=5, highest=0.6, lowest=-1.0, anti_hebb=-0.5, dopamine=0.5
     ),
-    "mnist": RULES.get("mnist_leakier"),
+    "mnist": RULES.get("mnist"),
 }
 HELD_BACK = 200
 """Images that choose the excitability of both."""
@@ -44,11 +44,11 @@ shares of inputs and neurons that fire in a step, as in learning MNIST."""
 
 
 def run(
-    data: str, root: Path | None, images: int | None, tests: int | None, seed: int, copies: int,
-    refresh: int,
+    data: str, rule: Rule, root: Path | None, images: int | None, tests: int | None, seed: int,
+    copies: int, refresh: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Accuracies in percent of both forms, learned from the same images in the same order."""
-    source, rule = load_data(data, root), RULE[data]
+    source = load_data(data, root)
     x, labels = source.train.tensors(len(source.train))
     shown, right = source.test.tensors(tests or len(source.test))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
@@ -128,6 +128,7 @@ def as_lava_writes(rule: LearningRule, seed: int) -> dict[str, Any]:
 
 @click.command()
 @click.option("--data", type=click.Choice(list(RULE)), default="digits", show_default=True)
+@click.option("--rule", type=click.Choice(RULES.names()), help="Of both, instead of the data's.")
 @click.option("--images", type=click.IntRange(1), help="Training images, instead of all.")
 @click.option("--tests", type=click.IntRange(1), help="Test images, instead of all.")
 @click.option("--copies", type=click.IntRange(1), default=5, show_default=True)
@@ -144,6 +145,7 @@ def as_lava_writes(rule: LearningRule, seed: int) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def main(
     data: str,
+    rule: str | None,
     images: int | None,
     tests: int | None,
     copies: int,
@@ -155,8 +157,8 @@ def main(
 ) -> None:
     """Print the products, and the accuracies of both or the speed of the engine."""
     torch.set_num_threads(1)
-    rule = learning_rule(RULE[data])
-    for variable, products in rule.changes.items():
+    chosen = RULE[data] if rule is None else RULES.get(rule)
+    for variable, products in learning_rule(chosen).changes.items():
         click.echo(f"d{variable} = {' + '.join(map(str, products))}")
     result: dict[str, Any] = {}
     try:
@@ -170,7 +172,7 @@ def main(
         else:
             result["runs"] = []
             for seed in seeds:
-                found = run(data, data_root, images, tests, seed, copies, refresh)
+                found = run(data, chosen, data_root, images, tests, seed, copies, refresh)
                 result["runs"].append(found)
                 click.echo(
                     f"{data}, seed {seed}, {copies} copies, {found['images']:,} images once: full "

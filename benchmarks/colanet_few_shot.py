@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.colanet_few_shot`` learns all but ten of Caltech-101's 64 largest classes,
 then the ten others one after another. The linear probe and the nearest class mean are fitted to all
-photographs of the old classes again.
+photographs of the old classes again. CoLaNET also sees the photographs of a new class again and
+again, which is no longer one pass.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from has8.data import Data
 
 NEW, SHOTS, HELD_BACK = 10, (1, 5, 20), 200
 """New classes, photographs of each, and old photographs that choose the excitability."""
+REPEATS = (1, 3, 10)
+"""How often CoLaNET is shown the photographs of a new class."""
 
 
 def few_shot(data: Data, copies: int, seed: int) -> list[dict[str, float]]:
@@ -40,15 +43,18 @@ def few_shot(data: Data, copies: int, seed: int) -> list[dict[str, float]]:
     net.learn(known[-HELD_BACK:], names[-HELD_BACK:])
     saved, rows = net.to_dict(), list[dict[str, float]]()
     for shots in SHOTS:
-        shown = torch.cat([(labels == label).nonzero()[:shots, 0] for label in new])
-        net = CoLaNET.from_dict(deepcopy(saved))
-        net.learn(x[shown], labels[shown])  # class by class
+        firsts = [(labels == label).nonzero()[:shots, 0] for label in new]
+        shown = torch.cat(firsts)
         everything = torch.cat([known, x[shown]]), torch.cat([names, labels[shown]])
         found = {
-            "colanet": answers(net.counts(tests)),
             "probe": linear_probe(*everything, tests, classes),
             "class_mean": class_means(*everything, tests, classes),
         }
+        for times in REPEATS:
+            again = torch.cat([some.repeat(times) for some in firsts])  # class by class
+            net = CoLaNET.from_dict(deepcopy(saved))
+            net.learn(x[again], labels[again])
+            found[f"colanet_{times}"] = answers(net.counts(tests))
         row: dict[str, float] = {"seed": seed, "shots": shots}
         for name, answer in found.items():
             for part, chosen in (("old", ~fresh), ("new", fresh)):

@@ -1,7 +1,8 @@
-"""What CoLaNET reaches in one pass, beside a linear probe and nearest class mean.
+"""What CoLaNET reaches in one pass, beside linear probe, class means and gradients.
 
     python -m benchmarks.colanet_tables
     python -m benchmarks.colanet_tables --run mnist --seeds 0,1,2
+    python -m benchmarks.colanet_tables --run cifar10 --subset 2000
 
 Rows are the runs in benchmarks/results/colanet; a run that is interrupted goes on when it is given
 again. Constants were chosen on training images that were held back, never on test images.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -24,11 +26,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.machine import commit, hardware, wide_console
-from benchmarks.probes import class_means, linear_probe
+from benchmarks.probes import class_means, linear_probe, surrogate_gradients
 from benchmarks.runs import seeds_option, write_result
 from has8 import Has8Error, embed, load_data, pretrained
 from has8.colanet import RULES, answers
-from has8.data import Data
+from has8.data import ArrayImages, Data, ImageDataset
+from has8.errors import BadInput
 from has8.training.features import saturated
 from has8.training.local import SATURATION, learn
 
@@ -37,10 +40,14 @@ WORK = Path("runs") / "colanet_tables"
 COPIES = (1, 2, 5, 10, 15)
 """Numbers of copies in a table; the first so many of a run are merged."""
 RULE = {"mnist": "mnist_leakier", "fashion_mnist": "mnist_tuned", "digits": "mnist_tuned",
-        "caltech101": "embedding"}  # fmt: skip
+        "caltech101": "embedding", "cifar10": "embedding"}  # fmt: skip
 """The rule of each data set."""
-ENCODER = {"caltech101": "efficientnet_lite0"}
+ENCODER = {"caltech101": "efficientnet_lite0", "cifar10": "efficientnet_lite0"}
 """What makes embeddings of images; those of other data sets are learned as pixels."""
+EPOCHS = {"mnist": 1, "fashion_mnist": 1}
+"""Of the same network by gradients, where they are not ten."""
+TESTS = 5
+"""Of a subset that an encoder embeds there are so many times fewer test images."""
 
 
 def accuracy(found: Tensor, labels: Tensor) -> float:
@@ -48,17 +55,43 @@ def accuracy(found: Tensor, labels: Tensor) -> float:
     return 100 * float((found == labels).float().mean())
 
 
-def inputs(name: str, root: Path | None) -> Data:
-    """A data set's pixels or embeddings, in [0, 1]."""
+def inputs(name: str, root: Path | None, subset: int | None = None) -> Data:
+    """A data set's pixels or embeddings, in [0, 1].
+
+    Embeddings take their time: of a subset, no more images than those are embedded, as many of each
+    class, and a fifth of that for tests.
+    """
     if name not in ENCODER:
         return load_data(name, root)
     encoder = pretrained(ENCODER[name])
-    size, way = encoder.size, encoder.preprocess
-    return saturated(embed(load_data(name, root, size, preprocess=way), encoder), SATURATION)
+    data = load_data(name, root, encoder.size, preprocess=encoder.preprocess)
+    if subset is not None:
+        classes = len(data.class_names)
+        train, test = (
+            balanced(part, each // classes)
+            for part, each in ((data.train, subset), (data.test, subset // TESTS))
+        )
+        data = replace(data, train=train, test=test)
+    return saturated(embed(data, encoder), SATURATION)
+
+
+def balanced(images: ImageDataset, each: int) -> ImageDataset:
+    """The first so many images of each class, in their order.
+
+    Raises:
+        BadInput: if they are not in memory.
+    """
+    if not isinstance(images, ArrayImages):
+        raise BadInput("a subset can only be embedded of images that come as one file")
+    labels, few = images.labels, copy(images)
+    firsts = [(labels == label).nonzero()[:each, 0] for label in labels.unique()]
+    chosen = torch.cat(firsts).sort().values
+    few.images, few.labels = images.images[chosen], labels[chosen]
+    return few
 
 
 def run(data: Data, rule: str, *, copies: int, columns: int | None, seed: int, work: Path,
-        subset: int | None, console: Console, encoder: str = "pixels",
+        subset: int | None, console: Console, source: str, encoder: str = "pixels",
         ) -> dict[str, Any]:  # fmt: skip
     """One run, and what stands beside it: a row of the table."""
     chosen = RULES.get(rule)
@@ -95,6 +128,12 @@ def run(data: Data, rule: str, *, copies: int, columns: int | None, seed: int, w
         "copies": copies,
         "probe": accuracy(linear_probe(features, labels, flat, classes), right),
         "class_mean": accuracy(class_means(features, labels, flat, classes), right),
+        "gradients": accuracy(
+            surrogate_gradients(
+                features, labels, flat, classes, chosen, epochs=EPOCHS.get(source, 10), seed=seed
+            ),
+            right,
+        ),
         "seconds": learned.seconds,
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
@@ -118,6 +157,8 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         row["spread"] = stdev(whole) if len(whole) > 1 else None
         for key in ("single", "chip_form", "probe", "class_mean", "seconds"):
             row[key] = mean(result[key] for result in group)
+        known = [result["gradients"] for result in group if "gradients" in result]
+        row["gradients"] = mean(known) if known else None
         made.append(row)
     return made
 
@@ -127,14 +168,14 @@ def table(found: Sequence[Mapping[str, Any]]) -> Table:
     title = "CoLaNET, one pass: top-1 accuracy in %, over the number of copies"
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     names = ("data", "input", "rule", "M", "images", "seeds", *map(str, COPIES), "spread")
-    for column in (*names, "chip form", "probe", "class mean", "s"):
+    for column in (*names, "chip form", "probe", "class mean", "gradients", "s"):
         shown.add_column(column, no_wrap=True)
     for row in found:
         accuracies = [row.get(f"accuracy_{number}") for number in COPIES]
         numbers = [
             *accuracies,
             row["spread"],
-            *(row[k] for k in ("chip_form", "probe", "class_mean")),
+            *(row[k] for k in ("chip_form", "probe", "class_mean", "gradients")),
         ]
         shown.add_row(
             row["data"], row["encoder"], row["rule"], str(row["columns"]), f"{row['images']:,}",
@@ -175,13 +216,13 @@ def main(
     console = Console(stderr=True)
     try:
         for seed in seeds if asked else ():
-            data, name = inputs(str(asked), data_root), rule or RULE[str(asked)]
+            data, name = inputs(str(asked), data_root, subset), rule or RULE[str(asked)]
             file = (
                 results / f"{asked}-{name}-{columns or 'M'}x{copies}-{subset or 'all'}-{seed}.json"
             )
             if not file.exists():
                 found = run(data, name, copies=copies, columns=columns, seed=seed, work=work,
-                            subset=subset, console=console,
+                            subset=subset, console=console, source=str(asked),
                             encoder=ENCODER.get(str(asked), "pixels"))  # fmt: skip
                 write_result(file, found)
     except Has8Error as error:

@@ -1,6 +1,7 @@
 """The benchmarks of CoLaNET: what stands beside it, their rows, and their commands."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import colanet, colanet_chip, colanet_tables
-from benchmarks.probes import class_means, linear_probe
+from benchmarks.probes import class_means, linear_probe, surrogate_gradients
 from has8 import load_data
-from has8.colanet import compiled
+from has8.colanet import RULES, compiled
+from has8.data import ArrayImages
 
 
 def test_probes_know_what_can_be_separated_and_by_what():
@@ -24,6 +26,17 @@ def test_probes_know_what_can_be_separated_and_by_what():
     values, labels = torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([0, 0, 1])
     means = class_means(values, labels, torch.tensor([[4.0], [6.0]]), 2)
     assert means.tolist() == [0, 1]
+
+
+def test_gradients_teach_the_same_network_what_lies_apart():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 2
+    x = torch.rand(60, 16, generator=generator) * 0.3
+    x[labels == 1, 8:] += 0.6
+    x[labels == 0, :8] += 0.6
+    rule = replace(RULES.get("mnist"), columns=2)
+    found = surrogate_gradients(x[:40], labels[:40], x[40:], 2, rule, batch=4, rate=0.03, epochs=3)
+    assert (found == labels[40:]).float().mean() > 0.9
 
 
 def test_a_run_is_a_row_and_is_done_once(tmp_path):
@@ -41,6 +54,15 @@ def test_a_run_is_a_row_and_is_done_once(tmp_path):
     runs = [json.loads(path.read_text()) for path in sorted(results.iterdir())]
     assert row["accuracy_2"] == pytest.approx(sum(r["accuracy"]["2"] for r in runs) / 2)
     assert row["spread"] is not None and 60 < row["probe"] < 95 and 60 < row["class_mean"] < 95
+    assert 0 <= row["gradients"] <= 100
+
+
+def test_a_subset_has_as_many_images_of_each_class_and_their_labels():
+    images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1)
+    few = colanet_tables.balanced(ArrayImages(images, torch.arange(40) % 4), 3)
+    x, labels = few.tensors(12)
+    assert (x * 255).round().flatten().tolist() == list(range(12)) and len(few) == 12
+    assert labels.tolist() == [0, 1, 2, 3] * 3
 
 
 @pytest.mark.skipif(compiled.library() is None, reason="no compiler")

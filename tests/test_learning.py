@@ -24,7 +24,7 @@ from hwsim import estimate, simulate
 from hwsim.activity import LearningActivity
 from hwsim.backends.lava.interpreter import lava_python
 from hwsim.experiments import learning_engine
-from hwsim.experiments.learning import OnChip, learning_rule, on_chip
+from hwsim.experiments.learning import OnChip, learning_rule, most_sent, on_chip
 from hwsim.experiments.learning_engine import CompiledEngine
 from hwsim.price.learning import learning_price
 from mapping import map_model
@@ -165,24 +165,19 @@ RULE = replace(
 )
 
 
-def test_a_rule_as_products_moves_a_weight_as_its_curve_does():
-    """One spike of a neuron whose only synapse has just seen one, at several weights."""
-    unit = 1.0 / 256
-    for weight in (-100, 0, 60):
-        engine = LearningEngine(learning_rule(RULE), np.array([[weight]]), seed=0)
-        moved = []
-        for _ in range(300):
-            engine.variables["w"][:] = weight
-            engine.traces[:] = 0
-            engine.step([True], [True], [[8], [0], [0]])
-            moved.append(engine.variables["w"][0, 0] - weight)
-        slope = ((0.6 - weight * unit) / 1.6) ** 2
-        assert np.mean(moved) == pytest.approx(-0.5 / unit * slope, rel=0.15)
-    marked = LearningEngine(learning_rule(RULE), np.array([[0]]), seed=0)
-    marked.step([True], [True], [[0], [0], [0]])
-    assert (marked.variables["w"][0, 0], marked.variables["t"][0, 0]) == (0, 127)
-    marked.step([False], [False], [[0], [8], [0]])
-    assert marked.variables["w"][0, 0] == pytest.approx(0.5 / unit * (0.6 / 1.6) ** 2, rel=0.15)
+@pytest.mark.parametrize(("sent", "change"), [(0, -0.5), (1, 0.5)])
+def test_a_rule_as_products_moves_a_marked_weight_as_its_curve_does(sent, change):
+    unit, most = 1.0 / 256, most_sent(RULE)
+    weights = np.array([[-100, 0, 60, 120, -100]])
+    engine = LearningEngine(learning_rule(RULE), weights)
+    marked = [True] * 4 + [False]
+    engine.step(marked, [True], np.zeros((3, 1)))
+    assert np.array_equal(engine.variables["w"], weights)
+    assert engine.variables["t"].tolist() == [[127] * 4 + [0]]
+    engine.step([False] * 5, [False], most * np.eye(3, dtype=int)[:, [sent]])
+    slopes = ((0.6 - weights[0] * unit) / 1.6) ** 2 * np.array(marked)
+    moved = (engine.variables["w"] - weights)[0]
+    assert np.allclose(moved, change / unit * slopes, rtol=0.1, atol=1)
 
 
 def test_a_chip_learns_what_the_full_rule_learns():

@@ -220,9 +220,8 @@ def test_lava_equals_the_chip_behind_a_trained_encoder_on_photographs():
     net = CoLaNET(encoder.features, 2, "embedding", copies=2)
     for _ in range(3):
         net.learn(x, labels)
-    model = classifier(net, (3, encoder.size, encoder.size), encoder, 2.0)
-    mapped = map_model(model, calibration=images)
-    few = images[2:4]
+    mapped = map_model(classifier(net, (encoder.features, 1, 1)), calibration=x[:, :, None, None])
+    few = x[2:4, :, None, None]
     found = compare(mapped, few, "fast", "lava")
     assert found.equal and found.spikes > 0
     assert simulate(mapped, few).logits.argmax(1).tolist() == [0, 1]

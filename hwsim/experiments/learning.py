@@ -7,9 +7,11 @@ the full rule                   here
 ==============================  ==================================================================
 resource W, also below 0        the weight alone: ``dw = dW ((w_max - w) / span)**2``, the slope of
                                 the curve, as a product of factors; memory below w_min is lost
-a synapse contributed, or not   the trace x1 at the neuron's spike, kept in the tag t
-pays once in a tight sequence   pays at the first spike of one
-anti-Hebb, dopamine             traces y1 and y2, which the neuron behind sends; 2**-s is in them
+a synapse contributed, or not   the trace x1 at the neuron's last spike, kept in the tag t
+anti-Hebb, dopamine             traces y1 and y2, which the neuron behind sends: all or nothing, and
+                                2**-s is the chance of all, since small products would be lost
+pays at its spike, and is       neither before the label is known, then only what is left of both:
+rewarded for it later           the slope changes with the weight, so one would not undo the other
 renormalisation                 none
 threshold of positive weights   the host writes it after an object, as it clears traces before one
 ==============================  ==================================================================
@@ -35,15 +37,22 @@ from has8.models.colanet import CoLaNETClassifier
 from has8.values import whole
 from hwsim.activity import LearningActivity
 from hwsim.experiments.learning_engine import CompiledEngine
-from mapping.chip.learning import Factor, LearningRule, Product
+from mapping.chip.learning import (
+    ACCUMULATOR_BITS,
+    MANTISSA_BITS,
+    WIDTHS,
+    Factor,
+    LearningRule,
+    Product,
+)
 
 Ints = NDArray[np.int64]
 
 LOWEST = 256
 """Magnitude of the lowest weight, in the register's units."""
 IMPULSE = 127
-MOST_SENT = 8
-"""The largest y1 or y2: products with it stay within 32 bits."""
+DROPPED = 23
+"""Bits that the engine drops of a product of four such factors."""
 DECAY_BITS = 12
 NEVER = -(10**6)
 
@@ -51,7 +60,8 @@ NEVER = -(10**6)
 def learning_rule(rule: Rule) -> LearningRule:
     """The products of a rule; a factor is taken to 4 bits and a power of two.
 
-    ``dw = -a y0 x1 y1 (w - C)**2 + b t y2 (w - C)**2`` and ``dt = y0 x1 - y0 t``.
+    ``dw = (b y2 - a y1) t (w - C)**2``, multiplied out, each with half of what rounding down takes,
+    and ``dt = y0 x1 - y0 t``.
 
     Raises:
         BadInput: if the rule's steps are beyond what the engine scales.
@@ -62,18 +72,34 @@ def learning_rule(rule: Rule) -> LearningRule:
         raise BadInput("on a chip the highest weight must be below the magnitude of the lowest")
     span, room = (rule.highest - rule.lowest) / unit, Factor("w", -ceiling)
     products = []
-    for change, bits, mark, sent, dependency in (
-        (rule.anti_hebb, 21, "x1", "y1", "y0"),
-        (rule.dopamine, 23, "t", "y2", "u"),
-    ):
-        scale = change / unit / span**2 * 2.0**bits / (IMPULSE * MOST_SENT)
+    for change, sent in ((rule.anti_hebb, "y1"), (rule.dopamine, "y2")):
+        scale = change / unit / span**2 * 2.0**DROPPED / (IMPULSE * most_sent(rule))
         exponent = math.ceil(math.log2(abs(scale) / 7.5))
         mantissa = round(scale / 2.0**exponent)
-        factors = (Factor(mark), Factor(sent), room, room)
-        products.append(Product(dependency, factors, mantissa, exponent))  # type: ignore[arg-type]
+        factors = (Factor("t"), Factor(sent), room, room)
+        products.append(Product("u", factors, mantissa, exponent))
+        products.append(_half(exponent, sent, most_sent(rule)))
     marks = (Product("y0", (Factor("x1"),)), Product("y0", (Factor("t"),), -1))
     time_constant = 2.0 * rule.mark_steps
     return LearningRule({"w": products, "t": marks}, (IMPULSE, 0.0), (time_constant, 0.0))
+
+
+def _half(exponent: int, sent: str, most: int) -> Product:
+    """Half a step of the product of a marked synapse, which the engine always rounds down."""
+    factors = (Factor(sent), Factor("t", sign=True))
+    shift = MANTISSA_BITS + sum(WIDTHS[factor.variable] for factor in factors) - ACCUMULATOR_BITS
+    error = {
+        (mantissa, power): abs((most * mantissa >> shift) * 2.0**power - 2.0 ** (exponent - 1))
+        for mantissa in range(1, 8)
+        for power in range(-7, 9)
+    }
+    return Product("u", factors, *min(error, key=lambda one: error[one]))
+
+
+def most_sent(rule: Rule) -> int:
+    """The largest y1 or y2 with which all products stay within 32 bits."""
+    span = LOWEST * (1 - rule.highest / rule.lowest)
+    return min(int(2**31 / (IMPULSE * 8 * span**2)), IMPULSE)
 
 
 class OnChip:
@@ -112,6 +138,7 @@ class OnChip:
         self.rule, self.inputs, self.classes = rule, whole(inputs, "inputs", 1), classes
         self.unit = -rule.lowest / LOWEST
         self._kept = round((1 - 1 / rule.membrane_steps) * 2**DECAY_BITS)
+        self._most_sent = most_sent(rule)
         neurons = whole(classes, "classes", 2) * rule.columns
         zeros, products = np.zeros((neurons, inputs), np.int64), learning_rule(rule)
         numbers = range(seed * 1000, seed * 1000 + whole(copies, "copies", 1))
@@ -127,7 +154,8 @@ class OnChip:
 
     def learn(self, x: Tensor, labels: Tensor) -> LearningActivity:
         """Learn from samples ``[B, ...]`` in [0, 1], each once, in their order; what it took."""
-        self._updates, written, exchanges, more = [], 0, 0, 1 + self.rule.reward_delay
+        self._updates, written, exchanges = [], 0, 0
+        more = self.rule.reward_delay + 1
         for number, (sample, label) in enumerate(
             zip(self._spikes(x), labels.tolist(), strict=True)
         ):
@@ -190,14 +218,13 @@ class OnChip:
         last, began = np.full((2, v.size), NEVER)
         fired_ever = np.zeros(v.size, bool)
         engine.traces[:] = 0
-        nobody = np.zeros(0, np.int64)
         for step, now in enumerate(spikes):
             noise = np.floor(rule.noise * draws.random(v.size) / self.unit).astype(np.int64)
             current = engine.variables["w"][:, now].sum(1) + noise
             winners = np.flatnonzero(self._advance(copy, step, current[None], v, open_from))
             new = winners[step - last[winners] >= rule.sequence_steps]
             began[new], last[winners], fired_ever[winners] = step, step, True
-            self._step(copy, now, winners, pay=new, earn=nobody)
+            self._step(copy, now, winners)
         silent = not fired_ever.reshape(self.classes, -1)[label].any()
         self._learn(copy, label, v[0] * self._kept >> DECAY_BITS, silent, last, began)
 
@@ -205,17 +232,19 @@ class OnChip:
         """The label, the spike that it may force, and the reward."""
         rule, step = self.rule, self.rule.steps
         end, forced = step + rule.reward_delay, NEVER
-        nobody, quiet = np.zeros(0, np.int64), np.zeros(self.inputs, bool)
+        quiet = np.zeros(self.inputs, bool)
         column = slice(label * rule.columns, (label + 1) * rule.columns)
         if silent:
             above = v - self.thresholds[copy] + round(rule.forcing / self.unit)
             best = column.start + int(above[column].argmax())
             if above[best] >= 0:
                 forced, last[best] = best, step
-                self._step(copy, quiet, np.array([best]), pay=nobody, earn=nobody)
+                self._step(copy, quiet, np.array([best]))
         mine = np.arange(column.start, column.stop)
         rewarded = mine[end - last[mine] <= rule.reward_steps]
-        self._step(copy, quiet, nobody, pay=nobody, earn=rewarded)
+        owed = np.where(began > NEVER, rule.anti_hebb, 0.0)
+        owed[rewarded] += rule.dopamine
+        self._step(copy, quiet, np.zeros(0, np.int64), owed)
         by, gap = rule.stability_ratio * rule.dopamine, rule.sequence_steps
         for neuron in rewarded:
             timely = max(2 - abs(end - began[neuron] - gap) / gap, -1)
@@ -233,17 +262,20 @@ class OnChip:
         self._stale[:] = False
         return written
 
-    def _step(self, copy: int, pre: Any, firing: Ints, *, pay: Ints, earn: Ints) -> None:
-        """A step of the synapses; who pays or earns sends ``8 * 2**-s``, rounded by chance."""
+    def _step(self, copy: int, pre: Any, firing: Ints, owed: Any = None) -> None:
+        """A step of the synapses.
+
+        Who owes a part of the whole anti-Hebb or dopamine sends all of it with the chance of that
+        part times ``2**-s``.
+        """
         neurons = len(self.thresholds[copy])
         sent, post = np.zeros((3, neurons), np.int64), np.zeros(neurons, bool)
         post[firing] = True
-        for place, who in enumerate((pay, earn)):
-            if len(who):
-                rate = MOST_SENT * 2.0 ** -self.stability[copy][who]
-                sent[place, who] = np.floor(rate + self.draws[copy].random(len(who))).clip(
-                    max=MOST_SENT
-                )
+        if owed is not None:
+            chance = 2.0 ** -self.stability[copy]
+            for place, whole_change in enumerate((self.rule.anti_hebb, self.rule.dopamine)):
+                part = np.maximum(owed / whole_change, 0)
+                sent[place] = self._most_sent * (self.draws[copy].random(neurons) < part * chance)
         engine = self.engines[copy]
         engine.step(pre, post, sent)
         marked = int((engine.traces[0] > 0).sum())
