@@ -18,6 +18,9 @@ FAINT = "opacity:.65"
 WIDTH, ROW, NAMES = 560, 20, 150
 """Pixels of a drawing of ranges, of each of its rows, and of the names at its left."""
 
+LONGEST = 22
+"""Characters of a name that have room."""
+
 Range = tuple[str, float, float, float]
 """A name, and the low, the best and the high."""
 
@@ -96,7 +99,7 @@ def ranges(rows: Sequence[Range], shown: Callable[[float], str]) -> str:
     marks = []
     for number, (name, low, best, high) in enumerate(rows):
         y = number * ROW
-        marks.append(words(0, y + 14, name))
+        marks.append(words(0, y + 14, name if len(name) <= LONGEST else f"{name[:LONGEST]}…"))
         if best > 0:
             left, right = at(low), max(at(high), at(low) + 2)
             hover = f"{name}: {shown(best)}, {shown(low)} to {shown(high)}"

@@ -11,6 +11,10 @@ from torch import Tensor
 
 from has8 import given
 from has8.errors import BadInput, UnknownName
+from has8.markup import block, ranges, table
+from has8.units import energy as energy_text
+from has8.units import percent
+from has8.units import time as time_text
 from has8.values import check_fields, described, path, value, whole
 from hwsim.activity import Activity
 from hwsim.alternatives import Alternative, judged
@@ -158,6 +162,29 @@ class Exploration:
         """The one with a layer on the chip that takes the least energy."""
         some = (choice for choice in self.choices if choice.on_chip)
         return min(some, key=lambda choice: choice.amounts, default=None)
+
+    def _repr_html_(self) -> str:
+        """The front with its energies, for notebooks."""
+        rows, bars = [], []
+        for choice in self.front:
+            one, layers = choice.measured, ", ".join(choice.on_chip) or "none"
+            right = "" if one.accuracy is None else percent(one.accuracy, 2)
+            cost, board = one.cost, one.board_uj
+            best = " (best)" if choice is self.best else ""
+            rows.append(
+                (
+                    one.name,
+                    f"{layers}{best}",
+                    time_text(cost.latency_us),
+                    f"{cost.cores_used:,}",
+                    right,
+                )
+            )
+            bars.append((one.name, board.low, board.value, board.high))
+        head = ("", "on the chip", "latency", "cores", "right")
+        return block(
+            "Energy of a sample on the front", ranges(bars, energy_text), table(head, rows, left=2)
+        )
 
 
 def explore(

@@ -8,7 +8,7 @@ from builders import IMAGE, everything
 
 from has8.markup import block, ranges, table
 from has8.units import energy
-from hwsim import alternative, compare, estimate, simulate
+from hwsim import alternative, compare, estimate, explore, simulate
 from hwsim.report import summarize
 from mapping import map_model
 
@@ -50,6 +50,9 @@ def test_a_run_its_price_and_a_comparison_show_their_numbers(mapped):
     for shown in (cost, alternative("here", mapped, x), summarize(mapped, cost)):
         assert total in [e.text for e in parsed(shown._repr_html_()).iter("text")]
     found = compare(mapped, x, "fast", "reference")
+    front = explore(mapped, x)
+    rows = [row[1].text for row in parsed(front._repr_html_()).iter("tr")][1:]
+    assert len(rows) == len(front.front) and sum("(best)" in row for row in rows) == 1
     assert "fast and reference: equal" in "".join(parsed(found._repr_html_()).itertext())
 
 
