@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import snntorch as snn
 import torch
 from builders import conv, feed, gridded, population
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lava import needs_lava
 
+from has8 import over_time
 from has8.errors import BadInput
 from hwsim import estimate, simulate
 from hwsim.backends.fast.backend import Fast
@@ -168,8 +170,12 @@ def test_graded_values_cross_once_and_change_no_answer(vgg, digits, tmp_path):
 
 def test_graded_coding_is_refused_where_it_cannot_be(vgg, digits, tmp_path):
     model, images = vgg, digits[:16]
-    with pytest.raises(BadInput, match="loihi sends no graded spikes: use coding='binary'"):
-        map_model(model, "loihi", calibration=images, coding="graded")
+    with pytest.raises(BadInput, match="loihi sends no graded spikes: leave out coding"):
+        map_model(model, "loihi", "none", calibration=images, coding="graded")
+    spiking = torch.nn.Sequential(torch.nn.Linear(4, 3), snn.Leaky(beta=0.5, init_hidden=True))
+    steps = over_time(spiking, 25, "count", "rate")
+    with pytest.raises(BadInput, match="has 25 steps, and graded spikes of loihi2 hold 2 to 23"):
+        map_model(steps, "loihi2", calibration=torch.rand(4, 4), coding="graded")
     graded = map_model(model, "loihi2", calibration=images, coding="graded")
     with pytest.raises(BadInput, match="graded spikes, which are of its own partition"):
         repartition(graded, [])

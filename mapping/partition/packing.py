@@ -25,6 +25,9 @@ from mapping.targets.schema import Target
 Coding = Literal["binary", "graded"]
 """What crosses between host and chip: spikes, or trains of spikes as graded ones."""
 
+LEAVE = "leave out coding='graded' (--coding graded)"
+"""What a user can do where nothing can be packed."""
+
 
 def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Partition]:
     """The graph and its partition with trains packed wherever they cross.
@@ -40,6 +43,11 @@ def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Parti
         BadInput: if the target has no graded spikes, or none that are wide enough, or nothing
             crosses that could be packed.
     """
+    registers = target.registers
+    if registers.message_bits == 1 or not {"unpack", "pack"} <= set(registers.neurons):
+        raise BadInput(
+            f"{target.name} sends no graded spikes: {LEAVE}, or take another target, such as loihi2"
+        )
     nodes = {node.name: [node] for node in graph}  # each with what is to stand behind it
     added: dict[str, list[str]] = {part.name: [] for part in parts.segments}
     renamed: dict[str, dict[str, str]] = {}  # what some nodes take instead, by node
@@ -78,7 +86,7 @@ def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Parti
     if parts.on_chip and not any(added.values()):
         raise BadInput(
             "no encoder or decoder stands between host and chip, so no value crosses that a graded "
-            "spike could carry: use coding='binary'"
+            f"spike could carry: {LEAVE}"
         )
     whole = sorted_graph(
         [renamed_inputs(n, renamed.get(n.name, {})) for some in nodes.values() for n in some],
@@ -108,15 +116,10 @@ def _payload(source: Node, target: Target) -> Signal:
     """
     steps, registers = source.type.steps or 0, target.registers
     most = min(registers.message_bits, registers.state_bits - 1, MOST_STEPS)
-    if not {"unpack", "pack"} <= set(registers.neurons) or most == 1:
-        raise BadInput(
-            f"{target.name} sends no graded spikes: use coding='binary', or another target, such "
-            f"as loihi2"
-        )
     if not 2 <= steps <= most:
         raise BadInput(
             f"{source.name!r} has {steps} steps, and graded spikes of {target.name} hold 2 to "
-            f"{most}: use coding='binary'"
+            f"{most}: {LEAVE}"
         )
     return replace(source.type, bits=steps)
 

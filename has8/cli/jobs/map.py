@@ -99,6 +99,11 @@ def run_map(
     limits = limits_of(preparation)
     auto = partition == "auto"
     _check_choice(auto, limits, objective, measure=measure, run_mode=run_mode, timing=timing)
+    if auto and coding == "graded":
+        raise BadInput(
+            "--partition auto chooses for spikes that cross one by one: leave out --coding graded, "
+            "and map the partition that is chosen with it"
+        )
     chip, processor = load_target(target), load_host(host)
     chip = chip if board is None else chip.on_board(board)
     network = open_network(model, weights, args, preparation["steps"])
