@@ -77,7 +77,7 @@ def test_the_command_draws_a_file_and_refuses_others(mapped, tmp_path, monkeypat
         return done.value.code, *capsys.readouterr()
 
     code, out, err = call(save(mapped, tmp_path / "net.h8"))
-    assert code == 0 and "chip 1" in out and not err
+    assert code == 0 and out.startswith("net on loihi: ") and "chip 1" in out and not err
     (tmp_path / "not.h8").write_text("chips")
     code, out, err = call(tmp_path / "not.h8")
     assert code == 1 and not out and err.startswith("error: ") and err.count("\n") == 1

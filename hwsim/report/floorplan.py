@@ -16,15 +16,16 @@ COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 FREE, MISSING = "·", " "
 
 
-def render_chips(console: Console, mapped: Mapped) -> None:
+def render_chips(console: Console, mapped: Mapped, name: str | None = None) -> None:
     """Print every chip that a mapping uses, and what its cores hold.
 
     Args:
         console: where to; its width and colours are respected.
         mapped: a mapping.
+        name: what it is called; None for its model's name.
     """
-    model, placement = mapped.provenance.get("model", {}), mapped.placement
-    name = str(model.get("name", "model"))
+    placement = mapped.placement
+    name = name or str(mapped.provenance.get("model", {}).get("name", "model"))
     cores, chips = many(placement.cores_used, "core"), many(placement.chips_used, "chip")
     title = ((name, "bold"), " on ", (mapped.target.name, "bold"), f": {cores} on {chips}")
     console.print(Text.assemble(*title))

@@ -12,4 +12,4 @@ from mapping import load
 
 def run_show(*, artefact: Path) -> None:
     """Do what the options of :func:`has8.cli.show.show` ask for."""
-    show(partial(render_chips, mapped=load(artefact)))
+    show(partial(render_chips, mapped=load(artefact), name=artefact.stem))
