@@ -110,16 +110,19 @@ def layers_svg(mapped: Mapped, cost: CostReport | None = None) -> Markup:
     """
     chip = {name for segment in mapped.partition.on_chip for name in segment.nodes}
     nodes = list(mapped.graph)
+
+    def side(name: str) -> Side:
+        return "chip" if name in chip else "host"
+
     boxes = [
-        Box(node.name, (node.op, str(node.type)), "chip" if node.name in chip else "host")
-        for node in nodes
+        Box(node.name, (node.op, _shape(mapped, node.name)), side(node.name)) for node in nodes
     ]
     at = {node.name: place for place, node in enumerate(nodes)}
     return _lanes(boxes, list(_arrows(mapped, cost, at)), "The model's layers on host and chip")
 
 
 def _shape(mapped: Mapped, name: str) -> str:
-    return str(mapped.graph[name].type)
+    return str(mapped.graph[name].type).replace(" steps of ", " × ")
 
 
 def _arrows(mapped: Mapped, cost: CostReport | None, at: dict[str, int]) -> Iterator[Arrow]:
@@ -215,7 +218,7 @@ def _box(box: Box, x: int, y: int, high: int) -> Markup:
     colour = SIDES[box.side]
     lines = [
         Markup("<text x='{}' y='{}' style='fill:{}'>{}</text>").format(
-            x + 10, y + 18 + 15 * (n + 1), QUIET, _fit(fact, 26)
+            x + 10, y + 18 + 15 * (n + 1), QUIET, _fit(fact, 24)
         )
         for n, fact in enumerate(box.facts)
     ]
