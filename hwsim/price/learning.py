@@ -19,6 +19,7 @@ from mapping.hosts.schema import Host
 from mapping.mapped import Mapped
 from mapping.targets.figures import Figure
 from mapping.targets.prices import Learning
+from mapping.targets.schema import Target
 
 INSTEAD = (
     "Not local, and so not on the chip as the full rule has it: resources below the lowest weight "
@@ -85,14 +86,12 @@ def learning_price(
     Raises:
         BadInput: if the target states no costs of learning, or the network is not all on the chip.
     """
-    target, learning = mapped.target, mapped.target.learning
-    if learning is None:
-        raise BadInput(
-            f"target {target.name!r} states no costs of learning: choose another, or give its file "
-            "an entry learning"
-        )
+    target, learning = mapped.target, learning_costs(mapped.target)
     if len(mapped.chip_segments) != 1 or len(mapped.chip_segments[0].populations) != 1:
-        raise BadInput("to learn on the chip, the layer that learns must be all that is there")
+        raise BadInput(
+            "a network that learns on the chip must be there as one layer: leave its neurons "
+            "there, and nothing else"
+        )
     link = target.link
     neurons, fullest = mapped.chip_segments[0].populations[0].size, _fullest(mapped)
     shown = next(part for part in cost.price.latency.segments if part.side == "chip")
@@ -122,6 +121,20 @@ def learning_price(
         },
         assumptions=(*_quoted(learning, messages), *(Assumption(text) for text in INSTEAD)),
     )
+
+
+def learning_costs(target: Target) -> Learning:
+    """What a target says of its learning engine.
+
+    Raises:
+        BadInput: if it says nothing.
+    """
+    if target.learning is None:
+        raise BadInput(
+            f"target {target.name!r} states no costs of learning: choose another, or give its file "
+            "an entry learning"
+        )
+    return target.learning
 
 
 def _fullest(mapped: Mapped) -> int:

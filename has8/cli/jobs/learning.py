@@ -10,6 +10,8 @@ from has8.colanet import Rule
 from has8.errors import BadInput
 from has8.models.colanet import CoLaNETClassifier
 from hwsim.experiments.learning import OnChip, on_chip
+from hwsim.price.learning import learning_costs
+from mapping.targets.schema import Target
 
 LEARNED = 50
 """Training samples that are learned to count what learning one takes."""
@@ -17,12 +19,14 @@ REFRESH = 10
 """Samples after which the host writes thresholds."""
 
 
-def learner_of(network: Network) -> OnChip:
+def learner_of(network: Network, target: Target) -> OnChip:
     """The network as it goes on learning in the chip's registers.
 
     Raises:
-        BadInput: if it is no colanet of ``has8 train``, or its rule has no form for chips.
+        BadInput: if it is no colanet of ``has8 train``, its rule has no form for chips, or the
+            target states no costs of learning.
     """
+    learning_costs(target)
     rule = network.training.get(LOCAL)
     if not isinstance(network.model, CoLaNETClassifier) or not isinstance(rule, Mapping):
         raise BadInput(

@@ -107,7 +107,7 @@ def run_map(
     chip, processor = load_target(target), load_host(host)
     chip = chip if board is None else chip.on_board(board)
     network = open_network(model, weights, args, preparation["steps"])
-    learner = None if learn is None else learner_of(network)
+    learner = None if learn is None else learner_of(network, chip)
     how = prepared_for(network, preparation)
     graded = coding == "graded" and readout is None
     network = with_loop(network, how, data, readout, "static" if graded else coding, seed)
