@@ -34,8 +34,8 @@ MODULES = (
 
 
 def main(folder: Path) -> None:
-    """Write ``folder/index.html`` and a page for each module; any warning is an error."""
-    warnings.simplefilter("error", UserWarning)
+    """Write ``folder/index.html`` and a page for each module; a warning of pdoc is an error."""
+    warnings.filterwarnings("error", category=UserWarning, module="pdoc")
     # A NamedTuple's constructor lives in a module of its own, where pdoc finds no names.
     warnings.filterwarnings("ignore", r"Error parsing type annotation .*\.Step\.__init__")
     pdoc.render.configure(docformat="google", footer_text="has8", show_source=False)
