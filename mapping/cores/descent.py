@@ -169,7 +169,7 @@ class Swaps:
         arrays: tuple[NDArray[np.int64] | NDArray[np.uint64], ...] = (
             *(flows.ones, flows.others, flows.messages, self.starts),
             *(*board.where, board.router, board.first, self.seat, self.core),
-            *(self.state, self.change),
+            *(self.state, self.change, np.empty(2 * flows.cores, np.int64)),
         )
         pointers = (array.ctypes.data for array in arrays)
         build.call(library, "swaps", *numbers, threshold, reach, *pointers)
@@ -229,4 +229,4 @@ class Swaps:
 @cache
 def _library() -> ctypes.CDLL | None:
     source = Path(__file__).with_name("swaps.c")
-    return build.load([source], {"swaps": "n" * 9 + "p" * 12})
+    return build.load([source], {"swaps": "n" * 9 + "p" * 13})
