@@ -15,10 +15,13 @@ from has8.cli.outputs import check_report, write_report
 from has8.errors import BadInput
 from hwsim import estimate, simulate
 from hwsim.alternatives import Alternative
+from hwsim.price.learning import LearningPrice, Share
 from hwsim.report import html_comparison, html_report, summarize, to_dict
 from hwsim.report.html.charts import slices_of
+from hwsim.report.terminal import comparison, headline
 from mapping import map_model
 from mapping.partition.segments import Rejection
+from mapping.targets.figures import Figure
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,15 @@ def test_names_of_strangers_are_text(summary):
     name = '</script><img src=x onerror="alert(1)">'
     page = html_report(replace(summary, model=name, rejections=(Rejection(name, name),)))
     assert "<img" not in page and data(page, "numbers")[0]["model"] == name
+
+
+def test_the_page_says_what_the_terminal_says(summary, page):
+    share = Share(Figure.exact(1000.0, "µJ"), Figure.exact(2.0, "µs"))
+    price = LearningPrice(2, 3.0, 1.0, share, {"engine": share}, ())
+    assert "Learning one sample" not in page
+    assert "<td>2.00 mJ</td>" in html_report(replace(summary, learning=price))
+    for what, text in (*headline(summary), *comparison(summary.cost)):
+        assert what == "verdict" or f"<dd>{escape(text.plain)}</dd>" in page
 
 
 def test_two_reports_stand_side_by_side(summary):

@@ -71,7 +71,7 @@ def render(console: Console, summary: Summary, *, full: bool = False) -> None:
     cost = summary.cost
     title = ((summary.model, "bold"), " on ", (cost.target, "bold"), f" with {cost.host}")
     console.print(Text.assemble(*title))
-    indented(console, facts(_headline(summary)))
+    indented(console, facts(headline(summary)))
     heading(console, "Partition")
     indented(console, _partition(summary))
     console.print()
@@ -80,7 +80,7 @@ def render(console: Console, summary: Summary, *, full: bool = False) -> None:
     if cost.cores_used:
         indented(console, _prices(cost))
         console.print()
-    indented(console, facts(_comparison(cost)))
+    indented(console, facts(comparison(cost)))
     if summary.learning is not None:
         heading(console, "Learning one sample on the chip")
         indented(console, _learning(summary.learning))
@@ -96,7 +96,8 @@ def render(console: Console, summary: Summary, *, full: bool = False) -> None:
         indented(console, *_main_assumptions(cost))
 
 
-def _headline(summary: Summary) -> Iterator[Row]:
+def headline(summary: Summary) -> Iterator[Row]:
+    """What stands above all tables: (what, sentence)."""
     cost = summary.cost
     accuracies = {"float": summary.accuracy_float, "mapped": summary.accuracy_mapped}
     if summary.reset.changed:
@@ -309,7 +310,8 @@ def _steps(cost: CostReport) -> Table:
     return table
 
 
-def _comparison(cost: CostReport) -> Iterator[Row]:
+def comparison(cost: CostReport) -> Iterator[Row]:
+    """The host alone, whether the chip pays, and what decides it: (what, sentence)."""
     alone = cost.host_only
     latency = "" if alone.latency_us is None else f", {units.time(alone.latency_us)}"
     span = units.behind(alone.energy_uj, units.energy)

@@ -120,7 +120,7 @@ def _layers(placement: Placement) -> Iterator[PlanLayer]:
         numbers = dict.fromkeys(places)
         share, resource = max(_fullest(placement.cores[at], placement) for at in numbers)
         yield PlanLayer(
-            _label(number),
+            letters(number),
             segment,
             name,
             len(numbers),
@@ -136,7 +136,7 @@ def _fullest(core: Core, placement: Placement) -> tuple[float, str]:
     return max((core.used[name] / limit, name) for name, limit in placement.limits.items())
 
 
-def _label(number: int) -> str:
+def letters(number: int) -> str:
     """A to Z, then AA, AB and so on, as spreadsheets name columns."""
     text = ""
     number += 1

@@ -10,6 +10,7 @@ import numpy as np
 
 from hwsim.price.cost import CostReport
 from hwsim.report import units
+from mapping.cores.floorplan import letters
 from mapping.cores.routes import routes
 from mapping.mapped import Mapped
 from mapping.targets.topology import Topology
@@ -144,7 +145,7 @@ def chips_of(mapped: Mapped, cost: CostReport | None = None) -> ChipView:
         chip.cores_per_tile,
         usable,
         origin,
-        tuple(LayerView(_label(n), name, spread[name]) for n, name in enumerate(names)),
+        tuple(LayerView(letters(n), name, spread[name]) for n, name in enumerate(names)),
         tuple(_cores(mapped, names, {} if cost is None else loads_of(cost))),
         () if cost is None else tuple(_links(mapped, cost, topology)),
     )
@@ -202,12 +203,3 @@ def _links(mapped: Mapped, cost: CostReport, topology: Topology) -> Iterator[Tra
     for (start, end), messages in sorted(found.items()):
         if messages:
             yield Traffic(start, end, messages / cost.samples)
-
-
-def _label(number: int) -> str:
-    """A to Z, then AA, AB and so on, as spreadsheets name columns."""
-    text, number = "", number + 1
-    while number:
-        number, letter = divmod(number - 1, 26)
-        text = chr(ord("A") + letter) + text
-    return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -17,14 +17,15 @@ from markupsafe import Markup
 from has8 import given
 from has8.errors import BadInput
 from hwsim.alternatives import Alternative
+from hwsim.price.learning import LearningPrice
 from hwsim.report import units
 from hwsim.report.html.charts import Chart, charts_of, front
 from hwsim.report.html.chips import LOADS, ChipView, chips_of
 from hwsim.report.html.figures import chip_svg, layers_svg, legend_html, segments_svg
 from hwsim.report.json import to_dict
-from hwsim.report.sentences import break_even, meanwhile, throughput, turns, verdict
+from hwsim.report.sentences import verdict
 from hwsim.report.summary import Summary, summary_of
-from hwsim.report.terminal import TRUST
+from hwsim.report.terminal import LEARNING_PARTS, TRUST, comparison, headline
 from mapping.targets.figures import Figure
 
 
@@ -119,6 +120,7 @@ def _report(
         "colourings": _colourings(summary),
         "utilisation": list(_utilisation(summary)),
         "reasons": _reasons(summary),
+        "learning": () if summary.learning is None else list(_learning(summary.learning)),
         "trust": TRUST,
     }
 
@@ -131,7 +133,7 @@ def _verdict(summary: Summary) -> str:
     return verdict(cost.energy_uj.total, alone.energy_uj, cost.pays, complete=alone.complete)
 
 
-def _tiles(summary: Summary) -> Any:
+def _tiles(summary: Summary) -> Iterator[tuple[str, str, str]]:
     """The numbers that a reader looks for first: (what, value, more)."""
     cost = summary.cost
     total, time = cost.energy_uj.total, cost.latency_us
@@ -164,24 +166,21 @@ def _spread(figure: Figure, text: Any) -> str:
     return units.span(figure, text)
 
 
-def _facts(summary: Summary) -> Any:
-    """Rows of words: (what, sentence)."""
-    cost = summary.cost
-    yield "host", cost.host
-    yield "throughput", throughput(cost)
-    if cost.price.latency.meanwhile_us:
-        yield "meanwhile", meanwhile(cost)
-    work = f"{units.count(cost.synops)} synaptic operations on the chip, "
-    yield "work", f"{work if cost.cores_used else ''}{units.count(cost.host_macs)} MACs on the host"
-    if cost.cores_used:
-        yield "run mode", f"{cost.run_mode}: {turns(cost)}"
-        yield "break-even", break_even(cost.break_even)
-    if hops := summary.hops.snake:
-        beside = f"{hops:,} along the snake, {summary.hops.random:,.0f} at random"
-        placed = f"{summary.hops.placed:,} hops between cores if each neuron fires once"
-        yield "placement", f"{placed}; {beside}, at least {summary.hops.bound:,}"
-    literature = units.energy(cost.convention_uj)
-    yield "convention", f"{literature} by the constants of the literature, no measurement"
+def _facts(summary: Summary) -> Iterator[tuple[str, str]]:
+    """What the terminal says around its tables: (what, sentence)."""
+    for what, text in (*headline(summary), *comparison(summary.cost)):
+        if what != "verdict":  # which stands above
+            yield what, text.plain
+
+
+def _learning(price: LearningPrice) -> Iterator[tuple[str, str, str, str, str]]:
+    """What learning a sample takes: (part, energy, its range, time, its range)."""
+    titles = {"answering": price.inference}
+    titles |= {LEARNING_PARTS[name]: part for name, part in price.parts.items()}
+    for name, share in {**titles, "learning": price.total}.items():
+        energy, time = share.energy_uj, share.time_us
+        spans = units.span(energy, units.energy), units.span(time, units.time)
+        yield name, units.energy(energy), spans[0], units.time(time), spans[1]
 
 
 def _reasons(summary: Summary) -> list[tuple[str, list[str]]]:
@@ -202,7 +201,7 @@ def _colourings(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def _utilisation(summary: Summary) -> Any:
+def _utilisation(summary: Summary) -> Iterator[tuple[str, int, int, float, float]]:
     """(resource, used, available, mean share, share of the fullest core) over the cores in use."""
     placement = summary.cost.work.mapped.placement
     for name, (mean, peak) in summary.utilisation.items():
