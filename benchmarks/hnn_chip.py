@@ -28,6 +28,7 @@ from benchmarks.paper_tables import moved, run_missing, run_options
 from benchmarks.runs import Plan, Run, planned_runs, read_all, write_result
 from has8 import Has8Error, load_checkpoint
 from has8.errors import BadInput
+from has8.iir import SharedIIR
 from has8.training.run_folder import MODEL
 from hwsim import alternative, compare
 from hwsim.experiments.fidelity import float_answers
@@ -117,7 +118,8 @@ def measure(run: Run, plan: Plan, samples: int | None, lava: int) -> Result:
     x, labels = run.data.test.tensors(samples)
     mapped = map_model(model, calibration=calibration)
     priced = alternative(run.setting.name, mapped, x, labels)
-    chip = [p for part in mapped.chip_segments for p in part.populations]
+    chip = [p.name for part in mapped.chip_segments for p in part.populations]
+    spiking = [name for name, m in model.named_modules() if isinstance(m, SharedIIR)]
     found = compare(mapped, x[:lava], "fast", "lava") if lava and chip else None
     if found is not None and not found.equal:
         raise BadInput(f"Lava differs for {run.setting.name}: {found.divergence}")
@@ -131,8 +133,8 @@ def measure(run: Run, plan: Plan, samples: int | None, lava: int) -> Result:
         samples=len(x),
         float_accuracy=float((float_answers(mapped, x) == labels).double().mean()),
         mapped_accuracy=priced.accuracy or 0.0,
-        on_chip=sum(not p.name.endswith("bias") for p in chip),
-        spiking=sum(type(m).__name__ == "SharedIIR" for m in model.modules()),
+        on_chip=len({*spiking} & {*chip}),
+        spiking=len(spiking),
         board_uj=(energy.value, energy.low, energy.high),
         events_uj=priced.cost.energy_uj.events.value,
         latency_us=(latency.value, latency.low, latency.high),

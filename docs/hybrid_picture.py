@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "hnn_chip"
-WIDTH, HEIGHT, LEFT, TOP, APART = 300, 230, 48, 34, 62
+WIDTH, HEIGHT, LEFT, TOP, APART, BELOW = 300, 230, 48, 50, 62, 66
 COLOURS = {"duplicate": "#0072b2", "gaussian": "#d55e00", "poisson": "#009e73"}
 AXES: dict[str, Callable[[dict[str, Any]], list[float]]] = {
     "energy of an image on the board, mJ": lambda one: [x / 1000 for x in one["board_uj"]],
@@ -21,22 +21,28 @@ AXES: dict[str, Callable[[dict[str, Any]], list[float]]] = {
 }
 
 
+MODELS = {"hnn_mlp": "MLPs on MNIST", "hnn_cnn": "CNNs on CIFAR-10"}
+
+
 def main() -> None:
-    """Two panels; a line is the range of a figure, and a number the artificial layers."""
-    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("hnn_mlp*.json"))]
-    accuracies = [100 * one["mapped_accuracy"] for one in results]
-    low, high = math.floor(min(accuracies)) - 1, math.ceil(max(accuracies)) + 1
-    parts = [
-        line
-        for number, (title, values) in enumerate(AXES.items())
-        for line in _panel(LEFT + number * (WIDTH + APART), title, values, results, (low, high))
-    ]
+    """Two panels a model; a line is the range of a figure, and a number the artificial layers."""
+    parts: list[str] = []
+    for row, (model, title) in enumerate(MODELS.items()):
+        results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{model}*.json"))]
+        accuracies = [100 * one["mapped_accuracy"] for one in results]
+        ends = (math.floor(min(accuracies)) - 1, math.ceil(max(accuracies)) + 1)
+        top = TOP + row * (HEIGHT + BELOW)
+        parts.append(f'<text x="{LEFT}" y="{top - 6}" font-weight="bold">{title}</text>')
+        for number, (axis, values) in enumerate(AXES.items()):
+            at = (LEFT + number * (WIDTH + APART), top)
+            parts.extend(_panel(at, axis, values, results, ends))
     legend = [
         f'<circle cx="{LEFT + 8 + 90 * n}" cy="14" r="5" fill="{colour}"/>'
         f'<text x="{LEFT + 18 + 90 * n}" y="18">{name}</text>'
         for n, (name, colour) in enumerate(COLOURS.items())
     ]
-    size = f'width="{LEFT + 2 * WIDTH + APART + 16}" height="{TOP + HEIGHT + 44}"'
+    height = TOP + len(MODELS) * (HEIGHT + BELOW)
+    size = f'width="{LEFT + 2 * WIDTH + APART + 16}" height="{height}"'
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">',
         '<rect width="100%" height="100%" fill="white"/>',
@@ -48,12 +54,13 @@ def main() -> None:
 
 
 def _panel(
-    left: int,
+    at: tuple[int, int],
     title: str,
     values: Callable[[dict[str, Any]], list[float]],
     results: list[dict[str, Any]],
     accuracies: tuple[int, int],
 ) -> Iterator[str]:
+    left, top = at
     ends = [math.log10(end) for one in results for end in values(one)]
     first, last = math.floor(min(ends)), math.ceil(max(ends))
     low, high = accuracies
@@ -62,16 +69,16 @@ def _panel(
         return left + WIDTH * (math.log10(value) - first) / (last - first)
 
     def up(percent: float) -> float:
-        return TOP + HEIGHT * (high - percent) / (high - low)
+        return top + HEIGHT * (high - percent) / (high - low)
 
-    frame = f'x="{left}" y="{TOP}" width="{WIDTH}" height="{HEIGHT}"'
+    frame = f'x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}"'
     yield f'<rect {frame} fill="none" stroke="#888"/>'
     for power in range(first, last + 1):
-        yield f'<text x="{across(10.0**power):.1f}" y="{TOP + HEIGHT + 16}" text-anchor="middle">'
+        yield f'<text x="{across(10.0**power):.1f}" y="{top + HEIGHT + 16}" text-anchor="middle">'
         yield f"{10.0**power:g}</text>"
-    for percent in range(low, high + 1, 2):
+    for percent in range(low, high + 1, max(2, (high - low) // 6)):
         yield f'<text x="{left - 6}" y="{up(percent) + 4:.1f}" text-anchor="end">{percent} %</text>'
-    below = f'x="{left + WIDTH / 2}" y="{TOP + HEIGHT + 36}"'
+    below = f'x="{left + WIDTH / 2}" y="{top + HEIGHT + 36}"'
     yield f'<text {below} text-anchor="middle">{title}</text>'
     for one in results:
         value, least, most = values(one)
