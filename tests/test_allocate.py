@@ -33,10 +33,11 @@ from has8.errors import DoesNotFit
 from mapping.chip.segment import ChipSegment, Population, Synapse
 from mapping.chip.wiring import Wiring, dense, shape3
 from mapping.cores.allocate import Tile, allocate, cuts_of
-from mapping.cores.need import list_words, memory
+from mapping.cores.lists import Memory, list_words
+from mapping.cores.need import Order, forms, memory
 from mapping.cores.pack import first_fit, joined
 from mapping.cores.tilings import axon_choices, axons_in, classes, held, layers_of
-from mapping.targets.schema import Packing, Target, load_target
+from mapping.targets.schema import CoreLimits, Packing, Target, load_target
 
 
 def target(packing: dict[str, object] | None = None, **core: object) -> Target:
@@ -59,46 +60,107 @@ def width(indices: list[int], packing: Packing) -> int:
     return min(bits for bits in packing.index_bits if bits >= needed)
 
 
-def lists_of(wires: Wiring, tile: Tile, packing: Packing) -> list[list[int]]:
+def lists_of(wires: Wiring, tile: Tile, packing: Packing, order: str) -> list[list[int]]:
     """The indices of each list of synapses that the tile stores."""
     start, stop = (*tile.start, 0, 0)[:3], shape3(tile.stop)
-    size = [b - a for a, b in zip(start, stop, strict=True)]
+    sizes = [b - a for a, b in zip(start, stop, strict=True)]
+    axes = ["chw".index(axis) for axis in order]
     reached: dict[Place, list] = defaultdict(list)
     for origin, to, weight in single_synapses(wires):
         if all(a <= x < b for a, x, b in zip(start, to, stop, strict=True)):
-            c, h, w = (x - a for x, a in zip(to, start, strict=True))
-            position = tile.offset + (c * size[1] + h) * size[2] + w
-            reached[origin].append((position, weight, h, w))
-    bases: dict[Place, int] = {}
-    for (_, y, x), found in reached.items():
-        base = min(h for *_, h, _ in found) * size[2] + min(w for *_, w in found)
-        bases[0, y, x] = tile.offset + base
-    stored: dict[object, list[int]] = {}
-    for (c, y, x), found in reached.items():
-        base = min(bases[0, y, x], packing.shared_base_max)
-        entries = sorted((position - base, weight) for position, weight, *_ in found)
-        own = (c, y, x) if bases[0, y, x] > base else None
-        stored[own, c, tuple(entries)] = [index for index, _ in entries]
-    return list(stored.values())
+            reached[origin].append(([x - a for x, a in zip(to, start, strict=True)], weight))
+
+    def position(place: Sequence[int]) -> int:
+        return int(np.ravel_multi_index([place[a] for a in axes], [sizes[a] for a in axes]))
+
+    alike: dict[object, list[int]] = defaultdict(list)
+    for (c, *_), found in reached.items():
+        base = position([0, min(at[1] for at, _ in found), min(at[2] for at, _ in found)])
+        alike[c, tuple(sorted((position(at) - base, weight) for at, weight in found))].append(base)
+    stored = []
+    for (_, entries), bases in alike.items():
+        windows = defaultdict(list)
+        for base in bases:
+            windows[(base - min(bases)) // (packing.shared_base_max + 1)].append(base)
+        for window in windows.values():
+            beyond = max(0, tile.offset + max(window) - packing.shared_base_max)
+            stored.append([index + beyond for index, _ in entries])
+    return stored
+
+
+def entries_of(indices: list[int], longest: int | None, packing: Packing) -> list[int]:
+    """How long the entries of a list are; another begins where a step is too long."""
+    entries, last = [], None
+    for index in indices:
+        step = 1 if last is None or longest is None else index - last
+        if not entries or entries[-1] == packing.entry_synapses or step > (longest or 1):
+            entries.append(0)
+        entries[-1] += 1
+        last = index
+    return entries
+
+
+def written(lists: list[list[int]], bits: int, step: int | None, packing: Packing) -> list[int]:
+    """Words of each list: in runs with so many bits for a step, or else dense or sparse."""
+    words = []
+    for found in lists:
+        is_dense = found[-1] - found[0] + 1 == len(found)
+        kind = [x for x in lists if (x[-1] - x[0] + 1 == len(x)) == is_dense]
+        index = width([x[-1] for x in (kind if step is None else lists)], packing)
+        in_front = index if step is not None or (is_dense and packing.dense_prefix) else 0
+        each = bits + (step if step is not None else 0 if is_dense else index)
+        entries = entries_of(found, None if step is None else max(1, 2**step - 1), packing)
+        sizes = [n * each + packing.header_bits + in_front for n in entries]
+        words.append(sum(ceil(size / packing.word_bits) for size in sizes))
+    return words
+
+
+def forms_of(
+    synapse: Synapse, tile: Tile, packing: Packing, order: str, wait: int = 0
+) -> list[tuple[int, int, int]]:
+    """Words, the longest list's and formats of each form, where spikes wait so many steps."""
+    lists = lists_of(synapse.wiring, tile, packing, order)
+    if not lists:
+        return [(0, 0, 0)]
+    dense = {found[-1] - found[0] + 1 == len(found) for found in lists}
+    steps = [None, *(() if dense == {True} else packing.step_bits)]
+    bits = synapse.weight_bits + wait.bit_length()
+    every = [written(lists, bits, step, packing) for step in steps]
+    formats = [len(dense)] + [1] * len(packing.step_bits)
+    return [(sum(words), max(words), n) for words, n in zip(every, formats, strict=False)]
 
 
 def memory_of(
-    synapse: Synapse, tile: Tile, packing: Packing, wait: int = 0
+    layer: Population, tile: Tile, core: CoreLimits, waits: Sequence[int]
 ) -> tuple[int, int, int]:
-    """Words in all, words of the longest list, formats, where spikes wait so many steps."""
-    lists = lists_of(synapse.wiring, tile, packing)
-    dense = [found for found in lists if found[-1] - found[0] + 1 == len(found)]
-    sparse = [found for found in lists if found[-1] - found[0] + 1 != len(found)]
-    words = []
-    for group, is_dense in ((dense, True), (sparse, False)):
-        index = width([found[-1] for found in group], packing)
-        each = synapse.weight_bits + wait.bit_length() + (0 if is_dense else index)
-        header = packing.header_bits + (index if is_dense and packing.dense_prefix else 0)
-        for found in group:
-            full, rest = divmod(len(found), packing.entry_synapses)
-            entries = [packing.entry_synapses] * full + [rest] * (rest > 0)
-            words.append(sum(ceil((n * each + header) / packing.word_bits) for n in entries))
-    return sum(words), max(words, default=0), bool(dense) + bool(sparse)
+    """Words, the longest list and formats of all synapses, in the order that takes fewest words."""
+    packing = core.packing
+
+    def plain(offset: int) -> list[tuple[int, int, int]]:
+        there = replace(tile, offset=offset)
+        every = zip(layer.synapses, waits, strict=True)
+        return [forms_of(synapse, there, packing, "chw", wait)[0] for synapse, wait in every]
+
+    part = sum(words for words, *_ in plain(0)) / core.synapse_words
+    long = any(longest > packing.list_words for _, longest, _ in plain(0))
+    best = plain(tile.offset)
+    if packing.step_bits and (part > tile.size / core.neurons or long):
+        for order in ("chw", "hwc"):
+            chosen = []
+            for synapse, wait, before in zip(
+                layer.synapses, waits, plain(tile.offset), strict=True
+            ):
+                every = forms_of(synapse, tile, packing, order, wait)
+                chosen += [
+                    min(
+                        (f for f in every if f[1] <= packing.list_words and f[2] <= before[2]),
+                        default=None,
+                    )
+                ]
+            if None not in chosen and sum(f[0] for f in chosen) < sum(f[0] for f in best):
+                best = chosen
+    words, longest, formats = zip(*best, strict=True) if best else ((), (), ())
+    return sum(words), max(longest, default=0), sum(formats)
 
 
 def constants_of(layer: Population, tile: Tile, *names: str) -> int:
@@ -123,14 +185,13 @@ def needs_of(tiles: Sequence[Tile], seg: ChipSegment, chip: Target) -> list[dict
             compartment_configs=constants_of(layer, tile, "du", "dv"),
             output_axons=tile.size if layer.name in seg.outputs else 0,
         )
+        waits = []
         for synapse in layer.synapses:
             hosted = synapse.source in {port.name for port in seg.inputs}
             early = 0 if hosted else late[layer.name] - late[synapse.source] - 1
-            wait = max(0, early + synapse.delay)
-            words, longest, formats = memory_of(synapse, tile, core.packing, wait)
-            need["synapse_bits"] += words * core.packing.word_bits
-            need["list_words"] = max(need["list_words"], longest)
-            need["synapse_formats"] += formats
+            waits.append(max(0, early + synapse.delay))
+        words, need["list_words"], need["synapse_formats"] = memory_of(layer, tile, core, waits)
+        need["synapse_bits"] = words * core.packing.word_bits
         needs.append(need)
     for layer, synapse in seg.synapses():
         inputs, outputs = set(), set()
@@ -214,6 +275,7 @@ TIGHT = st.builds(
             "shared_base_max": st.sampled_from([0, 3, 255]),
             "dense_prefix": st.booleans(),
             "index_bits": st.just((0, 2, 3, 4, 5, 6, 7)),
+            "step_bits": st.sampled_from([(), (0,), (0, 1, 2, 3)]),
         }
     ),
     neurons=st.sampled_from([6, 25, 100]),
@@ -257,18 +319,30 @@ def test_loops_are_cut_by_plain_counting_or_refused_with_what_they_lack(
 
 
 @settings(PATIENT, max_examples=60)
-@given(layers("a", "in", (2, 4, 5)), TIGHT, st.integers(0, 20), st.data())
+@given(
+    layers("a", "in", (2, 4, 5)),
+    TIGHT,
+    st.integers(0, 20),
+    st.sampled_from(["chw", "hwc"]),
+    st.data(),
+)
 def test_the_memory_of_any_block_is_that_of_plain_counting(
-    layer: Population, chip: Target, offset: int, data: st.DataObject
+    layer: Population, chip: Target, offset: int, order: Order, data: st.DataObject
 ) -> None:
+    """In each form of the lists."""
     (synapse,), out = layer.synapses, shape3(layer.shape)
     start = tuple(data.draw(st.integers(0, extent - 1)) for extent in out)
     stop = tuple(data.draw(st.integers(a + 1, b)) for a, b in zip(start, out, strict=True))
     assume(offset + prod(b - a for a, b in zip(start, stop, strict=True)) <= 100)
-    found = memory(synapse.wiring, synapse.weight_bits, start, stop, offset, chip.core.packing)
-    tile = Tile("seg", "a", start, stop, {}, {}, 0, offset)
-    expected = memory_of(synapse, tile, chip.core.packing)
-    assert (found.words, found.longest, found.formats) == expected
+    packing, tile = chip.core.packing, Tile("seg", "a", start, stop, {}, {}, 0, offset)
+    asked = synapse.wiring, synapse.weight_bits, start, stop, offset, packing
+    expected = forms_of(synapse, tile, packing, order)
+    assert [numbers(form) for form in forms(*asked, order)] == expected
+    assert numbers(memory(*asked)) == forms_of(synapse, tile, packing, "chw")[0]
+
+
+def numbers(form: Memory) -> tuple[int, int, int]:
+    return form.words, form.longest, form.formats
 
 
 @settings(PATIENT, max_examples=60)
@@ -495,12 +569,12 @@ def test_neurons_and_synapses_share_a_memory() -> None:
     assert [tile.need["memory_words"] for tile in tiles] == [3 * 4096 + 1] * 2
 
 
-def test_past_the_base_limit_every_pixel_has_its_own_list() -> None:
+def test_sources_share_a_list_where_their_bases_differ_by_no_more_than_the_limit() -> None:
     shape = (1, 32, 32)
     layer = population("a", shape, conv("a.w", "in", shape, np.zeros((1, 1, 1, 1))))
     (tile,) = allocate([segment(layer, inputs={"in": shape})], LOIHI)
-    # 256 pixels share one list of one synapse, the other 768 have one each
-    assert tile.need["synapse_bits"] == (1 + 768) * 64
+    # each 256 pixels share a list of one synapse
+    assert tile.need["synapse_bits"] == 4 * 64
 
 
 def test_the_stem_of_a_residual_network_fills_its_cores() -> None:

@@ -464,7 +464,7 @@ def test_parts_add_up_and_are_what_a_hand_computes(priced):
         assert energy.embedded.value == pytest.approx(0.0378 * chips * time_us)
         assert energy.reset.value == pytest.approx(5.9 * chips)
         assert energy.link.value == pytest.approx(messages * 32 * 10 * 2 / 16 * 1e-6)
-        assert price.latency.messages_us.value == pytest.approx(messages * 1.9 / 16)
+        assert price.latency.messages_us.value == pytest.approx(messages * 1.92 / 16)
         assert energy.host.value == pytest.approx(cost.host_macs * 23.4 / 0.2 * 1e-6)
     assert cost.energy_uj is cost.prices["sanafe"].energy_uj
     assert cost.prices["davies2018"].energy_uj.events != cost.energy_uj.events

@@ -27,7 +27,7 @@ from hwsim.price.turns import Turn, turns
 from mapping.chip.segment import ChipSegment, Synapse
 from mapping.chip.wiring import Axis, Ints, Wiring, shape3, taps
 from mapping.cores.allocate import Tile
-from mapping.cores.need import list_words
+from mapping.cores.lists import list_words
 from mapping.cores.placement import Placement
 from mapping.cores.routes import Route, routes
 from mapping.graph.ops import synapse_of

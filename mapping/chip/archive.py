@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from has8.errors import CheckpointError, Has8Error
 from has8.reading import open_regular, zip_archive
 
-FORMAT, VERSION = "has8-mapped", 6
+FORMAT, VERSION = "has8-mapped", 7
 MANIFEST, DIGEST = "manifest.json", "sha256"
 SUFFIX = ".npy"
 

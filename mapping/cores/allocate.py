@@ -3,9 +3,10 @@
 Every population is cut into equal blocks of channels, rows and columns. What a block takes of a
 core is counted exactly (:mod:`mapping.cores.need`); its output axons depend on how the layers that
 it feeds are cut, so the search goes from the outputs to the inputs, and a beam keeps the best cuts
-of the layers behind it. At equal tiles the cut with fewer messages wins. In the end small tiles
-share a core where all limits hold. Where that leaves cores that need not be, a second search lets
-the last block along an axis be small enough to share one.
+of the layers behind it. It runs with blocks that each keep a whole core, and with smaller ones that
+keep their part of one; and with room counted in compartments, or in cores, of which more cuts take
+as many, so that those with fewer messages are kept. In the end small tiles share a core where all
+limits hold: the fewest cores win, at equal cores the fewest messages.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from heapq import heappop, heappush
-from itertools import chain, islice
+from itertools import chain, islice, product
 from math import prod
 
 import numpy as np
@@ -93,7 +94,7 @@ class Tile:
 
 
 def allocate(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...]:
-    """Tiling all populations into tiles, and put the tiles on cores.
+    """Cut all populations into tiles, and put the tiles on cores.
 
     Args:
         segments: in the order of execution; two segments never share a core.
@@ -111,15 +112,20 @@ def allocate(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...
     for segment in segments:
         layers, core = layers_of(segment, target.registers), target.core
         needed = sum(layer.population.size * layer.compartments for layer in layers)
-        best: list[Tile] = []
+        best: tuple[int, int, list[Tile]] | None = None  # cores, messages
         known: dict[object, Mapping[str, int]] = {}
-        for cuts in chain.from_iterable(cuts_of(layers, core, share) for share in (False, True)):
+        searches = (cuts_of(layers, core, *how) for how in product((False, True), repeat=2))
+        for cuts in chain.from_iterable(searches):
+            messages = sum(cut.messages for cut in cuts.values())
+            if best and best[0] * core.neurons < needed + core.neurons and messages >= best[1]:
+                continue  # no cut needs fewer cores
             packed = _tiles(segment.name, blocks_of(layers, cuts, core), core, known)
-            best = min(best or packed, packed, key=_cores)
-            if _cores(best) * core.neurons < needed + core.neurons:
-                break  # no cut needs fewer
-        tiles += [replace(tile, core=tile.core + cores) for tile in best]
-        cores += _cores(best)
+            found = _cores(packed), messages, packed
+            best = min(best or found, found, key=lambda one: one[:2])
+        if best is None:
+            continue
+        tiles += [replace(tile, core=tile.core + cores) for tile in best[2]]
+        cores += best[0]
     return tuple(tiles)
 
 
@@ -158,7 +164,9 @@ class _Replay:
             place += 1
 
 
-def cuts_of(layers: Sequence[Layer], core: CoreLimits, share: bool) -> list[Mapping[str, Tiling]]:
+def cuts_of(
+    layers: Sequence[Layer], core: CoreLimits, share: bool, whole: bool = False
+) -> list[Mapping[str, Tiling]]:
     """The best cuts of all layers that a search finds, best first.
 
     Args:
@@ -166,43 +174,47 @@ def cuts_of(layers: Sequence[Layer], core: CoreLimits, share: bool) -> list[Mapp
         core: whose limits hold.
         share: whether blocks that are smaller than the others of their layer keep no more than
             their part of a core; else each block keeps a whole one, so that there are few.
+        whole: whether cuts of a layer whose blocks keep as many whole cores are equal, so that the
+            one with the fewest messages is tried first.
 
     Raises:
         DoesNotFit: if a layer fits on no core, however it is cut.
     """
+    unit = core.neurons if whole else 1
+
+    def cost(state: _State) -> tuple[int, int]:
+        return -(-state.room // unit), state.messages
+
     states = [_State()]
     for place in reversed(range(len(layers))):
         layer, ahead = layers[place], {layer.name for layer in layers[:place]}
-        candidates = _Replay(_candidates(layer, core, share))
+        candidates = _Replay(_candidates(layer, core, share, unit))
         found: dict[object, _State] = {}
         for state in states:
             tried = (state.plus(layer.name, cut) for cut in candidates)
             fitting = (new for new in tried if _sends(layer, layers, new, core))
             for new in islice(fitting, BEAM):
                 bound = (o for o in layers if _fed(o, ahead) or _feeds(o, ahead, layers))
-                key = tuple(new.cuts.get(other.name) for other in bound)
-                if key not in found or _cost(new) < _cost(found[key]):
+                key = tuple(new.cuts.get(other.name) for other in (bound if place else layers))
+                if key not in found or cost(new) < cost(found[key]):
                     found[key] = new
         if not found:
             raise _does_not_fit(layer, layers, states, core)
-        states = sorted(found.values(), key=_cost)[:BEAM]
+        states = sorted(found.values(), key=cost)[:BEAM]
     return [state.cuts for state in states]
-
-
-def _cost(state: _State) -> tuple[int, int]:
-    return state.room, state.messages
 
 
 def _fed(layer: Layer, names: set[str]) -> bool:
     return any(synapse.source in names for synapse in layer.population.synapses)
 
 
-def _candidates(layer: Layer, core: CoreLimits, share: bool) -> Iterator[Tiling]:
-    """The cuts whose tiles fit as far as the layer alone decides, least room first."""
-    waiting: list[tuple[int, int, Shape3, list[tuple[str, ...]]]] = []
-    for least, messages, block in tilings(layer, core.neurons, share):
-        while waiting and waiting[0][:2] <= (least, messages):  # what follows keeps more
-            kept, sent, cut, choices = heappop(waiting)
+def _candidates(layer: Layer, core: CoreLimits, share: bool, unit: int) -> Iterator[Tiling]:
+    """The cuts whose tiles fit as far as the layer alone decides, least room in units first."""
+    waiting: list[tuple[int, int, int, Shape3, list[tuple[str, ...]]]] = []
+    for least, messages, block in tilings(layer, core.neurons, share, unit):
+        units = -(-least // unit)
+        while waiting and waiting[0][:2] <= (units, messages):  # what follows keeps more
+            _, sent, kept, cut, choices = heappop(waiting)
             yield from (Tiling(cut, axons, kept, sent) for axons in choices)
         places = list(classes(layer, block))
         if all(_within(held(layer, *place, 0, core), core.limits) for place in places):
@@ -215,8 +227,8 @@ def _candidates(layer: Layer, core: CoreLimits, share: bool) -> Iterator[Tiling]
             if share:
                 needed = _needed(layer, block, places, core)
                 kept = room(layer, block, needed.__getitem__, core.neurons)
-            heappush(waiting, (kept, messages, block, choices))
-    for kept, sent, cut, choices in sorted(waiting):
+            heappush(waiting, (-(-kept // unit), messages, kept, block, choices))
+    for _, sent, kept, cut, choices in sorted(waiting):
         yield from (Tiling(cut, axons, kept, sent) for axons in choices)
 
 

@@ -20,7 +20,8 @@ from has8.errors import DoesNotFit
 from mapping.chip.segment import ChipSegment
 from mapping.chip.wiring import Shape3
 from mapping.cores.allocate import Tile, blocks_of
-from mapping.cores.need import list_words, sources
+from mapping.cores.lists import list_words
+from mapping.cores.need import sources
 from mapping.cores.tilings import Layer, Tiling, axon_choices, axons_in, classes, held, layers_of
 from mapping.targets.schema import CoreLimits, Target
 

@@ -1,45 +1,36 @@
 """What a block of a layer's neurons asks of a core: axons and synapse memory, counted exactly.
 
-Neurons of a block stand on the core in the order of channels, rows, columns. Each source neuron
+Neurons of a block stand on the core in the order of channels, rows, columns, or of rows, columns,
+channels, in which the targets of a list are closer together, but bases larger. Each source neuron
 that reaches the block has a list of synapses there. Source neurons of one channel that use the
-same taps of the kernel have the same list, moved by a base, and share it as long as the base is
-within the packing's limit. Where a chip shares kernels, each tap of an input channel has one list
-of the output channels, wherever it is used. Weights of zero are stored like all others.
+same taps of the kernel have the same list, moved by a base, and share it as long as their bases
+are within the packing's limit of each other. Where a chip shares kernels, each tap of an input
+channel has one list of the output channels, wherever it is used. Weights of zero are stored like
+all others. How lists are written is in :mod:`mapping.cores.lists`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
 from mapping.chip.wiring import Axis, Ints, Patterns, Shape3, Wiring, patterns, taps
+from mapping.cores.lists import Lists, Memory, list_words, written, written_in_runs
 from mapping.targets.schema import AxonType, Packing
 
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What the lists of one synapse need on a core.
-
-    Args:
-        words: memory words of all lists.
-        longest: words of the longest list.
-        formats: synapse formats.
-    """
-
-    words: int
-    longest: int
-    formats: int
+Order = Literal["chw", "hwc"]
+"""Of a block's neurons on a core: channels, rows, columns, or rows, columns, channels."""
 
 
+@lru_cache(maxsize=1 << 14)
 def memory(
     wires: Wiring, synapse_bits: int, start: Shape3, stop: Shape3, offset: int, packing: Packing
 ) -> Memory:
-    """The memory that one synapse needs for a block of outputs.
-
-    A list whose targets follow one another is dense, one whose targets do not is sparse and has
-    an index for each synapse; the indices of one format are as wide as the largest needs.
+    """The memory that one synapse needs for a block of outputs: dense lists, and sparse ones.
 
     Args:
         wires: the synapse's wiring.
@@ -52,58 +43,62 @@ def memory(
     rows = patterns(wires.rows, start[1], stop[1])
     cols = patterns(wires.cols, start[2], stop[2])
     if not len(rows.reached) or not len(cols.reached):
-        return Memory(0, 0, 0)
-    height, width = stop[1] - start[1], stop[2] - start[2]
-    lowest, highest = _channels(wires, start[0], stop[0])
-    outputs = highest - lowest + 1
-    inputs = wires.channels_in // wires.groups
+        return Memory(0, 0, 0, "")
     if packing.shared_kernels:
+        lowest, highest = _channels(wires, start[0], stop[0])
         used = _taps(wires.rows, start[1], stop[1]) * _taps(wires.cols, start[2], stop[2])
-        words = list_words(outputs, synapse_bits, packing.header_bits, packing)
-        return Memory(int(words.sum()) * inputs * used, int(words.max()), 1)
+        words = list_words(highest - lowest + 1, synapse_bits, packing.header_bits, packing)
+        total = int(words.sum()) * used * (wires.channels_in // wires.groups)
+        return Memory(total, int(words.max()), 1, "dense")
+    lists = _lists(wires, start, stop, offset, "chw", packing.shared_base_max)
+    return _of_all_inputs(written(lists, synapse_bits, packing), wires)
 
-    # axes of the arrays: patterns of rows, patterns of columns, groups of channels
-    count = rows.count[:, None, None] * cols.count[None, :, None] * outputs
-    corner = ((rows.span - 1)[:, None] * width + cols.span - 1)[:, :, None]
-    dense = count == (outputs - 1) * height * width + corner + 1
-    copies, beyond = _copies(rows, cols, offset, height, width, packing.shared_base_max)
-    index = beyond[:, :, None] + highest * height * width + corner
 
-    sparse_index = _index_bits(index[~dense], packing)
-    prefix = _index_bits(index[dense], packing) if packing.dense_prefix else 0
-    words = list_words(
-        count,
-        np.where(dense, synapse_bits, synapse_bits + sparse_index),
-        packing.header_bits + np.where(dense, prefix, 0),
-        packing,
-    )
-    return Memory(
-        words=int((words * copies[:, :, None]).sum()) * inputs,
-        longest=int(words.max()),
-        formats=int(dense.any()) + int((~dense).any()),
-    )
+@lru_cache(maxsize=1 << 14)
+def forms(
+    wires: Wiring,
+    synapse_bits: int,
+    start: Shape3,
+    stop: Shape3,
+    offset: int,
+    packing: Packing,
+    order: Order,
+) -> tuple[Memory, ...]:
+    """The same with the block's neurons in an order, for each form that the lists may have.
+
+    The target must not share kernels.
+    """
+    if not sources(wires, start, stop):
+        return (Memory(0, 0, 0, ""),)
+    lists = _lists(wires, start, stop, offset, order, packing.shared_base_max)
+    found = [written(lists, synapse_bits, packing)]
+    if packing.step_bits and not lists.dense.all():
+        found += written_in_runs(lists, synapse_bits, packing)
+    return tuple(_of_all_inputs(part, wires) for part in found)
+
+
+def _of_all_inputs(one: Memory, wires: Wiring) -> Memory:
+    return replace(one, words=one.words * (wires.channels_in // wires.groups))
+
+
+def _lists(
+    wires: Wiring, start: Shape3, stop: Shape3, offset: int, order: Order, limit: int
+) -> Lists:
+    """The lists of a block whose neurons stand in an order."""
+    rows = patterns(wires.rows, start[1], stop[1])
+    cols = patterns(wires.cols, start[2], stop[2])
+    lowest, highest = _channels(wires, start[0], stop[0])
+    channels, height, width = (b - a for a, b in zip(start, stop, strict=True))
+    last = order == "hwc"
+    pitch = (1, width * channels, channels) if last else (height * width, width, 1)
+    copies, beyond = _copies(rows, cols, offset, pitch, limit)
+    return Lists(rows, cols, highest - lowest + 1, highest, pitch, copies, beyond)
 
 
 def _taps(axis: Axis, start: int, stop: int) -> int:
     """How many taps of a window the outputs of a block use."""
     output = taps(axis)
     return int(((output >= start) & (output < stop)).any(0).sum())
-
-
-def list_words(synapses: Ints, bits: Ints | int, header: Ints | int, packing: Packing) -> Ints:
-    """Words that a list takes: whole entries, each filled up to whole words.
-
-    Source: nengo-loihi ``block.py``, ``SynapseConfig.bits_per_axon``.
-
-    Args:
-        synapses: in the list.
-        bits: of one synapse.
-        header: bits in front of each entry.
-        packing: the target's rule.
-    """
-    full, rest = np.divmod(synapses, packing.entry_synapses)
-    words: Ints = full * -(-(packing.entry_synapses * bits + header) // packing.word_bits)
-    return words + (rest > 0) * -(-(rest * bits + header) // packing.word_bits)
 
 
 def input_axons(wires: Wiring, start: Shape3, stop: Shape3, axon: AxonType) -> int:
@@ -164,26 +159,23 @@ def _channels(wires: Wiring, start: int, stop: int) -> tuple[Ints, Ints]:
 
 
 def _copies(
-    rows: Patterns, cols: Patterns, offset: int, height: int, width: int, limit: int
+    rows: Patterns, cols: Patterns, offset: int, pitch: Shape3, limit: int
 ) -> tuple[Ints, Ints]:
     """How often the list of each pair of patterns is stored, and its base beyond the limit.
 
-    All pixels whose base is within the limit share one copy. Each pixel past it has its own,
-    whose indices are larger by what the base lacks.
+    Source neurons whose bases differ by no more than the limit share a copy; what the largest of
+    them has beyond it is added to the copy's indices.
     """
     shape = len(rows.count), len(cols.count)
-    if offset + height * width - 1 <= limit:
+    bases = rows.first[:, None] * pitch[1] + cols.first * pitch[2]
+    if offset + bases.max() <= limit:
         return np.ones(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    beyond = offset + rows.first[:, None] * width + cols.first - limit
-    at = np.broadcast_arrays(rows.pattern[:, None], cols.pattern)
-    shared, own, largest = (np.zeros(shape, dtype=np.int64) for _ in range(3))
-    np.maximum.at(shared, tuple(at), (beyond <= 0).astype(np.int64))
-    np.add.at(own, tuple(at), beyond > 0)
-    np.maximum.at(largest, tuple(at), beyond)
-    return shared + own, largest
-
-
-def _index_bits(indices: Ints, packing: Packing) -> int:
-    """The narrowest width that holds all indices; 0 if there are none."""
-    needed = int(indices.max(initial=0)).bit_length()
-    return next(bits for bits in packing.index_bits if bits >= needed)
+    at = tuple(np.broadcast_arrays(rows.pattern[:, None], cols.pattern))
+    least, most = np.full(shape, bases.max()), np.zeros(shape, dtype=np.int64)
+    np.minimum.at(least, at, bases)
+    np.maximum.at(most, at, bases)
+    window = (bases - least[at]) // (limit + 1)
+    pair = np.ravel_multi_index(at, shape)
+    distinct = np.unique(np.stack([pair.ravel(), window.ravel()]), axis=1)[0]
+    copies = np.bincount(distinct, minlength=least.size).reshape(shape)
+    return copies, np.maximum(0, offset + most - limit)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import prod
+from typing import get_args
 
 import numpy as np
 
@@ -26,10 +27,11 @@ from mapping.chip.wiring import (
     patterns,
     shape3,
 )
-from mapping.cores.need import axon_types, input_axons, memory, sources, synapses
+from mapping.cores.lists import Memory
+from mapping.cores.need import Order, axon_types, forms, input_axons, memory, sources, synapses
 from mapping.cores.pack import LONGEST
 from mapping.partition.segments import KEEP
-from mapping.targets.schema import CoreLimits, Registers
+from mapping.targets.schema import CoreLimits, Packing, Registers
 
 WORK = "work"
 """The name of a core's work in a step among its resources, where that is limited."""
@@ -165,12 +167,15 @@ def _kinds(population: Population, axis: int) -> tuple[int, ...]:
     return tuple(kinds.reshape(-1).tolist())
 
 
-def tilings(layer: Layer, compartments: int, share: bool) -> list[tuple[int, int, Shape3]]:
+def tilings(
+    layer: Layer, compartments: int, share: bool, unit: int = 1
+) -> list[tuple[int, int, Shape3]]:
     """Room, messages and block of each cut into blocks of at most so many, best first.
 
     Blocks are equal, but for the last along an axis: as many of them along each axis as there can
     be, or, where smaller ones share cores, as long along one axis as a core allows. A block of one
-    neuron is always among them. The room is that of :func:`room`, if only compartments are short.
+    neuron is always among them. The room is that of :func:`room`, if only compartments are short;
+    cuts are compared by how many units of it they keep, then by their messages.
     """
     most = compartments // layer.compartments
     sizes = [sorted({-(-extent // n) for n in range(1, extent + 1)}) for extent in layer.shape]
@@ -184,14 +189,15 @@ def tilings(layer: Layer, compartments: int, share: bool) -> list[tuple[int, int
     def needed(size: Shape3) -> int:
         return prod(size) * layer.compartments if share else compartments
 
-    return sorted(
+    found = [
         (
             room(layer, block, needed, compartments),
             sum(_messages(wires, block) for wires in layer.wires),
             block,
         )
         for block in blocks
-    )
+    ]
+    return sorted(found, key=lambda cut: (-(-cut[0] // unit), *cut[1:]))
 
 
 def room(layer: Layer, block: Shape3, needed: Callable[[Shape3], int], compartments: int) -> int:
@@ -279,12 +285,7 @@ def held(
 
     Of neurons that take several, those that synapses reach stand in front, in order.
     """
-    parts = [
-        memory(wires, synapse.weight_bits + wait.bit_length(), start, stop, offset, core.packing)
-        for wires, synapse, wait in zip(
-            layer.wires, layer.population.synapses, layer.waits, strict=True
-        )
-    ]
+    parts = stored(layer, start, stop, offset, core)[1]
     tables = layer.population.neuron.tables
     neurons = prod(b - a for a, b in zip(start, stop, strict=True)) * layer.compartments
     words = sum(part.words for part in parts)
@@ -298,6 +299,45 @@ def held(
         **{table: _entries(layer, names, start, stop) for table, names in tables.items()},
         **({WORK: core.work.of(layer, start, stop)} if isinstance(core, Working) else {}),
     }
+
+
+def stored(
+    layer: Layer, start: Shape3, stop: Shape3, offset: int, core: CoreLimits
+) -> tuple[Order, list[Memory]]:
+    """How a block's neurons stand on a core, and what each synapse's lists need.
+
+    Where synapses take no larger part of a core than neurons, channels stand first, and lists are
+    dense or sparse. Else the order and the forms of the lists are those that take the fewest words
+    and no more synapse formats.
+    """
+    packing = core.packing
+    every = zip(layer.wires, layer.population.synapses, layer.waits, strict=True)
+    synapses = [
+        (wires, synapse.weight_bits + wait.bit_length(), start, stop)
+        for wires, synapse, wait in every
+    ]
+    plain = [memory(*synapse, 0, packing) for synapse in synapses]
+    neurons = prod(b - a for a, b in zip(start, stop, strict=True)) * layer.compartments
+    binds = sum(part.words for part in plain) * core.neurons > neurons * core.synapse_words
+    over = any(part.longest > packing.list_words for part in plain)
+    if offset:
+        plain = [memory(*synapse, offset, packing) for synapse in synapses]
+    dense = packing.shared_kernels or all(part.form == "dense" for part in plain)
+    if dense or not packing.step_bits or not (binds or over):
+        return "chw", plain
+    found: list[tuple[Order, list[Memory]]] = [("chw", plain)]
+    for order in get_args(Order):
+        fitting = [
+            [form for form in forms(*synapse, offset, packing, order) if _fits(form, part, packing)]
+            for synapse, part in zip(synapses, plain, strict=True)
+        ]
+        if all(fitting):
+            found.append((order, [min(some, key=lambda form: form.words) for some in fitting]))
+    return min(found, key=lambda option: sum(part.words for part in option[1]))
+
+
+def _fits(form: Memory, plain: Memory, packing: Packing) -> bool:
+    return form.formats <= plain.formats and form.longest <= packing.list_words
 
 
 def _entries(layer: Layer, names: Sequence[str], start: Shape3, stop: Shape3) -> int:

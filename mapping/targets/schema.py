@@ -126,7 +126,9 @@ class Packing(Data, frozen=True, kw_only=True):
             the first index.
         list_words: words that one list may fill.
         shared_base_max: largest compartment base. Source neurons share a list when it differs
-            by the base only; past this limit each needs a list of its own.
+            by the base only, and by no more than this.
+        step_bits: widths that the step to the next target may have in a run-length list; 0 stands
+            for dense entries, of which another begins at each gap. Empty without such lists.
         shared_kernels: whether each input channel and tap of a kernel has one list of the output
             channels, whichever source neurons use it.
     """
@@ -138,6 +140,7 @@ class Packing(Data, frozen=True, kw_only=True):
     dense_prefix: bool
     list_words: Positive
     shared_base_max: Natural
+    step_bits: tuple[Shift, ...] = ()
     shared_kernels: bool = False
 
 
