@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat
 
 import numpy as np
@@ -12,14 +12,13 @@ from hwsim.price.cost import CostReport
 from hwsim.price.energy import chip_energy_pj
 from hwsim.price.timing import host_macs
 from hwsim.report import units
+from hwsim.report.html.plots import Chart, Text, dots, rows_layout, seconds, ticks
 from hwsim.report.summary import Summary
 from hwsim.report.terminal import ENERGY_PARTS, TIME_PARTS
 from hwsim.report.trace import crossing
 from mapping.graph.ir import Kind
 from mapping.targets.figures import Figure
 
-Chart = dict[str, Any]
-Text = Callable[[SupportsFloat], str]
 NEURONS = 256
 """Neurons of a layer that a raster shows; of more every n-th."""
 DRIVERS = 10
@@ -33,9 +32,6 @@ ERRORS = {
     "membrane": "bound on a membrane",
 }
 """What a person reads for each quantisation error."""
-
-SCALE: dict[Text, float] = {units.energy: 1e-6, units.time: 1e-6}
-"""Microjoules in joules and microseconds in seconds: axes choose their own prefix."""
 
 WAITS = {
     "host": ("host layers", "@host"),
@@ -69,70 +65,6 @@ def charts_of(summary: Summary) -> dict[str, Chart]:
     return {name: chart for name, chart in charts.items() if chart}
 
 
-def _dots(
-    rows: Mapping[str, Figure],
-    name: str,
-    colour: str,
-    text: Text,
-    symbol: str = "circle",
-    *,
-    ranges: bool = True,
-) -> Chart:
-    """Figures with their ranges, one below the other; prices in joules or seconds."""
-    scale = SCALE.get(text, 1.0)
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [figure.value * scale for figure in rows.values()],
-        "y": list(rows),
-        "error_x": {
-            "type": "data",
-            "symmetric": False,
-            "array": [(figure.high - figure.value) * scale for figure in rows.values()],
-            "arrayminus": [(figure.value - figure.low) * scale for figure in rows.values()],
-            "visible": ranges,
-            "thickness": 1.5,
-            "width": 4,
-            "color": colour,
-        },
-        "marker": {"size": 10, "color": colour, "symbol": symbol},
-        "text": [_said(figure, text) for figure in rows.values()],
-        "hovertemplate": "%{y}: %{text}<extra>%{fullData.name}</extra>",
-    }
-
-
-def _axis(text: Text) -> dict[str, Any]:
-    return {"tickformat": "~s", "ticksuffix": {units.energy: "J", units.time: "s"}[text]}
-
-
-def _ticks(text: Text) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 of each decade from a thousandth of a microjoule or microsecond up."""
-    values = [digit * 10.0**power for power in range(-3, 9) for digit in (1, 2, 5)]
-    words = [text(value).replace(".00", "").replace(".0", "") for value in values]
-    return {"tickvals": [value * SCALE[text] for value in values], "ticktext": words}
-
-
-def _said(figure: Figure, text: Text) -> str:
-    return f"{text(figure.value)}{units.behind(figure, text)}"
-
-
-def _rows(
-    count: int, title: str, text: Text | None = None, *, log: bool = False, row: int = 26
-) -> dict[str, Any]:
-    """The layout of rows one below the other; prices have units such as ``10 mJ`` on their axis."""
-    axis: dict[str, Any] = {"title": {"text": title}, "rangemode": "tozero"}
-    if text is not None:
-        axis |= _axis(text)
-    if log:
-        axis |= {"type": "log", "dtick": 1, "exponentformat": "power"}
-    return {
-        "height": 110 + row * max(count, 2),
-        "xaxis": axis,
-        "yaxis": {"autorange": "reversed", "type": "category", "automargin": True},
-    }
-
-
 def energy(cost: CostReport) -> Chart:
     """What takes a sample's energy, on a logarithmic scale, with ranges."""
     parts = {name: price.energy_uj.parts for name, price in cost.prices.items()}
@@ -163,8 +95,8 @@ def _parts(
                 if part in prices[name] and prices[name][part].high > 0}  # fmt: skip
         symbol = ("circle", "diamond-open", "square-open", "triangle-up-open")[number % 4]
         colour = ("@chip", "@host", "@c2", "@c6")[number % 4]
-        data.append(_dots(rows, name, colour, text, symbol, ranges=not number))
-    layout = _rows(max(len(trace["y"]) for trace in data), unit, text, log=True)
+        data.append(dots(rows, name, colour, text, symbol, ranges=not number))
+    layout = rows_layout(max(len(trace["y"]) for trace in data), unit, text, log=True)
     layout["legend"] = {"traceorder": "reversed"}
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": list(titles.values())}
     return {"data": data, "layout": layout}
@@ -210,8 +142,8 @@ def _by_segment(
     for side, symbol in (("host", "square"), ("chip", "circle")):
         own = {name: figure for name, figure in rows.items() if sides[name] == side}
         if own:
-            data.append(_dots(own, side, f"@{side}", text, symbol))
-    layout = _rows(len(rows), unit, text, log=log)
+            data.append(dots(own, side, f"@{side}", text, symbol))
+    layout = rows_layout(len(rows), unit, text, log=log)
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": list(rows)}
     return {"data": data, "layout": layout}
 
@@ -269,8 +201,8 @@ def timeline(cost: CostReport) -> Chart:
             "orientation": "h",
             "name": WAITS[kind][0],
             "y": [one[0] for one in by_kind[kind]],
-            "base": [_seconds(one[3]) for one in by_kind[kind]],
-            "x": [_seconds(one[4]) for one in by_kind[kind]],
+            "base": [seconds(one[3]) for one in by_kind[kind]],
+            "x": [seconds(one[4]) for one in by_kind[kind]],
             "text": [f"{one[2]}: {units.time(one[4])}" for one in by_kind[kind]],
             "textposition": "none",
             "marker": {"color": WAITS[kind][1], "line": {"width": 0}},
@@ -279,7 +211,7 @@ def timeline(cost: CostReport) -> Chart:
         for kind in WAITS
         if kind in by_kind
     ]
-    layout = _rows(3, "time from a sample's arrival", units.time, row=48)
+    layout = rows_layout(3, "time from a sample's arrival", units.time, row=48)
     layout |= {"barmode": "overlay", "bargap": 0.25}
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": ["host", "link", "chip"]}
     return {"data": data, "layout": layout}
@@ -287,11 +219,6 @@ def timeline(cost: CostReport) -> Chart:
 
 def _rate(rate: SupportsFloat) -> str:
     return f"{float(rate):.3f}"
-
-
-def _seconds(microseconds: float) -> float:
-    """With nanoseconds' tenths, which are enough to draw and keep a file small."""
-    return round(microseconds * 1e-6, 10)
 
 
 def drivers(cost: CostReport) -> Chart:
@@ -314,7 +241,7 @@ def drivers(cost: CostReport) -> Chart:
         "marker": {"color": "@host"},
         "hovertemplate": "%{y}: %{text}<extra></extra>",
     }
-    layout = _rows(len(some), "energy of a sample", units.energy, row=30)
+    layout = rows_layout(len(some), "energy of a sample", units.energy, row=30)
     best = cost.energy_uj.total.value * 1e-6
     layout["shapes"] = [{
         "type": "line", "xref": "x", "yref": "paper", "y0": 0, "y1": 1,
@@ -350,8 +277,8 @@ def activity_rates(cost: CostReport) -> Chart:
         }
         if own:
             symbol = "square" if side == "host" else "circle"
-            data.append(_dots(own, side, f"@{side}", _rate, symbol))
-    layout = _rows(len(found), "spikes a neuron and step")
+            data.append(dots(own, side, f"@{side}", _rate, symbol))
+    layout = rows_layout(len(found), "spikes a neuron and step")
     names = [name for name, _, _ in found]
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": names}
     return {"data": data, "layout": layout} if data else {}
@@ -414,7 +341,7 @@ def errors(summary: Summary) -> Chart:
                 "marker": {"size": 10, "symbol": symbol, "color": colour},
                 "hovertemplate": "%{y}: %{x:.3g} thresholds<extra>%{fullData.name}</extra>",
             })  # fmt: skip
-    layout = _rows(len(names), "thresholds", log=True, row=30)
+    layout = rows_layout(len(names), "thresholds", log=True, row=30)
     layout["yaxis"] |= {"categoryorder": "array", "categoryarray": names}
     return {"data": data, "layout": layout} if data else {}
 
@@ -433,8 +360,8 @@ def front(found: Sequence[Alternative]) -> Chart:
     ):  # fmt: skip
         own = [point for point in points if point[3] == on_front]
         if own:
-            energies = _dots({p[0]: p[1] for p in own}, name, colour, units.energy, symbol)
-            times = _dots({p[0]: p[2] for p in own}, name, colour, units.time, symbol)
+            energies = dots({p[0]: p[1] for p in own}, name, colour, units.energy, symbol)
+            times = dots({p[0]: p[2] for p in own}, name, colour, units.time, symbol)
             said = [f"{p[0]}: {units.energy(p[1])}, {units.time(p[2])}" for p in own]
             data.append({
                 **times, "y": energies["x"], "error_y": energies["error_x"], "hovertext": said,
@@ -444,8 +371,8 @@ def front(found: Sequence[Alternative]) -> Chart:
             })  # fmt: skip
     layout = {
         "height": 420,
-        "xaxis": {"title": {"text": "latency"}, "type": "log", **_ticks(units.time)},
+        "xaxis": {"title": {"text": "latency"}, "type": "log", **ticks(units.time)},
         "yaxis": {"title": {"text": "energy", "standoff": 12}, "type": "log", "automargin": True,
-                  **_ticks(units.energy)},
+                  **ticks(units.energy)},
     }  # fmt: skip
     return {"data": data, "layout": layout}

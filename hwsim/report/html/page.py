@@ -19,9 +19,10 @@ from has8.errors import BadInput
 from hwsim.alternatives import Alternative
 from hwsim.price.learning import LearningPrice
 from hwsim.report import units
-from hwsim.report.html.charts import Chart, charts_of, front
+from hwsim.report.html.charts import charts_of, front
 from hwsim.report.html.chips import LOADS, ChipView, chips_of
 from hwsim.report.html.figures import chip_svg, layers_svg, legend_html, segments_svg
+from hwsim.report.html.plots import Chart
 from hwsim.report.json import to_dict
 from hwsim.report.sentences import verdict
 from hwsim.report.summary import Summary, summary_of
