@@ -61,7 +61,7 @@ def test_at_a_break_even_the_board_takes_what_the_host_alone_does(ran):
     places = {item.what: item for item in one.cost.break_even}
     assert set(places) == {"activity", "link.message_us", "idle_w", "batch"}
     time = places["link.message_us"]
-    assert time.value is not None and time.below and time.now == 1.9
+    assert time.value is not None and time.below and time.now == 1.92
     board, alone = energies(with_message_us(mapped, time.value), run, host)
     assert board == pytest.approx(alone, rel=1e-9)
     near = with_message_us(mapped, time.value * 1.01)  # where the others turn nearby too

@@ -432,7 +432,7 @@ def test_the_parts_of_a_sample(host):
         (s.name, s.side) for s in mapped.partition.segments
     ]
     assert time.exchange_us.value == 271 and time.sample_us.value == 300
-    assert time.messages_us.value == pytest.approx(70 * 1.9)
+    assert time.messages_us.value == pytest.approx(70 * 1.92)
     (there,) = (s for s in time.segments if s.side == "chip")
     assert time.management_us.value == pytest.approx(4.13 * there.steps)
     known = [part.value for part in time.parts_us.values() if part is not None]
