@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { ACCUMULATOR = 1 << 15, SHIFT = 7, HEAD = 6, WORDS = 4 };
 
@@ -51,6 +52,14 @@ static void multiply(struct synapses *s, const int32_t *factor, const int64_t *s
         }
 }
 
+/* Whether a product is nothing, since the neuron does not fire or sends nothing that is in it. */
+static int idle(const int32_t *words, int fires, const int64_t *sent) {
+    const int32_t *factor = words + HEAD;
+    for (long f = 0; f < words[5]; f++, factor += WORDS)
+        if (factor[0] >= 3 && factor[0] <= 5 && factor[1] + sent[factor[0] - 3] == 0) return 1;
+    return words[1] == 2 && !fires;
+}
+
 /* Change the synapses of one neuron. */
 static void change(struct synapses *s, const int32_t *words, const uint8_t *pre, int fires,
                    const int64_t *sent, double draw, long row) {
@@ -65,7 +74,7 @@ static void change(struct synapses *s, const int32_t *words, const uint8_t *pre,
             for (long i = 0; i < n; i++)
                 total[i] = (int32_t)s->variables[variable][row * n + i] * (1 << SHIFT);
         touched[variable] = 1;
-        if (dependency != 2 || fires) {
+        if (!idle(words, fires, sent)) {
             for (long i = 0; i < n; i++) value[i] = dependency == 1 ? pre[i] : 1;
             for (long f = 0; f < factors; f++) multiply(s, factor + f * WORDS, sent, row);
             uint32_t mantissa = (uint32_t)words[2];
@@ -90,6 +99,10 @@ static void change(struct synapses *s, const int32_t *words, const uint8_t *pre,
 static void trace(int64_t *traces, const double *numbers, const uint8_t *pre, long n, double decay,
                   double impulse) {
     for (long k = 0; k < 2; k++) {
+        if (numbers[3 * k] == 0 && numbers[3 * k + 1] == 0 && numbers[3 * k + 2] == 0) {
+            memset(traces + k * n, 0, sizeof(*traces) * (size_t)n);
+            continue;
+        }
         int64_t rise = (int64_t)numbers[3 * k + 1] + (impulse < numbers[3 * k + 2]);
         for (long i = 0; i < n; i++) {
             int64_t kept = rounded(numbers[3 * k] * (double)traces[k * n + i], decay);
