@@ -50,6 +50,8 @@ def test_a_page_holds_all_numbers_and_asks_no_network(summary, page):
     assert len(page) < 3e6 and page.startswith("<!doctype html>")
     assert "default-src 'none'" in page and not re.search(r'(src|href)="(?!#|data:)', page)
     assert page.count("class='core'") == summary.cost.cores_used
+    ids = set(re.findall(r' id="([^"]+)"', page))
+    assert set(re.findall(r' href="#([^"]+)"', page)) <= ids
     boxes = re.findall("class='box' data-side='(host|chip)'", page)
     segments, graph = summary.partition, summary.cost.work.mapped.graph
     assert len(boxes) == 1 + len(segments) + len(list(graph))
