@@ -1,6 +1,7 @@
 """Draw docs/report.png, the chips and the timeline of an HTML report, with Chromium.
 
-uv run has8-map examples/models/cifar10.pt --target loihi --data cifar10 --report cifar10.html
+uv run has8-map examples/models/cifar10.pt --target loihi --data cifar10 --samples 100 --out . \\
+    --report cifar10.html
 uv run python docs/report_page.py cifar10.html
 """
 
