@@ -36,7 +36,7 @@ from mapping.cores.allocate import Tile, allocate, cuts_of
 from mapping.cores.lists import Memory, list_words
 from mapping.cores.need import Order, forms, memory
 from mapping.cores.pack import first_fit, joined
-from mapping.cores.tilings import axon_choices, axons_in, classes, held, layers_of
+from mapping.cores.tilings import axon_choices, axons_in, classes, held, layers_of, stored
 from mapping.targets.schema import CoreLimits, Packing, Target, load_target
 
 
@@ -544,6 +544,24 @@ def test_a_convolution_shares_its_kernel() -> None:
     # the middle: 9 synapses of 8 + 6 bits and 10 make 136 bits, so 3 words; the sides 6, the
     # corners 4 synapses: 94 and 66 bits, 2 words each. A side of 16 has indices up to 34.
     assert bits == [(3 + 4 * 2 + 4 * 2) * 64] * 3
+
+
+def test_a_convolution_whose_memory_binds_by_hand() -> None:
+    """16 channels of 4 x 4: a middle source reaches three rows of three pixels of all channels."""
+    shape = (128, 4, 4)
+    kernel = conv("a.w", "in", shape, np.zeros((16, 128, 3, 3)), padding=1)
+    (layer,) = layers_of(
+        segment(population("a", (16, 4, 4), kernel), inputs={"in": shape}), LOIHI.registers
+    )
+    order, (found,) = stored(layer, (0, 0, 0), (16, 4, 4), 0, LOIHI.core)
+    assert (order, found.form, found.formats) == ("hwc", "dense runs", 1)
+    # a run of 48 synapses of 8 bits, 10 bits in front and an index of 8: 7 words; of 32: 5 words
+    assert found.longest == 3 * 7
+    taps = (2, 3, 2)  # of the first, the middle and the last source along an axis
+    assert found.words == 128 * sum(high * {2: 5, 3: 7}[wide] for high in taps for wide in taps)
+    # sparse lists of 64, 96 and 144 synapses of 8 bits and an index of 8
+    plain = held(layer, (0, 0, 0), (16, 4, 4), 0, target({"step_bits": ()}).core)
+    assert plain["synapse_bits"] == 64 * 128 * (4 * 17 + 4 * (17 + 9) + (2 * 17 + 5))
 
 
 def test_a_chip_that_shares_kernels_stores_each_tap_once() -> None:
