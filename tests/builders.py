@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -228,6 +229,16 @@ def single_synapses(wires: Wiring) -> tuple[tuple[Place, Place, tuple[int, int, 
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """For what is drawn here: a busy machine takes its time."""
+
+
+def law(examples):
+    """Settings of a law that a run tries on so many examples, times ``HAS8_LAWS``."""
+    return settings(PATIENT, max_examples=times_laws(examples))
+
+
+def times_laws(examples):
+    """So many, or more before a release: ``HAS8_LAWS=10``."""
+    return max(5, round(examples * float(os.environ.get("HAS8_LAWS", "1"))))
 
 
 KINDS = st.sampled_from(["dense", "window", "window", "spread"])

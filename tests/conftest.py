@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from builders import times_laws
 from hypothesis import HealthCheck, settings
 
 from has8 import calibrate, create_model, load_data
@@ -13,7 +14,7 @@ from has8.files import write_whole
 from has8.kernels import paths
 
 settings.register_profile(
-    "busy", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "busy", max_examples=times_laws(50), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("busy")  # no test depends on how fast something is
 torch.set_num_threads(1)  # tests run in several processes

@@ -17,6 +17,7 @@ from builders import (
     Place,
     conv,
     in_time,
+    law,
     lif,
     linear,
     networks,
@@ -26,7 +27,7 @@ from builders import (
     single_synapses,
     wirings,
 )
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from has8.errors import DoesNotFit
@@ -290,7 +291,7 @@ TIGHT = st.builds(
 # ------------------------------------------------------------------------------------- the laws
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(segments(), TIGHT)
 def test_needs_are_those_of_plain_counting_and_within_the_limits(
     seg: ChipSegment, chip: Target
@@ -302,7 +303,7 @@ def test_needs_are_those_of_plain_counting_and_within_the_limits(
     check_tiles(tiles, seg, chip)
 
 
-@settings(PATIENT, max_examples=30)
+@law(30)
 @given(networks(delays=3, loops=True).map(in_time), TIGHT)
 def test_loops_are_cut_by_plain_counting_or_refused_with_what_they_lack(
     seg: ChipSegment, chip: Target
@@ -318,7 +319,7 @@ def test_loops_are_cut_by_plain_counting_or_refused_with_what_they_lack(
         check_tiles(tiles, seg, chip)
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(
     layers("a", "in", (2, 4, 5)),
     TIGHT,
@@ -345,7 +346,7 @@ def numbers(form: Memory) -> tuple[int, int, int]:
     return form.words, form.longest, form.formats
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(segments(), TIGHT, st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
 def test_blocks_of_one_class_need_the_same(
     seg: ChipSegment, chip: Target, channels: int, rows: int, cols: int
@@ -385,7 +386,7 @@ def best_room(seg: ChipSegment, chip: Target, share: bool) -> int:
     return cut.room
 
 
-@settings(PATIENT, max_examples=25)
+@law(25)
 @given(layers("a", "in", (2, 4, 5)), TIGHT, st.integers(1, 3), st.booleans())
 def test_more_of_anything_never_needs_more_room(
     layer: Population, small: Target, more: int, share: bool
@@ -408,7 +409,7 @@ def test_more_of_anything_never_needs_more_room(
     assert best_room(seg, large, share) <= before
 
 
-@settings(PATIENT, max_examples=25)
+@law(25)
 @given(layers("a", "in", (2, 3, 4)), TIGHT, st.booleans())
 def test_no_other_cut_needs_less_room_and_cores_are_no_more_than_blocks(
     layer: Population, chip: Target, share: bool

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import IMAGE, everything, memory_below, with_constants
+from builders import IMAGE, everything, memory_below, times_laws, with_constants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as replaced
@@ -646,7 +646,7 @@ def assert_sound(mapped, folder):
     assert len(repr(mapped)) < 10_000
 
 
-@settings(slow, max_examples=120)
+@settings(slow, max_examples=times_laws(120))
 @given(data=st.data())
 def test_forged_manifests_are_refused_or_are_sound(entries, data, tmp_path):
     changed = Entries(data.draw(changed_manifests(entries.manifest)), entries.arrays)
@@ -655,7 +655,7 @@ def test_forged_manifests_are_refused_or_are_sound(entries, data, tmp_path):
         assert_sound(mapped, tmp_path)
 
 
-@settings(slow, max_examples=60)
+@settings(slow, max_examples=times_laws(60))
 @given(data=st.data())
 def test_forged_arrays_are_refused_or_are_sound(entries, data, tmp_path):
     changed = Entries(entries.manifest, data.draw(changed_arrays(entries.arrays)))

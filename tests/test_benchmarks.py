@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from builders import IMAGE, everything
+from builders import IMAGE, everything, law
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -150,7 +150,7 @@ def test_spikingjelly_has_no_if_neuron_of_this_kind():
     side=st.integers(5, 12),
     classes=st.integers(2, 5),
 )
-@settings(max_examples=10, deadline=None)
+@law(10)
 def test_macs_are_those_of_a_brute_force_count(channels, kernel, stride, side, classes):
     conv = nn.Conv2d(2, channels, kernel, stride, kernel // 2, bias=False)
     pool, flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()

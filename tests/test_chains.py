@@ -3,7 +3,8 @@
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -144,7 +145,7 @@ def currents_of(graph, name):
     return [x for s in node.inputs for x in currents_of(graph, s)] if node.op == "add" else [node]
 
 
-@settings(deadline=None, max_examples=200)
+@law(200)
 @given(chains())
 def test_what_a_neuron_is_given_stays_the_same(graph):
     again = compose_chains(graph)

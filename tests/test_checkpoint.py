@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
@@ -68,7 +69,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(st.data())
 def test_a_damaged_file_is_refused_or_harmless(good, tmp_path_factory, data):
     content, weights = good
@@ -88,7 +89,7 @@ def test_a_damaged_file_is_refused_or_harmless(good, tmp_path_factory, data):
         assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_else(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("noise") / "model.pt"
@@ -265,7 +266,7 @@ HELD = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(value=HELD)
 def test_what_python_code_holds_is_saved_or_refused_before_anything_is_written(
     tmp_path_factory, value

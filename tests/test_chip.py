@@ -18,6 +18,7 @@ from builders import (
     conv,
     feed,
     gridded,
+    law,
     lif,
     linear,
     networks,
@@ -28,7 +29,7 @@ from builders import (
     shown,
     with_constants,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from has8.errors import BackendError, BadInput
@@ -157,7 +158,7 @@ def test_parts_are_what_reaches_itself_together(chip: ChipSegment) -> None:
             assert other not in fed[one] or place[other] <= place[one]
 
 
-@settings(PATIENT, max_examples=40)
+@law(40)
 @given(networks(delays=2) | networks(delays=2, loops=True))
 def test_faults_that_do_not_happen_change_nothing_whatever_the_delays(chip: ChipSegment) -> None:
     inputs = random_inputs(chip, 2)
@@ -217,7 +218,7 @@ TARGETS = st.builds(
 )
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(networks(delays=3, exps=(-3, 7)), networks(delays=3, loops=True), TARGETS)
 def test_what_registers_hold_passes(
     forward: ChipSegment, looped: ChipSegment, target: Registers
@@ -521,7 +522,7 @@ def same(one: ChipSegment, two: ChipSegment) -> bool:
     }
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(networks(delays=3, loops=True, exps=(-3, 7)))
 def test_a_segment_travels_whole(chip: ChipSegment) -> None:
     """As plain data and arrays, and through JSON text."""
@@ -555,7 +556,7 @@ def integers(draw: st.DrawFn) -> list[int]:
     return draw(st.lists(st.one_of(st.integers(least, most), st.sampled_from([least, most]))))
 
 
-@settings(PATIENT, max_examples=200)
+@law(200)
 @given(integers())
 def test_integers_keep_their_values_in_the_narrowest_type(values: list[int]) -> None:
     array = np.array(values, np.int64)

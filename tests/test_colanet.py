@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import law
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from has8 import create_model, load_checkpoint, load_data
@@ -169,7 +170,7 @@ def test_draws_are_those_of_splitmix64():
 
 
 @pytest.mark.skipif(compiled.library() is None, reason="no compiler")
-@settings(max_examples=8, deadline=None)
+@law(8)
 @given(
     name=st.sampled_from(RULES.names()),
     lateral=st.booleans(),

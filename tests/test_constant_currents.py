@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import snntorch as snn
 import torch
-from builders import LOIHI, networks, population, random_inputs, segment
-from hypothesis import given, settings
+from builders import LOIHI, law, networks, population, random_inputs, segment
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -58,7 +58,7 @@ def mantissas(chip: ChipSegment, samples: int, seed: int = 0) -> dict[str, torch
 
 
 @given(networks(delays=2), st.data())
-@settings(max_examples=30)
+@law(30)
 def test_what_is_written_is_the_bias_of_each_sample(chip, data):
     names = data.draw(st.lists(st.sampled_from([p.name for p in chip.populations]), min_size=1))
     biased = driven(chip, *names)
@@ -82,7 +82,7 @@ def test_what_is_written_is_the_bias_of_each_sample(chip, data):
 
 
 @given(networks(delays=2, loops=True) | networks(), st.data(), st.booleans())
-@settings(max_examples=50)
+@law(50)
 def test_the_fast_backend_is_the_reference(chip, data, cut):
     names = data.draw(st.lists(st.sampled_from([p.name for p in chip.populations]), min_size=1))
     biased = driven(chip, *names)

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import snntorch as snn
 import torch
-from builders import LOIHI, PATIENT
-from hypothesis import given, settings
+from builders import LOIHI, law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -143,7 +143,7 @@ def test_the_bias_of_a_lasting_current_comes_from_a_neuron_that_always_fires(sca
     assert estimate(mapped, runs[1]).energy_uj.total.value > 0
 
 
-@settings(PATIENT, max_examples=25)
+@law(25)
 @given(st.integers(0, 10_000), st.integers(1, 50), st.booleans(), st.booleans())
 def test_a_bias_as_a_neuron_changes_nothing(seed, steps, flat, shared):
     """Of conv and linear layers alike, and where two of them with biases are added."""
@@ -205,7 +205,7 @@ def test_a_factor_of_spikes_goes_into_the_weights_behind_them(pool, factor, seve
     assert (fast.logits - expected).abs().mean() < 0.3 * factor
 
 
-@settings(PATIENT, max_examples=25)
+@law(25)
 @given(
     st.integers(0, 10_000),
     st.floats(-3, 3).filter(lambda factor: abs(factor) > 1e-30),
@@ -281,7 +281,7 @@ EVERY = msgspec.structs.replace(
 """Loihi with all resets."""
 
 
-@settings(PATIENT, max_examples=10)
+@law(10)
 @given(cells((3, 3, 3)), cells((5,)), st.integers(1, 50), st.integers(0, 1000))
 def test_a_random_network_of_them_is_its_graph_and_all_simulators_agree(one, two, steps, seed):
     torch.manual_seed(seed)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -10,7 +11,7 @@ from has8.kernels import conv
 from has8.kernels.conv import Conv2d
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(
     height=st.integers(1, 4),
     width=st.integers(1, 4),

@@ -9,8 +9,8 @@ import pytest
 import snntorch as snn
 import torch
 import torchvision
-from builders import conv, linear, population
-from hypothesis import given, settings
+from builders import conv, law, linear, population
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -142,7 +142,7 @@ def neurons_of(tile, shape):
     return np.arange(prod(shape)).reshape(shape)[block].ravel()
 
 
-@settings(max_examples=15, deadline=None)
+@law(15)
 @given(segments())
 def test_operations_equal_a_walk_over_every_synapse(drawn):
     chip, spikes = drawn
@@ -161,7 +161,7 @@ def test_operations_equal_a_walk_over_every_synapse(drawn):
         assert layer.spiking and layer.side == "chip" and layer.steps == STEPS
 
 
-@settings(max_examples=15, deadline=None)
+@law(15)
 @given(segments())
 def test_traffic_equals_a_walk_over_every_spike_and_tile(drawn):
     chip, spikes = drawn
@@ -218,7 +218,7 @@ def test_traffic_equals_a_walk_over_every_spike_and_tile(drawn):
     assert load.events()["message_out"] == load.messages
 
 
-@settings(max_examples=10, deadline=None)
+@law(10)
 @given(segments())
 def test_memory_is_read_tap_by_tap(drawn):
     """A spike reads, for each pixel of a tile that it reaches, one list of channels."""
@@ -242,7 +242,7 @@ def test_memory_is_read_tap_by_tap(drawn):
     assert sum(int(link.sum()) for link in load.mesh_links.values()) == on_one_chip
 
 
-@settings(max_examples=10, deadline=None)
+@law(10)
 @given(segments())
 def test_counts_add_over_runs_and_over_cores(drawn):
     chip, spikes = drawn
@@ -500,7 +500,7 @@ def test_the_convention_prices_macs_and_synops(priced):
     assert convention_uj([], 1, load_host("horowitz-45nm")).value == 0
 
 
-@settings(max_examples=10, deadline=None)
+@law(10)
 @given(drawn=segments(), seed=st.integers(0, 99))
 def test_more_spikes_never_cost_less(drawn, seed):
     chip, spikes = drawn

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import law
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -73,7 +74,7 @@ def test_batches_hold_every_image_once_with_its_label(count, batch_size, seed, a
         assert seen == sorted(seen)
 
 
-@settings(deadline=None, max_examples=40)
+@law(40)
 @given(
     st.integers(1, 40),
     st.integers(1, 12),

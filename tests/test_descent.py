@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from builders import LOIHI, PATIENT
-from hypothesis import given, settings
+from builders import LOIHI, law
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import mapping as mapping_benchmark
@@ -52,7 +52,7 @@ def plainly(flows: Flows, places: list[tuple[int, int]]) -> int:
     return total
 
 
-@settings(PATIENT, max_examples=25)
+@law(25)
 @given(problems(), st.integers(0, 2**70), st.integers(0, 2000), st.integers(1, 3))
 def test_the_price_of_swaps_is_exact_compiled_or_not(
     problem: tuple[Flows, Chip], seed: int, threshold: int, reach: int
@@ -75,7 +75,7 @@ def test_the_price_of_swaps_is_exact_compiled_or_not(
     assert 2 * plain.cost == sum(map(int.__mul__, flows.messages.tolist(), ways))
 
 
-@settings(PATIENT, max_examples=8)
+@law(8)
 @given(problems(), st.integers(0, 9))
 def test_descent_is_no_worse_than_the_snake_no_better_than_the_bound_and_always_the_same(
     problem: tuple[Flows, Chip], seed: int

@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 
 from has8 import load_checkpoint
@@ -29,7 +30,7 @@ def exact(figure, value):
     return msgspec.structs.replace(figure, value=value, low=value, high=value)
 
 
-@settings(max_examples=20, deadline=None)
+@law(20)
 @given(ends=st.lists(st.floats(0, 1e6), min_size=3, max_size=3).map(sorted))
 def test_draws_lie_in_the_range_and_follow_from_the_name(ends):
     low, best, high = ends

@@ -7,7 +7,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -53,7 +54,7 @@ def test_low_bit_comes_first_unless_told_otherwise():
     )
 
 
-@settings(deadline=None, max_examples=30)
+@law(30)
 @given(lo=st.floats(-10, 9), width=st.floats(0.01, 20), seed=st.integers(0, 99))
 def test_the_code_of_a_sample_does_not_depend_on_its_batch(lo, width, seed):
     encoder = BitPlaneEncoder().eval()
@@ -242,7 +243,7 @@ def test_rate_decodes_to_the_value_on_average():
     assert not torch.equal(encoder(UNITS), encoder(UNITS))
 
 
-@settings(deadline=None, max_examples=30)
+@law(30)
 @given(
     steps=st.integers(1, 9),
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
@@ -303,7 +304,7 @@ def test_draws_of_rate_coding_are_the_published_generator_s_bits():
         RateEncoder(4, -1)
 
 
-@settings(deadline=None, max_examples=40)
+@law(40)
 @given(steps=st.integers(2, 40), seed=st.integers(0, 99))
 def test_latency_fires_once_and_decodes_within_half_a_step(steps, seed):
     x = torch.rand(64, generator=torch.Generator().manual_seed(seed)).double()

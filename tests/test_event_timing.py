@@ -5,8 +5,8 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
-from builders import PATIENT
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from test_timing import LOIHI, SANAFE, SMALL, activity, chain, its_activity, side_by_side
 
@@ -106,7 +106,7 @@ def problems(draw):
     return network, Jobs(np.cumsum([0, *counts]), sender, dest, gap, service)
 
 
-@settings(PATIENT, max_examples=25)
+@law(25)
 @given(problems())
 def test_compiled_or_not_times_are_the_same_and_no_queue_works_faster_than_it_can(problem):
     network, some = problem
@@ -124,7 +124,7 @@ def test_compiled_or_not_times_are_the_same_and_no_queue_works_faster_than_it_ca
             assert end >= work - 1e-9
 
 
-@settings(PATIENT, max_examples=25)
+@law(25)
 @given(
     st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=9),
     st.integers(0, 8),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from builders import (
-    PATIENT,
     conv,
     feed,
     gridded,
+    law,
     linear,
     networks,
     population,
@@ -134,14 +134,14 @@ def assert_equal(chip, registers, inputs):
     return fast
 
 
-@settings(PATIENT, max_examples=120)
+@law(120)
 @given(chip=segments(), seed=NUMBERS(0, 99), keep_top=st.booleans())
 def test_equals_the_reference(chip, seed, keep_top):
     registers = msgspec.structs.replace(LOIHI, keep_top=keep_top)
     assert_equal(chip, registers, spikes_for(chip, seed))
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(chip=small_segments(), seed=NUMBERS(0, 99))
 def test_equals_the_reference_on_a_few_pixels(chip, seed):
     assert_equal(chip, LOIHI, spikes_for(chip, seed))
@@ -289,7 +289,7 @@ def test_autocast_around_a_simulation_changes_nothing():
         assert_equal(chip, LOIHI, inputs)
 
 
-@settings(PATIENT, max_examples=30)
+@law(30)
 @given(chip=networks(), seed=NUMBERS(0, 99), shift=NUMBERS(20, 30))
 def test_equals_the_reference_in_registers_wider_than_float64_holds_products_of(chip, seed, shift):
     """A state of 48 bits times a decay of 12: floats of 53 bits would round, int64 does not."""
@@ -311,13 +311,13 @@ def test_registers_too_wide_for_int64_are_refused():
 LOOPED = networks(delays=2, loops=True)
 
 
-@settings(PATIENT, max_examples=150)
+@law(150)
 @given(chip=LOOPED, seed=NUMBERS(0, 99), samples=NUMBERS(1, 4))
 def test_loops_equal_the_reference(chip, seed, samples):
     assert_equal(chip, LOIHI, random_inputs(chip, samples, seed))
 
 
-@settings(PATIENT, max_examples=20)
+@law(20)
 @given(chip=LOOPED, seed=NUMBERS(0, 99))
 def test_chunks_make_no_difference_to_loops(chip, seed):
     with pytest.MonkeyPatch.context() as patch:
@@ -325,7 +325,7 @@ def test_chunks_make_no_difference_to_loops(chip, seed):
         assert_equal(chip, LOIHI, random_inputs(chip, 5, seed))
 
 
-@settings(PATIENT, max_examples=40)
+@law(40)
 @given(chip=LOOPED)
 def test_only_loops_run_step_by_step(chip):
     """A population that does not reach itself runs whole samples, in the kernel if it fits."""
@@ -351,14 +351,14 @@ def test_a_neuron_that_drives_itself_by_hand():
 # ------------------------------------------------------------------- delays, constants and state
 
 
-@settings(PATIENT, max_examples=150)
+@law(150)
 @given(chip=networks(delays=3), seed=NUMBERS(0, 99), samples=NUMBERS(1, 4))
 def test_equals_the_reference_with_any_wiring_delay_and_constant(chip, seed, samples):
     """Dense, windows, spread sources; constants of all, of channels, of neurons; any order."""
     assert_equal(chip, LOIHI, random_inputs(chip, samples, seed))
 
 
-@settings(PATIENT, max_examples=20)
+@law(20)
 @given(chip=networks(delays=3), seed=NUMBERS(0, 99))
 def test_chunks_make_no_difference_to_delays(chip, seed):
     with pytest.MonkeyPatch.context() as patch:
@@ -399,7 +399,7 @@ def in_halves(backend, chip, inputs):
 
 
 @pytest.mark.parametrize("backend", [Fast(), Reference()], ids=lambda backend: backend.name)
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(chip=HALVES, seed=NUMBERS(0, 99), samples=NUMBERS(1, 3))
 def test_state_goes_on_where_a_run_ended(backend, chip, seed, samples):
     chip = replace(chip, steps=2 * chip.steps)
@@ -415,7 +415,7 @@ def test_state_goes_on_where_a_run_ended(backend, chip, seed, samples):
     assert shown(two)["past"] == shown(whole)["past"]
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(chip=HALVES, seed=NUMBERS(0, 99), samples=NUMBERS(1, 3))
 def test_state_is_that_of_the_reference(chip, seed, samples):
     """What the one kept, the other goes on from."""
@@ -498,7 +498,7 @@ def test_geometries_that_onednn_gets_wrong_are_kept_from_it(geometry):
     assert run.arithmetic["a"].startswith("float32")
 
 
-@settings(PATIENT, max_examples=40)
+@law(40)
 @given(
     channels=NUMBERS(1, 70),
     outputs=NUMBERS(1, 70),

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import snntorch as snn
 import torch
-from builders import feed, linear, networks, population, random_inputs, registers
+from builders import feed, law, linear, networks, population, random_inputs, registers
 from builders import segment as chip_segment
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -81,7 +81,7 @@ def test_broken_chips_are_equal_on_all_backends(segment, spikes):
     assert not torch.equal(one.spikes["one"], whole.spikes["one"])
 
 
-@settings(max_examples=30, deadline=None)
+@law(30)
 @given(cuts=st.sets(st.integers(1, 10)), first=st.sampled_from([0, 5, 2**40]))
 def test_parts_of_a_run_give_the_whole(segment, spikes, cuts, first):
     program = Faulty(Fast(), SOME).compile(segment, LOIHI)
@@ -98,7 +98,7 @@ def test_parts_of_a_run_give_the_whole(segment, spikes, cuts, first):
         assert not torch.equal(other, whole.spikes["one"])
 
 
-@settings(max_examples=60, deadline=None)
+@law(60)
 @given(rates=st.lists(RATES, min_size=2, max_size=2), sample=st.integers(0, 2**63))
 def test_what_strikes_at_one_rate_strikes_at_every_higher_one(rates, sample):
     low, high = (strikes((0, "x"), rate, (3, 1001), sample) for rate in sorted(rates))
@@ -132,7 +132,7 @@ def test_draws_depend_on_seed_place_and_sample_and_stay_what_they_are():
 GOLDEN = [4, 24, 26, 37]
 
 
-@settings(max_examples=40, deadline=None)
+@law(40)
 @given(
     bits=st.sampled_from(LOIHI.weight_bits),
     mode=st.sampled_from(LOIHI.sign_modes),
@@ -190,7 +190,7 @@ def test_lost_spikes_are_lost_on_the_way_in_and_out(segment, spikes):
     assert 0.55 < sent.sum() / expected.sum() < 0.85
 
 
-@settings(max_examples=25, deadline=None)
+@law(25)
 @given(networks(delays=2, loops=True), st.sampled_from([Faults(), SOME]))
 def test_loops_break_alike_on_all_backends(chip, faults):
     fed = random_inputs(chip, 3, rate=0.6)

@@ -7,7 +7,8 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 
 from has8.data import load_data
@@ -51,7 +52,7 @@ def cased(draw, words):
     return "".join(c.upper() if flip else c for c, flip in zip(word, flips, strict=True))
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(
     st.lists(
         st.text(string.ascii_lowercase, min_size=3, max_size=9), min_size=2, max_size=4, unique=True
@@ -91,7 +92,7 @@ def test_every_image_is_found_once_under_its_class(
     shutil.rmtree(root)
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9)), min_size=10, max_size=30))
 def test_no_content_is_in_both_parts_of_a_split(tmp_path_factory, images):
     """Some contents stand in a folder several times, in one class or in both."""

@@ -7,7 +7,8 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -100,7 +101,7 @@ def run_layer(case):
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(case=layers)
 def test_spiking_layer_equals_the_plain_path(case):
     many = case["batch"] * case["side"] ** 2 > 1
@@ -140,7 +141,7 @@ def test_float32_spikes_behind_batch_norm_rarely_differ():
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=30)
+@law(30)
 @given(
     slope=st.sampled_from(SLOPE_KINDS),
     rescaled=st.booleans(),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import snntorch as snn
 import torch
-from builders import conv, feed, gridded, population
-from hypothesis import given, settings
+from builders import conv, feed, gridded, law, population
+from hypothesis import given
 from hypothesis import strategies as st
 from test_lava import needs_lava
 
@@ -72,7 +72,7 @@ def test_bits_of_a_payload_leave_one_after_another_and_come_back_as_one():
     assert not run.spikes["codes"][:-1].any()
 
 
-@settings(max_examples=10)
+@law(10)
 @given(st.integers(1, 16), st.booleans(), st.integers(0, 99))
 def test_payloads_are_multiplied_as_on_the_reference(bits, signed, seed):
     rng = np.random.default_rng(seed)

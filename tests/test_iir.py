@@ -5,7 +5,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -94,7 +95,7 @@ def test_a_linear_layer_of_many_rows_is_pytorch_s():
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=25)
+@law(25)
 @given(
     shape=st.sampled_from([(1,), (70,), (600,), (4100,), (3, 5, 4), (1, 1, 7)]),
     steps=st.integers(1, 9),
@@ -115,7 +116,7 @@ def test_an_axon_is_its_step_form(shape, steps, batch, dtype, channels_last):
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=25)
+@law(25)
 @given(
     constants=st.tuples(part, part, part),
     shape=st.sampled_from([(1,), (600,), (3, 5, 4)]),

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import snntorch as snn
 import torch
-from builders import LOIHI, feed, networks, population, random_inputs, segment
-from hypothesis import given, settings
+from builders import LOIHI, feed, law, networks, population, random_inputs, segment
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -31,7 +31,7 @@ REGISTERS = LOIHI.registers
 
 
 @given(networks(delays=2, loops=True) | networks(), st.data())
-@settings(max_examples=40)
+@law(40)
 def test_all_backends_read_the_register_after_the_last_step(chip, data):
     resets = st.sampled_from(["zero", "subtract", "none"])
     layers = tuple(

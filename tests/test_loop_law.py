@@ -7,7 +7,8 @@ import random
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import assume, example, given, settings
+from builders import law
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -104,7 +105,7 @@ def on_all(mapped: Mapped, x: Tensor, expected: Tensor, *backends: str) -> None:
         assert torch.equal(simulate(mapped, x, backend).logits, expected), backend
 
 
-@settings(deadline=None, max_examples=12)
+@law(12)
 @example(seed=0, steps=49)
 @given(
     seed=st.integers(0, 10**6), steps=st.one_of(st.integers(LONGEST + 1, 12), st.integers(1, 50))

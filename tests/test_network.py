@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 import snntorch as snn
 import torch
-from builders import IMAGE, everything
-from hypothesis import given, settings
+from builders import IMAGE, everything, law
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 from torch import nn
@@ -51,7 +51,7 @@ def nodes(graph):
     return [(n.name, n.op, n.inputs, n.type, dict(n.attrs), tensors(n)) for n in graph]
 
 
-@settings(deadline=None, max_examples=15)
+@law(15)
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=3),
     st.sampled_from(["values", "steps", "spikes"]),

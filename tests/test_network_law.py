@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -123,7 +124,7 @@ def mapped_of(net: Network, spikes: torch.Tensor) -> Mapped | None:
         return None
 
 
-@settings(deadline=None, max_examples=15)
+@law(15)
 @given(
     seed=st.integers(0, 10**6),
     steps=st.one_of(st.integers(1, 8), st.integers(9, 50)),

@@ -5,7 +5,8 @@ import pickle
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from snntorch import surrogate
 
@@ -33,7 +34,7 @@ def stepped(x, beta, threshold, gain, alpha=2.0):
     return torch.stack(spikes)
 
 
-@settings(deadline=None, max_examples=40)
+@law(40)
 @given(
     steps=st.integers(1, 9),
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=4),
@@ -59,7 +60,7 @@ def test_equals_stepping_snntorch_forward_and_backward(steps, shape, beta, thres
     assert torch.equal(results[0][1], results[1][1])
 
 
-@settings(deadline=None, max_examples=40)
+@law(40)
 @given(
     steps=st.integers(1, 9),
     dtype=st.sampled_from([torch.float32, torch.float64]),
@@ -155,7 +156,7 @@ def oracle(cell, x, gain=1.0):
     return torch.stack(spikes), torch.stack(membranes)
 
 
-@settings(deadline=None, max_examples=30)
+@law(30)
 @given(
     learn=st.booleans(),
     way=st.sampled_from(["load", "assign", "in place", "replaced", "pickled"]),
@@ -280,7 +281,7 @@ def cells(draw):
     return kind(draw(PART), **learned, reset_delay=draw(st.booleans()), **rest)
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(cells(), st.integers(1, 12), st.integers(0, 1000))
 def test_the_constants_of_snntorchs_cells_compute_what_they_do(cell, steps, seed):
     x = torch.randn(steps, 3, 4, 2, 3, generator=torch.Generator().manual_seed(seed)) * 2

@@ -4,7 +4,8 @@ from itertools import chain, combinations, islice, pairwise
 
 import networkx as nx
 import pytest
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 
 from has8.errors import BadInput
@@ -80,7 +81,7 @@ def every(costed, limits):
 LIMITS = st.sampled_from([{}, {"cores": 8.0}, {"time": 65.0}, {"cores": 12.0, "energy": 125.0}])
 
 
-@settings(max_examples=8, deadline=None)
+@law(8)
 @given(problems(), LIMITS)
 def test_nothing_is_better_than_what_is_found(costed, limits):
     there = every(costed, limits)
@@ -101,7 +102,7 @@ def test_nothing_is_better_than_what_is_found(costed, limits):
     assert other is None or other.on_chip != found.on_chip
 
 
-@settings(max_examples=5, deadline=None)
+@law(5)
 @given(problems(5), LIMITS)
 def test_the_front_is_all_that_nothing_dominates(costed, limits):
     there = {(totals["energy"], totals["time"]) for totals in every(costed, limits)}

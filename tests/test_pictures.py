@@ -9,7 +9,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from builders import law
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageOps
 
@@ -44,7 +45,7 @@ def grey(values):
 # Laws
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(
     st.lists(st.integers(0, 65535), min_size=16, max_size=16),
     st.sampled_from(["png", "tif", "big-endian tif", "pgm", "32-bit tif", "float tif"]),
@@ -69,7 +70,7 @@ def test_deep_pictures_keep_every_value(tmp_path_factory, values, kind):
     assert torch.allclose(unit(file), grey(deep / 65535), atol=1e-7, rtol=0)
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["RGBA", "LA", "P", "gif", "webp"]))
 def test_alpha_is_composited_on_black(tmp_path_factory, seed, kind):
     file = tmp_path_factory.getbasetemp() / f"clear.{kind if kind in ('gif', 'webp') else 'png'}"
@@ -97,7 +98,7 @@ def test_alpha_is_composited_on_black(tmp_path_factory, seed, kind):
     assert torch.allclose(unit(file), expected, atol=0.51 / 255, rtol=0)
 
 
-@settings(deadline=None, max_examples=120)
+@law(120)
 @given(
     st.sampled_from(["png", "jpg", "bmp", "tif", "webp", "ppm", "gif", "deep.png", "lzw.tif"]),
     st.floats(0, 1),
@@ -122,7 +123,7 @@ def test_a_truncated_picture_is_named_or_was_whole(tmp_path_factory, name, share
             assert torch.equal(picture, read_square(whole, 32, "crop"))
 
 
-@settings(deadline=None, max_examples=150)
+@law(150)
 @given(
     st.sampled_from(["png", "jpg", "bmp", "tif", "webp", "ppm", "gif"]),
     st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=8),

@@ -17,13 +17,14 @@ from builders import (
     PATIENT,
     conv,
     in_time,
+    law,
     linear,
     networks,
     population,
     segment,
     single_synapses,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -126,7 +127,7 @@ def way(a: Core, b: Core) -> tuple[int, int, int]:
 # ----------------------------------------------------------------------------------- the routes
 
 
-@settings(PATIENT, max_examples=10)
+@law(10)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([LOIHI, SMALL]))
 def test_messages_are_spikes_times_destinations(seed: int, target: Target) -> None:
     segment = network()
@@ -148,7 +149,7 @@ def test_messages_are_spikes_times_destinations(seed: int, target: Target) -> No
     assert found == expected
 
 
-@settings(PATIENT, max_examples=40)
+@law(40)
 @given(networks(delays=3, loops=True).map(in_time), st.integers(0, 2**32 - 1))
 def test_loops_are_placed_and_their_messages_are_those_of_plain_counting(
     chip: ChipSegment, seed: int

@@ -3,7 +3,8 @@
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -102,7 +103,7 @@ def behind_an_average(draw):
     return built.graph()
 
 
-@settings(deadline=None, max_examples=150)
+@law(150)
 @given(behind_an_average(), st.integers(0, 99))
 def test_a_fold_keeps_what_is_computed(graph, seed):
     shape = graph["spikes"].type.shape
@@ -148,7 +149,7 @@ def maxima(draw):
     return built.graph()
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(maxima(), st.integers(0, 99))
 def test_the_maximum_of_spikes_is_a_neuron_that_any_of_them_fires(graph, seed):
     generator = torch.Generator().manual_seed(seed)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from builders import registers
-from hypothesis import given, settings
+from builders import law, registers
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -83,7 +83,7 @@ def assert_legal(population, bits):
     assert worst << REGISTERS.synapse_shift < 1 << (REGISTERS.state_bits - 1)
 
 
-@settings(deadline=None, max_examples=25)
+@law(25)
 @given(**layers)
 def test_every_integer_is_legal(seed, scale, bias_scale, beta, bits):
     graph, segment = one_layer(random_conv(seed, scale, bias_scale), Leaky(beta=beta))
@@ -94,7 +94,7 @@ def test_every_integer_is_legal(seed, scale, bias_scale, beta, bits):
     assert errors[population.name].membrane >= 0
 
 
-@settings(deadline=None, max_examples=25)
+@law(25)
 @given(**layers, **scales)
 def test_every_integer_is_legal_whatever_the_scale(
     seed, scale, bias_scale, beta, bits, threshold, exponent, spread
@@ -119,7 +119,7 @@ def test_every_integer_is_legal_whatever_the_scale(
     assert errors[name].clipped == count if fits else errors[name].clipped >= count
 
 
-@settings(deadline=None, max_examples=25)
+@law(25)
 @given(**layers, **scales, given_scale=st.booleans())
 def test_membrane_error_is_within_its_bound_until_a_spike_differs(
     seed, scale, bias_scale, beta, bits, threshold, exponent, spread, given_scale

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import snntorch as snn
 import torch
-from builders import registers
-from hypothesis import given, settings
+from builders import law, registers
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -188,7 +188,7 @@ def test_spikes_of_the_steps_before_by_hand(loop, bias):
     assert "delay" in [n.op for n in graph]
 
 
-@settings(deadline=None, max_examples=30)
+@law(30)
 @given(steps=st.integers(1, 50), seed=st.integers(0, 999), kind=st.sampled_from(sorted(CELLS)))
 def test_for_any_number_of_steps(steps, seed, kind):
     torch.manual_seed(seed)

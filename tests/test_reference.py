@@ -11,9 +11,9 @@ import pytest
 import torch
 from builders import (
     LOIHI,
-    PATIENT,
     feed,
     fields,
+    law,
     networks,
     population,
     random_inputs,
@@ -21,7 +21,7 @@ from builders import (
     shown,
     single_synapses,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from has8.errors import BadInput
@@ -157,7 +157,7 @@ def cases(draw: st.DrawFn) -> tuple[ChipSegment, dict[str, np.ndarray]]:
 
 
 @given(cases(), st.booleans(), st.sampled_from((10, 16, 24)), st.integers(0, 1))
-@settings(PATIENT, max_examples=40)
+@law(40)
 def test_equals_single_neurons_and_synapses(case, keep_top, state_bits, offset):
     registers = msgspec.structs.replace(
         REGISTERS, keep_top=keep_top, state_bits=state_bits, current_decay_offset=offset
@@ -166,7 +166,7 @@ def test_equals_single_neurons_and_synapses(case, keep_top, state_bits, offset):
 
 
 @given(cases(), st.randoms(use_true_random=False))
-@settings(PATIENT, max_examples=30)
+@law(30)
 def test_the_order_of_the_list_means_nothing(case, random):
     chip, inputs = case
     spikes = {name: torch.from_numpy(array) for name, array in inputs.items()}

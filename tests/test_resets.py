@@ -16,6 +16,7 @@ from builders import (
     SEEDS,
     feed,
     float_neurons,
+    law,
     lif,
     networks,
     population,
@@ -173,7 +174,7 @@ def test_what_is_taken_off_is_taken_off_before_clipping():
 # --------------------------------------------------------------------------------- backends
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(segments(delays=2, exps=(0, 7)), SEEDS, st.booleans())
 def test_fast_equals_the_reference_whatever_the_rules(chip, seed, keeps):
     inputs = random_inputs(chip, 3, seed % 100)
@@ -191,7 +192,7 @@ def test_fast_equals_the_reference_whatever_the_rules(chip, seed, keeps):
     assert results[0] == results[1]
 
 
-@settings(PATIENT, max_examples=40)
+@law(40)
 @given(segments(loops=True))
 def test_a_segment_travels_with_its_rules(chip):
     check_segment(chip, EVERY)
@@ -292,7 +293,7 @@ def rule(reset: str, refractory: int = 0) -> dict[str, Any]:
     return {"reset": reset, "refractory": refractory}
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(several(), RULES, SEEDS, st.sampled_from([0.02, 0.3, 4.0]), st.integers(2, 8))
 def test_a_membrane_is_within_its_bound_until_a_spike_differs_or_a_register_overflows(
     attrs, rules, seed, scale, bits
@@ -344,7 +345,7 @@ def exact_layer(weight: int, attrs: dict[str, Any], steps: int) -> tuple[FloatLa
     return layer, with_constants(integers, **rules)
 
 
-@settings(PATIENT, max_examples=100)
+@law(100)
 @given(st.integers(1, 51), st.floats(0, 1), st.floats(0, 1), st.integers(1, 50))
 @example(1, 0.9, 1.0, 50)  # what each step rounds off the current is most of its error
 @example(51, 1.0, 1.0, 50)  # a current that ought to last for ever
@@ -364,7 +365,7 @@ def test_what_the_decays_alone_cost_is_within_the_bound(half, alpha, beta, steps
     assert off.max() <= error.membrane * (1 + 1e-9)
 
 
-@settings(PATIENT, max_examples=200)
+@law(200)
 @given(ATTRS, RULES, SEEDS, st.sampled_from([0.1, 0.6, 1.5]))
 @example({"alpha": 0.0, "beta": 0.0}, ("subtract", 0), 0, 1.5)  # from 1.5 to -1.5 - 1
 def test_no_membrane_goes_further_than_its_reach_whatever_the_reset(attrs, rules, seed, size):
@@ -381,7 +382,7 @@ def test_no_membrane_goes_further_than_its_reach_whatever_the_reset(attrs, rules
     assert (membranes.abs().flatten(1).amax(1) <= reach * (1 + 1e-9)).all()
 
 
-@settings(PATIENT, max_examples=40)
+@law(40)
 @given(several(), RULES, SEEDS, st.sampled_from([0.3, 60.0]))
 def test_no_input_makes_a_lasting_current_wrap(attrs, rules, seed, scale):
     """The worst that can arrive arrives in every step, at the scale of rounding and at any."""
@@ -434,7 +435,7 @@ def test_what_a_target_lacks_stays_on_the_host_with_a_reason():
 # ------------------------------------------------------------------------------ scale search
 
 
-@settings(PATIENT, max_examples=60)
+@law(60)
 @given(
     RULES,
     st.sampled_from([0.0, 0.5, 0.9, 1.0]),
@@ -526,7 +527,7 @@ def test_a_layer_of_two_compartments_a_neuron_fills_twice_as_much(neurons, zero,
         place(tiles, [chip], LOIHI)
 
 
-@settings(PATIENT, max_examples=30)
+@law(30)
 @given(segments(), st.integers(2, 40))
 def test_tiles_of_any_rules_fit_and_stand_behind_one_another(chip, limit):
     core = msgspec.structs.replace(LOIHI.core, neurons=limit)

@@ -4,8 +4,8 @@ from itertools import product
 
 import pytest
 import torch
-from builders import LOIHI
-from hypothesis import example, given, settings
+from builders import LOIHI, law
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -101,7 +101,7 @@ layers = {
 }
 
 
-@settings(max_examples=5, deadline=None)
+@law(5)
 @given(**layers)
 @example(seed=477, parts=2, outlier=1000.0, dead=False, gain=1.0, bits=8)
 @example(seed=276, parts=1, outlier=1000.0, dead=True, gain=0.3, bits=2)

@@ -3,7 +3,8 @@
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -65,7 +66,7 @@ def test_sequences_run_on_the_chip(middle, tmp_path):
         assert torch.equal(simulate(again, x).logits, fast.logits)
 
 
-@settings(deadline=None, max_examples=25)
+@law(25)
 @given(
     kernel=st.integers(1, 4),
     stride=st.integers(1, 3),

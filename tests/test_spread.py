@@ -6,8 +6,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from builders import LOIHI, PATIENT, conv, linear, population, segment, single_synapses
-from hypothesis import given, settings
+from builders import LOIHI, conv, law, linear, population, segment, single_synapses
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.cost_cases import ASSUMED, Layer, Stack
@@ -43,7 +43,7 @@ options = st.lists(
 )
 
 
-@settings(PATIENT, max_examples=30)
+@law(30)
 @given(st.lists(options, max_size=4), st.integers(0, 12))
 def test_cores_are_dealt_out_as_well_as_in_the_best_of_all_ways(
     of_segments: list[list[Option]], more: int

@@ -5,7 +5,8 @@ from itertools import pairwise
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from snntorch import utils
 from torch import nn
@@ -207,7 +208,7 @@ class Looped(nn.Module):
         return {"total": total, "last": flowing}[self.readout]
 
 
-@settings(deadline=None, max_examples=60)
+@law(60)
 @given(
     kinds=st.lists(
         st.tuples(st.booleans(), st.sampled_from(["zero", "subtract", "none"])),

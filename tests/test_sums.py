@@ -3,7 +3,8 @@
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -123,7 +124,7 @@ def currents(graph, **spikes):
     return values[graph.nodes[-1].inputs[0]]
 
 
-@settings(max_examples=60, deadline=None)
+@law(60)
 @given(st.data())
 def test_the_pass_keeps_what_a_graph_computes(data):
     torch.manual_seed(data.draw(st.integers(0, 1000)))

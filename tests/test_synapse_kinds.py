@@ -6,6 +6,7 @@ from pkgutil import iter_modules
 import numpy as np
 import pytest
 import torch
+from builders import times_laws
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -180,7 +181,7 @@ def spiking(layer, threshold=0.4, beta=0.5):
     ).eval()
 
 
-@settings(slow, max_examples=40)  # what the windows are is tried more often above
+@settings(slow, max_examples=times_laws(40))  # what the windows are is tried more often above
 @given(drawn=transposed(), seed=st.integers(0, 2**31))
 def test_a_transposed_convolution_is_traced_folded_mapped_kept_run_and_priced(
     drawn, seed, tmp_path

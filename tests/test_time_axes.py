@@ -3,7 +3,8 @@
 import pytest
 import snntorch as snn
 import torch
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -143,7 +144,7 @@ def test_steps_may_come_last(events, equal):
     assert onto_chip(mapped) == {"conv", "lif1", "fc", "lif2"}
 
 
-@settings(deadline=None, max_examples=12)
+@law(12)
 @given(
     into=st.integers(1, 4), out=st.integers(0, 2), steps=st.integers(2, 7), seed=st.integers(0, 99)
 )

@@ -7,7 +7,8 @@ import pytest
 import snntorch as snn
 import torch
 import torchvision
-from hypothesis import given, settings
+from builders import law
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -433,7 +434,7 @@ NAMES = st.sampled_from(sorted(ALLOWED)).flatmap(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@law(100)
 @given(NAMES | st.text(max_size=20), st.lists(PLAIN, max_size=5), st.dictionaries(NAMES, PLAIN))
 def test_whatever_a_call_says_it_is_checked_or_refused_in_a_sentence(op, args, kwargs):
     graph = calls_graph((op, [X, *args], kwargs), tensors={"w": torch.ones(1, 1)})

@@ -4,7 +4,8 @@ from copy import deepcopy
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from builders import law
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -64,7 +65,7 @@ class Written(nn.Module):
 statements = st.tuples(st.sampled_from(list(STATEMENTS)), st.integers(0, 5), st.integers(0, 5))
 
 
-@settings(max_examples=60, deadline=None)
+@law(60)
 @given(program=st.lists(statements, max_size=5))
 @example([("same", 1, 0), ("iadd", 1, 0)])
 @example([("F", 1, 0), ("conv", 1, 0)])
