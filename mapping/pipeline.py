@@ -57,8 +57,8 @@ Reset = Literal["trained", "zero"]
 """Each neuron's reset as it was trained, or to zero."""
 Placing = Literal["descent", "snake"]
 """Cores where their messages have short ways, or along a snake in the order of the layers."""
-Allocation = Literal["cores", "latency", "intel"]
-"""As few cores as can be, or all cores of as few chips where that ends steps sooner."""
+Allocation = Literal["cores", "latency", "energy", "intel"]
+"""What cores are dealt out for, or by whose rules."""
 CHECKED = 16
 """Samples of a model with a loop on which the graph is held against it."""
 
@@ -116,8 +116,9 @@ def map_model(
             subtraction reset to zero, which takes fewer compartments of most chips and computes
             something else: reports say what that alone costs.
         allocation: "cores" takes the fewest cores; "latency" deals out all cores of the chips that
-            these need, where that shortens the estimated time of a sample; "intel" cuts as Intel's
-            compiler for Loihi 2 does (:mod:`mapping.cores.columns`).
+            these need, where that shortens the estimated time of a sample; "energy" those of them
+            that lower what chips and messages draw; "intel" cuts as Intel's compiler for Loihi 2
+            does (:mod:`mapping.cores.columns`).
         placement: "descent" swaps cores until their messages, one for each neuron, pass few
             routers; "snake" puts them in the order of the layers.
         placement_seed: of the descent's random swaps, at least 0.
@@ -211,8 +212,9 @@ def allocated(
     segments: Sequence[ChipSegment], target: Target, allocation: Allocation
 ) -> tuple[Tile, ...]:
     """The tiles of segments; the arguments are those of :func:`map_model`."""
-    policies = {"cores": allocate, "latency": spread, "intel": columns}
-    return policies[allocation](segments, target)
+    if allocation in ("latency", "energy"):
+        return spread(segments, target, allocation)
+    return (columns if allocation == "intel" else allocate)(segments, target)
 
 
 def placed(

@@ -16,8 +16,10 @@ from mapping import map_model
 from mapping.cores.allocate import allocate
 from mapping.cores.check import check_placement
 from mapping.cores.placement import place
-from mapping.cores.spread import Option, least_time, spread
+from mapping.cores.spread import Option, least, spread
 from mapping.cores.tilings import Work, layers_of
+from mapping.targets.figures import Figure
+from mapping.targets.sheets import with_figures
 
 
 def test_the_work_of_a_block_is_that_of_plain_counting() -> None:
@@ -49,7 +51,7 @@ def test_cores_are_dealt_out_as_well_as_in_the_best_of_all_ways(
     of_segments: list[list[Option]], more: int
 ) -> None:
     free = sum(each[0].cores for each in of_segments) + more
-    found = least_time(of_segments, free)
+    found = least(of_segments, free)
     ways = [way for way in product(*of_segments) if sum(o.cores for o in way) <= free]
     assert sum(o.cores for o in found) <= free
     assert sum(o.time_us for o in found) == min(sum(o.time_us for o in way) for way in ways)
@@ -62,6 +64,23 @@ def test_a_network_driven_by_biases_takes_the_free_cores_of_its_chip() -> None:
     placed = place(many, [net], LOIHI)
     check_placement(placed, [net], LOIHI)
     assert placed.chips_used == 1 and placed.cores_used > 15 > len({tile.core for tile in few})
+
+
+def test_fewer_cores_where_power_costs_less_than_messages() -> None:
+    """With chips that draw nothing messages alone count, of which the fewest cores have fewest."""
+    net = Stack((1, 12, 12), (Layer(8, 3), Layer(10)), ASSUMED, written=True).chip(2)
+
+    def cores(factor: float) -> int:
+        def change(figure: Figure) -> Figure:
+            if figure.path not in ("power.static_mw", "power.embedded_mw"):
+                return figure
+            return Figure.exact(factor * figure.value, figure.unit)
+
+        return len({tile.core for tile in spread([net], with_figures(LOIHI, change), "energy")})
+
+    soonest = len({tile.core for tile in spread([net], LOIHI)})
+    assert cores(0.0) == len({tile.core for tile in allocate([net], LOIHI)})
+    assert cores(0.0) < cores(1.0) <= soonest == cores(1e6)
 
 
 def test_spikes_of_the_host_are_not_sent_twice_to_save_less_work() -> None:
@@ -82,7 +101,7 @@ def test_segments_have_cores_of_their_own() -> None:
     assert all(len(names) == 1 for names in owners.values())
 
 
-@pytest.mark.parametrize("wrong", ["energy", 1, None])
+@pytest.mark.parametrize("wrong", ["edp", 1, None])
 def test_allocations_that_there_are_not(wrong: object) -> None:
     with pytest.raises(BadInput, match="allocation"):
         map_model(None, allocation=wrong)  # type: ignore[arg-type]

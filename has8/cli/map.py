@@ -58,11 +58,11 @@ from has8.cli.options import (
 @click.option(
     "--allocate",
     "allocation",
-    type=click.Choice(["cores", "latency", "intel"]),
+    type=click.Choice(["cores", "latency", "energy", "intel"]),
     default="cores",
     show_default=True,
-    help="As few cores as can be; all cores of as few chips where that ends steps sooner; or tiles "
-    "as Intel's compiler for Loihi 2 cuts them.",
+    help="As few cores as can be; all cores of as few chips where that ends steps sooner, or those "
+    "of them that lower energy; or tiles as Intel's compiler for Loihi 2 cuts them.",
 )
 @click.option(
     "--placement",
