@@ -610,3 +610,10 @@ def test_arrays_without_labels_are_not_trained_on(tmp_path):
     model = create_model("has8_vgg", num_classes=2, in_channels=1)
     with pytest.raises(BadInput, match="trains on labels, and some has none"):
         fit(model, load_data(str(tmp_path / "some.npy")), TrainConfig())
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 10**9]), np.array(list("ab")), np.zeros(2)])
+def test_labels_of_a_file_that_are_no_numbers_of_classes(tmp_path, labels):
+    np.savez(tmp_path / "some.npz", x=np.zeros((2, 1, 2, 2), np.float32), y=labels)
+    with pytest.raises(BadInput, match=r"labels y of .*some\.npz must be"):
+        load_data(str(tmp_path / "some.npz"))

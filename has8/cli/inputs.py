@@ -52,7 +52,8 @@ def find_data(
             f"{source.name} has images of shape {source.input_shape} and the model takes "
             f"{tuple(input_shape)}: choose its data with --data"
         )
-    if class_names is not None and source.class_names != tuple(class_names):
+    known = source.class_names  # none where there are no labels
+    if class_names is not None and known and known != tuple(class_names):
         raise BadInput(
             f"{source.name} has the classes {_few(source.class_names)} and the model knows "
             f"{_few(class_names)}: choose its data with --data"

@@ -15,11 +15,13 @@ from has8.values import described
 
 ARRAY_FILES = (".npy", ".npz")
 """What the name of a file of arrays ends in."""
+MOST_CLASSES = 1_000_000
+"""Of which each has a name."""
 
 
 def is_array_file(name: str) -> bool:
     """Whether data are named that lie in a file of arrays."""
-    return Path(name).suffix in ARRAY_FILES
+    return Path(name).suffix.lower() in ARRAY_FILES
 
 
 def read_arrays(file: Path, size: int | None) -> tuple[ArrayImages, tuple[str, ...]]:
@@ -53,8 +55,21 @@ def read_arrays(file: Path, size: int | None) -> tuple[ArrayImages, tuple[str, .
         )
     if "y" not in arrays:
         return ArrayImages(images, torch.zeros(len(x), dtype=torch.int64), size=size), ()
-    found = ArrayImages(images, torch.from_numpy(arrays["y"]), size=size)
+    labels = torch.from_numpy(_labels(arrays["y"], file))
+    found = ArrayImages(images, labels, size=size)
     return found, tuple(map(str, range(int(found.labels.max()) + 1)))
+
+
+def _labels(y: np.ndarray[Any, Any], file: Path) -> np.ndarray[Any, Any]:
+    """Labels as int64, of at most :data:`MOST_CLASSES` classes."""
+    if y.dtype.kind not in "iu":
+        raise BadInput(f"labels y of {file} must be whole numbers [N], not {described(y)}")
+    if y.size and not 0 <= int(y.min()) <= int(y.max()) < MOST_CLASSES:
+        raise BadInput(
+            f"labels y of {file} must be from 0 to {MOST_CLASSES - 1:,}, and go from {y.min()} to "
+            f"{y.max()}: number the classes from 0"
+        )
+    return np.ascontiguousarray(y, np.int64)
 
 
 def _read(file: Path) -> dict[str, np.ndarray[Any, Any]]:
