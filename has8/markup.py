@@ -11,8 +11,8 @@ from math import log10
 
 from has8.text import printable
 
-PALETTE = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#0072b2", "#f0e442")
-"""Fills that can be told apart without seeing red or green (Okabe and Ito 2008)."""
+PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+"""Fills that any colour vision tells apart (Okabe and Ito 2008); text has the page's colour."""
 CELL = "padding:1px 10px;border:none;vertical-align:top;text-align:"
 FAINT = "opacity:.65"
 WIDTH, ROW, NAMES = 560, 20, 150

@@ -19,11 +19,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from has8 import calibrate
+from has8 import calibrate, create_model
 from has8.blocks import OverTime
 from has8.encoders import BitPlaneEncoder, Decoder, PhaseEncoder, bitplane_weights
 from has8.models import MODELS
 from has8.neurons import Leaky
+from mapping import map_model
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import Lif
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
@@ -223,6 +224,14 @@ def single_synapses(wires: Wiring) -> tuple[tuple[Place, Place, tuple[int, int, 
             origin = (o // per_out * per_in + c, source[0], source[1])
             found.append((origin, (o, at[0], at[1]), (o, c, tap[0], tap[1])))
     return tuple(found)
+
+
+def small_mapping():
+    """A small model with random weights as it is mapped, and the images that it was scaled by."""
+    torch.manual_seed(0)
+    model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(16,))
+    images = torch.rand(8, 1, 8, 8)
+    return map_model(model, calibration=images), images
 
 
 # ----------------------------------------------------------------------------------- at random

@@ -617,3 +617,19 @@ def test_labels_of_a_file_that_are_no_numbers_of_classes(tmp_path, labels):
     np.savez(tmp_path / "some.npz", x=np.zeros((2, 1, 2, 2), np.float32), y=labels)
     with pytest.raises(BadInput, match=r"labels y of .*some\.npz must be"):
         load_data(str(tmp_path / "some.npz"))
+
+
+def test_own_data_are_told_from_those_that_has8_knows_by_name(tmp_path):
+    """A mapping says what data it was made on, and later commands take the name's own."""
+    for name in ("digits.npz", "own.npz"):
+        np.savez(tmp_path / name, x=np.zeros((2, 1, 8, 8), np.float32), y=[0, 1])
+    named = {load_data(str(tmp_path / name)).name for name in ("digits.npz", "own.npz")}
+    assert named == {"digits.npz", "own"}
+    for folder in ("mnist", "own"):
+        for shade, place in enumerate(("train/a", "train/b", "test/a", "test/b")):
+            (tmp_path / folder / place).mkdir(parents=True)
+            Image.new("L", (4, 4), shade).save(tmp_path / folder / place / "1.png")
+    assert [load_data(str(tmp_path / folder)).name for folder in ("mnist", "own")] == [
+        "mnist/",
+        "own",
+    ]

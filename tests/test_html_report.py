@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 from browser import Browser, chromium
+from builders import small_mapping
 from markupsafe import escape
 
-from has8 import create_model
 from has8.cli.outputs import check_report, write_report
 from has8.errors import BadInput
 from hwsim import estimate, simulate
@@ -19,18 +19,13 @@ from hwsim.price.learning import LearningPrice, Share
 from hwsim.report import html_comparison, html_report, summarize, to_dict
 from hwsim.report.html.charts import slices_of
 from hwsim.report.terminal import comparison, headline
-from mapping import map_model
 from mapping.partition.segments import Rejection
 from mapping.targets.figures import Figure
 
 
 @pytest.fixture(scope="module")
 def summary():
-    """Of a small model with random weights."""
-    torch.manual_seed(0)
-    model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(16,))
-    images = torch.rand(8, 1, 8, 8)
-    mapped = map_model(model, calibration=images)
+    mapped, images = small_mapping()
     cost = estimate(mapped, simulate(mapped, images, apart=2))
     return summarize(mapped, cost, accuracy_float=0.75, accuracy_mapped=0.625)
 
@@ -166,3 +161,13 @@ def test_a_report_is_what_its_name_says(tmp_path):
     assert (tmp_path / "a.html").read_text() == "the page"
     with pytest.raises(BadInput, match=r"neither \.html nor \.csv"):
         check_report(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["thesis.html", "measured.csv"])
+def test_a_file_of_somebody_else_is_not_replaced(tmp_path, name, page):
+    file = tmp_path / name
+    file.write_text("mine\n")
+    with pytest.raises(BadInput, match="is no report of has8's and would be lost"):
+        check_report(file)
+    write_report(file, lambda: page, {"n": 1})
+    check_report(file)  # a report may be written again

@@ -26,7 +26,7 @@ from hwsim.backends.lava.interpreter import lava_python
 from hwsim.experiments import learning_engine
 from hwsim.experiments.learning import OnChip, learning_rule, most_sent, on_chip
 from hwsim.experiments.learning_engine import CompiledEngine
-from hwsim.price.learning import learning_price
+from hwsim.price.learning import check_learns, learning_price
 from mapping import map_model
 from mapping.chip.learning import Factor, LearningEngine, LearningRule, Product
 from mapping.hosts.schema import load_host
@@ -243,6 +243,9 @@ def test_learning_a_sample_costs_its_updates_its_steps_and_what_the_host_does(le
     assert more.time_us.value > 4 * link.step_us.value
     parts = engine.energy_uj.value + more.energy_uj.value + by_host.energy_uj.value
     assert price.total.energy_uj.value == pytest.approx(cost.energy_uj.total.value + parts)
+    on_host = map_model(model, "loihi", partition="none", calibration=images)
+    with pytest.raises(BadInput, match="must be there as one layer"):
+        check_learns(on_host)
     without = replace(mapped, target=msgspec.structs.replace(mapped.target, learning=None))
     with pytest.raises(BadInput, match="states no costs of learning"):
         learning_price(without, cost, host, done)

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from builders import small_mapping
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from has8 import create_model
 from hwsim import compare, estimate, simulate
 from hwsim.activity import Overflow
 from hwsim.experiments.divergence import Comparison, Divergence
@@ -22,18 +22,13 @@ from hwsim.price.learning import LearningPrice, Share
 from hwsim.report import render, summarize, to_csv, to_dict, units
 from hwsim.report.schema import Report, report_schema
 from hwsim.report.trace import Trace
-from mapping import map_model
 from mapping.partition.segments import Rejection
 from mapping.targets.figures import Figure
 
 
 @pytest.fixture(scope="module")
 def summary():
-    """Of a small model with random weights."""
-    torch.manual_seed(0)
-    model = create_model("has8_vgg", num_classes=10, in_channels=1, base=4, depth=1, head=(16,))
-    images = torch.rand(8, 1, 8, 8)
-    mapped = map_model(model, calibration=images)
+    mapped, images = small_mapping()
     cost = estimate(mapped, simulate(mapped, images, apart=2), timing="events")
     verified = compare(mapped, images[:1], "fast", "reference")
     return summarize(mapped, cost, accuracy_float=0.75, accuracy_mapped=0.625, verified=verified)

@@ -92,6 +92,12 @@ class Outputs:
             )
 
 
+HEAD = 4096
+"""Bytes in which a report says that it is one."""
+MARKS = {False: b'<meta name="generator" content="has8 ', True: b"path,value"}
+"""What a page and a table of has8's begin with, by whether it is a table."""
+
+
 def check_report(path: Path | None, *inputs: Path) -> None:
     """Refuse a file for ``--report`` that cannot be written, or that has no known kind.
 
@@ -100,13 +106,24 @@ def check_report(path: Path | None, *inputs: Path) -> None:
         inputs: the files that the command reads.
 
     Raises:
-        BadInput: if it cannot be written, or ends neither in .html nor in .csv.
+        BadInput: if it cannot be written, ends neither in .html nor in .csv, or is there and no
+            report.
     """
     if path is None:
         return
     if path.suffix.lower() not in (".html", ".csv"):
         raise BadInput(f"{path} is neither .html nor .csv: name a report FILE.html or FILE.csv")
     check_new_file(path, *inputs)
+    if path.exists():
+        with path.open("rb") as file:
+            begins = file.read(HEAD)
+        if begins.strip() and MARKS[is_csv(path)] not in begins:
+            raise BadInput(f"{path} is no report of has8's and would be lost: name another file")
+
+
+def is_csv(path: Path) -> bool:
+    """Whether a report's name asks for its numbers alone."""
+    return path.suffix.lower() == ".csv"
 
 
 def write_report(path: Path, page: Callable[[], str], numbers: Mapping[str, Any]) -> None:
@@ -117,7 +134,7 @@ def write_report(path: Path, page: Callable[[], str], numbers: Mapping[str, Any]
         page: makes the HTML page.
         numbers: what CSV has.
     """
-    text = to_csv(numbers) if path.suffix.lower() == ".csv" else page()
+    text = to_csv(numbers) if is_csv(path) else page()
     write_whole(path, lambda file: file.write(text.encode()))
 
 

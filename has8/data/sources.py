@@ -174,10 +174,12 @@ def load_data(
             name = f"{name}_{len(class_names)}"
     elif is_array_file(name):
         train, class_names = read_arrays(Path(name), image_size)
-        name, test = Path(name).stem, train
+        test, stem = train, Path(name).stem
+        name = Path(name).name if _is_known(stem) else stem
     elif _is_dir(Path(name)):
         train, test, class_names = read_folder(Path(name), image_size, preprocess)
-        name = Path(name).resolve().name
+        folder = Path(name).resolve().name
+        name = f"{folder}/" if _is_known(folder) else folder
     elif len(Path(name).parts) > 1:
         raise BadInput(
             f"{name} is no folder: name a folder of images or one of {', '.join(data_names())}"
@@ -186,6 +188,11 @@ def load_data(
         raise UnknownName("data set", name, [*data_names(), *event_names()])
     channels, height, width = train[0][0].shape
     return Data(name, train, test, (channels, height, width), class_names, preprocess)
+
+
+def _is_known(name: str) -> bool:
+    """Whether own data of this name would later be taken for a data set that has8 knows."""
+    return name in [*data_names(), *event_names()]
 
 
 def _events(

@@ -72,6 +72,19 @@ class LearningPrice:
         return Share(energy, time)
 
 
+def check_learns(mapped: Mapped) -> None:
+    """Refuse a mapping whose chip has anything but one layer, which learns.
+
+    Raises:
+        BadInput: if it has.
+    """
+    if len(mapped.chip_segments) != 1 or len(mapped.chip_segments[0].populations) != 1:
+        raise BadInput(
+            "a network that learns on the chip must be there as one layer: leave its neurons "
+            "there, and nothing else"
+        )
+
+
 def learning_price(
     mapped: Mapped, cost: CostReport, host: Host, activity: LearningActivity
 ) -> LearningPrice:
@@ -87,11 +100,7 @@ def learning_price(
         BadInput: if the target states no costs of learning, or the network is not all on the chip.
     """
     target, learning = mapped.target, learning_costs(mapped.target)
-    if len(mapped.chip_segments) != 1 or len(mapped.chip_segments[0].populations) != 1:
-        raise BadInput(
-            "a network that learns on the chip must be there as one layer: leave its neurons "
-            "there, and nothing else"
-        )
+    check_learns(mapped)
     link = target.link
     neurons, fullest = mapped.chip_segments[0].populations[0].size, _fullest(mapped)
     shown = next(part for part in cost.price.latency.segments if part.side == "chip")

@@ -79,15 +79,14 @@ def floor_plan(placement: Placement, chip: Chip) -> FloorPlan:
         chip: of the target.
     """
     topology = Topology.of(chip)
-    layers = tuple(_layers(placement))
+    layers = layers_on(placement)
     at = {(layer.segment, layer.name): number for number, layer in enumerate(layers)}
     cells: dict[int, dict[int, PlanCell]] = {}
     for number, core in enumerate(placement.cores):
-        neurons: Counter[int] = Counter()
-        for tile in (placement.tiles[place] for place in core.tiles):
-            neurons[at[tile.segment, tile.population]] += tile.size
+        neurons = neurons_on(core, placement)
         ((most, _),) = neurons.most_common(1)
-        cells.setdefault(core.chip, {})[core.index] = PlanCell(most, len(neurons) > 1, number)
+        cell = PlanCell(at[most], len(neurons) > 1, number)
+        cells.setdefault(core.chip, {})[core.index] = cell
     offered = {place.on_chip for place in map(topology.position, range(chip.cores))}
     free = dict.fromkeys(offered, FREE)
     chips = {number: _rows({**free, **cells[number]}, topology) for number in sorted(cells)}
@@ -104,6 +103,19 @@ def _rows(cells: dict[int, PlanCell], topology: Topology) -> tuple[Row, ...]:
         )
         for y in reversed(range(topology.mesh_height))
     )
+
+
+def neurons_on(core: Core, placement: Placement) -> Counter[tuple[str, str]]:
+    """The neurons that a core holds of each layer, by segment and population."""
+    neurons: Counter[tuple[str, str]] = Counter()
+    for tile in (placement.tiles[place] for place in core.tiles):
+        neurons[tile.segment, tile.population] += tile.size
+    return neurons
+
+
+def layers_on(placement: Placement) -> tuple[PlanLayer, ...]:
+    """The layers of a placement, in the order of execution."""
+    return tuple(_layers(placement))
 
 
 def _layers(placement: Placement) -> Iterator[PlanLayer]:

@@ -14,7 +14,7 @@ from has8.cli.jobs.asked import limits_of, scales_for
 from has8.cli.jobs.networks import Coding, fitting, open_network, prepared_for, with_loop
 from has8.cli.jobs.prepared import data_for, in_steps
 from has8.cli.options import BATCH, CALIBRATION
-from has8.cli.outputs import check_report, write_report
+from has8.cli.outputs import check_report, is_csv, write_report
 from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.files import write_whole
@@ -98,7 +98,7 @@ def run_explore(
             on_stage=stage,
         )
         best = found.best.measured
-        if report is not None and report.suffix != ".csv":  # who spiked was not kept
+        if report is not None and not is_csv(report):  # who spiked was not kept
             done = stage("the best once more")
             best = alternative(
                 *(best.name, found.best.mapped, images, labels),

@@ -45,7 +45,7 @@ from hwsim.names import (
     RunMode,
     Timing,
 )
-from hwsim.price.learning import learning_price
+from hwsim.price.learning import check_learns, learning_price
 from hwsim.program import sample_axis
 from hwsim.report import html_report, render, summarize, to_dict
 from mapping import Mapped, load_target, map_model, save
@@ -164,6 +164,8 @@ def run_map(
                 on_stage=stage,
             )
             mapped = choice.mapped
+        if learner is not None:
+            check_learns(mapped)
         done = stage("float model")
         answers = float_answers(mapped, images, batch_size=BATCH, on_progress=done)
         trained = None
@@ -176,12 +178,12 @@ def run_map(
             stage("measuring the host")
             processor = measure_host(mapped, images, processor)
         cost = estimate(mapped, run, processor, run_mode, timing)
+        save(mapped, outputs.artefact)  # what is done is kept, whatever comes
         learning = None
         if learner is not None:
             stage("learning")
             activity = learner.learn(*source.train.tensors(LEARNED))
             learning = learning_price(mapped, cost, processor, activity)
-        save(mapped, outputs.artefact)  # what is done is kept, whatever Lava does
         verified, unverified = None, "not asked for"
         if verify == "lava":
             stage("checking against Lava")

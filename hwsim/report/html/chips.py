@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hwsim.price.cost import CostReport
 from hwsim.report import units
-from mapping.cores.floorplan import letters
+from mapping.cores.floorplan import PlanLayer, layers_on, neurons_on
 from mapping.cores.routes import routes
 from mapping.mapped import Mapped
 from mapping.targets.topology import Topology
@@ -23,21 +23,6 @@ LOADS = {
     "synops": "synaptic operations",
 }
 """What a core does, and what a person reads; synaptic operations of all kinds are one."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerView:
-    """A layer on the chip.
-
-    Args:
-        label: letters: A to Z, then AA and so on.
-        name: the population's.
-        cores: that hold neurons of it.
-    """
-
-    label: str
-    name: str
-    cores: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +85,7 @@ class ChipView:
     cores_per_router: int
     usable: frozenset[int]
     origin: Mapping[int, tuple[int, int]]
-    layers: tuple[LayerView, ...]
+    layers: tuple[PlanLayer, ...]
     cores: tuple[CoreView, ...]
     links: tuple[Traffic, ...]
 
@@ -137,16 +122,15 @@ def chips_of(mapped: Mapped, cost: CostReport | None = None) -> ChipView:
                     core.y // chip.mesh_height * chip.mesh_height)
         for core in placement.cores
     }  # fmt: skip
-    names = list(dict.fromkeys(tile.population for tile in placement.tiles))
-    spread = Counter(name for name, _ in {(tile.population, tile.core) for tile in placement.tiles})
+    layers = layers_on(placement)
     return ChipView(
         chip.mesh_width,
         chip.mesh_height,
         chip.cores_per_tile,
         usable,
         origin,
-        tuple(LayerView(letters(n), name, spread[name]) for n, name in enumerate(names)),
-        tuple(_cores(mapped, names, {} if cost is None else loads_of(cost))),
+        layers,
+        tuple(_cores(mapped, layers, {} if cost is None else loads_of(cost))),
         () if cost is None else tuple(_links(mapped, cost, topology)),
     )
 
@@ -163,13 +147,13 @@ def loads_of(cost: CostReport) -> dict[str, list[float]]:
 
 
 def _cores(
-    mapped: Mapped, names: list[str], loads: Mapping[str, list[float]]
+    mapped: Mapped, layers: Sequence[PlanLayer], loads: Mapping[str, list[float]]
 ) -> Iterator[CoreView]:
     placement = mapped.placement
+    places = {(layer.segment, layer.name): place for place, layer in enumerate(layers)}
     for number, core in enumerate(placement.cores):
-        holds: Counter[str] = Counter()
-        for tile in (placement.tiles[place] for place in core.tiles):
-            holds[tile.population] += tile.size
+        neurons = neurons_on(core, placement)
+        holds = {name: many for (_, name), many in neurons.items()}
         used = {name: core.used[name] / limit for name, limit in placement.limits.items()}
         own = {name: counts[number] for name, counts in loads.items()}
         held = ", ".join(f"{many:,} neurons of {name}" for name, many in holds.items())
@@ -180,8 +164,8 @@ def _cores(
         where = f"Core {number} at router {core.x},{core.y} of chip {core.chip}"
         about = f"{where}: {held}. In use: {full}."
         about += f" In a sample: {did}." if did else ""
-        layer = names.index(holds.most_common(1)[0][0])
-        yield CoreView(number, core.chip, core.index, layer, dict(holds), used, own, about)
+        ((most, _),) = neurons.most_common(1)
+        yield CoreView(number, core.chip, core.index, places[most], holds, used, own, about)
 
 
 def _links(mapped: Mapped, cost: CostReport, topology: Topology) -> Iterator[Traffic]:

@@ -13,6 +13,7 @@ from math import ceil, sqrt
 
 from markupsafe import Markup, escape
 
+from has8.markup import PALETTE
 from hwsim.price.cost import CostReport
 from hwsim.report import units
 from hwsim.report.html.chips import ChipView, CoreView, Traffic
@@ -20,9 +21,6 @@ from mapping.graph.ir import Kind
 from mapping.graph.ops import OPS
 from mapping.mapped import Mapped
 from mapping.partition.segments import Side
-
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
-"""Okabe and Ito, Color Universal Design, 2008; black is the page's."""
 
 INK, QUIET, FREE = "var(--ink,#1b1f24)", "var(--quiet,#8a929b)", "var(--free,#e7eaee)"
 SIDES: dict[Side, str] = {"host": "var(--host,#0072B2)", "chip": "var(--chip,#D55E00)"}
