@@ -19,7 +19,7 @@ from has8.cli.map import map_command
 from has8.colanet import RULES as RULES_BY_NAME
 from has8.colanet import CoLaNET
 from has8.errors import BackendError, BadInput
-from has8.training.local import classifier
+from has8.training.local import classifier, learn
 from hwsim import estimate, simulate
 from hwsim.activity import LearningActivity
 from hwsim.backends.lava.interpreter import lava_python
@@ -256,3 +256,11 @@ def test_what_does_not_learn_cannot_be_asked_to():
     asked = [str(digits), "--target", "loihi", "--learn", "on-chip"]
     done = CliRunner().invoke(map_command, asked)
     assert "nothing else learns on a chip: leave out --learn" in str(done.exception)
+
+
+def test_learning_takes_labels(tmp_path):
+    learn(load_data("digits"), RULE, out=tmp_path, copies=1)
+    np.save(tmp_path / "images.npy", np.zeros((2, 1, 8, 8), np.float32))
+    asked = [str(tmp_path / "model.pt"), "--data", str(tmp_path / "images.npy")]
+    done = CliRunner().invoke(map_command, [*asked, "--learn", "on-chip"])
+    assert "--learn learns from labels, and images has none" in str(done.exception)

@@ -116,6 +116,8 @@ def run_map(
     outputs.check(verify=verify != "none", overwrite=overwrite)
     check_report(report, network.file, *others, *network.weights, outputs.artefact)
     how, source = data_for(network, how, data, data_root, readout)
+    if learner is not None and not source.class_names:
+        raise BadInput(f"--learn learns from labels, and {source.name} has none: give them as y")
     bits, chosen = scales_for(network.checkpoint, chip.name, weight_bits, scales, per_channel)
     with stages(quiet) as stage, fitting(network, source):
         done = stage("mapping")
