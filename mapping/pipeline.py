@@ -22,7 +22,7 @@ from has8.values import described, value, whole
 from mapping.chip.grid import stored_bits
 from mapping.chip.segment import ChipSegment
 from mapping.cores.allocate import Tile, allocate
-from mapping.cores.columns import columns
+from mapping.cores.columns import check_compiled, columns
 from mapping.cores.descent import descend
 from mapping.cores.flows import flows_of
 from mapping.cores.placement import Placement, place, seated
@@ -118,7 +118,7 @@ def map_model(
         allocation: "cores" takes the fewest cores; "latency" deals out all cores of the chips that
             these need, where that shortens the estimated time of a sample; "energy" those of them
             that lower what chips and messages draw; "intel" cuts as Intel's compiler for Loihi 2
-            does (:mod:`mapping.cores.columns`).
+            does (:mod:`mapping.cores.columns`), for targets that it is for.
         placement: "descent" swaps cores until their messages, one for each neuron, pass few
             routers; "snake" puts them in the order of the layers.
         placement_seed: of the descent's random swaps, at least 0.
@@ -141,6 +141,8 @@ def map_model(
     """
     target = target if isinstance(target, Target) else load_target(target)
     allocation = value(allocation, Allocation, "allocation")
+    if allocation == "intel":
+        check_compiled(target)
     placement = value(placement, Placing, "placement")
     placement_seed = whole(placement_seed, "placement_seed", 0)
     coding = value(coding, Coding, "coding")

@@ -19,6 +19,7 @@ from has8.colanet.plain import Network, Neuron, draw, weight, winner
 from has8.colanet.state import State
 from has8.errors import BadInput, Has8Error, UnknownName
 from has8.training import local
+from has8.training.run_folder import RunFolder
 from hwsim import agreement, compare
 from mapping import map_model
 
@@ -306,8 +307,32 @@ def test_a_run_that_was_interrupted_comes_to_the_same_model(tmp_path, monkeypatc
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert whole["test_accuracy"] == parts["test_accuracy"] > 0.7
     assert files[0].provenance["colanet"]["anti_hebb"] == -0.5
-    with pytest.raises(BadInput, match="belongs to another run .other seed.* start over with"):
+    with pytest.raises(BadInput, match="belongs to another run .seed is 0 there.* start over with"):
         learn_by_command(tmp_path / "parts", "--subset", "300", "--seed", "1")
+
+
+def test_a_folder_of_another_training_is_refused_unless_started_over(tmp_path):
+    """Neither way of training writes over what the other one left, model or state."""
+    learn_by_command(tmp_path, "--subset", "60")
+    gradients = RunFolder(tmp_path, {"model": "has8_vgg", "seed": 0})
+    with pytest.raises(
+        BadInput, match=r"colanet.pt belongs to another run \(only there: .*colanet"
+    ):
+        gradients.read(resume=True)
+    (tmp_path / "colanet.pt").unlink()
+    with pytest.raises(BadInput, match=r"model.pt belongs to another run \(only here: model\)"):
+        gradients.read(resume=True)
+    gradients.write_state({})
+    with pytest.raises(BadInput, match="last.pt belongs to another run"):
+        learn_by_command(tmp_path, "--subset", "60")
+    learn_by_command(tmp_path, "--subset", "80", "--restart")
+    assert not (tmp_path / "last.pt").exists()
+    assert load_checkpoint(tmp_path / "model.pt").provenance["subset"] == 80
+    (tmp_path / "colanet.pt").unlink()
+    with pytest.raises(
+        BadInput, match="model.pt belongs to another run .subset is 80 there and 60"
+    ):
+        learn_by_command(tmp_path, "--subset", "60")
 
 
 @pytest.mark.parametrize(

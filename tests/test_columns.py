@@ -6,11 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from builders import LOIHI, linear, population, segment
+from builders import LOIHI, Branches, linear, population, segment
+from msgspec import structs
 
 from benchmarks.mapping import YOLO_KP
-from has8.errors import DoesNotFit
-from mapping import load_target
+from has8.errors import BadInput, DoesNotFit
+from mapping import load_target, map_model
 from mapping.cores.check import check_placement
 from mapping.cores.columns import columns
 from mapping.cores.placement import place
@@ -40,5 +41,11 @@ def test_a_layer_without_rows_is_cut_until_it_fits() -> None:
 
 def test_a_layer_that_cannot_be_cut_so_is_refused() -> None:
     wide = population("a", (10,), linear("a.w", "in", (5000,), np.zeros((10, 5000))))
+    compiled = structs.replace(LOIHI.core, compiled_neurons=1024)
     with pytest.raises(DoesNotFit, match=r"input axons.*allocation 'cores'"):
-        columns([segment(wide, inputs={"in": (5000,)})], LOIHI)
+        columns([segment(wide, inputs={"in": (5000,)})], structs.replace(LOIHI, core=compiled))
+
+
+def test_a_target_without_intels_compiler_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"'intel' .* loihi2: loihi does not .*core.compiled_neurons"):
+        map_model(Branches(), LOIHI, allocation="intel")

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_the_commands(monkeypatch, capsys, tmp_path):
         said = capsys.readouterr()
         return done.value.code, said.out, said.err
 
-    code, out, err = call("explore", DIGITS, "--most", 1, "--max-cores", 1, "--json")
+    code, out, err = call("explore", DIGITS, "--most", 1, "--max-cores", 1, "--json", "--out", ".")
     assert code == 0, err
     report = json.loads(out)
     assert report["best"] == "head" and "blocks.0.snn.neuron" in report["layers"]
@@ -173,6 +174,12 @@ def test_the_commands(monkeypatch, capsys, tmp_path):
     assert report["expected"] == pytest.approx(report["energy"], rel=0.01)
     assert np.array_equal(np.argsort(report["expected"]), np.argsort(report["energy"]))
     assert "pricing partitions ..." in err
+    record = tmp_path / "digits.explore.json"
+    assert record.read_text() == out
+    assert report["model_sha256"] == sha256(DIGITS.read_bytes()).hexdigest()
+    record.write_text(json.dumps({**report, "model_sha256": "another"}))
+    code, _, err = call("explore", DIGITS, "--out", ".")
+    assert code == 1 and "digits.explore.json is not of" in err and "--out, or move it away" in err
     auto = ("--partition", "auto", "--max-cores", 1, "--verify", "none", "--out", tmp_path)
     code, out, err = call("map", DIGITS, *auto, "--json")
     assert code == 0, err

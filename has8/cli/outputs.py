@@ -17,7 +17,7 @@ from hwsim.report import to_csv
 from mapping.chip import archive
 
 DIGEST = "model_sha256"
-"""Where a mapping's provenance and a report say whose they are."""
+"""Where a mapping's provenance, a report and an exploration say whose they are."""
 LARGEST = 1 << 26
 """Bytes; a report that is larger is none."""
 
@@ -52,6 +52,11 @@ class Outputs:
         """The report's file."""
         return self.artefact.with_suffix(".report.json")
 
+    @property
+    def exploration(self) -> Path:
+        """The file of what an exploration found."""
+        return self.artefact.with_suffix(".explore.json")
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the model's file and of what else makes it, in hexadecimal."""
@@ -79,16 +84,29 @@ class Outputs:
             if path.exists()
         }
         for path, facts in found.items():
-            if facts.get(DIGEST) != self.digest:
-                raise BadInput(
-                    f"{path} is not of {self.model} as it is now: choose another folder with "
-                    "--out, or replace it with --overwrite"
-                )
+            self._check_whose(path, facts, "replace it with --overwrite")
         verified = found.get(self.report, {}).get("verified")
         if not verify and isinstance(verified, dict) and verified.get("equal"):
             raise BadInput(
                 f"{self.report} was verified against Lava: leave out --verify none, choose another "
                 "folder with --out, or replace it with --overwrite"
+            )
+
+    def check_exploration(self) -> None:
+        """Refuse to lose what was found of another model, before any work is done.
+
+        Raises:
+            BadInput: if the file cannot be written, or is not of this model as it is now.
+        """
+        check_new_file(self.exploration, self.model, *self.read, *self.weights)
+        if self.exploration.exists():
+            self._check_whose(self.exploration, _report(self.exploration), "move it away")
+
+    def _check_whose(self, path: Path, facts: Mapping[str, Any], otherwise: str) -> None:
+        if facts.get(DIGEST) != self.digest:
+            raise BadInput(
+                f"{path} is not of {self.model} as it is now: choose another folder with --out, "
+                f"or {otherwise}"
             )
 
 

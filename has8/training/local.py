@@ -5,28 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from has8.colanet import CoLaNET, Rule
 from has8.data import Data, batches
-from has8.errors import BadInput
-from has8.files import write_whole
+from has8.files import held
 from has8.models import create_model
 from has8.models.colanet import colanet_state
 from has8.models.pretrained import Encoder
 from has8.training import checkpoint
 from has8.training.features import embed, saturated
 from has8.training.fit import evaluate
-from has8.training.run_folder import MODEL
+from has8.training.run_folder import LOCAL, MODEL, RunFolder
 from has8.values import whole
 
-STATE, FORMAT, VERSION = "colanet.pt", "has8-colanet", 1
-"""All that learning goes on from."""
 BATCH = 500
 SATURATION = 2.0
 """Of embeddings: 98 to 99 % of those of EfficientNet-lite0 lie below."""
@@ -81,11 +76,12 @@ def learn(
         encoder: what makes embeddings of the images, which are learned in their place and kept; see
             :func:`has8.embed`.
         saturation: the value of an embedding that is coded as 1.
-        resume: go on from what is there; False starts over.
+        resume: go on from what is there; False starts over in place of any run.
         on_progress: called with images learned, and images in all.
 
     Raises:
-        BadInput: if what is there belongs to another run, or there are no images.
+        BadInput: if there are no images, or ``out`` holds another run, or files of such names that
+            no training wrote, or is written to by another process.
         CheckpointError: if it is damaged.
     """
     if subset is not None:
@@ -103,33 +99,45 @@ def learn(
     if encoder is not None:
         identity |= {"input_shape": list(source.input_shape), "saturation": saturation}
         identity |= {"encoder": encoder.name, "encoder_sha256": encoder.digest()}
-    net = CoLaNET(inputs, len(data.class_names), rule, copies=copies, seed=seed)
-    if resume and (out / STATE).exists():
-        net = _read(out / STATE, identity)
-    held = max(1, min(len(order) // HELD_BACK, MOST_HELD_BACK))
+    folder = RunFolder(out, identity, LOCAL)
+    with held(out):
+        saved = folder.read(resume)
+        net = CoLaNET(inputs, len(data.class_names), rule, copies=copies, seed=seed)
+        net = net if saved is None else CoLaNET.from_dict(saved)
+        _show(net, data, order, folder, on_progress)
+        accuracy = evaluate(classifier(net, data.input_shape), data.test)
+        model = classifier(net, source.input_shape, encoder, saturation)
+        facts = {"excitability": net.excitability, "epoch": 1, "test_accuracy": accuracy}
+        checkpoint.save(
+            out / MODEL,
+            model,
+            input_shape=source.input_shape,
+            class_names=data.class_names,
+            provenance={**identity, **facts},
+        )
+    return Learned(model, net, accuracy, time.perf_counter() - start)
+
+
+def _show(
+    net: CoLaNET,
+    data: Data,
+    order: Tensor,
+    folder: RunFolder,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Show the network what it has not yet seen of the images of that order."""
+    last = len(order) - max(1, min(len(order) // HELD_BACK, MOST_HELD_BACK))
     while net.shown < len(order):
         end = min(net.shown + SAVE_EVERY, len(order))
-        if net.shown < len(order) - held:
-            end = min(end, len(order) - held)
-        elif net.shown == len(order) - held:
-            net.choose_excitability(*_tensors(data, order[-held:]))
+        if net.shown < last:
+            end = min(end, last)
+        elif net.shown == last:
+            net.choose_excitability(*_tensors(data, order[last:]))
         for images, labels in batches(data.train, BATCH, indices=order[net.shown : end]):
             net.learn(images, labels)
             if on_progress is not None:
                 on_progress(net.shown, len(order))
-        saved = {"format": FORMAT, "version": VERSION, "identity": identity, **net.to_dict()}
-        write_whole(out / STATE, partial(torch.save, saved))
-    accuracy = evaluate(classifier(net, data.input_shape), data.test)
-    model = classifier(net, source.input_shape, encoder, saturation)
-    facts = {**identity, "excitability": net.excitability, "epoch": 1, "test_accuracy": accuracy}
-    checkpoint.save(
-        out / MODEL,
-        model,
-        input_shape=source.input_shape,
-        class_names=data.class_names,
-        provenance=facts,
-    )
-    return Learned(model, net, accuracy, time.perf_counter() - start)
+        folder.write_state(net.to_dict())
 
 
 def classifier(
@@ -168,19 +176,3 @@ def classifier(
 def _tensors(data: Data, indices: Tensor) -> tuple[Tensor, Tensor]:
     images, labels = zip(*batches(data.train, BATCH, indices=indices), strict=True)
     return torch.cat(images), torch.cat(labels)
-
-
-def _read(path: Path, identity: dict[str, Any]) -> CoLaNET:
-    saved = checkpoint.read_plain(path, FORMAT, VERSION)
-    there = saved.get("identity")
-    differ = [
-        key
-        for key, value in identity.items()
-        if not isinstance(there, dict) or there.get(key) != value
-    ]
-    if differ:
-        raise BadInput(
-            f"{path} belongs to another run (other {', '.join(differ)}): choose another folder "
-            "with --out, or start over with --restart"
-        )
-    return CoLaNET.from_dict(saved)

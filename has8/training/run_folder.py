@@ -31,11 +31,14 @@ from has8.training.history import Epoch, Position
 
 STATE, BEST, MODEL, METRICS = "last.pt", "best.pt", "model.pt", "metrics.csv"
 """State to resume from, model of the best epoch, finished model, one line for each epoch."""
-RESULTS = (STATE, BEST, MODEL, METRICS)
+LOCAL = "colanet.pt"
+"""State of learning by local rules."""
+STATES = {STATE: ("has8-training", 2), LOCAL: ("has8-colanet", 1)}
+"""The states to resume from, with the format and the version of each."""
+RESULTS = (*STATES, BEST, MODEL, METRICS)
 EVENTS_SUFFIX = ".has8"
 EVENTS = f"events.out.tfevents.*{EVENTS_SUFFIX}"
 """TensorBoard's files: the columns of METRICS as scalars."""
-FORMAT, VERSION = "has8-training", 2
 _LOG = logging.getLogger("has8")
 LONGEST = 300
 """Most characters of a value in a message."""
@@ -48,13 +51,15 @@ class RunFolder:
     Args:
         path: the folder.
         identity: plain values that must be equal for a run to be resumed.
+        state: the file of STATES that the run goes on from.
     """
 
     path: Path
     identity: dict[str, Any]
+    state: str = STATE
 
     def read(self, resume: bool) -> dict[str, Any] | None:
-        """What :meth:`write` wrote, or None where nothing is there or ``resume`` is false.
+        """What :meth:`write_state` wrote, or None: nothing is there, or ``resume`` is false.
 
         Without ``resume``, what is there is removed, but for the last finished model.
 
@@ -64,14 +69,16 @@ class RunFolder:
             CheckpointError: if it is damaged.
         """
         saved = None
-        if resume and (self.path / STATE).exists():
-            saved = read_plain(self.path / STATE, FORMAT, VERSION)
-            identity = saved.get("identity")
-            self._check(STATE, identity if isinstance(identity, dict) else {})
+        for name in STATES if resume else ():
+            if (self.path / name).exists():
+                found = read_plain(self.path / name, *STATES[name])
+                identity = found.get("identity")
+                self._check(name, identity if isinstance(identity, dict) else {})
+                saved = found if name == self.state else saved
         self._check_files(known=saved is not None or not resume)
         if not resume:
             try:
-                for name in (STATE, BEST, METRICS):
+                for name in (*STATES, BEST, METRICS):
                     (self.path / name).unlink(missing_ok=True)
             except OSError as error:
                 raise BadInput(
@@ -93,17 +100,19 @@ class RunFolder:
                 )
             if name in (BEST, MODEL) and not known:
                 here = json.loads(json.dumps(self.identity))
-                self._check(name, {key: facts.get(key) for key in here}, here)
+                self._check(name, {key: facts[key] for key in here if key in facts}, here)
 
     def _check(
         self, name: str, saved: Mapping[str, Any], identity: Mapping[str, Any] | None = None
     ) -> None:
         here = self.identity if identity is None else identity
         differ = [
-            f"{key} is {_short(saved.get(key))} there and {_short(here.get(key))} here"
-            for key in sorted(here.keys() | saved.keys())
-            if saved.get(key) != here.get(key)
+            f"{key} is {_short(saved[key])} there and {_short(here[key])} here"
+            for key in sorted(here.keys() & saved.keys())
+            if saved[key] != here[key]
         ]
+        for where, keys in (("there", saved.keys() - here), ("here", here.keys() - saved)):
+            differ += [f"only {where}: {', '.join(sorted(keys))}"] if keys else []
         if differ:
             raise BadInput(
                 f"{self.path / name} belongs to another run ({'; '.join(differ)}): choose "
@@ -166,16 +175,20 @@ class RunFolder:
         position: Position,
     ) -> None:
         """Put everything that the next step depends on to disk."""
-        payload = {
-            "format": FORMAT,
-            "version": VERSION,
-            "identity": self.identity,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "epochs": [asdict(epoch) for epoch in epochs],
-            "position": asdict(position),
-        }
-        write_whole(self.path / STATE, lambda file: torch.save(payload, file))
+        self.write_state(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "epochs": [asdict(epoch) for epoch in epochs],
+                "position": asdict(position),
+            }
+        )
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        """Put tensors and plain values to disk, as what the run goes on from."""
+        kind, version = STATES[self.state]
+        saved = {"format": kind, "version": version, "identity": self.identity, **state}
+        write_whole(self.path / self.state, lambda file: torch.save(saved, file))
 
     def write_metrics(self, epochs: Sequence[Epoch]) -> None:
         """Write one line for each epoch to METRICS."""
@@ -237,8 +250,8 @@ def _facts(path: Path) -> dict[str, Any] | None:
         with path.open("rb") as file:
             return {} if file.readline(LONGEST) == _header() else None
     try:
-        if path.name == STATE:
-            return read_plain(path, FORMAT, VERSION)
+        if path.name in STATES:
+            return read_plain(path, *STATES[path.name])
         facts = read_plain(path, checkpoint.FORMAT, checkpoint.VERSION).get("provenance")
     except CheckpointError:
         return None

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from has8.errors import DoesNotFit
+from has8.errors import BadInput, DoesNotFit
 from mapping.chip.segment import ChipSegment
 from mapping.chip.wiring import Shape3
 from mapping.cores.allocate import Tile, blocks_of
@@ -28,14 +28,29 @@ from mapping.targets.schema import CoreLimits, Target
 ALTERNATIVE = "let has8 choose other tiles (allocation 'cores')"
 
 
+def check_compiled(target: Target) -> None:
+    """Refuse a target that no compiler of Intel's with these rules is for.
+
+    Raises:
+        BadInput: if it does not say how many neurons that compiler puts on a core.
+    """
+    if target.core.compiled_neurons is None:
+        raise BadInput(
+            f"allocation 'intel' cuts as Intel's compiler does for loihi2: {target.name} does not "
+            "say how many neurons that puts on a core (core.compiled_neurons), so choose another"
+        )
+
+
 def columns(segments: Iterable[ChipSegment], target: Target) -> tuple[Tile, ...]:
     """Tiles of all populations, each on a core of its own.
 
     The arguments and the result are those of :func:`mapping.cores.allocate.allocate`.
 
     Raises:
+        BadInput: if no such compiler is for the target.
         DoesNotFit: if a layer fits on no core, cut so.
     """
+    check_compiled(target)
     tiles: list[Tile] = []
     core = target.core
     for segment in segments:

@@ -187,7 +187,7 @@ class CoreLimits(Data, frozen=True, kw_only=True):
         axons: the axon types by name.
         memory: what neurons and synapses share; None where each have their own.
         compiled_neurons: compartments that the vendor's own compiler puts on a core at most, for
-            allocations that cut as it does; None for all.
+            the allocation that cuts as it does; None where there is none to follow.
     """
 
     neurons: Positive

@@ -14,12 +14,12 @@ from has8.cli.jobs.asked import limits_of, scales_for
 from has8.cli.jobs.networks import Coding, fitting, open_network, prepared_for, with_loop
 from has8.cli.jobs.prepared import data_for, in_steps
 from has8.cli.options import BATCH, CALIBRATION
-from has8.cli.outputs import check_report, is_csv, write_report
+from has8.cli.outputs import DIGEST, Outputs, check_report, is_csv, write_report
 from has8.cli.progress import stages
 from has8.cli.stdout import show
 from has8.files import write_whole
 from has8.steps import Readout
-from has8.text import file_name, printable
+from has8.text import printable
 from hwsim.alternatives import alternative
 from hwsim.exploration import explore
 from hwsim.names import Objective
@@ -62,7 +62,11 @@ def run_explore(
     limits = limits_of(preparation)
     chip, processor = load_target(target), load_host(host)
     network = open_network(model, weights, args, preparation["steps"])
-    check_report(report, network.file, Path(target), Path(host), *network.weights)
+    others = Path(target), Path(host)
+    outputs = Outputs(network.file, out, others, network.weights, network.told, network.called)
+    if out is not None:
+        outputs.check_exploration()
+    check_report(report, network.file, *others, *network.weights)
     how = prepared_for(network, preparation)
     network = with_loop(network, how, data, readout, coding, seed)
     how, source = data_for(network, how, data, data_root, readout)
@@ -106,15 +110,14 @@ def run_explore(
                 batch_size=BATCH,
                 on_progress=done,
             )
-    numbers = exploration_to_dict(network.name, found)
+    numbers = {DIGEST: outputs.digest, **exploration_to_dict(network.name, found)}
     if report is not None:
         beside = [choice.measured for choice in found.choices]
         summary = summary_of(best, network.name)
         write_report(report, lambda: html_report(summary, beside=beside), numbers)
     told = json.dumps(numbers, indent=2) if out or as_json else ""
     if out is not None:
-        result = out / f"{file_name(network.name)}.explore.json"
-        write_whole(result, lambda file: file.write(f"{told}\n".encode()))
+        write_whole(outputs.exploration, lambda file: file.write(f"{told}\n".encode()))
     if as_json:
         click.echo(told)
     else:
