@@ -54,6 +54,28 @@ def test_a_weight_saturates_in_its_resource_and_forgets_nothing_below_its_lowest
     assert weight(RULE, 1e12) < RULE.highest
 
 
+def test_a_rule_for_fewer_active_inputs_is_the_rule_with_each_input_there_several_times():
+    many = replace(RULES.get("mnist_tuned"), columns=3, silent_synapses=8, active=80.0)
+    few = many.for_active(23.0)  # a fourth, as powers of two go
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (60,), generator=generator)
+    rates = torch.rand(3, 1, 40, generator=generator)[labels]
+    spikes = torch.rand(60, many.steps, 40, generator=generator) < rates
+    states = State.new(many, 160, 3, 1, 0), State.new(few, 40, 3, 1, 0)
+    counts = [
+        plain.run(state, rule, shown, labels, first=0)
+        for state, rule, shown in zip(
+            states, (many, few), (spikes.repeat_interleave(4, 2), spikes), strict=True
+        )
+    ]
+    assert torch.equal(*counts) and counts[0].sum() > 25
+    assert torch.allclose(4 * states[0].resource[..., ::4], states[1].resource)
+    assert torch.allclose(states[0].thresholds(many), states[1].thresholds(few))
+    assert many.for_active(100.0) == many and few.active == 20.0
+    with pytest.raises(BadInput, match="active must be above 0"):
+        many.for_active(0.0)
+
+
 def test_a_threshold_knows_the_positive_weights():
     assert neuron(0.5, -0.5, 0.25).threshold == 1.0 + 0.5 * 0.75
 
@@ -285,6 +307,14 @@ def learn_by_command(out, *more: str) -> dict:
     arguments = ["colanet", "--data", "digits", *options, "--out", str(out), "--json", *more]
     done = CliRunner().invoke(train, arguments, catch_exceptions=False)
     return json.loads(done.stdout) if done.exit_code == 0 else {"exit code": done.exit_code}
+
+
+def test_a_command_without_constants_fits_the_weights_to_the_data(tmp_path):
+    arguments = ["colanet", "--data", "digits", "--out", str(tmp_path), "--json", "--quiet"]
+    done = CliRunner().invoke(train, [*arguments, "--option", "columns=4"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["test_accuracy"] > 0.75
+    assert load_checkpoint(found["model"]).provenance["colanet"]["active"] == 25.0
 
 
 def test_a_run_that_was_interrupted_comes_to_the_same_model(tmp_path, monkeypatch):

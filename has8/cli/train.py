@@ -131,8 +131,8 @@ def train(**options: Any) -> None:
     then maps the result with the very integers that it was trained with.
 
     The model colanet learns by local rules instead, each image once: its options are rule, copies
-    and any constant of the rule (docs/colanet.md); --seed, --subset and those of data, place and
-    output count, no others.
+    and any constant of the rule (docs/colanet.md), whose weights are fitted to the data unless one
+    of them is given; --seed, --subset and those of data, place and output count, no others.
 
     \b
     has8 train has8_vgg --data digits --base 16 --depth 2 --option head=[64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 
 from has8.registry import Registry
@@ -40,6 +41,8 @@ class Rule:
         lateral: True for the network of three layers, in which the first neuron of a column to fire
             closes the others. False for the one of five: all neurons at threshold fire and pay, one
             winner passes its spike on and is rewarded.
+        active: inputs that fire in a step, for which weights and their steps are meant; see
+            :meth:`for_active`.
 
     Raises:
         BadInput: for a field of another type or out of range.
@@ -65,6 +68,7 @@ class Rule:
     reward_delay: int = 3
     closed_steps: int = 10
     lateral: bool = True
+    active: float = 100.0
 
     def __post_init__(self) -> None:
         least_1 = (lambda count: count >= 1, "a whole number of at least 1")
@@ -79,6 +83,7 @@ class Rule:
             "highest": above,
             "dopamine": above,
             "threshold": above,
+            "active": above,
             "resource": (lambda number: abs(number) < float("inf"), "a number, or None"),
             "lateral": (lambda _: True, "True or False"),
         }
@@ -95,6 +100,33 @@ class Rule:
             return self.resource
         span = self.highest - self.lowest
         return -self.lowest * span / self.highest
+
+    def for_active(self, active: float) -> Rule:
+        """The rule for samples of which another number of inputs fire in a step.
+
+        Weights, and all that changes them, are multiplied by the power of two that is nearest to
+        ``self.active / active``. A network with k times the weights does what one does in which
+        each input is there k times.
+
+        Args:
+            active: sum of a sample's values in [0, 1], on average; above 0.
+
+        Raises:
+            BadInput: if it is not.
+        """
+        measured = replace(self, active=active)
+        factor = 2.0 ** round(math.log2(self.active / measured.active))
+        return replace(
+            self,
+            lowest=factor * self.lowest,
+            highest=factor * self.highest,
+            resource=None if self.resource is None else factor * self.resource,
+            anti_hebb=factor * self.anti_hebb,
+            dopamine=factor * self.dopamine,
+            stability_ratio=self.stability_ratio / factor,
+            silent_synapses=round(self.silent_synapses / factor),
+            active=self.active / factor,
+        )
 
 
 RULES: Registry[Rule] = Registry("rule")

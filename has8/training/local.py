@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from has8.colanet import CoLaNET, Rule
 from has8.data import Data, batches
+from has8.errors import BadInput
 from has8.files import held
 from has8.models import create_model
 from has8.models.colanet import colanet_state
@@ -29,6 +30,8 @@ SAVE_EVERY = 5_000
 """Images between two states on disk."""
 HELD_BACK, MOST_HELD_BACK = 20, 2_000
 """One image of so many chooses the excitability before it is learned; and at most so many."""
+MEASURED = 2_000
+"""Images whose active inputs are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ def learn(
     subset: int | None = None,
     encoder: Encoder | None = None,
     saturation: float = SATURATION,
+    fit: bool = False,
     resume: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Learned:
@@ -76,6 +80,8 @@ def learn(
         encoder: what makes embeddings of the images, which are learned in their place and kept; see
             :func:`has8.embed`.
         saturation: the value of an embedding that is coded as 1.
+        fit: take the rule for as many active inputs as the images have
+            (:meth:`has8.colanet.Rule.for_active`).
         resume: go on from what is there; False starts over in place of any run.
         on_progress: called with images learned, and images in all.
 
@@ -91,6 +97,8 @@ def learn(
         data = saturated(embed(data, encoder, on_progress), saturation)
     inputs = torch.Size(data.input_shape).numel()
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:subset]
+    if fit:
+        rule = rule.for_active(active_inputs(data, order[:MEASURED]))
     identity = {
         "colanet": asdict(rule), "copies": copies, "seed": seed, "subset": subset,
         "data": data.name, "input_shape": list(data.input_shape), "preprocess": data.preprocess,
@@ -138,6 +146,18 @@ def _show(
             if on_progress is not None:
                 on_progress(net.shown, len(order))
         folder.write_state(net.to_dict())
+
+
+def active_inputs(data: Data, indices: Tensor) -> float:
+    """How many inputs fire in a step, on average over some training images.
+
+    Raises:
+        BadInput: if all values are 0.
+    """
+    active = float(_tensors(data, indices)[0].flatten(1).sum(1).mean())
+    if not active > 0:
+        raise BadInput(f"all values of {data.name} are 0, so that no input would ever fire")
+    return active
 
 
 def classifier(

@@ -16,6 +16,8 @@ from has8.training.local import Learned, learn
 
 LOCAL = "colanet"
 """The model that does."""
+WEIGHTS = {"lowest", "highest", "resource", "anti_hebb", "dopamine", "active"}
+"""Constants with which a user says how large weights are: nothing is fitted to the data then."""
 
 
 def refuse(options: Mapping[str, Any]) -> None:
@@ -65,6 +67,7 @@ def learn_locally(
             seed=seed,
             subset=subset,
             encoder=encoder,
+            fit=not WEIGHTS & asked.keys(),
             resume=resume,
             on_progress=begin(f"learning {data.name}"),
         )
