@@ -47,5 +47,5 @@ def test_a_layer_that_cannot_be_cut_so_is_refused() -> None:
 
 
 def test_a_target_without_intels_compiler_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"'intel' .* loihi2: loihi does not .*core.compiled_neurons"):
+    with pytest.raises(BadInput, match=r"'intel' .* loihi2: loihi does not .*compiled_neurons"):
         map_model(Branches(), LOIHI, allocation="intel")
