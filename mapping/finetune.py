@@ -25,6 +25,7 @@ from has8.blocks import SpikingLayer
 from has8.encoders import Decoder
 from has8.errors import BadInput, CheckpointError
 from has8.kernels import storage
+from mapping.chip.grid import default_bits
 from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import wiring_of
@@ -89,7 +90,7 @@ def prepare(
     target: str | Path | Target = "loihi",
     *,
     calibration: Tensor,
-    weight_bits: int = 8,
+    weight_bits: int | None = None,
     scales: Method = "search",
     per_channel: bool = False,
 ) -> Quantization:
@@ -103,7 +104,7 @@ def prepare(
         model: trained, of :class:`has8.blocks.SpikingLayer` where it is to go to the chip.
         target: a bundled target's name, the path of a YAML file, or a target.
         calibration: images ``float32[N, C, H, W]``, a few hundred, on which scales are chosen.
-        weight_bits: bits of a weight.
+        weight_bits: bits of a weight; None as for :func:`mapping.map_model`.
         scales: how scales are chosen, "round" or "search".
         per_channel: whether a search may give channels different thresholds.
 
@@ -117,6 +118,7 @@ def prepare(
             or nothing goes to the chip.
     """
     chip = target if isinstance(target, Target) else load_target(target)
+    weight_bits = default_bits(chip.registers) if weight_bits is None else weight_bits
     given.instance(model, nn.Module, "a model")
     calibration = given.images(calibration, what="calibration images")
     graph, partition = lower(model, chip, calibration=calibration)

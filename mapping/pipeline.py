@@ -19,7 +19,7 @@ from has8.kernels import paths
 from has8.plain import plain
 from has8.training.calibrate import calibrate
 from has8.values import described, value, whole
-from mapping.chip.grid import stored_bits
+from mapping.chip.grid import default_bits, stored_bits
 from mapping.chip.segment import ChipSegment
 from mapping.cores.allocate import Tile, allocate
 from mapping.cores.columns import check_compiled, columns
@@ -71,7 +71,7 @@ def map_model(
     pins: Pins | None = None,
     calibration: Tensor | None = None,
     input_shape: Sequence[int] | int | None = None,
-    weight_bits: int = 8,
+    weight_bits: int | None = None,
     scales: Method | Scales = "round",
     per_channel: bool = False,
     inputs: Given = "values",
@@ -101,7 +101,8 @@ def map_model(
             tracked; also gives the input shape, and is what scales are searched on.
         input_shape: of one sample, ``(C, H, W)``, or a number of values; needed only without
             ``calibration``.
-        weight_bits: bits of a weight, 1 to the widest that the target stores.
+        weight_bits: bits of a weight, 1 to the widest that the target stores; None for 8, or for
+            the widest where that is less.
         scales: "round" takes the largest at which nothing is clipped; "search" those that change
             the fewest spikes on the calibration images (a few hundred; seconds for each layer);
             or the scale of each population by name, as fine-tuning froze them.
@@ -140,6 +141,7 @@ def map_model(
             that hold all steps, or nothing crosses that could be one.
     """
     target = target if isinstance(target, Target) else load_target(target)
+    weight_bits = default_bits(target.registers) if weight_bits is None else weight_bits
     allocation = value(allocation, Allocation, "allocation")
     if allocation == "intel":
         check_compiled(target)

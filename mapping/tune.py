@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from has8 import given
 from has8.errors import BadInput
 from has8.neurons import ATAN_ALPHA
+from mapping.chip.grid import default_bits
 from mapping.chip.wiring import Wiring
 from mapping.graph.evaluate import run_loop
 from mapping.graph.ir import Graph, Node, loops_of
@@ -217,7 +218,7 @@ def tune(
     target: str | Path | Target = "loihi",
     *,
     calibration: Tensor,
-    weight_bits: int = 8,
+    weight_bits: int | None = None,
     scales: Method = "search",
     inputs: Given = "values",
     output: int = 0,
@@ -233,7 +234,7 @@ def tune(
         model: as :func:`mapping.map_model` takes it; it is not changed.
         target: a bundled target's name, the path of a YAML file, or a target.
         calibration: inputs that stand for the data, a few hundred, on which scales are chosen.
-        weight_bits: bits of a weight.
+        weight_bits: bits of a weight; None as for :func:`mapping.map_model`.
         scales: how scales are chosen, "round" or "search".
         inputs: what the model takes, see :func:`mapping.map_model`.
         output: which tensor of several that the model returns.
@@ -245,6 +246,7 @@ def tune(
         BadInput: if an option is out of range, or nothing goes to the chip.
     """
     chip = target if isinstance(target, Target) else load_target(target)
+    weight_bits = default_bits(chip.registers) if weight_bits is None else weight_bits
     calibration = given.images(calibration, what="calibration images")
     graph, partition = lower(
         given.own_copy(model), chip, "all", calibration, inputs=inputs, output=output, reset=reset

@@ -10,12 +10,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from builders import BRANCHES_IN, Branches
 from hypothesis import given
 from hypothesis import strategies as st
 
 import mapping
 from has8.errors import BadInput, TargetError, UnknownName
+from hwsim import estimate, simulate
 from hwsim.price.timing import barrier_ns
+from hwsim.report import summarize
+from hwsim.report.terminal import headline
 from mapping.chip.grid import stored_bits, weight_grid
 from mapping.hosts.schema import Host, host_names, load_host
 from mapping.targets.figures import Figure, Trust
@@ -551,3 +555,18 @@ def test_aliases_of_aliases_are_not_written_out(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="caveats: Expected str, got array") as caught:
         load_target(path)
     assert len(str(caught.value)) < len(str(path)) + 420
+
+
+def test_a_target_of_narrow_weights_has_its_widest_by_default() -> None:
+    """As many bits as it stores, if fewer than 8; a report says so, in a line beside the cores."""
+    narrow = msgspec.structs.replace(LOIHI.registers, weight_bits=(1, 2, 4))
+    target = msgspec.structs.replace(LOIHI, name="narrow", registers=narrow)
+    mapped = mapping.map_model(Branches(), target, calibration=BRANCHES_IN, inputs="spikes")
+    assert mapped.provenance["weight_bits"] == 4
+    summary = summarize(mapped, estimate(mapped, simulate(mapped, BRANCHES_IN)), model="branches")
+    lines = {what: text.plain for what, text in headline(summary)}
+    assert lines["weights"] == "4 bits, the widest that narrow stores"
+    with pytest.raises(BadInput, match="choose from 1 to 4"):
+        mapping.map_model(
+            Branches(), target, calibration=BRANCHES_IN, inputs="spikes", weight_bits=8
+        )

@@ -23,8 +23,6 @@ BATCH = 100
 """Samples that run at a time."""
 CALIBRATION = 256
 """Training images that stand for the data: for encoders' ranges, and to search for scales on."""
-DEFAULT_BITS = 8
-"""Bits of a weight unless the user names another number."""
 LOCAL = "local"
 """The value of ``--ray`` without an address: a Ray of our own, started for the run."""
 
@@ -319,7 +317,7 @@ def quantization_options(default: str) -> Callable[[Command], Command]:
             click.option(
                 "--weight-bits",
                 type=int,
-                help=f"Bits of a weight, 1 to {DEFAULT_BITS}.  [default: {DEFAULT_BITS}]",
+                help="Bits of a weight.  [default: 8, or the widest that the target stores]",
             ),
         ):
             command = option(command)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from has8.cli.options import CALIBRATION, DEFAULT_BITS
+from has8.cli.options import CALIBRATION
 from has8.data import Data
 from has8.errors import BadInput
 from mapping.finetune import Quantization, prepare
@@ -54,7 +54,7 @@ class Quantize:
             network,
             self.target,
             calibration=source.train.tensors(CALIBRATION)[0],
-            weight_bits=DEFAULT_BITS if self.weight_bits is None else self.weight_bits,
+            weight_bits=self.weight_bits,
             scales=self.scales or "search",
             per_channel=self.per_channel,
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from has8.markup import block, table
-from has8.units import percent
+from has8.units import many, percent
 from hwsim.alternatives import Alternative
 from hwsim.experiments.divergence import Comparison
 from hwsim.price.cost import CostReport
@@ -85,6 +85,7 @@ class Summary:
         unverified: why they were not, in words; empty if they were.
         errors: what quantisation costs each population on the chip, by name.
         provenance: what the mapping was made from.
+        weights: the bits of a weight, in words; empty where they are 8.
         reset: what resets cost.
         cores_bound: cores that the tiles take at least, by each resource.
         hops: of this placement and of others, where each neuron sends one message to each core that
@@ -103,6 +104,7 @@ class Summary:
     unverified: str = ""
     errors: Mapping[str, LayerError] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    weights: str = ""
     reset: ResetSummary = ResetSummary(0, 0, ())
     cores_bound: CoresBound = field(default_factory=CoresBound)
     hops: Hops = NO_HOPS
@@ -177,6 +179,7 @@ def summarize(
         unverified=unverified,
         errors=mapped.errors,
         provenance=mapped.provenance,
+        weights=_weights(mapped),
         reset=_reset(mapped, accuracy_trained, reset_share),
         cores_bound=placement.cores_bound,
         hops=hops_of(placement, mapped.chip_segments, Topology.of(mapped.target.chip)),
@@ -192,6 +195,15 @@ def summary_of(found: Alternative, model: str) -> Summary:
         accuracy_mapped=found.accuracy,
         unverified="not asked for",
     )
+
+
+def _weights(mapped: Mapped) -> str:
+    """The bits of a weight on the chip, in words; empty where they are the usual 8 or none."""
+    bits, target = mapped.provenance.get("weight_bits", 8), mapped.target
+    if bits == 8 or not mapped.chip_segments:
+        return ""
+    widest = bits == target.registers.weight_bits[-1]
+    return many(bits, "bit") + (f", the widest that {target.name} stores" if widest else "")
 
 
 def _reset(mapped: Mapped, accuracy: float | None, share: float | None) -> ResetSummary:

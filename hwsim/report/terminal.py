@@ -112,6 +112,8 @@ def headline(summary: Summary) -> Iterator[Row]:
         yield "verified", _verified(summary)
     elif summary.unverified:
         yield "verified", Text(f"no: {summary.unverified}", "yellow")
+    if summary.weights:
+        yield "weights", Text(summary.weights)
     if cost.cores_used:
         resource, (_, peak) = max(summary.utilisation.items(), key=lambda item: item[1][1])
         used = f"{many(cost.cores_used, 'core')} on {many(cost.chips_used, 'chip')}"

@@ -35,6 +35,11 @@ def weight_grid(registers: Registers, bits: int, sign_mode: str) -> tuple[int, i
     return low, 0 if sign_mode == "inhibitory" else full - step, step
 
 
+def default_bits(registers: Registers) -> int:
+    """The bits of a weight where none are asked for: 8, or the widest that the target stores."""
+    return min(8, registers.weight_bits[-1])
+
+
 def stored_bits(registers: Registers, bits: int) -> int:
     """The narrowest width that the target stores and that holds a grid of ``bits`` bits.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from has8 import Checkpoint
-from has8.cli.options import DEFAULT_BITS
 from hwsim.exploration import Limits
 from mapping.finetune import quantization_of
 from mapping.integers.methods import Method
@@ -29,11 +28,11 @@ def scales_for(
     weight_bits: int | None,
     scales: Method | None,
     per_channel: bool,
-) -> tuple[int, Method | Scales]:
+) -> tuple[int | None, Method | Scales]:
     """Bits and scales: as told, else as the model was fine-tuned for this chip, else the usual."""
     tuned = None if checkpoint is None else quantization_of(checkpoint.provenance)
     told = weight_bits is not None or scales is not None or per_channel
     if tuned is not None and tuned.target == chip and not told:
         return tuned.weight_bits, tuned.scales
     method: Method = "search" if per_channel else "round"
-    return DEFAULT_BITS if weight_bits is None else weight_bits, scales or method
+    return weight_bits, scales or method
