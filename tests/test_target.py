@@ -561,7 +561,8 @@ def test_a_target_of_narrow_weights_has_its_widest_by_default() -> None:
     """As many bits as it stores, if fewer than 8; a report says so, in a line beside the cores."""
     narrow = msgspec.structs.replace(LOIHI.registers, weight_bits=(1, 2, 4))
     target = msgspec.structs.replace(LOIHI, name="narrow", registers=narrow)
-    mapped = mapping.map_model(Branches(), target, calibration=BRANCHES_IN, inputs="spikes")
+    options: dict[str, Any] = {"calibration": BRANCHES_IN, "inputs": "spikes"}
+    mapped = mapping.map_model(Branches(), target, **options)
     assert mapped.provenance["weight_bits"] == 4
     summary = summarize(mapped, estimate(mapped, simulate(mapped, BRANCHES_IN)), model="branches")
     lines = {what: text.plain for what, text in headline(summary)}
