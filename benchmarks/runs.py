@@ -266,7 +266,7 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
             )
         keep_artificial(model, load_checkpoint(trained).model)
     if run.budget.recipe == liven.RECIPE:
-        liven.liven(model, run.data)
+        liven.liven(model, run.data, run.config)
     keep_pages()
     history = fit(
         model,

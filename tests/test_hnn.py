@@ -20,6 +20,7 @@ from has8.iir import IIR, Axon, SharedIIR, _Fire
 from has8.training import separate
 from has8.training.liven import liven
 from has8.training.loop import count_right
+from has8.training.subset import chosen
 from hwsim import compare, simulate
 from hwsim.backends.lava.backend import Lava
 from hwsim.experiments.cluster import _simulate
@@ -128,11 +129,16 @@ def data(images: int = 40) -> Data:
     return Data("random", part, part, (1, SIDE, SIDE), ("a", "b", "c", "d"))
 
 
+CONFIG = TrainConfig(
+    epochs=2, batch_size=16, lr=0.01, augment="none", optimizer="adam", weight_decay=0.1
+)
+
+
 @pytest.mark.parametrize("split", [1, 3])
 def test_short_training_begins_with_currents_of_known_mean_and_deviation(split):
     net, images = mlp(split=split), data()
     first = next(net.parameters()).requires_grad_(False).clone()
-    liven(net, images)
+    liven(net, images, CONFIG)
     assert torch.equal(next(net.parameters()), first)  # what is kept is left alone
     currents = []
     for layer in (m for m in net.modules() if isinstance(m, nn.Linear)):
@@ -144,9 +150,19 @@ def test_short_training_begins_with_currents_of_known_mean_and_deviation(split):
     assert torch.allclose(last, expected.expand_as(last), atol=1e-3)
 
 
-CONFIG = TrainConfig(
-    epochs=2, batch_size=16, lr=0.01, augment="none", optimizer="adam", weight_decay=0.1
-)
+def test_short_training_begins_by_images_of_its_subset_alone():
+    """Others may be anything; a single image gives weights that are finite."""
+    part, few = data().train, replace(CONFIG, subset=6, seed=4)
+    learned = chosen(40, few)
+    images = torch.full_like(part.images, 255)
+    images[learned] = part.images[learned]
+    nets = mlp(split=1), mlp(split=1)
+    nets[1].load_state_dict(nets[0].state_dict())
+    liven(nets[0], data(), few)
+    liven(nets[1], replace(data(), train=ArrayImages(images, part.labels)), few)
+    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+    liven(nets[0], data(1), CONFIG)
+    assert all(parameter.isfinite().all() for parameter in nets[0].parameters())
 
 
 @pytest.mark.parametrize("coding", ["duplicate", "poisson"])

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from has8 import given
@@ -39,6 +39,7 @@ from has8.training.recipes import TrainConfig
 from has8.training.run_folder import MODEL, RunFolder
 from has8.training.separate import check_gradients, spiking_part
 from has8.training.signals import stop_signals
+from has8.training.subset import chosen
 from has8.values import path, value, whole
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ def fit(
             f"the model has {classes} outputs and {data.name} has {len(data.class_names)} classes: "
             f"make it with num_classes={len(data.class_names)}"
         )
-    chosen = _subset(len(data.train), config)
+    learned = chosen(len(data.train), config)
     fabric = launch(hardware)
-    _check_batch(config, len(chosen), fabric.world_size)
+    _check_batch(config, len(learned), fabric.world_size)
     folder = None
     if out is not None:
         out = path(out, "the folder of the run")
@@ -126,7 +127,7 @@ def fit(
         )
         folder = RunFolder(out, identity)
     fabric.to_device(model.to(memory_format=torch.channels_last))
-    part, given_to_it, chosen = spiking_part(model, data, config.augment, chosen)
+    part, given_to_it, learned = spiking_part(model, data, config.augment, learned)
     net = fabric.setup_module(torch.compile(part) if hardware.compile else part)  # type: ignore[arg-type]
     optimizer = make_optimizer(model, config)
     devices = [fabric.device] if fabric.device.type == "cuda" else []
@@ -135,7 +136,7 @@ def fit(
             epochs, position = _restored(fabric, folder, model, optimizer, resume, alone)
             with torch.random.fork_rng(devices), stop_signals() as signalled:
                 run = TrainingRun(
-                    fabric, net, part, model, optimizer, given_to_it, chosen, config, classes,
+                    fabric, net, part, model, optimizer, given_to_it, learned, config, classes,
                     folder if fabric.is_global_zero else None, signalled, on_progress,
                 )  # fmt: skip
                 run.finish(epochs, position)
@@ -270,16 +271,6 @@ def _identity(
         "precision": hardware.precision,
         **asdict(config),
     }
-
-
-def _subset(count: int, config: TrainConfig) -> Tensor:
-    """``int64[N]``: the training images that the run uses."""
-    if config.subset is None:
-        return torch.arange(count)
-    if config.subset > count:
-        raise BadInput(f"subset must be at most the {count} training images, not {config.subset}")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))
-    return order[: config.subset]
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -131,7 +131,7 @@ def run_train(
                 keep_artificial(subject.network, load_checkpoint(separate).model)
                 subject = subject._replace(facts={"separate": _identity(separate)})
             if recipe == liven.RECIPE:
-                liven.liven(subject.network, source)
+                liven.liven(subject.network, source, config)
         else:
             raise BadInput("name a MODEL to train, or a model file to go on from with --from")
     if quantize is not None:
