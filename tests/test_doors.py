@@ -97,6 +97,7 @@ FIT: dict[str, set[str]] = {
     "input_shape of map_model": {"None"},
     "input_shape of check_model": {"None"},
     "labels": {"None"},
+    "weight_bits": {"None"},
     "recording": {"None"},
     "record": {"an empty list"},
     "address": {"None", "text"},
