@@ -29,7 +29,6 @@ from benchmarks.runs import Plan, Run, planned_runs, read_all, write_result
 from has8 import Has8Error, load_checkpoint
 from has8.errors import BadInput
 from has8.iir import SharedIIR
-from has8.training.run_folder import MODEL
 from hwsim import alternative, compare
 from hwsim.experiments.fidelity import float_answers
 from mapping import map_model
@@ -113,7 +112,7 @@ def measure(run: Run, plan: Plan, samples: int | None, lava: int) -> Result:
         samples: test images; None for all.
         lava: of these, how many Lava runs too.
     """
-    model = load_checkpoint(plan.work / run.name / MODEL).model.eval()
+    model = load_checkpoint(run.model(plan)).model.eval()
     calibration, _ = run.data.train.tensors(CALIBRATION)
     x, labels = run.data.test.tensors(samples)
     mapped = map_model(model, calibration=calibration)
@@ -198,12 +197,15 @@ def main(
             settings = moved(choose(SETTINGS[asked], (), only), data)
             plan = Plan(table="hnn_chip", results=results / "training", **budget)
             log = Console(stderr=True)
-            run_missing(settings, plan, log)
-            for run in planned_runs(settings, plan):
-                path = results / f"{run.name}.json"
-                if not path.exists():
-                    log.print(f"{run.setting.name}: mapping", soft_wrap=True)
-                    write_result(path, asdict(measure(run, plan, samples, lava)))
+
+            def unmapped(run: Run) -> bool:
+                return not (results / f"{run.name}.json").exists()
+
+            run_missing(settings, plan, log, unmapped)
+            for run in filter(unmapped, planned_runs(settings, plan)):
+                log.print(f"{run.setting.name}: mapping", soft_wrap=True)
+                one = measure(run, plan, samples, lava)
+                write_result(results / f"{run.name}.json", asdict(one))
         found = read_all(results, Result)
     except Has8Error as error:
         raise click.ClickException(str(error)) from error

@@ -247,9 +247,14 @@ def _progress(console: Console, run: Run) -> Iterator[Callable[[Progress], None]
         yield report
 
 
-def run_missing(settings: Sequence[Setting], plan: Plan, console: Console) -> None:
-    """What is missing, one after the other."""
-    for run in missing_runs(settings, plan):
+def run_missing(
+    settings: Sequence[Setting],
+    plan: Plan,
+    console: Console,
+    used: Callable[[Run], bool] = lambda run: False,
+) -> None:
+    """What is missing, one after the other; the arguments are those of :func:`missing_runs`."""
+    for run in missing_runs(settings, plan, used):
         console.print(f"{run.setting.name} on {run.data.name}: {run.budget}", soft_wrap=True)
         with _progress(console, run) as report:
             perform(run, plan, report)

@@ -6,7 +6,7 @@ setting and the whole budget, so that a short run never stands for a long one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -207,6 +207,21 @@ class Run:
     budget: Budget
     data: Data
 
+    @classmethod
+    def of(cls, setting: Setting, data: Data, plan: Plan) -> Run:
+        """That of a setting on some data, by a plan.
+
+        Raises:
+            BadInput: if a value of the plan is out of range.
+        """
+        config = plan.config(setting, len(data.train))
+        budget = plan.budget(setting, config, len(data.train))
+        return cls(replace(setting, data=data.name), config, budget, data)
+
+    def model(self, plan: Plan) -> Path:
+        """The file that the trained model is in."""
+        return plan.work / self.name / MODEL
+
     @property
     def name(self) -> str:
         """Of its folder and of its result: the setting, the data and the whole budget."""
@@ -221,18 +236,33 @@ class Run:
         )
 
 
-def missing_runs(settings: Iterable[Setting], plan: Plan) -> Iterator[Run]:
+def missing_runs(
+    settings: Sequence[Setting], plan: Plan, used: Callable[[Run], bool] = lambda run: False
+) -> Iterator[Run]:
     """The runs that no result with the same setting and budget stands for, in order.
 
-    The folder of results is read again before each, so that one that another process has
-    finished meanwhile is not repeated.
+    One with a result is missing if its model is: if that is not in the folder of the runs, and
+    is ``used``, or another missing run takes its artificial layers. The folder of results is read
+    again before each, so that one that another process has finished meanwhile is not repeated.
+
+    Args:
+        settings: of the runs.
+        plan: for all of them.
+        used: whether a run's model is needed beside its result.
 
     Raises:
         BadInput: as :func:`planned_runs` does.
     """
-    for run in planned_runs(settings, plan):
+
+    def missing(run: Run) -> bool:
         if all(r.budget != run.budget for r in find(read_results(plan.results), run.setting)):
-            yield run
+            return True
+        behind = (other for other in settings if other.after == run.setting.name)
+        return not run.model(plan).exists() and (
+            used(run) or any(missing(Run.of(other, run.data, plan)) for other in behind)
+        )
+
+    yield from filter(missing, planned_runs(settings, plan))
 
 
 def planned_runs(settings: Iterable[Setting], plan: Plan) -> Iterator[Run]:
@@ -246,9 +276,7 @@ def planned_runs(settings: Iterable[Setting], plan: Plan) -> Iterator[Run]:
         if setting.data not in loaded:
             loaded[setting.data] = load_data(setting.data, plan.data_root, preprocess="paper")
         data = loaded[setting.data]
-        config = plan.config(setting, len(data.train))
-        budget = plan.budget(setting, config, len(data.train))
-        yield Run(replace(setting, data=data.name), config, budget, data)
+        yield Run.of(setting, data, plan)
 
 
 def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
@@ -262,7 +290,7 @@ def perform(run: Run, plan: Plan, on_progress: Report | None = None) -> Result:
         if not trained.exists():
             raise BadInput(
                 f"{setting.name} takes the artificial layers of {setting.after}, and {trained} is "
-                "not there: run that setting first, within the same budget"
+                "not there: run both together, within the same budget"
             )
         keep_artificial(model, load_checkpoint(trained).model)
     if run.budget.recipe == liven.RECIPE:

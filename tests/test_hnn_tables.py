@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ def test_the_tables_have_the_paper_s_numbers_and_run_what_is_missing(tmp_path):
     common += ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "work")]
     apart = ["--only", "hnn_mlp-duplicate-separate-2"]
     alone = CliRunner().invoke(hnn_tables.main, [*common, *apart])
-    assert "run that setting first, within the same budget" in alone.output
+    assert "run both together, within the same budget" in alone.output
     both = [*common, *apart, "--only", "hnn_mlp-duplicate-3", "--seeds", "0,1"]
     done = CliRunner().invoke(hnn_tables.main, both)
     assert done.exit_code == 0, done.output
@@ -34,6 +35,11 @@ def test_the_tables_have_the_paper_s_numbers_and_run_what_is_missing(tmp_path):
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()}
     CliRunner().invoke(hnn_tables.main, both)  # nothing is missing now
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "results").iterdir()} == files
+    rmtree(tmp_path / "work")  # as in a clone; a model that another network begins with is missing
+    first, second = sorted(path for path in files if "-s0-" in path.name)
+    second.unlink()
+    CliRunner().invoke(hnn_tables.main, [*both[:-1], "0"])
+    assert second.exists() and first.stat().st_mtime_ns > files[first]
     paper = {(s.model, s.family, s.options["split"]): s.paper for s in settings.values()}
     assert paper["hnn_mlp", "duplicate-separate", 2] == 99.17
     assert paper["hnn_cnn", "poisson-released", 6] == paper["hnn_cnn", "poisson", 6] == 31.32
@@ -67,3 +73,12 @@ def test_trained_networks_are_mapped_and_priced_by_command(tmp_path):
     assert low < entry["board_uj"][0] < high and entry["messages"] > 0
     again = CliRunner().invoke(hnn_chip.main, [*common, *only]).stdout.splitlines()[-1]
     assert json.loads(again)["mlp"] == [entry]
+    # A clone has records, and no models: what is mapped anew is trained again, and nothing else.
+    rmtree(tmp_path / "work")
+    (mapped,) = (tmp_path / "results").glob("*.json")
+    mapped.unlink()
+
+    done = CliRunner().invoke(hnn_chip.main, [*common, *only])
+    assert done.exit_code == 0, done.output
+    (again,) = json.loads(done.stdout.splitlines()[-1])["mlp"]
+    assert again["mapped_accuracy"] == entry["mapped_accuracy"]
