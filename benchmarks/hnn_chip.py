@@ -4,7 +4,8 @@
     python -m benchmarks.hnn_chip --run mlp --epochs 2
 
 Networks are trained as those of benchmarks/hnn_tables.py, with ``shared=True``, mapped for Loihi,
-run over the test images and priced. Results are in benchmarks/results/hnn_chip.
+run over the test images and priced; those of Gaussian coding for Loihi 2 too, whose graded spikes
+take its values. Results are in benchmarks/results/hnn_chip.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from has8.iir import SharedIIR
 from hwsim import alternative, compare
 from hwsim.experiments.fidelity import float_answers
 from mapping import map_model
+from mapping.partition.packing import Coding
 
 RESULTS = Path(__file__).parent / "results" / "hnn_chip"
 WORK = Path("runs") / "hnn_tables"
@@ -82,6 +84,7 @@ class Result:
         released_uj: by :func:`benchmarks.hnn.released_energy_nj`.
         lava_samples: images whose every spike on the chip is the same in Lava; 0 where not run.
         lava_spikes: how many spikes that were.
+        target: the chip; values cross to "loihi2" as graded spikes.
     """
 
     setting: str
@@ -101,9 +104,16 @@ class Result:
     released_uj: float
     lava_samples: int
     lava_spikes: int
+    target: str = "loihi"
 
 
-def measure(run: Run, plan: Plan, samples: int | None, lava: int) -> Result:
+def targets(setting: Setting) -> tuple[str, ...]:
+    """The chips that a network is mapped for."""
+    hybrid = setting.options["split"] < max(ROWS[setting.model])
+    return ("loihi", "loihi2") if setting.family == "gaussian" and hybrid else ("loihi",)
+
+
+def measure(run: Run, plan: Plan, samples: int | None, lava: int, target: str) -> Result:
     """Map a trained network, run it and price it.
 
     Args:
@@ -111,11 +121,13 @@ def measure(run: Run, plan: Plan, samples: int | None, lava: int) -> Result:
         plan: in whose folder it lies.
         samples: test images; None for all.
         lava: of these, how many Lava runs too.
+        target: one of :func:`targets`.
     """
     model = load_checkpoint(run.model(plan)).model.eval()
     calibration, _ = run.data.train.tensors(CALIBRATION)
     x, labels = run.data.test.tensors(samples)
-    mapped = map_model(model, calibration=calibration)
+    coding: Coding = "graded" if target == "loihi2" else "binary"
+    mapped = map_model(model, target, calibration=calibration, coding=coding)
     priced = alternative(run.setting.name, mapped, x, labels)
     chip = [p.name for part in mapped.chip_segments for p in part.populations]
     spiking = [name for name, m in model.named_modules() if isinstance(m, SharedIIR)]
@@ -141,6 +153,7 @@ def measure(run: Run, plan: Plan, samples: int | None, lava: int) -> Result:
         released_uj=released_energy_nj(model, x[:1]) / 1000,
         lava_samples=lava if found else 0,
         lava_spikes=found.spikes if found else 0,
+        target=target,
     )
 
 
@@ -148,7 +161,7 @@ def table(name: str, results: Sequence[Result]) -> Table:
     """A row for each network that is one of a table's."""
     shown = Table(title=name, title_justify="left", box=SIMPLE_HEAD)
     for column in (
-        "network", "code", "on chip", "float %", "mapped %", "board mJ", "chip uJ", "ms",
+        "network", "code", "target", "on chip", "float %", "mapped %", "board mJ", "chip uJ", "ms",
         "messages", "released uJ", "Lava",
     ):  # fmt: skip
         shown.add_column(column, no_wrap=True, justify="left" if column == "network" else "right")
@@ -156,6 +169,7 @@ def table(name: str, results: Sequence[Result]) -> Table:
         shown.add_row(
             one.row,
             one.coding,
+            one.target,
             f"{one.on_chip} of {one.spiking}",
             f"{100 * one.float_accuracy:.2f}",
             f"{100 * one.mapped_accuracy:.2f}",
@@ -198,20 +212,24 @@ def main(
             plan = Plan(table="hnn_chip", results=results / "training", **budget)
             log = Console(stderr=True)
 
-            def unmapped(run: Run) -> bool:
-                return not (results / f"{run.name}.json").exists()
+            def unmapped(run: Run) -> list[tuple[str, Path]]:
+                each = {"loihi": f"{run.name}.json", "loihi2": f"{run.name}-loihi2.json"}
+                paths = [(target, results / each[target]) for target in targets(run.setting)]
+                return [(target, path) for target, path in paths if not path.exists()]
 
-            run_missing(settings, plan, log, unmapped)
-            for run in filter(unmapped, planned_runs(settings, plan)):
-                log.print(f"{run.setting.name}: mapping", soft_wrap=True)
-                one = measure(run, plan, samples, lava)
-                write_result(results / f"{run.name}.json", asdict(one))
+            run_missing(settings, plan, log, lambda run: bool(unmapped(run)))
+            for run in planned_runs(settings, plan):
+                for target, path in unmapped(run):
+                    log.print(f"{run.setting.name}: mapping for {target}", soft_wrap=True)
+                    write_result(path, asdict(measure(run, plan, samples, lava, target)))
         found = read_all(results, Result)
     except Has8Error as error:
         raise click.ClickException(str(error)) from error
     known = {name: [one for one in found if f"hnn_{name}" in one.setting] for name in SETTINGS}
     for name, ones in known.items():
-        wide_console().print(table(name, sorted(ones, key=lambda one: (one.coding, one.split))))
+        wide_console().print(
+            table(name, sorted(ones, key=lambda one: (one.coding, one.split, one.target)))
+        )
     if as_json:
         plain = {name: [asdict(one) for one in ones] for name, ones in known.items()}
         click.echo(json.dumps({"benchmark": "hnn_chip", **plain}))

@@ -16,6 +16,7 @@ from hwsim.activity import Counts
 from hwsim.backends.fast.layout import logical, stored
 from hwsim.backends.protocol import binary
 from mapping.chip.neurons import Lif
+from mapping.chip.payload import Payload
 from mapping.chip.segment import Population
 from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
@@ -65,6 +66,21 @@ def repack(node: Node, spikes: Tensor) -> Tensor:
     """
     changed: Tensor = OPS[node.op].run(node, spikes)
     return logical(stored(changed))
+
+
+def payloads(node: Node, values: Tensor) -> Tensor:
+    """Values of each step as payloads of graded spikes.
+
+    Args:
+        node: of kind "grade".
+        values: ``float32[T, B, *shape]``.
+
+    Returns:
+        Whole numbers ``[T, B, *shape]``, in memory as the chip's spikes lie.
+    """
+    kind = Payload(node.type.bits, node.type.signed).kind
+    whole: Tensor = OPS["grade"].run(node, values).to(getattr(torch, kind))
+    return logical(stored(whole))
 
 
 def written_biases(

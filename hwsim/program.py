@@ -25,7 +25,7 @@ from hwsim.backends.protocol import (
     longest_delays,
 )
 from hwsim.backends.registry import find_backend
-from hwsim.boundary import decode, encode, read_membranes, repack, written_biases
+from hwsim.boundary import decode, encode, payloads, read_membranes, repack, written_biases
 from hwsim.counting import Counter
 from hwsim.names import RECORDS
 from mapping.chip.segment import Population
@@ -223,6 +223,8 @@ class Program:
                 counts.add(node.name, fired)
             elif node.op in ("pack", "unpack"):
                 values[node.name] = repack(node, inputs[0])
+            elif node.op == "grade":
+                values[node.name] = payloads(node, inputs[0])
             elif node.op == "decode" and inputs[0].dtype == torch.bool:
                 values[node.name] = decode(node, inputs[0])
             else:

@@ -43,6 +43,7 @@ from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
 from mapping.partition.biases import biases_as_neurons
 from mapping.partition.cut import cut
+from mapping.partition.grading import graded, ungraded
 from mapping.partition.membranes import last_membranes
 from mapping.partition.packing import Coding, packed, unpacked
 from mapping.partition.pins import Pins
@@ -125,7 +126,9 @@ def map_model(
         placement_seed: of the descent's random swaps, at least 0.
         coding: "binary" has spikes cross between host and chip one by one; "graded" has what an
             encoder sends or a decoder takes cross once for all steps, as a graded spike that
-            neurons on the chip unpack or pack. What is computed is the same. Only for targets
+            neurons on the chip unpack or pack, which computes the same. And values that differ
+            from step to step, which otherwise keep the neurons behind them on the host, cross in
+            each step, rounded to 8 bits of their range on the calibration data. Only for targets
             with graded spikes.
         on_progress: called while cores change places with (rounds done, rounds in all).
         provenance: JSON-able facts to keep beside the model's configuration and the options.
@@ -163,6 +166,7 @@ def map_model(
         output=output,
         reset=reset,
         pins=pins,
+        coding=coding,
     )
     unfit: dict[str, str] = {}
     known: dict[str, Rounded] = {}
@@ -253,6 +257,7 @@ def lower(
     output: int = 0,
     reset: Reset = "trained",
     pins: Pins | None = None,
+    coding: Coding = "binary",
     overview: bool = False,
 ) -> tuple[Graph, Partition]:
     """Calibrate a model in place, trace and rewrite it, and cut the graph between host and chip.
@@ -272,9 +277,15 @@ def lower(
     if calibration is not None or overview:
         x = example(graph.input.type) if calibration is None else calibration
         graph = measured(repeat_last(graph), x)
-    graph = last_membranes(graph, target.registers)
-    graph = biases_as_neurons(graph, target.registers)
-    return graph, cut(graph, target.registers, partition, pins)
+    registers = target.registers
+    graph = last_membranes(graph, registers)
+    if coding == "graded" and calibration is not None:
+        whole = biases_as_neurons(graded(graph, registers, calibration), registers)
+        on_chip = cut(whole, registers, partition, pins).on_chip
+        names = {name for part in on_chip for name in part.nodes}
+        graph = graded(graph, registers, calibration, names)
+    graph = biases_as_neurons(graph, registers)
+    return graph, cut(graph, registers, partition, pins)
 
 
 def example(signal: Signal) -> Tensor:
@@ -298,7 +309,7 @@ def traced(
     """
     inputs, output = value(inputs, Given, "inputs"), whole(output, "output", 0)
     if isinstance(model, Graph):
-        return _fitting(unpacked(model), calibration, input_shape, inputs, output)
+        return _fitting(ungraded(unpacked(model)), calibration, input_shape, inputs, output)
     if inputs != "values" or loops(model):
         return _trace_loop(model, calibration, input_shape, inputs, output)
     if output:

@@ -71,7 +71,7 @@ def parted(mapped: Mapped, on_chip: Collection[str]) -> Partition:
     Raises:
         BadInput: if values cross as graded spikes, which belong to one partition.
     """
-    if any(node.op in ("pack", "unpack") for node in mapped.graph):
+    if any(node.op in ("pack", "unpack", "grade") for node in mapped.graph):
         raise BadInput(
             "the mapping's values cross as graded spikes, which are of its own partition: map it "
             "with coding='binary', and the partition that is chosen with coding='graded'"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_lava import needs_lava
 
-from has8 import over_time
+from has8 import create_model, over_time
 from has8.errors import BadInput
-from hwsim import estimate, simulate
+from hwsim import compare, estimate, simulate
 from hwsim.backends.fast.backend import Fast
 from hwsim.backends.lava.backend import Lava
 from hwsim.backends.reference import Reference
@@ -23,7 +23,10 @@ from mapping.chip.check import check_segment
 from mapping.chip.neurons import Pack, Unpack
 from mapping.chip.payload import Payload
 from mapping.chip.segment import ChipSegment, Population, Port
+from mapping.graph.evaluate import evaluate
+from mapping.partition.grading import ungraded
 from mapping.partition.packing import unpacked
+from mapping.pipeline import lower
 from mapping.repartition import repartition
 
 LOIHI2 = load_target("loihi2")
@@ -166,6 +169,48 @@ def test_graded_values_cross_once_and_change_no_answer(vgg, digits, tmp_path):
     assert [n.name for n in unpacked(loaded.graph)] == [n.name for n in binary.graph]
     again = map_model(loaded.graph, "loihi2", calibration=images, coding="graded")
     assert [n.name for n in again.graph] == [n.name for n in graded.graph]
+
+
+@needs_lava
+def test_values_of_each_step_cross_rounded_and_put_the_neurons_behind_them_on_the_chip(tmp_path):
+    torch.manual_seed(0)
+    options = {"coding": "gaussian", "split": 1, "shared": True, "side": 4, "hidden": (12, 9)}
+    model = create_model("hnn_mlp", num_classes=3, in_channels=1, **options).eval()
+    with torch.no_grad():
+        for layer in (model.spiking[1][0], model.spiking[3][0]):
+            layer.weight *= 3
+    images = torch.rand(40, 1, 4, 4, generator=seeded(0))
+    binary, graded = (
+        map_model(model, "loihi2", calibration=images, coding=c) for c in ("binary", "graded")
+    )
+    assert [p.name for p in binary.chip_segments[0].populations] == ["spiking.4.bias", "spiking.4"]
+    (chip,) = graded.chip_segments
+    assert {"spiking.2", "spiking.4"} <= {p.name for p in chip.populations}
+    (port,) = chip.inputs
+    assert port.name == "spiking.0.graded" and port.payload == Payload(8, signed=True)
+    (synapse,) = chip.population("spiking.2").synapses
+    assert abs(synapse.weight).max() > 100  # of 127: payloads leave weights their bits
+    exact, rounded = (evaluate(mapped.graph, images) for mapped in (binary, graded))
+    assert exact.std() > 1 and (exact - rounded).abs().mean() < 0.1 * exact.std()
+    fast, reference = (simulate(graded, images, name) for name in ("fast", "reference"))
+    assert torch.equal(fast.logits, reference.logits)
+    assert (fast.logits - rounded).abs().mean() < 0.1 * exact.std()
+    found = compare(graded, images[:2], "fast", "lava")
+    assert found.equal and found.spikes > 0
+    (sent,) = (load for load in estimate(graded, fast).loads)
+    assert sent.graded > 0.9 * 12 * 25 * len(images)  # few values round to 0
+    undone = ungraded(graded.graph)
+    assert {node.name for node in undone} == {node.name for node in binary.graph}
+    weights = (g["spiking.1.0"].tensors["weight"] for g in (undone, binary.graph))
+    assert torch.equal(*weights)
+    save(graded, tmp_path / "graded.h8")
+    assert torch.equal(simulate(load(tmp_path / "graded.h8"), images).logits, fast.logits)
+    hosted, _ = lower(
+        model, LOIHI2, calibration=images, coding="graded", pins={"spiking.2": "host"}
+    )
+    assert "grade" not in {node.op for node in hosted}
+    with pytest.raises(BadInput, match="'spiking.0.graded' sends graded spikes, which other tools"):
+        write_nir(graded, tmp_path / "s.nir", segment=chip.name)
 
 
 def test_graded_coding_is_refused_where_it_cannot_be(vgg, digits, tmp_path):

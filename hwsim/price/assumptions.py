@@ -301,6 +301,7 @@ def _neurons(mapped: Mapped, populations: Iterable[PopulationCounts]) -> Iterato
     yield from _writes(mapped)
     yield from _reads(mapped)
     yield from _packs(mapped)
+    yield from _grades(mapped)
     unknown = [population.name for population in populations if not population.exact]
     if unknown:
         yield Assumption(
@@ -364,6 +365,20 @@ def _packs(mapped: Mapped) -> Iterator[Assumption]:
             f"like other neurons, which have not run on hardware.",
             target.name if cited is None else cited.source,
             "M" if cited is None else cited.trust,
+            main=True,
+        )
+
+
+def _grades(mapped: Mapped) -> Iterator[Assumption]:
+    """What it does that values of each step cross rounded."""
+    grades = [node for node in mapped.graph if node.op == "grade"]
+    if grades:
+        each = sum(node.type.size for node in grades)
+        bits = max(node.type.bits for node in grades)
+        yield Assumption(
+            f"{each:,} values of each step ({', '.join(node.name for node in grades)}) cross to "
+            f"the chip as graded spikes of {bits} bits, a message or more for each that does not "
+            f"round to 0; the float answers are of the rounded values, too.",
             main=True,
         )
 

@@ -13,8 +13,8 @@ def one_segment(mapped: Mapped, name: str | None) -> ChipSegment:
     """The chip segment of a name, or the only one.
 
     Raises:
-        BadInput: if there is none of that name, or several and no name, or it has neurons that no
-            other tool has.
+        BadInput: if there is none of that name, or several and no name, or it has neurons or
+            spikes that no other tool has.
     """
     chosen = _named(mapped, name)
     for population in chosen.populations:
@@ -22,6 +22,12 @@ def one_segment(mapped: Mapped, name: str | None) -> ChipSegment:
             raise BadInput(
                 f"{population.name!r} has {population.neuron.model!r} neurons, which other tools "
                 f"lack: map with coding='binary' to export"
+            )
+    for port in chosen.inputs:
+        if port.payload.graded:
+            raise BadInput(
+                f"{port.name!r} sends graded spikes, which other tools lack: map with "
+                f"coding='binary' to export"
             )
     return chosen
 

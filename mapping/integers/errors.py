@@ -9,7 +9,7 @@ import numpy as np
 from mapping.chip.neurons import Lif, subtracts
 from mapping.chip.segment import Population
 from mapping.integers.rounding import FloatLayer, Floats, kept_of_current, kept_of_membrane
-from mapping.integers.scales import membrane_reach, worst_current
+from mapping.integers.scales import membrane_reach
 from mapping.targets.schema import Registers
 
 
@@ -80,7 +80,7 @@ def layer_error(
         for s in population.synapses
     ]
     differences = [w - e for w, e in zip(weights, effective, strict=True)]
-    current = worst_current(differences)
+    current = layer.worst_current(differences)
     steps_per_threshold = threshold * 2.0**registers.threshold_shift
     resolution = float(np.max(1 / steps_per_threshold))
     effective_bias = given_bias * 2.0 ** int(neuron.bias_exp) / steps_per_threshold
@@ -92,7 +92,7 @@ def layer_error(
     current_decay, decay = np.abs(layer.alpha - kept_u), np.abs(layer.beta - kept_v)
     # What lasts, current or membrane, is rounded towards zero in each step, and what it was
     # before is within what the steps before could have added.
-    worst, largest_bias = worst_current(weights), float(np.abs(bias).max(initial=0))
+    worst, largest_bias = layer.worst_current(weights), float(np.abs(bias).max(initial=0))
     largest_bias += layer.written or 0.0
     reaches = membrane_reach(layer, worst, largest_bias)[:-1]
     lost = np.where(kept_u > 0, resolution, 0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ from torch import Tensor
 from has8.errors import BadInput
 from mapping.chip.arithmetic import Ints, largest_drive, largest_state
 from mapping.chip.grid import weight_grid
+from mapping.chip.payload import Payload
 from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import synapse_of, wiring_of
 from mapping.graph.ops.neuron import constants_of
 from mapping.graph.ops.op import scaled_outputs
-from mapping.partition.rules import current_nodes, synapses_of, written_to
+from mapping.partition.rules import current_nodes, source_of, synapses_of, written_to
 from mapping.targets.schema import Registers, Reset
 
 Floats = NDArray[np.float64]
@@ -68,6 +69,7 @@ class FloatLayer:
         reset: what the membrane does after a spike; see :class:`mapping.chip.neurons.Lif`.
         refractory: steps after a spike that add nothing to the membrane.
         steps: steps of a sample.
+        payloads: the largest magnitude that a spike of each synapse carries; none where all are 1.
     """
 
     synapses: tuple[Node, ...]
@@ -81,6 +83,16 @@ class FloatLayer:
     steps: int
     threshold: Floats = field(default_factory=lambda: np.ones(()))
     written: float | None = None
+    payloads: tuple[int, ...] = ()
+
+    def worst_current(self, weights: Sequence[Floats]) -> float:
+        """The largest sum of such magnitudes of weights times payloads into one neuron."""
+        sums = (largest_drive(w) * self.payload(place) for place, w in enumerate(weights))
+        return float(np.max(sum(sums)))
+
+    def payload(self, place: int) -> int:
+        """The largest magnitude that a spike of the synapse in this place carries."""
+        return self.payloads[place] if self.payloads else 1
 
     def current_reach(self, registers: Registers) -> float:
         """How many times what arrives in one step the chip's current can come to in a sample."""
@@ -125,7 +137,10 @@ def layer_of(graph: Graph, neuron: str) -> FloatLayer:
     ones = sum(graph[name].op == "ones" for name in current_nodes(graph, neuron))
     source = written_to(graph, neuron)
     largest = None if source is None else source.attrs["largest"]
-    return float_layer(synapses, wirings, graph[neuron], ones, largest)
+    layer = float_layer(synapses, wirings, graph[neuron], ones, largest)
+    signals = (graph[source_of(graph, node)[0]].type for node in synapses)
+    payloads = tuple(Payload(signal.bits, signal.signed).largest for signal in signals)
+    return replace(layer, payloads=payloads) if max(payloads, default=1) > 1 else layer
 
 
 def float_layer(
@@ -301,7 +316,8 @@ def to_integers_at(
         scaled = weight * _each(unit / size, weight) / step
         mantissa = _rounded(scaled.clamp(low / step, high / step)) * step
         clipped += ((scaled * step - mantissa).detach().abs() > step / 2).flatten(1).sum(1)
-        worst += largest_drive(mantissa.detach().flatten(0, 1)).view_as(worst) * size * reach
+        drive = largest_drive(mantissa.detach().flatten(0, 1)).view_as(worst)
+        worst += drive * size * reach * layer.payload(place)
         weights.append(mantissa)
         steps.append(step)
     limit = largest_state(registers.state_bits) >> registers.synapse_shift
@@ -352,7 +368,10 @@ def kept(layer: FloatLayer, name: str, mantissa: int, registers: Registers, bits
     exponents = tuple(places for places, _ in filter(None, fitting))
     modes = tuple(mode for _, mode in filter(None, fitting))
     scale = Scale((mantissa,) * len(bias), exponents, modes)
-    worst = sum(float(largest_drive(weight).max()) for weight in weights)
+    worst = sum(
+        float(largest_drive(weight).max()) * layer.payload(place)
+        for place, weight in enumerate(weights)
+    )
     reach = worst * layer.current_reach(registers) * 2**registers.synapse_shift
     held = tuple(weight / 2.0**places for weight, places in zip(weights, exponents, strict=True))
     return Integers(scale, held, mantissas, exponent, 0, math.ceil(reach))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from has8.errors import BadInput
-from mapping.chip.arithmetic import largest_drive, largest_state
+from mapping.chip.arithmetic import largest_state
 from mapping.chip.grid import weight_grid
 from mapping.chip.neurons import subtracts
 from mapping.integers.rounding import FloatLayer, Floats, Integers, Scale, to_integers
@@ -43,11 +43,9 @@ def at_largest_scale(layer: FloatLayer, name: str, registers: Registers, bits: i
     most = largest_state(registers.state_bits)
     threshold = 0
     for exponent in range(max(0, registers.weight_exp_min), registers.weight_exp_max + 1):
-        found = _threshold(
-            weights, bias, grids, registers, exponent, layer.current_reach(registers)
-        )
+        found = _threshold(layer, weights, bias, grids, registers, exponent)
         threshold = max(threshold, found)
-        if threshold >= FINE_THRESHOLD:
+        if threshold >= fine_threshold(layer):
             break
     threshold = _with_headroom(layer, weights, bias, threshold, registers)
     while threshold >= 1:
@@ -69,12 +67,12 @@ def at_largest_scale(layer: FloatLayer, name: str, registers: Registers, bits: i
 
 
 def _threshold(
+    layer: FloatLayer,
     weights: Sequence[Floats],
     bias: Floats,
     grids: Sequence[tuple[int, int, int]],
     registers: Registers,
     exponent: int,
-    reach: float,
 ) -> int:
     """The largest threshold mantissa at which weights, bias and worst-case current fit."""
     limits = [float(registers.threshold_max)]
@@ -84,8 +82,9 @@ def _threshold(
         for bound, extreme in ((high, weight.max(initial=0)), (-low, -weight.min(initial=0))):
             if extreme > 0 and bound:
                 limits.append(bound * 2**exponent / (extreme * unit))
-    worst = worst_current(weights)
+    worst = layer.worst_current(weights)
     if worst > 0:  # no input may make the current wrap around
+        reach = layer.current_reach(registers)
         limits.append(largest_state(registers.state_bits) / (worst * reach * unit * shift))
     largest_bias = float(np.abs(bias).max(initial=0))
     if largest_bias > 0:
@@ -102,11 +101,18 @@ def _with_headroom(
     registers: Registers,
 ) -> int:
     """A lower threshold where a fine one would let the membrane reach its register's limit."""
-    reach = membrane_reach(layer, worst_current(weights), float(np.abs(bias).max(initial=0)))[-1]
+    reach = membrane_reach(layer, layer.worst_current(weights), float(np.abs(bias).max(initial=0)))[
+        -1
+    ]
     if reach * threshold * 2**registers.threshold_shift <= largest_state(registers.state_bits):
         return threshold
     fits = int(largest_state(registers.state_bits) / (reach * 2**registers.threshold_shift))
-    return min(threshold, max(FINE_THRESHOLD, fits))
+    return min(threshold, max(fine_threshold(layer), fits))
+
+
+def fine_threshold(layer: FloatLayer) -> int:
+    """A mantissa in whose units a spike's weight is fine enough, with the largest payload too."""
+    return FINE_THRESHOLD * max(layer.payloads, default=1)
 
 
 def _exponent(scaled: Floats, low: int, high: int) -> int:
@@ -126,11 +132,6 @@ def _sign_mode(weights: Floats, registers: Registers) -> str:
     if weights.max(initial=0) <= 0 and "inhibitory" in registers.sign_modes:
         return "inhibitory"
     return "mixed"
-
-
-def worst_current(weights: Sequence[Floats]) -> float:
-    """The largest sum of absolute weights into one neuron."""
-    return float(np.max(sum(largest_drive(weight) for weight in weights)))
 
 
 def membrane_reach(layer: FloatLayer, current: float, bias: float) -> list[float]:

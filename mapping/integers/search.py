@@ -102,10 +102,10 @@ def search_scales(
                     found[name] = known[name]
                     continue
                 layer = layer_of(graph, name)
-                # The same in every step: of an image where the host writes it, else of all. And
-                # where membranes are read, equal spikes say little of them.
+                # The same in every step: of an image where the host writes it, else of all. Where
+                # membranes are read, equal spikes say little of them. And payloads are no spikes.
                 constant = not layer.synapses or layer.written is not None
-                if constant or readers_of(graph, name):
+                if constant or layer.payloads or readers_of(graph, name):
                     found[name] = Rounded(unclipped(layer, name, registers, weight_bits))
                     inputs[name] = values[name]
                     continue

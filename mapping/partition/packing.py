@@ -32,7 +32,8 @@ LEAVE = "leave out coding='graded' (--coding graded)"
 def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Partition]:
     """The graph and its partition with trains packed wherever they cross.
 
-    These are what encoders send to chip segments, and what decoders take from them.
+    These are what encoders send to chip segments, and what decoders take from them. Trains of more
+    steps than a payload has bits cross as spikes where anything else crosses as graded ones.
 
     Args:
         graph: after the passes, without such nodes.
@@ -62,11 +63,21 @@ def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Parti
     def unused(name: str) -> str:
         return unique_name(name, {node.name for some in nodes.values() for node in some})
 
+    most = min(registers.message_bits, registers.state_bits - 1, MOST_STEPS)
+    long: list[Node] = []
+
+    def fitting(source: Node) -> bool:
+        """Whether payloads have a bit for each step of a train."""
+        fits = 2 <= (source.type.steps or 0) <= most
+        long.extend([] if fits else [source])
+        return fits
+
     runs = {name: part for part in parts.segments for name in part.nodes}
     for part in parts.on_chip:
         for source in part.inputs:
-            if OPS[graph[source].op].role == "encode" and graph[source].type.kind is Kind.SPIKE:
-                signal = _payload(graph[source], target)
+            of_values = OPS[graph[source].op].role == "encode" and _is_train(graph[source].type)
+            if of_values and fitting(graph[source]):
+                signal = _payload(graph[source])
                 host = Node(unused(f"{source}.pack"), "pack", (source,), signal)
                 enter(runs[source], [host], source)
                 last = enter(part, _neuron(host, unused(f"{source}.unpack"), "unpack"), source)
@@ -74,8 +85,8 @@ def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Parti
                     renamed.setdefault(name, {})[source] = last
         for source in part.outputs:
             users = [user for user, _ in graph.consumers(source) if user.op == "decode"]
-            if users:
-                signal = _payload(graph[source], target)
+            if users and fitting(graph[source]):
+                signal = _payload(graph[source])
                 last = enter(part, _neuron(graph[source], unused(f"{source}.pack"), "pack"), source)
                 host = Node(unused(f"{source}.unpack"), "unpack", (last,), graph[source].type)
                 assert host.type.steps == signal.bits
@@ -83,16 +94,27 @@ def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Parti
                 enter(first, [host], source)
                 for user in users:
                     renamed.setdefault(user.name, {})[source] = host.name
-    if parts.on_chip and not any(added.values()):
+    values = any(graph[source].op == "grade" for part in parts.on_chip for source in part.inputs)
+    if long and not values and not any(added.values()):
         raise BadInput(
-            "no encoder or decoder stands between host and chip, so no value crosses that a graded "
-            f"spike could carry: {LEAVE}"
+            f"{long[0].name!r} has {long[0].type.steps} steps, and graded spikes of {target.name} "
+            f"hold 2 to {most}: {LEAVE}"
+        )
+    if parts.on_chip and not values and not any(added.values()):
+        raise BadInput(
+            "no encoder or decoder stands between host and chip, and no neuron there takes values "
+            f"of each step, so no value crosses that a graded spike could carry: {LEAVE}"
         )
     whole = sorted_graph(
         [renamed_inputs(n, renamed.get(n.name, {})) for some in nodes.values() for n in some],
         graph.output.name,
     )
     return whole, replace(parts, segments=tuple(_with(whole, p, added) for p in parts.segments))
+
+
+def _is_train(signal: Signal) -> bool:
+    """Whether these are spikes without payloads."""
+    return signal.kind is Kind.SPIKE and signal.bits == 1 and not signal.signed
 
 
 def unpacked(graph: Graph) -> Graph:
@@ -108,20 +130,9 @@ def unpacked(graph: Graph) -> Graph:
     return sorted_graph((renamed_inputs(n, renamed) for n in graph), graph.output.name)
 
 
-def _payload(source: Node, target: Target) -> Signal:
-    """The type of a train's payloads.
-
-    Raises:
-        BadInput: if the target's spikes do not hold them.
-    """
-    steps, registers = source.type.steps or 0, target.registers
-    most = min(registers.message_bits, registers.state_bits - 1, MOST_STEPS)
-    if not 2 <= steps <= most:
-        raise BadInput(
-            f"{source.name!r} has {steps} steps, and graded spikes of {target.name} hold 2 to "
-            f"{most}: {LEAVE}"
-        )
-    return replace(source.type, bits=steps)
+def _payload(source: Node) -> Signal:
+    """The type of a train's payloads."""
+    return replace(source.type, bits=source.type.steps or 0)
 
 
 def _neuron(source: Node, name: str, model: str) -> tuple[Node, Node]:
