@@ -111,7 +111,8 @@ network_options = _added(
             show_default=True,
             help="With --readout, of values: the same each step, random spikes of that rate, or a "
             "spike each, the larger the earlier.  Without it, graded: a value that an encoder "
-            "sends to the chip, or a decoder takes from it, crosses as one graded spike.",
+            "sends to the chip, or a decoder takes from it, crosses as one graded spike, and "
+            "values of each step as one in each.",
         ),
         click.option(
             "--seed",

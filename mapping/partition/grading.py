@@ -7,7 +7,7 @@ it are of that unit. So the product is that of the rounded values, and nothing e
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import networkx as nx
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from mapping.chip.payload import Payload
 from mapping.graph.evaluate import evaluate_nodes, moved
-from mapping.graph.ir import Graph, Kind, Node, sorted_graph, unique_name
+from mapping.graph.ir import Graph, Node, sorted_graph, unique_name
 from mapping.graph.ops import OPS
-from mapping.graph.repeats import SAMPLES, repeats
-from mapping.partition.rules import rejected_neuron
+from mapping.graph.repeats import SAMPLES
+from mapping.partition.rules import rejected_neuron, taking_values
 from mapping.targets.schema import Registers
 
 BITS = 8
@@ -44,7 +44,7 @@ def graded(
         for node in graph
         if node.op == "neuron"
         and (neurons is None or node.name in neurons)
-        and (synapses := list(_taking_values(graph, node)))
+        and (synapses := taking_values(graph, node))
     }
     whole = _with(graph, _payloads(graph, users, samples), users)
     taken = {n: users[n] for n in users if rejected_neuron(whole, whole[n], registers) is None}
@@ -62,20 +62,6 @@ def ungraded(graph: Graph) -> Graph:
             node = _weighted(node, given.inputs[0], given.attrs["unit"])
         nodes.append(node)
     return sorted_graph((n for n in nodes if n.name not in grades), graph.output.name)
-
-
-def _taking_values(graph: Graph, neuron: Node) -> Iterator[Node]:
-    """The synapses of a neuron's current that take values which differ from step to step."""
-    pending = [neuron.inputs[0]]
-    while pending:
-        node = graph[pending.pop()]
-        if node.op == "add":
-            pending.extend(node.inputs)
-        elif OPS[node.op].role == "synapse":
-            source = graph[node.inputs[0]]
-            varies = source.type.steps is not None and not repeats(source)
-            if source.type.kind is Kind.VALUE and varies:
-                yield node
 
 
 def _payloads(

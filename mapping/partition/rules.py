@@ -38,6 +38,7 @@ AVERAGES = (
     "neurons; not where padding meets elements that they leave out, a transposed convolution is "
     "next to them, or anything else takes them: average over windows that fill the image"
 )
+SENT = "; with coding='graded' (--coding graded) values of each step cross to the chip, rounded"
 HOSTED = "its neuron stays on the host"
 CLEARED = (
     "its membrane is read as it was when the spike was decided, and a chip clears it with the "
@@ -85,6 +86,21 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
                 f"one neuron's own"
             )
     return _unwritable(graph[neuron], written) or found[::-1]
+
+
+def taking_values(graph: Graph, neuron: Node) -> list[Node]:
+    """The synapses of a neuron's current that take values which differ from step to step."""
+    found: list[Node] = []
+    pending = [neuron.inputs[0]]
+    while pending:
+        node = graph[pending.pop()]
+        if node.op == "add":
+            pending.extend(node.inputs)
+        elif OPS[node.op].role == "synapse":
+            source = graph[node.inputs[0]]
+            varies = source.type.steps is not None and not repeats(source)
+            found.extend([node] if source.type.kind is Kind.VALUE and varies else [])
+    return found
 
 
 def _unwritable(neuron: Node, written: Sequence[Node]) -> str | None:
@@ -260,6 +276,8 @@ def _undriven(graph: Graph, node: Node) -> str:
 def rejected_neuron(graph: Graph, node: Node, registers: Registers) -> str | None:
     """Why a target cannot take a neuron, whatever its synapses' biases; None if it can."""
     attrs, parts = node.attrs, synapses_of(graph, node.name)
+    if isinstance(parts, str) and registers.message_bits > 1 and taking_values(graph, node):
+        parts += SENT
     if attrs["model"] not in registers.neurons:
         return f"the target has no {attrs['model']!r} neuron"
     if attrs["model"] != "lif":
