@@ -37,10 +37,12 @@ def main() -> None:
             at = (LEFT + number * (WIDTH + APART), top)
             parts.extend(_panel(at, axis, values, results, ends))
     legend = [
-        f'<circle cx="{LEFT + 8 + 90 * n}" cy="14" r="5" fill="{colour}"/>'
-        f'<text x="{LEFT + 18 + 90 * n}" y="18">{name}</text>'
+        _mark(LEFT + 8 + 90 * n, 14, colour, square=False)
+        + f'<text x="{LEFT + 20 + 90 * n}" y="18">{name}</text>'
         for n, (name, colour) in enumerate(COLOURS.items())
     ]
+    end = LEFT + 90 * len(COLOURS)
+    legend.append(f'<text x="{end}" y="18">circles: Loihi, squares: Loihi 2, graded spikes</text>')
     height = TOP + len(MODELS) * (HEIGHT + BELOW)
     size = f'width="{LEFT + 2 * WIDTH + APART + 16}" height="{height}"'
     svg = [
@@ -85,9 +87,18 @@ def _panel(
         y, colour = up(100 * one["mapped_accuracy"]), COLOURS[one["coding"]]
         yield f'<line x1="{across(least):.1f}" x2="{across(most):.1f}" y1="{y:.1f}" y2="{y:.1f}"'
         yield f' stroke="{colour}" stroke-opacity="0.4" stroke-width="2"/>'
-        yield f'<circle cx="{across(value):.1f}" cy="{y:.1f}" r="7" fill="{colour}"/>'
-        yield f'<text x="{across(value):.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="white">'
+        x = across(value)
+        yield _mark(x, y, colour, square=one.get("target") == "loihi2")
+        yield f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="white">'
         yield f"{one['split']}</text>"
+
+
+def _mark(x: float, y: float, colour: str, *, square: bool) -> str:
+    """A circle for a Loihi, a square for a Loihi 2."""
+    if square:
+        side = f'x="{x - 6:.1f}" y="{y - 6:.1f}" width="12" height="12"'
+        return f'<rect {side} fill="{colour}"/>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="7" fill="{colour}"/>'
 
 
 if __name__ == "__main__":
