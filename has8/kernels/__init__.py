@@ -15,8 +15,8 @@ import torch
 
 from has8.kernels import build
 
-SOURCES = ("kernels.c", "template.h")
-"""The file to compile, and the one that it includes."""
+SOURCES = ("kernels.c", "template.h", "iir.h")
+"""The file to compile, and those that it includes."""
 KINDS = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16"}
 """The types that tensors are stored in, with the ends of the kernels' names; bfloat16 is computed
 in float32."""

@@ -122,8 +122,10 @@ class _Fired(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         flat, *coefficients = ctx.saved_tensors
         constants, sizes = ctx.rule
-        incoming, grad = dense(grads[0].to(flat.dtype)), torch.zeros_like(flat)
-        first = coefficients[0]
+        incoming, first = dense(grads[0].to(flat.dtype)), coefficients[0]
+        _, _, height, width, _, pool, _ = sizes
+        rest = height % pool or width % pool  # pixels outside of all windows
+        grad = torch.zeros_like(flat) if rest else torch.empty_like(flat)
         sums = dense(torch.zeros(3, *first.shape[1:], dtype=torch.float64))
         kernels.call(
             "fired_backward", flat.dtype, *sizes, flat, *constants, *coefficients, incoming, grad,

@@ -104,17 +104,17 @@ def _first(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, int]:
     steps, taken = (None, 1) if code is None else (len(code(x)), 2)
     if not isinstance(axon, Axon) or not axon.takes(x, 3 - taken) or not paths.usable(x, axon):
         return iir.spikes(x, neuron.constants, steps), taken
-    pool, taken = (POOL, taken + 2) if _pools(pooling, axon) else (1, taken + 1)
+    pool, taken = (POOL, taken + 2) if _pools(pooling, x, axon) else (1, taken + 1)
     coefficients = (axon.a1, axon.a2, axon.b0)
     return iir.fired(x, neuron.constants, coefficients, steps, pool), taken
 
 
-def _pools(layer: nn.Module | None, axon: Axon) -> bool:
+def _pools(layer: nn.Module | None, x: Tensor, axon: Axon) -> bool:
     """Whether a layer is the pooling of these networks, of images, and nobody watches it."""
     if not isinstance(layer, OverTime) or [type(part) for part in layer] != [nn.MaxPool2d]:
         return False
     alike = repr(layer[0]) == repr(nn.MaxPool2d(POOL))
-    return alike and axon.a1.dim() == 3 and paths.usable(axon.a1, layer, layer[0])
+    return alike and axon.a1.dim() == 3 and paths.usable(x, layer, layer[0])
 
 
 class HNN(nn.Module):
