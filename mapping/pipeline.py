@@ -43,7 +43,7 @@ from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
 from mapping.partition.biases import biases_as_neurons
 from mapping.partition.cut import cut
-from mapping.partition.grading import graded, ungraded
+from mapping.partition.grading import gradable, graded, ungraded
 from mapping.partition.membranes import last_membranes
 from mapping.partition.packing import Coding, packed, unpacked
 from mapping.partition.pins import Pins
@@ -128,7 +128,7 @@ def map_model(
             encoder sends or a decoder takes cross once for all steps, as a graded spike that
             neurons on the chip unpack or pack, which computes the same. And values that differ
             from step to step, which otherwise keep the neurons behind them on the host, cross in
-            each step, rounded to 8 bits of their range on the calibration data. Only for targets
+            each step, rounded to 8 bits of a unit that the calibration data tell. Only for targets
             with graded spikes.
         on_progress: called while cores change places with (rounds done, rounds in all).
         provenance: JSON-able facts to keep beside the model's configuration and the options.
@@ -280,10 +280,11 @@ def lower(
     registers = target.registers
     graph = last_membranes(graph, registers)
     if coding == "graded" and calibration is not None:
-        whole = biases_as_neurons(graded(graph, registers, calibration), registers)
+        users = gradable(graph, registers)
+        whole = biases_as_neurons(graded(graph, users), registers)
         on_chip = cut(whole, registers, partition, pins).on_chip
         names = {name for part in on_chip for name in part.nodes}
-        graph = graded(graph, registers, calibration, names)
+        graph = graded(graph, {n: users[n] for n in users if n in names}, calibration)
     graph = biases_as_neurons(graph, registers)
     return graph, cut(graph, registers, partition, pins)
 

@@ -18,6 +18,7 @@ from hwsim.backends.fast.backend import Fast
 from hwsim.backends.lava.backend import Lava
 from hwsim.backends.reference import Reference
 from hwsim.experiments.faults import Faults, Faulty
+from hwsim.experiments.fidelity import float_answers
 from mapping import load, load_target, map_model, save, write_nir
 from mapping.chip.check import check_segment
 from mapping.chip.neurons import Pack, Unpack
@@ -192,6 +193,7 @@ def test_values_of_each_step_cross_rounded_and_put_the_neurons_behind_them_on_th
     assert abs(synapse.weight).max() > 100  # of 127: payloads leave weights their bits
     exact, rounded = (evaluate(mapped.graph, images) for mapped in (binary, graded))
     assert exact.std() > 1 and (exact - rounded).abs().mean() < 0.1 * exact.std()
+    assert torch.equal(float_answers(graded, images), exact.argmax(1))  # of values as they were
     fast, reference = (simulate(graded, images, name) for name in ("fast", "reference"))
     assert torch.equal(fast.logits, reference.logits)
     assert (fast.logits - rounded).abs().mean() < 0.1 * exact.std()
@@ -211,6 +213,28 @@ def test_values_of_each_step_cross_rounded_and_put_the_neurons_behind_them_on_th
     assert "grade" not in {node.op for node in hosted}
     with pytest.raises(BadInput, match="'spiking.0.graded' sends graded spikes, which other tools"):
         write_nir(graded, tmp_path / "s.nir", segment=chip.name)
+
+
+def test_the_unit_of_values_is_that_of_the_least_mean_square_error():
+    step = torch.nn.Sequential(torch.nn.Linear(6, 3), snn.Leaky(beta=0.5, init_hidden=True))
+    net = over_time(step, readout="count", input="steps")
+    even = torch.rand(5, 40, 6, generator=seeded(0)) * 2 - 1
+    even[0, 0, 0] = -1
+
+    def unit(values):
+        mapped = map_model(net, LOIHI2, calibration=values, inputs="steps", coding="graded")
+        (attrs,) = (node.attrs for node in mapped.graph if node.op == "grade")
+        return attrs["unit"], attrs["signed"]
+
+    def error(values, unit):
+        near = (values * unit).round().clamp(-128, 127) / unit
+        return float((near - values).square().sum())
+
+    for far in (1.0, 3.0, 40.0, 4000.0):  # a single value that is so large
+        even[0, 1, 1] = far
+        best = min((2.0**k for k in range(-8, 9)), key=lambda u: error(even, u))
+        assert unit(even) == (best, True)
+    assert best < 1 and unit(even.abs())[1] is False
 
 
 def test_graded_coding_is_refused_where_it_cannot_be(vgg, digits, tmp_path):

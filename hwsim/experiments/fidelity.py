@@ -23,6 +23,7 @@ from mapping import Mapped
 from mapping.graph.evaluate import evaluate_nodes, moved
 from mapping.graph.ir import Graph, Node, loops_of
 from mapping.graph.resets import as_trained, changed_resets
+from mapping.partition.grading import ungraded
 
 Batch = tuple[Tensor, Tensor | None]
 """Images ``float32[B, *input_shape]`` and labels ``int64[B]``, if they are known."""
@@ -312,7 +313,8 @@ class FloatGraph:
     """
 
     def __init__(self, mapped: Mapped, *, trained: bool = False) -> None:
-        self.graph = as_trained(mapped.graph) if trained else mapped.graph
+        whole = ungraded(mapped.graph)  # values as they were, not rounded
+        self.graph = as_trained(whole) if trained else whole
         self.parts = loops_of(moved(self.graph, (n.name for n in self.graph), torch.empty(0)))
         self.kept = {
             population.name: getattr(torch, population.payload.kind)

@@ -377,8 +377,8 @@ def _grades(mapped: Mapped) -> Iterator[Assumption]:
         bits = max(node.type.bits for node in grades)
         yield Assumption(
             f"{each:,} values of each step ({', '.join(node.name for node in grades)}) cross to "
-            f"the chip as graded spikes of {bits} bits, a message or more for each that does not "
-            f"round to 0; the float answers are of the rounded values, too.",
+            f"the chip rounded, as graded spikes of {bits} bits, a message or more for each that "
+            f"does not round to 0.",
             main=True,
         )
 
