@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from has8 import create_model, load_checkpoint, load_data
 from has8.cli.train import train
 from has8.colanet import RULES, CoLaNET, Rule, answers, compiled, plain
+from has8.colanet.network import FACTORS
 from has8.colanet.plain import Network, Neuron, draw, weight, winner
 from has8.colanet.state import State
 from has8.errors import BadInput, Has8Error, UnknownName
@@ -271,6 +272,20 @@ def test_without_a_compiler_it_is_the_plain_rule(digits, monkeypatch):
     monkeypatch.setattr(compiled, "library", lambda: None)
     nets[1].learn(images[:15], labels[:15])
     assert torch.equal(nets[0].state.resource, nets[1].state.resource)
+
+
+def test_the_excitability_is_the_middle_one_of_those_as_good_as_the_best(monkeypatch):
+    right = dict(zip(FACTORS, (60, 80, 88, 90, 85, 87, 91, 80, 80, 88, 92, 70), strict=True))
+    net = CoLaNET(1, 2, columns=1, copies=1)
+
+    def counts(x):
+        known = torch.arange(len(x)) < right[round(net.excitability / net.rule.noise, 3)]
+        return torch.stack([~known, known], 1).int()
+
+    monkeypatch.setattr(net, "counts", counts)
+    ones = torch.ones(100, dtype=torch.long)
+    # Of 92 in 100 the standard error is 2.7: 0.9 with 90, 1.2 with 91 and 2.0 are as good.
+    assert net.choose_excitability(torch.zeros(100, 1), ones) == 1.2 * net.rule.noise
 
 
 def test_no_spike_is_no_answer():

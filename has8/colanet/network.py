@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -117,10 +118,13 @@ class CoLaNET:
         return counts.sum(0, dtype=torch.int32) if merged else counts
 
     def choose_excitability(self, x: Tensor, labels: Tensor) -> float:
-        """Take that excitability which answers most of some samples right, and return it.
+        """Take an excitability that answers most of some samples right, and return it.
+
+        It is the middle one of those within a standard error of the best, since among few samples
+        the best is often so by chance (Breiman et al. 1984, section 3.4.3).
 
         Args:
-            x: values ``[B, ...]`` of samples that are neither learned nor tested.
+            x: values ``[B, ...]`` of samples that are neither learned nor tested, of at least one.
             labels: of the samples.
         """
         unit = self.rule.noise or 0.1 * self.rule.threshold
@@ -128,7 +132,10 @@ class CoLaNET:
         for factor in FACTORS:
             self.excitability = factor * unit
             right[self.excitability] = int(answers(self.counts(x)).eq(labels).sum())
-        self.excitability = max(right, key=lambda one: right[one])
+        best = max(right.values())
+        error = math.sqrt(best * (1 - best / len(x)))
+        as_good = [one for one, count in right.items() if count >= best - error]
+        self.excitability = as_good[(len(as_good) - 1) // 2]
         return self.excitability
 
     def to_dict(self) -> dict[str, Any]:
