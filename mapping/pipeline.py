@@ -128,7 +128,7 @@ def map_model(
             encoder sends or a decoder takes cross once for all steps, as a graded spike that
             neurons on the chip unpack or pack, which computes the same. And values that differ
             from step to step, which otherwise keep the neurons behind them on the host, cross in
-            each step, rounded to 8 bits of a unit that the calibration data tell. Only for targets
+            each step, rounded to up to 8 bits as the calibration data tell. Only for targets
             with graded spikes.
         on_progress: called while cores change places with (rounds done, rounds in all).
         provenance: JSON-able facts to keep beside the model's configuration and the options.
@@ -281,10 +281,11 @@ def lower(
     graph = last_membranes(graph, registers)
     if coding == "graded" and calibration is not None:
         users = gradable(graph, registers)
-        whole = biases_as_neurons(graded(graph, users), registers)
+        whole = biases_as_neurons(graded(graph, users, registers), registers)
         on_chip = cut(whole, registers, partition, pins).on_chip
         names = {name for part in on_chip for name in part.nodes}
-        graph = graded(graph, {n: users[n] for n in users if n in names}, calibration)
+        users = {name: users[name] for name in users if name in names}
+        graph = graded(graph, users, registers, calibration)
     graph = biases_as_neurons(graph, registers)
     return graph, cut(graph, registers, partition, pins)
 

@@ -25,7 +25,7 @@ from mapping.chip.neurons import Pack, Unpack
 from mapping.chip.payload import Payload
 from mapping.chip.segment import ChipSegment, Population, Port
 from mapping.graph.evaluate import evaluate
-from mapping.partition.grading import ungraded
+from mapping.partition.grading import payload_of, ungraded
 from mapping.partition.packing import unpacked
 from mapping.pipeline import lower
 from mapping.repartition import repartition
@@ -188,7 +188,7 @@ def test_values_of_each_step_cross_rounded_and_put_the_neurons_behind_them_on_th
     (chip,) = graded.chip_segments
     assert {"spiking.2", "spiking.4"} <= {p.name for p in chip.populations}
     (port,) = chip.inputs
-    assert port.name == "spiking.0.graded" and port.payload == Payload(8, signed=True)
+    assert port.name == "spiking.0.graded" and port.payload.signed and port.payload.bits > 4
     (synapse,) = chip.population("spiking.2").synapses
     assert abs(synapse.weight).max() > 100  # of 127: payloads leave weights their bits
     exact, rounded = (evaluate(mapped.graph, images) for mapped in (binary, graded))
@@ -215,26 +215,24 @@ def test_values_of_each_step_cross_rounded_and_put_the_neurons_behind_them_on_th
         write_nir(graded, tmp_path / "s.nir", segment=chip.name)
 
 
-def test_the_unit_of_values_is_that_of_the_least_mean_square_error():
-    step = torch.nn.Sequential(torch.nn.Linear(6, 3), snn.Leaky(beta=0.5, init_hidden=True))
-    net = over_time(step, readout="count", input="steps")
-    even = torch.rand(5, 40, 6, generator=seeded(0)) * 2 - 1
-    even[0, 0, 0] = -1
+def test_payloads_bring_currents_nearest_to_themselves():
+    values = torch.rand(4000, generator=seeded(0)) * 2 - 1
 
-    def unit(values):
-        mapped = map_model(net, LOIHI2, calibration=values, inputs="steps", coding="graded")
-        (attrs,) = (node.attrs for node in mapped.graph if node.op == "grade")
-        return attrs["unit"], attrs["signed"]
+    def chosen(inputs, values):
+        weight = torch.rand(3, inputs, generator=seeded(1)).double() - 0.5
+        payload, unit = payload_of(values, [weight], LOIHI2.registers)
+        near = (values * unit).round().clamp(*payload.range) / unit
+        return payload, float((near - values).square().mean().sqrt())
 
-    def error(values, unit):
-        near = (values * unit).round().clamp(-128, 127) / unit
-        return float((near - values).square().sum())
-
-    for far in (1.0, 3.0, 40.0, 4000.0):  # a single value that is so large
-        even[0, 1, 1] = far
-        best = min((2.0**k for k in range(-8, 9)), key=lambda u: error(even, u))
-        assert unit(even) == (best, True)
-    assert best < 1 and unit(even.abs())[1] is False
+    few, error = chosen(2, values)
+    assert few == Payload(8, True) and error < 0.005
+    many, _ = chosen(5000, values)
+    assert many.bits < 6  # no input may make a current wrap around: payloads leave weights room
+    unsigned, _ = chosen(2, values.abs())
+    assert not unsigned.signed
+    tailed = torch.cat([values.repeat(100), torch.full((1,), 30.0)])
+    payload, unit = payload_of(tailed, [torch.ones(1, 2).double()], LOIHI2.registers)
+    assert payload.range[1] / unit < 30  # a rare one is clipped for finer steps of all others
 
 
 def test_graded_coding_is_refused_where_it_cannot_be(vgg, digits, tmp_path):
