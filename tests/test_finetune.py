@@ -28,9 +28,10 @@ from hwsim import simulate
 from hwsim.backends.reference import Reference
 from mapping import load_target, map_model
 from mapping.chip.arithmetic import decay, saturate
-from mapping.finetune import PROVENANCE, QuantizedLayer, prepare, quantization_of
+from mapping.finetune import PROVENANCE, prepare, quantization_of
 from mapping.integers.neurons import ChipNeurons
 from mapping.integers.rounding import Integers, Scale, decay_for
+from mapping.quantized import QuantizedLayer
 
 TARGET = load_target("loihi")
 DATA = load_data("digits")

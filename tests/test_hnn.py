@@ -276,8 +276,6 @@ def test_training_s_evaluation_every_simulator_and_a_cluster_s_shards_draw_the_s
 
 def test_shared_filters_are_tuned_through_the_chip_s_integers():
     net = lively(mlp(split=1, shared=True)).eval()
-    with pytest.raises(BadInput, match=r"'spiking.2'.*mapping\.tune\.tune trains"):
-        prepare(net, calibration=X)
     tuned = tune(net, calibration=X, scales="round")
     optimizer = torch.optim.SGD(tuned.parameters(), 0.1)
     F.cross_entropy(tuned(X), torch.arange(6) % 4).backward()
@@ -286,6 +284,44 @@ def test_shared_filters_are_tuned_through_the_chip_s_integers():
     mapped = map_model(tuned.graph, scales=tuned.scales, calibration=X)
     with torch.no_grad():
         assert torch.equal(simulate(mapped, X).logits, tuned(X))
+
+
+@pytest.mark.parametrize(
+    ("made", "options"),
+    [
+        (mlp, {"split": 1, "coding": "duplicate"}),
+        (mlp, {"split": 0, "coding": "poisson"}),
+        (mlp, {"split": 2, "coding": "poisson"}),
+        (cnn, {"split": 0, "coding": "duplicate"}),
+    ],
+)
+def test_tuned_within_their_model_they_answer_as_the_chip_does(made, options):
+    """Weights and biases move under their names; what no gradient reaches stays."""
+    net = lively(made(shared=True, **options)).eval()
+    start = {name: weight.clone() for name, weight in net.state_dict().items()}
+    x = X if made is mlp else torch.rand(6, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+    images = ArrayImages(x, torch.arange(6) % 4)
+    quantization = prepare(net, calibration=x, weight_bits=3)
+    config = replace(CONFIG, epochs=3, batch_size=6)
+    fit(net, Data("noise", images, images, x.shape[1:], ("a", "b", "c", "d")), config)
+    plain = made(shared=True, **options).eval()
+    plain.load_state_dict(net.state_dict())
+    moved = {name for name, weight in plain.state_dict().items() if (weight != start[name]).any()}
+    kept = {name for name in start if name.startswith("artificial") and not net.passes}
+    assert moved == start.keys() - kept
+    mapped = map_model(plain, calibration=x, weight_bits=3, scales=quantization.scales)
+    with torch.no_grad():
+        answers = net.eval()(x)
+    for backend in ("fast", "reference"):
+        assert torch.equal(simulate(mapped, x, backend).logits, answers)
+    assert answers.any()
+
+
+def test_a_neuron_that_another_layer_feeds_is_not_tuned_within_its_model():
+    net = lively(mlp(split=0, coding="poisson", shared=True)).eval()
+    net.spiking[3] = nn.Sequential(net.spiking[3])
+    with pytest.raises(BadInput, match=r"'spiking.4'.*mapping\.tune\.tune trains"):
+        prepare(net, calibration=X)
 
 
 def test_lava_runs_shared_filters_spike_by_spike():
