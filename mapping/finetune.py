@@ -128,7 +128,7 @@ def prepare(
         before = model.get_submodule(layer.before)
         if isinstance(module, SharedIIR) and isinstance(before, OverTime):
             _put(model, layer.before, Before(before))
-            _put(model, path, QuantizedFilters(before[-1], rule))
+            _put(model, path, QuantizedFilters(module, before[-1], rule))
         elif isinstance(module, SpikingLayer):
             _put(model, path, QuantizedLayer(module, rule))
     if isinstance(model, HNN) and not model.passes:

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from has8.blocks import OverTime, SpikingLayer
 from has8.encoders import Decoder
+from has8.iir import SharedIIR
 from has8.kernels import storage
 from has8.neurons import ATAN_ALPHA
 from mapping.chip.wiring import Wiring
@@ -103,18 +104,19 @@ class QuantizedLayer(SpikingLayer):
         return replace(node, tensors=folded(node, batchnorm))
 
 
-class QuantizedFilters(nn.Module):
+class QuantizedFilters(SharedIIR):
     """A neuron with shared filters that computes what the chip would, with the weights before it.
 
     Args:
+        neuron: whose place it takes.
         layer: the weights that reach it; its module keeps them, and does nothing any more.
         rule: how their floats become integers; the second synapse, if any, is the bias of a current
             that lasts, which a neuron that fires in every step sends.
     """
 
-    def __init__(self, layer: nn.Module, rule: Rule) -> None:
-        super().__init__()
-        self._rule = rule
+    def __init__(self, neuron: SharedIIR, layer: nn.Module, rule: Rule) -> None:
+        nn.Module.__init__(self)
+        self.constants, self._rule = neuron.constants, rule
         self._before = (layer,)  # in a tuple, since it is no part of this module
 
     def forward(self, x: Tensor) -> Tensor:

@@ -295,7 +295,7 @@ def test_shared_filters_are_tuned_through_the_chip_s_integers():
         (cnn, {"split": 0, "coding": "duplicate"}),
     ],
 )
-def test_tuned_within_their_model_they_answer_as_the_chip_does(made, options):
+def test_tuned_within_their_model_they_answer_as_the_chip_does(made, options, tmp_path):
     """Weights and biases move under their names; what no gradient reaches stays."""
     net = lively(made(shared=True, **options)).eval()
     start = {name: weight.clone() for name, weight in net.state_dict().items()}
@@ -303,9 +303,9 @@ def test_tuned_within_their_model_they_answer_as_the_chip_does(made, options):
     images = ArrayImages(x, torch.arange(6) % 4)
     quantization = prepare(net, calibration=x, weight_bits=3)
     config = replace(CONFIG, epochs=3, batch_size=6)
-    fit(net, Data("noise", images, images, x.shape[1:], ("a", "b", "c", "d")), config)
-    plain = made(shared=True, **options).eval()
-    plain.load_state_dict(net.state_dict())
+    noise = Data("noise", images, images, x.shape[1:], ("a", "b", "c", "d"))
+    fit(net, noise, config, out=tmp_path)
+    plain = load_checkpoint(tmp_path / "model.pt").model
     moved = {name for name, weight in plain.state_dict().items() if (weight != start[name]).any()}
     kept = {name for name in start if name.startswith("artificial") and not net.passes}
     assert moved == start.keys() - kept

@@ -99,7 +99,8 @@ def _first(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, int]:
     code = layers[0] if isinstance(layers[0], DuplicateEncoder) else None
     behind: list[nn.Module | None] = [*layers[0 if code is None else 1 :], None, None, None]
     neuron, axon, pooling = behind[:3]
-    if not isinstance(neuron, Neuron) or not paths.usable(x, code, neuron):
+    known = type(neuron) in (IIR, SharedIIR)  # others may have a forward of their own
+    if not isinstance(neuron, Neuron) or not known or not paths.usable(x, code, neuron):
         return layers[0](x), 1
     steps, taken = (None, 1) if code is None else (len(code(x)), 2)
     if not isinstance(axon, Axon) or not axon.takes(x, 3 - taken) or not paths.usable(x, axon):
