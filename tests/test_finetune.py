@@ -355,7 +355,9 @@ def test_what_cannot_be_tuned_is_refused(tmp_path, vgg, digits):
     for kind in (Own, Parts):
         model = deepcopy(vgg)
         model.blocks[0].snn = kind(model.blocks[0].snn)
-        with pytest.raises(BadInput, match=r"'blocks.0.snn.layer.neuron' .* no plain .*SpikingL"):
+        with pytest.raises(
+            BadInput, match=r"'blocks.0.snn.layer.neuron' .* neither a plain .*SpikingL"
+        ):
             prepare(model, TARGET, calibration=digits[:8])
     model = create_model("resnet18", num_classes=10, in_channels=1)
     with pytest.raises(BadInput, match="nothing of this model goes to the chip"):
