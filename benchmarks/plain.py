@@ -100,6 +100,9 @@ class StepByStep(nn.Module):
     def __init__(self, model: HNN) -> None:
         super().__init__()
         self.artificial, self.spiking = model.artificial, model.spiking
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.__class__ = nn.Linear  # without has8's fast path for many rows
         (self.steps,) = (m.steps for m in model.modules() if isinstance(m, DuplicateEncoder))
 
     def forward(self, x: Tensor) -> Tensor:
