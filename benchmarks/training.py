@@ -366,7 +366,7 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 def main(models: str, memory: bool, as_json: bool, batch_size: int | None, **options: Any) -> None:
     """Measure has8 against the same nets on snnTorch and SpikingJelly."""
     settings = Settings(**options)
-    chosen = {} if batch_size is None else {"batch_size": batch_size}
+    chosen: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     torch.set_num_threads(settings.threads)
     keep_pages()
     console, log = wide_console(), Console(stderr=True)
