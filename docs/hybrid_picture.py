@@ -44,7 +44,7 @@ def main() -> None:
     end = LEFT + 90 * len(COLOURS)
     legend.append(f'<text x="{end}" y="18">circles: Loihi, squares: Loihi 2, graded spikes</text>')
     height = TOP + len(MODELS) * (HEIGHT + BELOW)
-    size = f'width="{LEFT + 2 * WIDTH + APART + 16}" height="{height}"'
+    size = f'width="{LEFT + 2 * WIDTH + APART + 36}" height="{height}"'
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="11">',
         '<rect width="100%" height="100%" fill="white"/>',
