@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from has8.kernels import paths
 from has8.kernels.storage import autocasts
 
-ROWS, GROUPS = 16, 16
-"""Rows that count as one image, and how many such images are needed for it to pay."""
+IMAGES, ROWS = 16, 256
+"""How many images the rows are divided into, the fewest for which PyTorch asks oneDNN on one
+thread, and of how many rows on it pays. Larger images are faster than more of them."""
 
 
 class Linear(nn.Linear):
@@ -25,8 +26,8 @@ class Linear(nn.Linear):
         """``[N, in_features] -> [N, out_features]``, and of any other shape as PyTorch has it."""
         if not self._pays(x):
             return super().forward(x)
-        # [N / 16, in_features, 16, 1] with channels innermost: x as it lies in memory.
-        images = x.contiguous().view(-1, ROWS, 1, x.shape[1]).permute(0, 3, 1, 2)
+        # [16, in_features, N / 16, 1] with channels innermost: x as it lies in memory.
+        images = x.contiguous().view(IMAGES, -1, 1, x.shape[1]).permute(0, 3, 1, 2)
         out = F.conv2d(images, self.weight[:, :, None, None], self.bias)
         return out.permute(0, 2, 3, 1).reshape(len(x), -1)
 
@@ -35,8 +36,8 @@ class Linear(nn.Linear):
             type(x) is Tensor
             and x.dim() == 2
             and x.device.type == "cpu"
-            and len(x) >= ROWS * GROUPS
-            and len(x) % ROWS == 0
+            and len(x) >= ROWS
+            and len(x) % IMAGES == 0
             and x.dtype == self.weight.dtype == torch.float32
             and not autocasts("cpu")
             and not paths.must_be_plain()
