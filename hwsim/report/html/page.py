@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from has8 import given
@@ -28,6 +27,9 @@ from hwsim.report.sentences import verdict
 from hwsim.report.summary import Summary, summary_of
 from hwsim.report.terminal import LEARNING_PARTS, TRUST, comparison, headline
 from mapping.targets.figures import Figure
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def html_report(summary: Summary, *, beside: Sequence[Alternative] = ()) -> str:
@@ -248,6 +250,8 @@ def plotly_gz() -> Markup:
 
 @cache
 def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, select_autoescape  # only a page needs it
+
     found = Environment(
         loader=PackageLoader("hwsim.report.html", "."),
         autoescape=select_autoescape(default=True),
