@@ -37,7 +37,7 @@ from has8.training.local import SATURATION, learn
 
 RESULTS = Path(__file__).parent / "results" / "colanet"
 WORK = Path("runs") / "colanet_tables"
-COPIES = (1, 2, 5, 10, 15)
+COPIES = (1, 2, 5, 10, 15, 40)
 """Numbers of copies in a table; the first so many of a run are merged."""
 RULE = {"mnist": "mnist_leakier", "fashion_mnist": "mnist_tuned", "digits": "mnist_tuned",
         "caltech101": "embedding", "cifar10": "embedding"}  # fmt: skip
