@@ -222,7 +222,8 @@ class Program:
                 values[node.name], fired = encode(node, inputs[0])
                 counts.add(node.name, fired)
             elif node.op in ("pack", "unpack"):
-                values[node.name] = repack(node, inputs[0])
+                train = binary(inputs[0], node.name) if node.op == "pack" else inputs[0]
+                values[node.name] = repack(node, train)
             elif node.op == "grade":
                 values[node.name] = payloads(node, inputs[0])
             elif node.op == "decode" and inputs[0].dtype == torch.bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -43,13 +43,13 @@ from mapping.integers.search import search_scales
 from mapping.mapped import Mapped
 from mapping.partition.biases import biases_as_neurons
 from mapping.partition.cut import cut
-from mapping.partition.grading import gradable, graded, ungraded
+from mapping.partition.grading import Users, gradable, graded, ungraded
 from mapping.partition.membranes import last_membranes
 from mapping.partition.packing import Coding, packed, unpacked
 from mapping.partition.pins import Pins
 from mapping.partition.rules import layer_with
 from mapping.partition.segments import Partition, Side
-from mapping.targets.schema import Target, load_target
+from mapping.targets.schema import Registers, Target, load_target
 from mapping.verify import check_mapped
 
 Given = Literal["values", "steps", "spikes"]
@@ -145,6 +145,7 @@ def map_model(
     """
     target = target if isinstance(target, Target) else load_target(target)
     weight_bits = default_bits(target.registers) if weight_bits is None else weight_bits
+    weight_bits = value(weight_bits, int, "weight_bits")
     allocation = value(allocation, Allocation, "allocation")
     if allocation == "intel":
         check_compiled(target)
@@ -167,6 +168,8 @@ def map_model(
         reset=reset,
         pins=pins,
         coding=coding,
+        weight_bits=weight_bits,
+        given_scales=None if isinstance(scales, str) else scales,
     )
     unfit: dict[str, str] = {}
     known: dict[str, Rounded] = {}
@@ -258,12 +261,15 @@ def lower(
     reset: Reset = "trained",
     pins: Pins | None = None,
     coding: Coding = "binary",
+    weight_bits: int | None = None,
+    given_scales: Container[str] | None = None,
     overview: bool = False,
 ) -> tuple[Graph, Partition]:
     """Calibrate a model in place, trace and rewrite it, and cut the graph between host and chip.
 
     For an ``overview``, from which nothing is quantised, ranges that only calibration data tell are
-    those of an example where there are none.
+    those of an example where there are none. Where scales are given, values cross to those neurons
+    alone that these have, by name.
 
     The arguments and the errors are those of :func:`map_model`.
     """
@@ -280,14 +286,33 @@ def lower(
     registers = target.registers
     graph = last_membranes(graph, registers)
     if coding == "graded" and calibration is not None:
+        bits = default_bits(registers) if weight_bits is None else weight_bits
         users = gradable(graph, registers)
-        whole = biases_as_neurons(graded(graph, users, registers), registers)
+        whole = biases_as_neurons(graded(graph, users, registers, bits), registers)
         on_chip = cut(whole, registers, partition, pins).on_chip
         names = {name for part in on_chip for name in part.nodes}
+        if given_scales is not None:
+            names = {name for name in names if name in given_scales}
         users = {name: users[name] for name in users if name in names}
-        graph = graded(graph, users, registers, calibration)
+        graph = _graded(graph, users, registers, bits, calibration)
     graph = biases_as_neurons(graph, registers)
     return graph, cut(graph, registers, partition, pins)
+
+
+def _graded(
+    graph: Graph, users: Users, registers: Registers, bits: int, calibration: Tensor
+) -> Graph:
+    """The graph with graded values, but for neurons whose weights then are on no grid."""
+    whole = graded(graph, users, registers, bits, calibration)
+    fitting = dict(users)
+    for name in users:
+        try:
+            unclipped(layer_of(whole, name), name, registers, bits)
+        except BadInput:
+            del fitting[name]
+    if len(fitting) == len(users):
+        return whole
+    return _graded(graph, fitting, registers, bits, calibration)
 
 
 def example(signal: Signal) -> Tensor:

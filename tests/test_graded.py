@@ -9,6 +9,7 @@ import torch
 from builders import conv, feed, gridded, law, population
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from test_lava import needs_lava
 
 from has8 import create_model, over_time
@@ -218,21 +219,68 @@ def test_values_of_each_step_cross_rounded_and_put_the_neurons_behind_them_on_th
 def test_payloads_bring_currents_nearest_to_themselves():
     values = torch.rand(4000, generator=seeded(0)) * 2 - 1
 
-    def chosen(inputs, values):
+    def chosen(inputs, values, bits=8, lasting=1.0):
         weight = torch.rand(3, inputs, generator=seeded(1)).double() - 0.5
-        payload, unit = payload_of(values, [weight], LOIHI2.registers)
-        near = (values * unit).round().clamp(*payload.range) / unit
-        return payload, float((near - values).square().mean().sqrt())
+        signed = bool((values < 0).any())
+        return payload_of(values, signed, [(weight, lasting)], LOIHI2.registers, bits)
 
-    few, error = chosen(2, values)
-    assert few == Payload(8, True) and error < 0.005
-    many, _ = chosen(5000, values)
-    assert many.bits < 6  # no input may make a current wrap around: payloads leave weights room
-    unsigned, _ = chosen(2, values.abs())
-    assert not unsigned.signed
+    payload, unit = chosen(2, values)
+    assert (payload, unit) == (Payload(8, True), 128)
+    # No input may make a current wrap around: payloads leave room to weights that add up.
+    assert chosen(5000, values)[0].bits < chosen(500, values)[0].bits < 8
+    assert chosen(500, values, lasting=20.0)[0].bits < chosen(500, values)[0].bits
+    assert chosen(500, values, bits=3)[0].bits < chosen(500, values)[0].bits
+    assert not chosen(2, values.abs())[0].signed
     tailed = torch.cat([values.repeat(100), torch.full((1,), 30.0)])
-    payload, unit = payload_of(tailed, [torch.ones(1, 2).double()], LOIHI2.registers)
+    payload, unit = chosen(2, tailed)
     assert payload.range[1] / unit < 30  # a rare one is clipped for finer steps of all others
+    assert 0 < chosen(2, torch.full((3,), 1e-44))[1] < float("inf")
+
+
+def steps_net(neuron, **options):
+    """A layer and its neurons on values of each step, ``[T, B, 6]``, to numbers of spikes."""
+    torch.manual_seed(0)
+    step = torch.nn.Sequential(torch.nn.Linear(6, 3), neuron(init_hidden=True, **options))
+    return over_time(step, readout="count", input="steps")
+
+
+def test_payloads_see_all_calibration_data():
+    net = steps_net(snn.Leaky, beta=0.5)
+    values = torch.rand(4, 100, 6, generator=seeded(0))
+    values[..., 0] = 0.0  # a column of zeros, however the others are thinned out
+    values[2, 99, 1] = -3.0  # a single one below zero, late
+    options = {"calibration": values, "inputs": "steps"}
+    graded, binary = (map_model(net, LOIHI2, coding=c, **options) for c in ("graded", "binary"))
+    (attrs,) = (node.attrs for node in graded.graph if node.op == "grade")
+    assert attrs["signed"] and attrs["unit"] <= 128
+    costs = [estimate(mapped, simulate(mapped, values)) for mapped in (graded, binary)]
+    assert costs[0].host_only == costs[1].host_only  # a host alone rounds nothing
+
+
+def test_biases_of_lasting_currents_keep_to_values_that_are_rounded():
+    net = steps_net(snn.Synaptic, alpha=0.8, beta=0.7)
+    values = torch.rand(6, 20, 6, generator=seeded(0)) * 2 - 1
+    options = {"calibration": values, "inputs": "steps"}
+    graded = map_model(net, LOIHI2, coding="graded", **options)
+    assert "net.1.bias" in [p.name for p in graded.chip_segments[0].populations]
+    assert torch.equal(float_answers(graded, values), net(values).argmax(1))
+    again = map_model(graded.graph, LOIHI2, coding="graded", calibration=values)
+    assert torch.equal(*(simulate(mapped, values).logits for mapped in (graded, again)))
+
+
+def test_values_that_fit_no_weights_or_no_given_scales_stay_on_the_host():
+    net = steps_net(snn.Leaky, beta=0.5)
+    values = torch.rand(6, 20, 6, generator=seeded(0))
+    far = map_model(net, LOIHI2, calibration=values * 1e9, inputs="steps", coding="graded")
+    assert not far.chip_segments
+    _, parts = lower(
+        net, LOIHI2, calibration=values, inputs="steps", coding="graded", given_scales={}
+    )
+    assert not parts.on_chip
+    few = structs.replace(LOIHI2, registers=structs.replace(LOIHI2.registers, message_bits=2))
+    for target, hint in ((LOIHI2, True), (few, False)):
+        found = map_model(net, target, calibration=values, inputs="steps")
+        assert any("--coding graded" in r.reason for r in found.partition.rejections) is hint
 
 
 def test_graded_coding_is_refused_where_it_cannot_be(vgg, digits, tmp_path):

@@ -42,6 +42,7 @@ from hwsim.program import Run, checked_mapping
 from mapping.graph.ops import OPS
 from mapping.hosts.schema import ALONE, DEFAULT_HOST, Host, load_host
 from mapping.mapped import Mapped
+from mapping.partition.grading import ungraded
 from mapping.partition.packing import unpacked
 from mapping.targets.figures import Figure
 from mapping.targets.prices import Accounting, Event, HostLink
@@ -570,7 +571,7 @@ def _drawn(power_w: Figure | None, time_us: Figure | None) -> Figure:
 
 
 def _host_only(mapped: Mapped, layers: Sequence[LayerCounts], host: Host) -> HostOnly:
-    graph = unpacked(mapped.graph)  # nothing crosses
+    graph = ungraded(unpacked(mapped.graph))  # nothing crosses
     macs = sum(layer.host_macs for layer in layers if layer.name in graph)
     launches = launches_of(graph)
     macs_uj = host.macs_uj(macs, [ALONE]).with_unit("µJ")

@@ -38,6 +38,8 @@ AVERAGES = (
     "neurons; not where padding meets elements that they leave out, a transposed convolution is "
     "next to them, or anything else takes them: average over windows that fill the image"
 )
+LEAST_BITS = 3
+"""Of a payload that stands for a value, the sign included."""
 SENT = "; with coding='graded' (--coding graded) values of each step cross to the chip, rounded"
 HOSTED = "its neuron stays on the host"
 CLEARED = (
@@ -86,6 +88,12 @@ def synapses_of(graph: Graph, neuron: str) -> list[Node] | str:
                 f"one neuron's own"
             )
     return _unwritable(graph[neuron], written) or found[::-1]
+
+
+def takes_graded(registers: Registers) -> bool:
+    """Whether a target takes graded spikes that are worth the name."""
+    programs = {"unpack", "pack"} <= set(registers.neurons)
+    return programs and registers.message_bits >= LEAST_BITS
 
 
 def taking_values(graph: Graph, neuron: Node) -> list[Node]:
@@ -276,7 +284,7 @@ def _undriven(graph: Graph, node: Node) -> str:
 def rejected_neuron(graph: Graph, node: Node, registers: Registers) -> str | None:
     """Why a target cannot take a neuron, whatever its synapses' biases; None if it can."""
     attrs, parts = node.attrs, synapses_of(graph, node.name)
-    if isinstance(parts, str) and registers.message_bits > 1 and taking_values(graph, node):
+    if isinstance(parts, str) and takes_graded(registers) and taking_values(graph, node):
         parts += SENT
     if attrs["model"] not in registers.neurons:
         return f"the target has no {attrs['model']!r} neuron"
