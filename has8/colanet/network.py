@@ -123,25 +123,27 @@ class CoLaNET:
         It is the middle one of those within a standard error of the best, since among few samples
         the best is often so by chance (Breiman et al. 1984, section 3.4.3).
 
-        Left out are those with which a neuron would fire without any input: the leak settles at
-        ``membrane_steps`` times the excitability, which must lie below the least threshold. Gates
-        hide such spikes, and chips have none (:mod:`has8.models.colanet`).
-        If all are left out, it is 0.99 times the least with which a neuron would.
+        Where a neuron would fire with it without any input, the largest takes its place with which
+        none does: the leak settles at ``membrane_steps`` times the excitability, which must lie
+        below the least threshold. Gates hide such spikes, and chips have none
+        (:mod:`has8.models.colanet`). If none that is tried is so small, it is 0.99 times the least
+        with which a neuron would fire.
 
         Args:
             x: values ``[B, ...]`` of samples that are neither learned nor tested, of at least one.
             labels: of the samples.
         """
         unit = self.rule.noise or 0.1 * self.rule.threshold
-        limit = float(self.state.thresholds(self.rule).min()) / self.rule.membrane_steps
-        tried = [factor * unit for factor in FACTORS if factor * unit < limit]
         right = {}
-        for self.excitability in tried or [0.99 * limit]:
+        for factor in FACTORS:
+            self.excitability = factor * unit
             right[self.excitability] = int(answers(self.counts(x)).eq(labels).sum())
         best = max(right.values())
         error = math.sqrt(best * (1 - best / len(x)))
         as_good = [one for one, count in right.items() if count >= best - error]
-        self.excitability = as_good[(len(as_good) - 1) // 2]
+        limit = float(self.state.thresholds(self.rule).min()) / self.rule.membrane_steps
+        quiet = max((one for one in right if one < limit), default=0.99 * limit)
+        self.excitability = min(as_good[(len(as_good) - 1) // 2], quiet)
         return self.excitability
 
     def to_dict(self) -> dict[str, Any]:
