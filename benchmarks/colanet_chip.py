@@ -45,9 +45,12 @@ shares of inputs and neurons that fire in a step, as in learning MNIST."""
 
 def run(
     data: str, rule: Rule, root: Path | None, images: int | None, tests: int | None, seed: int,
-    copies: int, refresh: int,
+    copies: int, refresh: int, share: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Accuracies in percent of both forms, learned from the same images in the same order."""
+    """Accuracies in percent of both forms, learned from the same images in the same order.
+
+    Weights on the chip change by a share of what the rule says.
+    """
     source = load_data(data, root)
     x, labels = source.train.tensors(len(source.train))
     shown, right = source.test.tensors(tests or len(source.test))
@@ -55,9 +58,10 @@ def run(
     held, learned = order[:HELD_BACK], order[HELD_BACK:][:images]
     size = x[0].numel()
     found: dict[str, Any] = {}
+    smaller = replace(rule, anti_hebb=share * rule.anti_hebb, dopamine=share * rule.dopamine)
     nets: dict[str, CoLaNET | OnChip] = {
         "full": CoLaNET(size, 10, rule, copies=copies, seed=seed),
-        "chip": OnChip(size, 10, rule, copies=copies, seed=seed, refresh=refresh),
+        "chip": OnChip(size, 10, smaller, copies=copies, seed=seed, refresh=refresh),
     }
     for name, net in nets.items():
         start = time.process_time()
@@ -65,7 +69,13 @@ def run(
         found[f"{name}_seconds"] = time.process_time() - start
         choose(net, rule.noise, x[held], labels[held])
         found[name] = 100 * float((answers(net.counts(shown)) == right).float().mean())
-    facts = {"data": data, "images": len(learned), "tests": len(right), "refresh": refresh}
+    facts = {
+        "data": data,
+        "images": len(learned),
+        "tests": len(right),
+        "refresh": refresh,
+        "share": share,
+    }
     return {**facts, "seed": seed, "copies": copies, **found}
 
 
@@ -143,6 +153,13 @@ def as_lava_writes(rule: LearningRule, seed: int) -> dict[str, Any]:
     show_default=True,
     help="Samples after which the host writes thresholds.",
 )
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of the rule's steps, by which weights on the chip change.",
+)
 @seeds_option
 @click.option("--speed", "measure", is_flag=True, help="The engine beside Lava's process.")
 @click.option("--data-root", type=click.Path(path_type=Path), help="Where data lie.")
@@ -154,6 +171,7 @@ def main(
     tests: int | None,
     copies: int,
     refresh: int,
+    share: float,
     seeds: tuple[int, ...],
     measure: bool,
     data_root: Path | None,
@@ -176,7 +194,7 @@ def main(
         else:
             result["runs"] = []
             for seed in seeds:
-                found = run(data, chosen, data_root, images, tests, seed, copies, refresh)
+                found = run(data, chosen, data_root, images, tests, seed, copies, refresh, share)
                 result["runs"].append(found)
                 click.echo(
                     f"{data}, seed {seed}, {copies} copies, {found['images']:,} images once: full "
