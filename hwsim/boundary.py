@@ -16,7 +16,6 @@ from hwsim.activity import Counts
 from hwsim.backends.fast.layout import logical, stored
 from hwsim.backends.protocol import binary
 from mapping.chip.neurons import Lif
-from mapping.chip.payload import Payload
 from mapping.chip.segment import Population
 from mapping.graph.ir import Node
 from mapping.graph.ops import OPS
@@ -54,33 +53,23 @@ def encode(node: Node, x: Tensor) -> tuple[Tensor, Counts]:
     return logical(spikes), fired.movedim(-1, 1).numpy().astype(np.int64)
 
 
-def repack(node: Node, spikes: Tensor) -> Tensor:
-    """Trains of spikes packed into payloads, or payloads unpacked.
+def repack(node: Node, x: Tensor) -> Tensor:
+    """Trains of spikes or values of each step as payloads, or payloads as trains.
 
     Args:
-        node: of kind "pack", or "unpack".
-        spikes: ``bool[T, B, *shape]``, or payloads in whole numbers.
+        node: of kind "pack", "grade" or "unpack".
+        x: spikes of 0 and 1, values, or payloads in whole numbers, ``[T, B, *shape]``.
 
     Returns:
-        The other of the two, ``[T, B, *shape]``, in memory as the chip's spikes lie.
+        ``[T, B, *shape]``, bool or payloads in whole numbers, in memory as the chip's spikes lie.
+
+    Raises:
+        BadInput: if a train to be packed has other than 0 and 1.
     """
-    changed: Tensor = OPS[node.op].run(node, spikes)
+    given = binary(x, node.name) if node.op == "pack" else x
+    kind = getattr(torch, node.type.payload.kind)
+    changed: Tensor = OPS[node.op].run(node, given).to(kind)
     return logical(stored(changed))
-
-
-def payloads(node: Node, values: Tensor) -> Tensor:
-    """Values of each step as payloads of graded spikes.
-
-    Args:
-        node: of kind "grade".
-        values: ``float32[T, B, *shape]``.
-
-    Returns:
-        Whole numbers ``[T, B, *shape]``, in memory as the chip's spikes lie.
-    """
-    kind = Payload(node.type.bits, node.type.signed).kind
-    whole: Tensor = OPS["grade"].run(node, values).to(getattr(torch, kind))
-    return logical(stored(whole))
 
 
 def written_biases(

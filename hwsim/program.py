@@ -25,7 +25,7 @@ from hwsim.backends.protocol import (
     longest_delays,
 )
 from hwsim.backends.registry import find_backend
-from hwsim.boundary import decode, encode, payloads, read_membranes, repack, written_biases
+from hwsim.boundary import decode, encode, read_membranes, repack, written_biases
 from hwsim.counting import Counter
 from hwsim.names import RECORDS
 from mapping.chip.segment import Population
@@ -221,11 +221,8 @@ class Program:
             elif node.op == "encode" and node.name in self.sent:
                 values[node.name], fired = encode(node, inputs[0])
                 counts.add(node.name, fired)
-            elif node.op in ("pack", "unpack"):
-                train = binary(inputs[0], node.name) if node.op == "pack" else inputs[0]
-                values[node.name] = repack(node, train)
-            elif node.op == "grade":
-                values[node.name] = payloads(node, inputs[0])
+            elif node.op in ("pack", "grade", "unpack"):
+                values[node.name] = repack(node, inputs[0])
             elif node.op == "decode" and inputs[0].dtype == torch.bool:
                 values[node.name] = decode(node, inputs[0])
             else:

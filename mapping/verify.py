@@ -14,7 +14,7 @@ from mapping.graph.ir import Graph
 from mapping.graph.ops import wiring_of
 from mapping.graph.repeats import repeats
 from mapping.graph.verify import verify_graph
-from mapping.integers.quantize import outputs_of, payload_of
+from mapping.integers.quantize import outputs_of
 from mapping.mapped import Mapped
 from mapping.partition.check import check_partition
 from mapping.partition.rules import source_of, written_to
@@ -59,7 +59,7 @@ def _check_against_graph(graph: Graph, segment: Segment, chip: ChipSegment) -> N
     for item in sources:
         signal = graph[item.name].type
         same(item.name, "shape and steps", (item.shape, chip.steps), (signal.shape, signal.steps))
-        same(item.name, "the payloads", item.payload, payload_of(graph[item.name]))
+        same(item.name, "the payloads", item.payload, graph[item.name].type.payload)
     for port in chip.inputs:
         same(port.name, "the kind", port.kind, "bias" if repeats(graph[port.name]) else "spikes")
     for population in chip.populations:

@@ -16,6 +16,8 @@ from typing import Any
 import networkx as nx
 from torch import Tensor
 
+from mapping.chip.payload import Payload
+
 SHOWN = 8
 """Nodes that a graph's ``repr`` shows."""
 
@@ -61,6 +63,11 @@ class Signal:
     def batch_axis(self) -> int:
         """The axis of the samples: 1 behind the time axis, 0 where there is none."""
         return 0 if self.steps is None else 1
+
+    @property
+    def payload(self) -> Payload:
+        """What its spikes carry."""
+        return Payload(self.bits, self.signed)
 
     def __str__(self) -> str:
         time = f"{self.steps} steps of " if self.steps else ""

@@ -11,7 +11,6 @@ from has8.errors import BadInput
 from mapping.chip.check import check_segment
 from mapping.chip.grid import stored_bits
 from mapping.chip.neurons import NEURONS, Lif
-from mapping.chip.payload import Payload
 from mapping.chip.segment import ChipSegment, Population, Port, Synapse
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import wiring_of
@@ -111,7 +110,7 @@ def joined(graph: Graph, segment: Segment, populations: Sequence[Population]) ->
             name,
             graph[name].type.shape,
             "bias" if repeats(graph[name]) else "spikes",
-            payload_of(graph[name]),
+            graph[name].type.payload,
         )
         for name in segment.inputs
     )
@@ -119,11 +118,6 @@ def joined(graph: Graph, segment: Segment, populations: Sequence[Population]) ->
     assert steps is not None
     spikes, membranes = outputs_of(graph, segment)
     return ChipSegment(segment.name, steps, ports, tuple(populations), spikes, membranes)
-
-
-def payload_of(node: Node) -> Payload:
-    """What the spikes of a node carry."""
-    return Payload(node.type.bits, node.type.signed)
 
 
 def outputs_of(graph: Graph, segment: Segment) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from has8.errors import BadInput
 from mapping.chip.arithmetic import Ints, largest_drive, largest_state
 from mapping.chip.grid import weight_grid
-from mapping.chip.payload import Payload
 from mapping.chip.wiring import Wiring
 from mapping.graph.ir import Graph, Node
 from mapping.graph.ops import synapse_of, wiring_of
@@ -138,8 +137,8 @@ def layer_of(graph: Graph, neuron: str) -> FloatLayer:
     source = written_to(graph, neuron)
     largest = None if source is None else source.attrs["largest"]
     layer = float_layer(synapses, wirings, graph[neuron], ones, largest)
-    signals = (graph[source_of(graph, node)[0]].type for node in synapses)
-    payloads = tuple(Payload(signal.bits, signal.signed).largest for signal in signals)
+    sources = (graph[source_of(graph, node)[0]] for node in synapses)
+    payloads = tuple(source.type.payload.largest for source in sources)
     return replace(layer, payloads=payloads) if max(payloads, default=1) > 1 else layer
 
 

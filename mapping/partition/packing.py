@@ -114,7 +114,7 @@ def packed(graph: Graph, parts: Partition, target: Target) -> tuple[Graph, Parti
 
 def _is_train(signal: Signal) -> bool:
     """Whether these are spikes without payloads."""
-    return signal.kind is Kind.SPIKE and signal.bits == 1 and not signal.signed
+    return signal.kind is Kind.SPIKE and not signal.payload.graded
 
 
 def unpacked(graph: Graph) -> Graph:

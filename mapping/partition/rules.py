@@ -98,17 +98,15 @@ def takes_graded(registers: Registers) -> bool:
 
 def taking_values(graph: Graph, neuron: Node) -> list[Node]:
     """The synapses of a neuron's current that take values which differ from step to step."""
-    found: list[Node] = []
-    pending = [neuron.inputs[0]]
-    while pending:
-        node = graph[pending.pop()]
-        if node.op == "add":
-            pending.extend(node.inputs)
-        elif OPS[node.op].role == "synapse":
-            source = graph[node.inputs[0]]
-            varies = source.type.steps is not None and not repeats(source)
-            found.extend([node] if source.type.kind is Kind.VALUE and varies else [])
-    return found
+    nodes = [graph[name] for name in current_nodes(graph, neuron.name)]
+    synapses = [node for node in nodes if OPS[node.op].role == "synapse"]
+    return [node for node in synapses if _varies(graph[node.inputs[0]])]
+
+
+def _varies(source: Node) -> bool:
+    """Whether a node makes values of each step that are not the same in all."""
+    values = source.type.kind is Kind.VALUE and source.type.steps is not None
+    return values and not repeats(source)
 
 
 def _unwritable(neuron: Node, written: Sequence[Node]) -> str | None:
